@@ -1,0 +1,60 @@
+# `make` alone lists the targets. Everything runs in .venv; a stamp in it says what is installed.
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.PHONY: help demo test slow check bench format lint-fix clean
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+CORE  := $(VENV)/.core
+CHECK := $(VENV)/.check
+TEST  := $(VENV)/.test
+PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := PYSPARK_PYTHON=$(CURDIR)/$(BIN)/python PYSPARK_DRIVER_PYTHON=$(CURDIR)/$(BIN)/python $(BIN)/python -m pytest
+ARGS  ?=
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(CORE)  ## install the core and run the demonstration
+	$(BIN)/eigenmill demo $(ARGS)
+
+test: $(TEST)  ## fast tests with coverage; ARGS='-k gram' goes to pytest
+	$(PYTEST) --cov --cov-report=term $(ARGS)
+
+slow: $(TEST)  ## the slow tests
+	$(PYTEST) -m slow $(ARGS)
+
+check: $(CHECK)  ## lint, format, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: $(TEST)  ## benchmarks; ARGS goes to them
+	$(BIN)/python -m benchmarks $(ARGS)
+
+format: $(CHECK)  ## rewrite the code: safe lint fixes, then format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint-fix: format  ## the same as format
+
+clean:  ## remove .venv, caches and build output
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .coverage .coverage.* htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(CORE): pyproject.toml constraints.txt scripts/venv.sh scripts/apt_install.sh
+	scripts/venv.sh $(VENV)
+	$(PIP) --editable .
+	@touch $@
+
+$(CHECK): $(CORE)
+	$(PIP) --group check
+	@touch $@
+
+$(TEST): $(CORE) scripts/java.sh
+	scripts/java.sh
+	$(PIP) --editable '.[all]' --group test
+	@touch $@

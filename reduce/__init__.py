@@ -1,0 +1,50 @@
+"""Standardization, PCA and truncated SVD of data sets too large for one machine.
+
+Public names: data (:class:`Dataset`, :class:`Cleaning`), estimators (:class:`StandardScaler`, :class:`PCA`,
+:class:`TruncatedSVD`), where to run (:func:`connect`), saved models (:func:`load`), output (:class:`Sink`,
+:class:`Manifest`), and the errors of :mod:`reduce.errors`.
+"""
+
+from reduce.cleaning import Cleaning
+from reduce.dataset import Dataset
+from reduce.engines import connect
+from reduce.errors import (
+    ArtifactError,
+    ChangedInputError,
+    ConfigError,
+    DataError,
+    DoesNotFitError,
+    EigenmillError,
+    MissingValueError,
+    OutputError,
+    SchemaError,
+)
+from reduce.estimators.pca import PCA
+from reduce.estimators.scaler import StandardScaler
+from reduce.estimators.store import load
+from reduce.estimators.svd import TruncatedSVD
+from reduce.sink import Manifest, Sink
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PCA",
+    "ArtifactError",
+    "ChangedInputError",
+    "Cleaning",
+    "ConfigError",
+    "DataError",
+    "Dataset",
+    "DoesNotFitError",
+    "EigenmillError",
+    "Manifest",
+    "MissingValueError",
+    "OutputError",
+    "SchemaError",
+    "Sink",
+    "StandardScaler",
+    "TruncatedSVD",
+    "__version__",
+    "connect",
+    "load",
+]

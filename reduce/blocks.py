@@ -1,0 +1,176 @@
+"""A Block: a fixed number of rows, as the passes and transforms see them.
+
+A block is made by a source (:mod:`reduce.dataset`) out of one Arrow record batch, without copying where Arrow
+allows it. Its matrix has one of three forms:
+
+- a dense ``ndarray`` of shape (h, d), row-major: list columns, NumPy input;
+- :class:`Columns`, d separate arrays of length h: scalar columns, as Parquet decodes them;
+- a CSR array of shape (h, d): sparse index/value pairs, Spark's sparse vectors, SciPy input.
+
+What a pass needs first is always the same: the rows minus a shift, dense, in one buffer that BLAS can read.
+:meth:`Block.dense` fuses the shift with that copy and writes into a buffer that the thread reuses. The buffer
+of a scalar-column block is column-major, because then every column is one contiguous write.
+A block, and everything :meth:`Block.dense` returns, is valid until the next block of the same stream is drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.floating[Any]]
+F64 = npt.NDArray[np.float64]
+
+BLOCK_BYTES = 64 << 20
+"""Upper bound of one dense float64 block. A format constant: block height is part of every result."""
+MAX_HEIGHT = 8192
+MIN_HEIGHT = 16
+
+
+def block_height(n_features: int) -> int:
+    """Rows of one block: the largest power of two up to 8,192 whose dense float64 form stays within 64 MiB."""
+    fit = max(BLOCK_BYTES // (8 * max(n_features, 1)), MIN_HEIGHT)
+    return min(MAX_HEIGHT, 1 << (fit.bit_length() - 1))
+
+
+class Columns:
+    """A matrix of shape (h, d) held as d one-dimensional arrays, each of any numeric or boolean dtype."""
+
+    __slots__ = ("arrays", "shape")
+
+    def __init__(self, arrays: list[Array], rows: int) -> None:
+        self.arrays = arrays
+        self.shape = (rows, len(arrays))
+
+    def __getitem__(self, rows: Any) -> Columns:
+        arrays = [a[rows] for a in self.arrays]
+        return Columns(arrays, len(arrays[0]) if arrays else 0)
+
+
+Matrix = Array | Columns | sparse.csr_array
+
+
+class Workspace:
+    """Buffers of one thread, kept from block to block so that no block pays for fresh pages."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        """An uninitialised C-ordered array over the buffer called ``name``, grown when needed."""
+        dtype = np.dtype(dtype)
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.nbytes < size:
+            buffer = self._buffers[name] = np.empty(size, dtype=np.uint8)
+        return buffer[:size].view(dtype).reshape(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the first row of a block lies, for error messages: ``row`` counts from the start of ``row_group``."""
+
+    path: str = "<memory>"
+    row_group: int | None = None
+    row: int = 0
+
+    def at(self, offset: int = 0) -> str:
+        group = "" if self.row_group is None else f", row group {self.row_group}"
+        return f"{self.path}{group}, row {self.row + offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """h rows: the matrix ``X``, optional row weights of shape (h,), and the carried columns.
+
+    Missing values are NaN in every form of ``X`` (integer columns with nulls arrive as floats).
+    """
+
+    X: Matrix
+    weights: F64 | None = None
+    carried: pa.RecordBatch | None = None
+    origin: Origin = field(default_factory=Origin)
+    workspace: Workspace = field(default_factory=Workspace, repr=False, compare=False)
+
+    @property
+    def rows(self) -> int:
+        return int(self.X.shape[0])
+
+    @property
+    def n_features(self) -> int:
+        return int(self.X.shape[1])
+
+    def take(self, keep: npt.NDArray[np.bool_]) -> Block:
+        """The rows where ``keep`` (h,) is true; weights and carried columns follow."""
+        import pyarrow as pa
+
+        return replace(
+            self,
+            X=self.X[keep],
+            weights=None if self.weights is None else self.weights[keep],
+            carried=None if self.carried is None else self.carried.filter(pa.array(keep)),
+        )
+
+    def with_matrix(self, X: Matrix) -> Block:
+        return replace(self, X=X)
+
+    def dense(self, dtype: npt.DTypeLike, shift: Array | None = None, *, name: str = "dense") -> Floats:
+        """``X - shift`` as a dense array of shape (h, d) in the workspace buffer ``name``.
+
+        ``shift`` (d,) should be representable in ``dtype``; the subtraction happens in that precision, which is
+        exact for values within a factor of two of the shift (Sterbenz' lemma).
+        """
+        dtype = np.dtype(dtype)
+        X, (h, d) = self.X, self.X.shape
+        moved = None if shift is None else np.asarray(shift, dtype=dtype)
+        if isinstance(X, Columns):
+            out = self.workspace.array(name, (d, h), dtype)
+            for j, column in enumerate(X.arrays):
+                if moved is None:
+                    out[j] = column
+                else:
+                    np.subtract(column, moved[j], out=out[j], dtype=dtype, casting="unsafe")
+            return out.T
+        out = self.workspace.array(name, (h, d), dtype)
+        if sparse.issparse(X):
+            out[...] = 0
+            X.astype(dtype, copy=False).toarray(out=out)
+            if moved is not None:
+                out -= moved
+        elif moved is None:
+            out[...] = X
+        else:
+            np.subtract(X, moved, out=out, dtype=dtype, casting="unsafe")
+        return out
+
+    def head(self, rows: int) -> F64:
+        """The first ``rows`` rows, dense float64, freshly allocated: what a pivot is chosen from."""
+        X = self.X
+        if isinstance(X, Columns):
+            return np.stack([a[:rows].astype(np.float64) for a in X.arrays], axis=1) if X.arrays else np.empty((0, 0))
+        part = X[:rows]
+        return (part.toarray() if sparse.issparse(part) else part).astype(np.float64)
+
+    def extrema(self) -> tuple[F64, F64]:
+        """Smallest and largest value per column, each (d,) float64; NaN where the column has a NaN.
+
+        The block must have at least one row.
+        """
+        X = self.X
+        if isinstance(X, Columns):
+            low = np.array([np.minimum.reduce(a) for a in X.arrays], dtype=np.float64)
+            high = np.array([np.maximum.reduce(a) for a in X.arrays], dtype=np.float64)
+        elif sparse.issparse(X):
+            low = X.min(axis=0).toarray().ravel().astype(np.float64)
+            high = X.max(axis=0).toarray().ravel().astype(np.float64)
+        else:
+            low, high = X.min(axis=0).astype(np.float64), X.max(axis=0).astype(np.float64)
+        return low, high

@@ -1,0 +1,422 @@
+"""Dataset: an immutable, lazy description of a matrix; nothing is read until an engine runs.
+
+A :class:`Source` knows where rows come from (files, an Arrow table, arrays) and cuts them into
+:class:`Fragment` s; a :class:`Dataset` adds the cleaning policy and the row-local transforms still to be applied.
+
+The cut is part of every result, so it depends on the files and the number of columns only:
+
+- a *fragment* is one row group, or consecutive small row groups of one file up to :func:`leaf_rows` rows;
+- a *leaf* of the merge tree is a run of consecutive fragments, closed as soon as it holds :func:`leaf_rows` rows.
+  Files appended later continue an open last leaf, which is why a fit can go on to the byte.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, overload
+
+import numpy as np
+from scipy import sparse
+
+from reduce.blocks import Block, Origin, Workspace, block_height
+from reduce.cleaning import Cleaning
+from reduce.digest import digest_of
+from reduce.errors import ConfigError, SchemaError
+
+if TYPE_CHECKING:
+    from reduce.sink import Manifest
+    from reduce.transforms import Transform
+
+LEAF_BYTES = 64 << 20
+"""Least decoded size of a leaf, counted in float64. A format constant."""
+
+
+def leaf_rows(n_features: int) -> int:
+    """Rows that close a leaf: 64 MiB of float64, and at least 2 d so that merging d x d states stays cheap."""
+    d = max(n_features, 1)
+    return max(LEAF_BYTES // (8 * d), 2 * d)
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """One unit of reading: row groups ``start:stop`` of file number ``file`` (rows ``start:stop`` of an array)."""
+
+    index: int
+    file: int
+    start: int
+    stop: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """What is known of one input file: its path relative to the source's root, and its footer's digest.
+
+    ``rows`` has one entry per row group; ``encoded`` is the compressed size in bytes of the columns that are read.
+    """
+
+    path: str
+    size: int
+    digest: str
+    rows: tuple[int, ...]
+    encoded: int
+
+
+class Numbered(Sequence[str]):
+    """Feature names ``prefix0 ... prefix{count-1}`` without holding them: vector columns may have a million."""
+
+    __slots__ = ("count", "prefix")
+
+    def __init__(self, prefix: str, count: int) -> None:
+        self.prefix, self.count = prefix, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return tuple(f"{self.prefix}{i}" for i in range(self.count)[index])
+        return f"{self.prefix}{range(self.count)[index]}"
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Numbered):
+            return self.prefix == other.prefix and self.count == other.count
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.prefix, self.count))
+
+    def __repr__(self) -> str:
+        return f"Numbered({self.prefix!r}, {self.count})"
+
+
+class Source(Protocol):
+    """Where rows come from. Picklable; carries no credentials and no data beyond what the user passed in."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Feature names, d of them."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 when every feature column is exact in it, else float64."""
+
+    @property
+    def fragments(self) -> Sequence[Fragment]: ...
+
+    @property
+    def files(self) -> Sequence[FileInfo]:
+        """Empty for data in memory."""
+
+    @property
+    def carried(self) -> Any:
+        """``pyarrow.Schema`` of the carried columns (possibly empty)."""
+
+    @property
+    def sparse(self) -> bool:
+        """Whether blocks arrive as CSR."""
+
+    @property
+    def weighted(self) -> bool: ...
+
+    @property
+    def digest(self) -> str:
+        """Identifies the rows and how they are read: of files, their ``files`` and the layout; of arrays, the content."""
+
+    @property
+    def root(self) -> str:
+        """Directory that the files' paths are relative to; empty for data in memory."""
+
+    @property
+    def listed(self) -> bool:
+        """Whether the files are all that a directory or pattern holds, as against an explicit list."""
+
+    def only(self, files: Sequence[FileInfo]) -> Source:
+        """The same source over some of its files."""
+
+    def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
+        """The fragment's rows as blocks of ``height`` rows (the last is shorter), in order.
+
+        ``carry=False`` leaves out the carried columns (a fit does not need them).
+        """
+
+    def describe(self) -> Mapping[str, Any]:
+        """JSON-able keywords with which ``Dataset.from_parquet(path, **keywords)`` reads such input again."""
+
+
+class ArraySource:
+    """Rows of a NumPy array (n, d) or a SciPy CSR array (n, d)."""
+
+    def __init__(self, X: Any, names: Sequence[str] | None = None, weights: Any = None) -> None:
+        if sparse.issparse(X):
+            X = sparse.csr_array(X)
+        else:
+            X = np.asarray(X)
+        if X.ndim != 2:
+            raise SchemaError(f"expected a matrix with 2 dimensions, found {X.ndim}; reshape the input")
+        if X.dtype.kind not in "fiub":
+            raise SchemaError(f"expected a numeric or boolean matrix, found dtype {X.dtype}; encode it as numbers first")
+        self.X = X
+        self.names: Sequence[str] = Numbered("x", X.shape[1]) if names is None else tuple(names)
+        if len(self.names) != X.shape[1]:
+            raise SchemaError(f"expected {X.shape[1]} feature names, found {len(self.names)}")
+        self.weights = None if weights is None else np.asarray(weights, dtype=np.float64)
+        if self.weights is not None and self.weights.shape != (X.shape[0],):
+            raise SchemaError(f"expected weights of shape ({X.shape[0]},), found {self.weights.shape}")
+        self.files: tuple[FileInfo, ...] = ()
+        self.root, self.listed = "", False
+        step, n = leaf_rows(X.shape[1]), X.shape[0]
+        self.fragments = tuple(
+            Fragment(i, 0, a, min(a + step, n), min(a + step, n) - a) for i, a in enumerate(range(0, n, step))
+        )
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return feature_dtype([self.X.dtype])
+
+    @property
+    def carried(self) -> Any:
+        import pyarrow as pa
+
+        return pa.schema([])
+
+    @property
+    def sparse(self) -> bool:
+        return bool(sparse.issparse(self.X))
+
+    @property
+    def weighted(self) -> bool:
+        return self.weights is not None
+
+    @property
+    def digest(self) -> str:
+        X = self.X
+        content = [X.indptr, X.indices, X.data, list(X.shape)] if sparse.issparse(X) else X
+        return digest_of([content, self.weights, list(self.names)])
+
+    def only(self, files: Sequence[FileInfo]) -> Source:
+        return self
+
+    def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
+        for a in range(fragment.start, fragment.stop, height):
+            b = min(a + height, fragment.stop)
+            weights = None if self.weights is None else self.weights[a:b]
+            yield Block(self.X[a:b], weights, None, Origin(row=a), workspace)
+
+    def describe(self) -> Mapping[str, Any]:
+        return {}
+
+
+def feature_dtype(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
+    """float32 when every dtype is exact in it (float16, float32, bool, integers of up to 16 bits), else float64."""
+    small = all(t.kind == "b" or (t.kind == "f" and t.itemsize <= 4) or (t.kind in "iu" and t.itemsize <= 2) for t in dtypes)
+    return np.dtype(np.float32 if small and dtypes else np.float64)
+
+
+def _engine(engine: Any) -> Any:
+    # The one look upwards, made when a user asks for rows and names no engine.
+    from reduce.engines import connect
+
+    return connect("local") if engine is None else engine
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A matrix of n rows and d features, described and not yet read.
+
+    Attributes:
+        source: where rows come from.
+        cleaning: the policy for missing values and outliers that the next estimator applies and learns.
+        transforms: row-local transforms of fitted models, applied in order to every block.
+    """
+
+    source: Source
+    cleaning: Cleaning = field(default_factory=Cleaning)
+    transforms: tuple[Transform, ...] = ()
+
+    @property
+    def feature_names(self) -> Sequence[str]:
+        return self.transforms[-1].names if self.transforms else self.source.names
+
+    @property
+    def n_features(self) -> int:
+        return len(self.feature_names)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.transforms[-1].dtype if self.transforms else self.source.dtype
+
+    @property
+    def sparse(self) -> bool:
+        """Whether blocks arrive as CSR."""
+        return self.transforms[-1].sparse if self.transforms else self.source.sparse
+
+    @property
+    def n_rows(self) -> int:
+        """Rows according to the metadata, before filters and dropped rows."""
+        return sum(f.rows for f in self.source.fragments)
+
+    @property
+    def fragments(self) -> Sequence[Fragment]:
+        return self.source.fragments
+
+    def with_cleaning(self, **policy: Any) -> Dataset:
+        """The same data under another policy; keywords as of :class:`reduce.Cleaning`."""
+        return replace(self, cleaning=Cleaning(**policy))
+
+    def then(self, transform: Transform) -> Dataset:
+        """The data set after one more row-local transform, with nothing left to clean."""
+        if transform.n_features_in != self.n_features:
+            raise SchemaError(
+                f"expected {transform.n_features_in} features, found {self.n_features}; give the columns that the model was fitted on"
+            )
+        return replace(self, transforms=(*self.transforms, transform), cleaning=Cleaning())
+
+    @property
+    def digest(self) -> str:
+        """Identifies the input: files (path, size, footer digest) or arrays, how they are read, and the transforms."""
+        return digest_of([self.source.digest, list(self.feature_names), [t.digest for t in self.transforms]])
+
+    def blocks(self, fragment: Fragment, workspace: Workspace, *, carry: bool = False) -> Iterator[Block]:
+        """The fragment's blocks with all transforms applied, in row order."""
+        height = block_height(len(self.source.names))
+        for block in self.source.blocks(fragment, height, workspace, carry=carry):
+            for transform in self.transforms:
+                block = transform(block)
+            yield block
+
+    def to_numpy(self, engine: Any = None) -> Any:
+        """All rows as one array (n, d) in this process: for data that fits, such as reduced features."""
+        return _engine(engine).collect(self)
+
+    def to_sparse(self) -> sparse.csr_array:
+        """All rows as one CSR array (n, d) in this process."""
+        workspace = Workspace()
+        blocks = [sparse.csr_array(b.X) for f in self.fragments for b in self.blocks(f, workspace)]
+        empty = sparse.csr_array((0, self.n_features), dtype=self.dtype)
+        return sparse.csr_array(sparse.vstack(blocks)) if blocks else empty
+
+    def to_parquet(self, path: Any, *, engine: Any = None, **options: Any) -> Manifest:
+        """Write every row as Parquet parts, whole or not at all, going on where an earlier call was stopped.
+
+        Args:
+            path: output directory.
+            engine: where to run; by default this process.
+            options: as of :class:`reduce.Sink`: ``layout``, ``dtype``, ``partition_by``, ``part_bytes``, ``overwrite`` ...
+        """
+        from reduce.sink import Sink
+
+        manifest: Manifest = _engine(engine).write(self, Sink(path, **options))
+        return manifest
+
+    @classmethod
+    def from_numpy(cls, X: Any, *, feature_names: Sequence[str] | None = None, weights: Any = None, **cleaning: Any) -> Dataset:
+        """A NumPy array or SciPy sparse matrix of shape (n, d); ``weights`` (n,) are frequencies."""
+        return cls(ArraySource(X, feature_names, weights), Cleaning(**cleaning))
+
+    @classmethod
+    def from_parquet(
+        cls,
+        path: Any,
+        *,
+        columns: str | Sequence[str] | None = None,
+        vector: str | None = None,
+        sparse: Sequence[Any] | None = None,
+        n_features: int | None = None,
+        carry: str | Sequence[str] = (),
+        weights: str | None = None,
+        filters: Any = None,
+        filesystem: Any = None,
+        dtype: Any = None,
+        **cleaning: Any,
+    ) -> Dataset:
+        """Parquet files. Their footers are read now, and the first rows if a vector's width must be found.
+
+        Args:
+            path: a path, URI, directory or glob pattern, or a list of these; directories are read in sorted order.
+            columns: scalar feature columns; without any choice all numeric ones, or the only vector column.
+            vector: a feature column of lists, fixed-size lists, tensors or Spark ML vectors.
+            sparse: two list columns ``(indices, values)``, with ``n_features`` as a third item or keyword.
+            n_features: the width d of ``vector`` or ``sparse``.
+            carry: columns of any type, hive keys included, that travel to the output.
+            weights: a numeric column of row frequencies.
+            filters: rows to keep: a pyarrow expression, or tuples ``(column, operator, value)`` in a list (all hold)
+                or in a list of lists (all of one list hold). Row groups that cannot match are not read.
+            filesystem: a pyarrow or fsspec file system; by default the one of the URI.
+            dtype: float32 or float64; by default float32 if every feature is exact in it.
+            **cleaning: ``missing``, ``clip`` and ``clip_sd``, see :class:`reduce.Cleaning`.
+
+        Raises:
+            SchemaError: files disagree, columns are missing or of the wrong type, or there are no files.
+            DataError: a file cannot be read.
+            ConfigError: the arguments contradict each other.
+        """
+        from reduce import discovery, layouts, parquet
+
+        want = layouts.wanted(columns, vector, sparse, n_features, carry, weights, dtype)
+        policy = Cleaning(**cleaning)
+        return cls(parquet.plan(discovery.discover(path, filesystem), want, filters), policy)
+
+    @classmethod
+    def from_pyarrow(cls, dataset: Any, *, filters: Any = None, **options: Any) -> Dataset:
+        """The files of a ``pyarrow.dataset`` over Parquet, such as ``deltalake`` makes; options as for Parquet."""
+        from reduce import discovery, layouts, parquet
+
+        layout, cleaning = _split(options)
+        source = parquet.plan(discovery.from_dataset(dataset), layouts.wanted(**layout), filters)
+        return cls(source, Cleaning(**cleaning))
+
+    @classmethod
+    def from_arrow(cls, table: Any, **options: Any) -> Dataset:
+        """An Arrow table, or what exports one (polars, DuckDB); layout and cleaning options as for Parquet."""
+        from reduce import layouts, tables
+
+        layout, cleaning = _split(options)
+        return cls(tables.TableSource(tables.as_table(table), layouts.wanted(**layout)), Cleaning(**cleaning))
+
+    @classmethod
+    def from_pandas(cls, frame: Any, **options: Any) -> Dataset:
+        """A pandas DataFrame without its index; layout and cleaning options as for Parquet."""
+        from reduce import tables
+
+        return cls.from_arrow(tables.pandas_table(frame), **options)
+
+
+def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Layout options and cleaning options."""
+    cleaning = {name: value for name, value in options.items() if name in ("missing", "clip", "clip_sd")}
+    return {name: value for name, value in options.items() if name not in cleaning}, cleaning
+
+
+def as_dataset(X: Any) -> Dataset:
+    """The data set that ``X`` stands for.
+
+    ``X`` is a Dataset, a NumPy array, a SciPy sparse matrix, a pandas DataFrame, an Arrow table or what exports
+    one, a pyarrow dataset, or the path of Parquet files (str, Path, or a list of them).
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if isinstance(X, Dataset):
+        return X
+    if isinstance(X, np.ndarray) or sparse.issparse(X):
+        return Dataset.from_numpy(X)
+    if isinstance(X, str | os.PathLike) or (isinstance(X, list) and X and all(isinstance(x, str | os.PathLike) for x in X)):
+        return Dataset.from_parquet(X)
+    module = type(X).__module__
+    if module.startswith("pandas.") and hasattr(X, "columns"):
+        return Dataset.from_pandas(X)
+    if module.startswith("pyarrow._dataset"):
+        return Dataset.from_pyarrow(X)
+    if hasattr(X, "__arrow_c_stream__"):
+        return Dataset.from_arrow(X)
+    raise ConfigError(
+        f"expected a Dataset, array, sparse matrix, DataFrame, Arrow table, pyarrow dataset or path of Parquet files, "
+        f"found {type(X).__name__}; convert it to one of these"
+    )

@@ -1,0 +1,200 @@
+"""What every engine shares: the merge tree, the one-thread BLAS limit, and the two calls.
+
+The merge tree is a binary counter over leaf indices. Node (m, i) is the state of leaves ``i 2^m ... (i+1) 2^m - 1``;
+two neighbours of equal size make one of the next size, whoever computed them and in whatever order they arrive, so
+the sequence of floating-point operations depends on the leaves alone. A last leaf that is not full stays apart, as
+the *open* leaf, because rows appended later continue it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from threadpoolctl import threadpool_limits
+
+from reduce.blocks import Workspace
+from reduce.dataset import Dataset, leaf_rows
+from reduce.errors import ArtifactError
+from reduce.passes.base import Pass, from_arrays, to_arrays
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+
+@dataclass
+class Tree(Generic[S]):
+    """The counter's nodes and the open leaf.
+
+    Attributes:
+        nodes: complete states by (level, index).
+        open: state of the last, unfinished leaf, or None.
+        open_rows: rows (by metadata) that the open leaf holds.
+        leaves: complete leaves, all of them within ``nodes`` once a scan has ended.
+    """
+
+    nodes: dict[tuple[int, int], S] = field(default_factory=dict)
+    open: S | None = None
+    open_rows: int = 0
+    leaves: int = 0
+
+    def total(self, pass_: Pass[S, Any], *, keep: bool = False) -> S:
+        """All leaves as one state, smaller subtrees first; ``keep`` leaves the tree usable at the price of a copy."""
+        stack = [self.nodes[k] for k in sorted(self.nodes, key=lambda k: k[1] << k[0])]
+        if self.open is not None:
+            stack.append(self.open)
+        if not stack:
+            return pass_.start()
+        if keep:
+            stack = copy.deepcopy(stack)
+        total = stack.pop()
+        while stack:
+            total = pass_.merge(stack.pop(), total)
+        return total
+
+
+class Merger(Generic[S]):
+    """Adds leaf states to a tree from many threads; a merge runs in the thread that completed the pair."""
+
+    def __init__(self, pass_: Pass[S, Any], tree: Tree[S]) -> None:
+        self.pass_, self.tree, self.lock = pass_, tree, threading.Lock()
+
+    def add(self, leaf: int, state: S) -> None:
+        level, index = 0, leaf
+        while True:
+            with self.lock:
+                sibling = self.tree.nodes.pop((level, index ^ 1), None)
+                if sibling is None:
+                    self.tree.nodes[level, index] = state
+                    return
+            state = self.pass_.merge(state, sibling) if index % 2 == 0 else self.pass_.merge(sibling, state)
+            level, index = level + 1, index // 2
+
+    def covered(self, leaf: int) -> bool:
+        """Whether a complete node holds this leaf."""
+        return any(leaf >> level == index for level, index in self.tree.nodes)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One task: fold ``fragments`` (indices) into a state; ``full`` leaves enter the tree, the last may stay open."""
+
+    index: int
+    fragments: range
+    rows: int
+    full: bool
+    continues: bool = False
+
+
+def plan_leaves(data: Dataset, *, after: Tree[Any] | None = None) -> list[Leaf]:
+    """The leaves of ``data``; its rows come after those of the tree, whose open leaf the first one continues."""
+    first = after.leaves if after else 0
+    rows = after.open_rows if after else 0
+    continues = bool(after and after.open is not None)
+    target, leaves, start = leaf_rows(data.n_features), list[Leaf](), 0
+    fragments = data.fragments
+    for i, fragment in enumerate(fragments):
+        rows += fragment.rows
+        if rows >= target:
+            leaves.append(Leaf(first + len(leaves), range(start, i + 1), rows, True, continues))
+            start, rows, continues = i + 1, 0, False
+    if start < len(fragments):
+        leaves.append(Leaf(first + len(leaves), range(start, len(fragments)), rows, False, continues))
+    return leaves
+
+
+def fold_leaf(
+    pass_: Pass[S, Any],
+    data: Dataset,
+    leaf: Leaf,
+    workspace: Workspace,
+    start: S | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> S:
+    """The one loop in which a block meets a pass; every engine's task runs it."""
+    state = pass_.start() if start is None else start
+    for i in leaf.fragments:
+        for block in data.blocks(data.fragments[i], workspace):
+            state = pass_.fold(state, block)
+            if progress is not None:
+                progress(block.rows)
+    return state
+
+
+def tree_arrays(tree: Tree[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A tree's arrays by name and its counters."""
+    arrays: dict[str, Any] = {}
+    for (level, index), state in tree.nodes.items():
+        arrays.update(to_arrays(state, f"{level}/{index}/"))
+    if tree.open is not None:
+        arrays.update(to_arrays(tree.open, "open/"))
+    return arrays, {"open_rows": tree.open_rows, "leaves": tree.leaves}
+
+
+def restore_tree(arrays: dict[str, Any], meta: dict[str, Any], kind: type[S], tree: Tree[S]) -> None:
+    """Fill ``tree`` from :func:`tree_arrays`' result."""
+    prefixes = {name.rsplit("/", 1)[0] for name in arrays}
+    try:
+        for prefix in prefixes:
+            state = from_arrays(kind, arrays, prefix + "/")
+            if prefix == "open":
+                tree.open = state
+            else:
+                level, index = (int(part) for part in prefix.split("/"))
+                tree.nodes[level, index] = state
+        tree.open_rows, tree.leaves = int(meta["open_rows"]), int(meta["leaves"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise ArtifactError(f"expected a saved merge tree, found one without {error}; fit again") from error
+
+
+class Progress(Protocol):
+    """Told of every scan; called from worker threads."""
+
+    def begin(self, stage: str, rows: int, size: int) -> None: ...
+    def advance(self, rows: int) -> None: ...
+    def end(self) -> None: ...
+
+
+class Engine(Protocol):
+    """Decides where a pass runs, and nothing else."""
+
+    def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
+        """One scan of ``data``. A given ``tree`` is continued and left complete, for a later day."""
+
+    def write(self, data: Dataset, sink: Any) -> Any:
+        """One scan that writes every row of ``data``; returns the manifest."""
+
+    def memory_limit(self) -> int | None:
+        """Bytes that one process may use, or None."""
+
+
+_limit_lock = threading.Lock()
+_limit_depth = 0
+_limit: Any = None
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Run BLAS with one thread: results would depend on the thread count otherwise, and threads fold leaves already.
+
+    The limit is process-wide and reference-counted, because threadpoolctl's own limits race inside pool threads.
+    """
+    global _limit_depth, _limit
+    with _limit_lock:
+        if _limit_depth == 0:
+            _limit = threadpool_limits(limits=1)
+        _limit_depth += 1
+    try:
+        yield
+    finally:
+        with _limit_lock:
+            _limit_depth -= 1
+            if _limit_depth == 0:
+                _limit.restore_original_limits()
+                _limit = None
+
+

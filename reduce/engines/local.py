@@ -1,0 +1,246 @@
+"""The embedded engine: threads of this process fold leaves; Arrow and BLAS release the GIL.
+
+With ``work=`` a directory, the merge tree is saved there every ``save_every`` seconds, when a scan ends and when it
+is interrupted, and a later run of the same pass over the same input goes on from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from reduce.artifact import load_arrays, save_arrays
+from reduce.blocks import Array, Block, Workspace
+from reduce.dataset import Dataset, Fragment
+from reduce.digest import digest_of
+from reduce.engines.base import (
+    Leaf,
+    Merger,
+    Progress,
+    Tree,
+    fold_leaf,
+    one_blas_thread,
+    plan_leaves,
+    restore_tree,
+    tree_arrays,
+)
+from reduce.engines.memory import parse_bytes, workers_that_fit
+from reduce.errors import ArtifactError, ConfigError
+from reduce.passes.base import Pass
+from reduce.sink import Job, Manifest, Part, PartRecord, Sink
+
+S = TypeVar("S")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class LocalEngine:
+    """Runs passes in threads of this process.
+
+    Args:
+        workers: threads; by default the number of CPUs this process may use.
+        memory: budget of the whole process, bytes or text such as ``"2GiB"``. A plan that needs more with every
+            number of workers is refused before any data is read; fewer workers are taken when that helps.
+        work: directory for checkpoints of scans in progress; none by default.
+        save_every: seconds between checkpoints.
+        progress: told of scans and rows.
+    """
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        memory: int | str | None = None,
+        *,
+        work: str | os.PathLike[str] | None = None,
+        save_every: float = 30.0,
+        progress: Progress | None = None,
+    ) -> None:
+        if workers is not None and workers < 1:
+            raise ConfigError(f"expected workers >= 1, found {workers}")
+        self.workers = workers or len(os.sched_getaffinity(0))
+        self.memory = parse_bytes(memory)
+        self.work = None if work is None else Path(work)
+        self.save_every = save_every
+        self.progress = progress
+
+    def __repr__(self) -> str:
+        return f"LocalEngine(workers={self.workers}, memory={self.memory})"
+
+    def memory_limit(self) -> int | None:
+        return self.memory
+
+    def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
+        workers = workers_that_fit(pass_, data, self.workers, self.memory)
+        keep, tree = tree is not None, Tree() if tree is None else tree
+        leaves = plan_leaves(data, after=tree)
+        with self._stage(pass_, data, leaves), one_blas_thread():
+            self._fold(pass_, data, leaves, tree, workers)
+            return pass_.finalize(tree.total(pass_, keep=keep))
+
+    def write(self, data: Dataset, sink: Sink) -> Manifest:
+        job = sink.open(data)
+        workers = workers_that_fit(None, data, self.workers, self.memory)
+        rows = sum(data.fragments[i].rows for part in job.pending for i in part.fragments)
+        progress = self.progress
+        if progress is not None:
+            progress.begin("write", rows, 0)
+
+        def task(part: Part, workspace: Workspace, watch: Callable[[int], None]) -> PartRecord:
+            return job.write_part(part, _watched(data, part, workspace, watch))
+
+        with one_blas_thread():
+            try:
+                self._map(task, job.pending, min(workers, max(len(job.pending), 1)))
+            finally:
+                if progress is not None:
+                    progress.end()
+        return job.commit()
+
+    def collect(self, data: Dataset) -> Array:
+        """All rows of ``data`` as one array (n, d) in this process: for data that fits, such as reduced features."""
+        parts: list[Array] = [np.empty((0, data.n_features), data.dtype)] * len(data.fragments)
+
+        def task(fragment: Fragment, workspace: Workspace, watch: Callable[[int], None]) -> None:
+            blocks = [b.dense(data.dtype).copy() for b in data.blocks(fragment, workspace)]
+            parts[fragment.index] = np.concatenate(blocks) if blocks else parts[fragment.index]
+
+        with one_blas_thread():
+            self._map(task, data.fragments, self.workers)
+        return np.concatenate(parts) if parts else np.empty((0, data.n_features), data.dtype)
+
+    @contextlib.contextmanager
+    def _stage(self, pass_: Any, data: Dataset, leaves: Sequence[Leaf]) -> Iterator[None]:
+        if self.progress is None:
+            yield
+            return
+        rows = sum(data.fragments[i].rows for leaf in leaves for i in leaf.fragments)
+        self.progress.begin(type(pass_).__name__.removesuffix("Pass").lower(), rows, 0)
+        try:
+            yield
+        finally:
+            self.progress.end()
+
+    def _fold(self, pass_: Pass[S, Any], data: Dataset, leaves: Sequence[Leaf], tree: Tree[S], workers: int) -> None:
+        merger = Merger(pass_, tree)
+        checkpoint = None if self.work is None else _Checkpoint(self.work, pass_, data, merger, self.save_every)
+        if not leaves or (checkpoint is not None and checkpoint.resume()):
+            return
+        continued, tree.open = tree.open, None
+
+        def task(leaf: Leaf, workspace: Workspace, watch: Callable[[int], None]) -> None:
+            state = fold_leaf(pass_, data, leaf, workspace, continued if leaf.continues else None, watch)
+            if leaf.full:
+                merger.add(leaf.index, state)
+            else:
+                tree.open = state
+            if checkpoint is not None:
+                checkpoint.save_if_due()
+
+        try:
+            self._map(task, [leaf for leaf in leaves if not merger.covered(leaf.index)], workers)
+        except BaseException:
+            if checkpoint is not None:
+                checkpoint.save_if_due(now=True)
+            raise
+        last = leaves[-1]
+        tree.leaves = last.index + (1 if last.full else 0)
+        tree.open_rows = 0 if last.full else last.rows
+        if checkpoint is not None:
+            checkpoint.save(whole=True)
+
+    def _map(self, task: Callable[[T, Workspace, Callable[[int], None]], Any], items: Sequence[T], workers: int) -> None:
+        """Run ``task`` on every item, at most ``workers`` at once, started in order; the first error stops all."""
+        stop, advance = threading.Event(), None if self.progress is None else self.progress.advance
+        lock, todo = threading.Lock(), iter(items)
+
+        def watch(rows: int) -> None:
+            if stop.is_set():
+                raise _StoppedError
+            if advance is not None:
+                advance(rows)
+
+        def loop() -> None:
+            workspace = Workspace()
+            while not stop.is_set():
+                with lock:
+                    item = next(todo, None)
+                if item is None:
+                    return
+                task(item, workspace, watch)
+
+        if min(workers, len(items)) <= 1:
+            loop()
+            return
+        with ThreadPoolExecutor(min(workers, len(items)), thread_name_prefix="eigenmill") as pool:
+            futures = [pool.submit(loop) for _ in range(min(workers, len(items)))]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                # Reached by Ctrl-C and by a worker's error alike; the others stop at their next block.
+                failed = [f.exception() for f in futures if f.done() and f.exception() is not None]
+                if failed or not all(f.done() for f in futures):
+                    stop.set()
+        for error in failed:
+            if error is not None and not isinstance(error, _StoppedError):
+                raise error
+
+
+class _StoppedError(Exception):
+    """Ends a worker whose sibling has failed."""
+
+
+def _watched(data: Dataset, part: Part, workspace: Workspace, watch: Callable[[int], None]) -> Iterator[Block]:
+    for i in part.fragments:
+        for block in data.blocks(data.fragments[i], workspace, carry=True):
+            yield block
+            watch(block.rows)
+
+
+class _Checkpoint:
+    """The tree of one scan on disk; its name is the digest of the pass and the input."""
+
+    def __init__(self, work: Path, pass_: Any, data: Dataset, merger: Merger[Any], every: float) -> None:
+        self.kind, self.merger, self.every = pass_.state_type(), merger, every
+        tree = merger.tree
+        # A tree that goes on from an earlier day cannot fold that day's leaves again, so it is saved only when whole.
+        self.fresh = not tree.nodes and tree.open is None
+        self.path = work / f"{digest_of([type(pass_).__name__, pass_, data.digest, tree.leaves, tree.open_rows])}.state"
+        self.last, self.lock = time.monotonic(), threading.Lock()
+
+    def resume(self) -> bool:
+        """Take over what an earlier run has saved; true when that was the whole scan."""
+        if not self.path.exists():
+            return False
+        saved: Tree[Any] = Tree()
+        try:
+            arrays, meta = load_arrays(self.path)
+            restore_tree(arrays, meta, self.kind, saved)
+        except ArtifactError:
+            self.path.unlink()  # a damaged checkpoint costs time, not correctness: the leaves are folded again
+            return False
+        tree = self.merger.tree
+        if meta.get("whole"):
+            vars(tree).update(vars(saved))
+            return True
+        tree.nodes = saved.nodes
+        return False
+
+    def save_if_due(self, *, now: bool = False) -> None:
+        if self.fresh and (now or time.monotonic() - self.last > self.every):
+            self.save()
+
+    def save(self, *, whole: bool = False) -> None:
+        """Write the states at rest; leaves in flight are simply folded again after a resume."""
+        with self.lock, self.merger.lock:
+            self.last = time.monotonic()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            arrays, meta = tree_arrays(self.merger.tree)
+            save_arrays(self.path, arrays, {**meta, "whole": whole})

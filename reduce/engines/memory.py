@@ -1,0 +1,114 @@
+"""How much memory a scan takes in one process, and with how many threads it fits.
+
+The model counts what is resident at the peak: what the process holds already, one state and one block with its
+decoded Arrow batch per thread, the states that wait in the merge tree, and the dense algebra at the end.
+Workers never change a result, so a budget may lower their number; what the result depends on it may not touch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from reduce.blocks import block_height
+from reduce.dataset import Dataset
+from reduce.engines.base import plan_leaves
+from reduce.errors import ConfigError, DoesNotFitError
+from reduce.passes.base import Pass
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+PAGE = (1 << 20) + (128 << 10)
+"""Bytes that one column chunk holds while it streams: a data page of Parquet's usual size and a read buffer."""
+RESERVE = 96 << 20
+"""Allocator slack, thread stacks and the reader's metadata."""
+
+
+def parse_bytes(size: int | str | None) -> int | None:
+    """Bytes from a number or text like ``"512MiB"``, ``"2 GB"``."""
+    if size is None:
+        return None
+    if isinstance(size, int) and not isinstance(size, bool):
+        value = size
+    else:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?\s*", str(size), re.IGNORECASE)
+        if match is None:
+            raise ConfigError(f"expected a size such as '2GiB' or a number of bytes, found {size!r}")
+        value = int(float(match[1]) * UNITS[(match[2] or "").upper()])
+    if value <= 0:
+        raise ConfigError(f"expected a size above 0, found {size!r}")
+    return value
+
+
+def format_bytes(size: float) -> str:
+    """Text such as ``1.5 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def resident() -> int:
+    """Bytes of this process in memory now (Linux; 0 where /proc is absent)."""
+    try:
+        with open("/proc/self/statm") as f:
+            return int(f.read().split()[1]) * 4096
+    except OSError:
+        return 0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The peak of one scan in bytes, by what takes it."""
+
+    workers: int
+    process: int
+    states: int
+    blocks: int
+    decoding: int
+    tree: int
+    finalize: int
+
+    @property
+    def peak(self) -> int:
+        scan = self.workers * (self.states + self.blocks + self.decoding) + self.tree
+        return self.process + RESERVE + max(scan, self.finalize)
+
+
+def estimate(pass_: Pass[Any, Any] | None, data: Dataset, workers: int) -> Memory:
+    """The peak of ``pass_`` over ``data`` with this many threads; ``pass_=None`` is a write."""
+    source = data.source
+    d, leaves = len(source.names), plan_leaves(data)
+    height = block_height(d)
+    rows = min(height, max((f.rows for f in data.fragments), default=0))
+    workers = max(min(workers, len(leaves) or 1), 1)
+    block = rows * d * data.dtype.itemsize
+    largest = max((f.rows for f in data.fragments), default=0) * d * source.dtype.itemsize
+    columns = d if not source.sparse else 2
+    decoding = block + min(largest, columns * PAGE) if source.files else 0
+    widths = [max(t.n_features_in, len(t.names)) for t in data.transforms]
+    blocks = block + sum(rows * width * 8 for width in widths)
+    if pass_ is None:
+        return Memory(workers, resident(), 0, blocks + (64 << 20), decoding, 0, 0)
+    state, scratch, final = pass_.sizes(rows, data.n_rows)
+    pending = math.ceil(math.log2(len(leaves) + 1)) if len(leaves) > workers else 0
+    return Memory(workers, resident(), state, blocks + scratch, decoding, pending * state, final)
+
+
+def workers_that_fit(pass_: Pass[Any, Any] | None, data: Dataset, workers: int, memory: int | None) -> int:
+    """The largest number of threads, up to ``workers``, whose peak is within ``memory``; DoesNotFitError if none is."""
+    if memory is None:
+        return workers
+    for count in range(workers, 0, -1):
+        if estimate(pass_, data, count).peak <= memory:
+            return count
+    need = estimate(pass_, data, 1)
+    raise DoesNotFitError(
+        f"expected a plan within memory={format_bytes(memory)}, found that one worker needs {format_bytes(need.peak)} "
+        f"({format_bytes(need.process)} held by the process, {format_bytes(need.states)} state, "
+        f"{format_bytes(need.blocks)} block, {format_bytes(need.decoding)} decoding, {format_bytes(need.tree)} merge tree, "
+        f"{format_bytes(need.finalize)} to finalize) for {data.n_features} features; "
+        f"give memory='{format_bytes(need.peak * 1.02).replace(' ', '')}', choose fewer columns, or write smaller row groups"
+    )

@@ -1,0 +1,1 @@
+"""Estimators: a few passes and small dense algebra in between."""

@@ -1,0 +1,303 @@
+"""What the estimators share: arrays and data sets as input, state that can go on, saving and loading.
+
+In scikit-learn's way an estimator is an ordinary class, its parameters are plain values, and fitted attributes end
+in an underscore. Arrays, sparse matrices and data frames are validated by scikit-learn and give arrays; a Dataset, a
+path or an Arrow table is taken as it is, and ``transform`` gives another lazy Dataset.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from reduce.cleaning import KEEP, MEAN, Cleaning, Resolved
+from reduce.dataset import Dataset, as_dataset
+from reduce.engines import connect
+from reduce.engines.base import Engine, Tree
+from reduce.errors import ConfigError, DataError
+from reduce.estimators.record import Record, unseen
+from reduce.passes.base import Pass
+from reduce.passes.moments import Intake, Moments, MomentsPass
+from reduce.transforms import Input, Transform
+
+
+def is_lazy(X: Any) -> bool:
+    """Whether ``X`` is data to be read by an engine, as against an array or data frame."""
+    return isinstance(X, Dataset | str | os.PathLike) or type(X).__module__.partition(".")[0] == "pyarrow"
+
+
+def lazy_data_passes_by(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let ``set_output`` wrap arrays only: a lazy Dataset has no container to be put into."""
+    plain = getattr(method, "__wrapped__", method)
+
+    @functools.wraps(plain)
+    def call(self: Any, X: Any, *args: Any, **kwargs: Any) -> Any:
+        return (plain if is_lazy(X) else method)(self, X, *args, **kwargs)
+
+    return call
+
+
+class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Base of PCA, TruncatedSVD and StandardScaler: everything but their algebra."""
+
+    _array_policy: ClassVar[str] = "error"
+    _least_rows: ClassVar[int] = 2
+
+    # What a subclass gives.
+
+    def _pass(self, intake: Intake, n_rows: int) -> tuple[str, Pass[Any, Any]]:
+        """(solver, first pass) for data of ``n_rows`` rows by the metadata."""
+        raise NotImplementedError
+
+    def _finish(self, result: Any, solver: str, intake: Intake, data: Dataset | None, engine: Engine) -> Moments:
+        """Set the fitted attributes; ``data`` is None when it cannot be scanned again. Returns the moments read."""
+        raise NotImplementedError
+
+    def _transform(self, input: Input) -> Transform:
+        """The fitted model as a row-local transform."""
+        raise NotImplementedError
+
+    def _accepts_sparse(self) -> bool:
+        return True
+
+    def _validate(self) -> None:
+        """Refuse bad parameters (at fit, as scikit-learn does)."""
+
+    # Fit.
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        engine: Engine | None = None,
+        keep_state: bool | None = None,
+    ) -> Self:
+        """Fit to ``X``.
+
+        Args:
+            X: (n, d) array, SciPy sparse matrix or data frame; or a Dataset, a Parquet path, an Arrow table.
+            y: ignored.
+            sample_weight: (n,) frequencies, for arrays; a Dataset names its column of weights itself.
+            engine: where to run; by default this process with all its CPUs.
+            keep_state: keep what :meth:`partial_fit` and ``save(state=True)`` go on from: some d x d matrices, or
+                with the dual solver the rows. By default kept for arrays, unless it is the rows.
+        """
+        self._validate()
+        data = self._dataset(X, sample_weight, reset=True)
+        engine = engine or connect("local")
+        policy = self._policy(data, engine)
+        record = Record(Tree(), (), "", 0, "", policy, self._dtype(data))
+        if keep_state is None:
+            kept = Intake(data.feature_names, record.dtype, policy)
+            keep_state = not is_lazy(X) and self._pass(kept, data.n_rows)[0] != "dual"
+        return self._run(data, record, engine, keep=keep_state)
+
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, engine: Engine | None = None) -> Self:
+        """Go on from what has been seen.
+
+        With files, after ``fit(..., keep_state=True)`` or after loading a model saved with its state: files already
+        seen are skipped, changed or vanished ones are refused, and the result equals to the byte the full fit over
+        all files in the order in which they were seen. With arrays each call adds its rows, and the result agrees
+        with the full fit to about 1e-12.
+        """
+        self._validate()
+        record = self._known()
+        engine = engine or connect("local")
+        if record is None:
+            if hasattr(self, "cleaning_"):
+                raise ConfigError(
+                    "expected a model that has kept its state, found one without; "
+                    "fit with keep_state=True, or load a model saved with state=True"
+                )
+            data = self._dataset(X, sample_weight, reset=True)
+            record = Record(Tree(), (), "", 0, "", self._policy(data, engine), self._dtype(data))
+        else:
+            data = unseen(self._dataset(X, sample_weight, reset=False), record)
+            if not data.fragments:
+                return self
+        return self._run(data, record, engine, keep=True)
+
+    def _run(self, data: Dataset, record: Record, engine: Engine, *, keep: bool) -> Self:
+        rows = record.rows + data.n_rows
+        intake = Intake(data.feature_names, record.dtype, record.policy)
+        solver, pass_ = self._pass(intake, rows)
+        if record.solver and solver != record.solver:
+            raise ConfigError(
+                f"expected to go on with solver={record.solver!r}, found that a full fit of {rows} rows takes {solver!r}; "
+                f"fit all data again with solver={solver!r} and go on from there"
+            )
+        again = data if record.rows == 0 else None
+        # A copy, so that bad new data leaves what was known untouched.
+        tree = copy.deepcopy(record.tree) if keep else None
+        result = engine.run(pass_, data, tree=tree)
+        moments = self._finish(result, solver, intake, again, engine)
+        source = data.source
+        record = Record(
+            tree or record.tree, (*record.files, *source.files), source.root, rows, solver, record.policy, record.dtype
+        )
+        self.quality_ = moments
+        self.cleaning_ = record.policy.with_means(moments.mean)
+        self._layout, self._dtype_ = dict(source.describe()), data.dtype
+        self._seen = record.seen()
+        self._record = record if keep else None
+        if not hasattr(self, "n_features_in_"):
+            self.n_features_in_ = data.n_features
+        return self
+
+    def _known(self) -> Record | None:
+        """What :meth:`partial_fit` goes on from: kept since the fit, or read from the saved model now."""
+        record: Record | None = getattr(self, "_record", None)
+        loader: Callable[[Self], Record] | None = getattr(self, "_load_record", None)
+        if record is None and loader is not None:
+            record = self._record = loader(self)
+        return record
+
+    # Data in.
+
+    def _dataset(self, X: Any, sample_weight: Any, *, reset: bool) -> Dataset:
+        """``X`` as a Dataset; names and number of features are recorded (``reset``) or compared."""
+        if is_lazy(X):
+            if sample_weight is not None:
+                raise ConfigError("expected sample_weight with arrays only; name a column of weights in the Dataset")
+            data = as_dataset(X) if reset or not isinstance(X, str | os.PathLike) else self._read(X)
+            if reset:
+                self.n_features_in_ = data.n_features
+                self._names = data.feature_names
+                if not self._numbered:
+                    self.feature_names_in_ = np.asarray(list(data.feature_names), dtype=object)
+                elif hasattr(self, "feature_names_in_"):
+                    del self.feature_names_in_
+                return data
+            return self._aligned(data)
+        X = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            accept_sparse="csr",
+            ensure_all_finite="allow-nan" if self._array_policy == "keep" else True,
+            ensure_min_samples=self._least_rows if reset else 1,
+        )
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        names = getattr(self, "feature_names_in_", None)
+        data = Dataset.from_numpy(
+            X, feature_names=None if names is None else list(names), weights=sample_weight, missing=self._array_policy
+        )
+        if reset:
+            self._names = data.feature_names
+        return data
+
+    @property
+    def _numbered(self) -> bool:
+        return not isinstance(self._names, tuple)
+
+    def _read(self, path: str | os.PathLike[str]) -> Dataset:
+        """A path read in the layout that the model was fitted on."""
+        return Dataset.from_parquet(path, **self._layout)
+
+    def _aligned(self, data: Dataset) -> Dataset:
+        if data.n_features != self.n_features_in_:
+            raise DataError(
+                f"expected {self.n_features_in_} features, found {data.n_features}; "
+                "give the columns that the model was fitted on"
+            )
+        mine, theirs = self._names, data.feature_names
+        if isinstance(mine, tuple) and isinstance(theirs, tuple) and mine != theirs:
+            wrong = next((a, b) for a, b in zip(mine, theirs, strict=True) if a != b)
+            raise DataError(
+                f"expected the feature columns in the order of the fit, found {wrong[1]!r} in the place of {wrong[0]!r}; "
+                "give columns=list(model.feature_names_in_)"
+            )
+        return data
+
+    def _dtype(self, data: Dataset) -> np.dtype[Any]:
+        """Precision of the products: the data's, unless a parameter ``precision`` asks for float64."""
+        return np.dtype(np.float64) if getattr(self, "precision", None) == "float64" else data.dtype
+
+    def _policy(self, data: Dataset, engine: Engine) -> Resolved:
+        """The cleaning policy per column; limits at k standard deviations cost one scan of moments."""
+        cleaning: Cleaning = data.cleaning
+        policy = cleaning.resolve(data.feature_names)
+        if (policy.code == KEEP).any() and self._array_policy != "keep":
+            raise ConfigError(
+                f"expected missing='error', 'drop', 'mean', 'zero' or a number for {type(self).__name__}, found 'keep', "
+                "which only StandardScaler takes"
+            )
+        if cleaning.clip_sd is not None:
+            moments = engine.run(MomentsPass(Intake(data.feature_names, self._dtype(data), policy)), data)
+            reach = cleaning.clip_sd * np.sqrt(moments.variance)
+            # A column without a value has no limits; a constant one is its own.
+            low, high = moments.mean - reach, moments.mean + reach
+            policy = policy.with_limits(np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high))
+        return policy
+
+    def _refuse_empty(self, moments: Moments, policy: Resolved) -> None:
+        """Refuse data without rows, and columns that mean imputation has nothing to learn from."""
+        if moments.total <= 0:
+            raise DataError(f"expected at least one row with all its values, found none among {moments.rows} rows read")
+        empty = (moments.count == 0) & (policy.code == MEAN)
+        if empty.any():
+            name = self._names[int(np.argmax(empty))]
+            raise DataError(
+                f"expected a value to learn the mean of column {name!r} from, found {moments.rows} rows without one; "
+                "leave the column out or fill it with a number"
+            )
+
+    # Data out.
+
+    def transform(self, X: Any) -> Any:
+        """Reduced features of ``X`` (n, d): an array (n, k) for arrays, a lazy Dataset for a Dataset or path."""
+        check_is_fitted(self, "cleaning_")
+        data = self._dataset(X, None, reset=False)
+        dtype = np.dtype(np.float64) if getattr(self, "precision", None) == "float64" else data.dtype
+        out = data.then(self._transform(Input(self._names, dtype, self.cleaning_)))
+        return out if is_lazy(X) else self._collect(out)
+
+    def fit_transform(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, engine: Engine | None = None
+    ) -> Any:
+        """``fit(X).transform(X)``."""
+        return self.fit(X, y, sample_weight, engine=engine).transform(X)
+
+    def _collect(self, data: Dataset) -> Any:
+        return data.to_numpy()
+
+    def save(self, path: str | os.PathLike[str], *, state: bool = False, overwrite: bool = False) -> str:
+        """Write the model as a directory (JSON and safetensors, no code) and return its digest.
+
+        Args:
+            path: a new directory, or one that holds this same model.
+            state: also what :meth:`partial_fit` goes on from; needs ``fit(..., keep_state=True)``.
+            overwrite: replace another model.
+        """
+        from reduce.estimators.store import save
+
+        check_is_fitted(self, "cleaning_")
+        return save(self, path, state=state, overwrite=overwrite)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = self._accepts_sparse()
+        tags.input_tags.allow_nan = self._array_policy == "keep"
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def __getstate__(self) -> Any:
+        state = super().__getstate__()
+        for name in ("_record", "_load_record"):
+            state.pop(name, None)
+        return state
+
+
+Estimator.transform = lazy_data_passes_by(Estimator.transform)  # type: ignore[method-assign]
+Estimator.fit_transform = lazy_data_passes_by(Estimator.fit_transform)  # type: ignore[method-assign]

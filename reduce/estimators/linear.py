@@ -1,0 +1,200 @@
+"""What PCA and TruncatedSVD share: a spectrum from one scan, its refinement, and the maps there and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from reduce.blocks import F64, block_height
+from reduce.dataset import Dataset, Numbered
+from reduce.engines import connect
+from reduce.engines.base import Engine
+from reduce.errors import ConfigError, DataError
+from reduce.estimators.base import Estimator
+from reduce.estimators.scaler import scale_of
+from reduce.estimators.solver import choose, first_pass
+from reduce.estimators.spectrum import Spectrum, dual_r, of_gram, of_rows, refined
+from reduce.passes.base import Pass
+from reduce.passes.gram import Gram
+from reduce.passes.moments import Intake, Moments, MomentsPass, imputed
+from reduce.passes.rows import RowsState
+from reduce.passes.tsqr import TsqrPass
+from reduce.transforms import Input, Project, Reconstruct, Residual, Transform
+
+PRECISIONS = ("auto", "float64")
+
+
+class Linear(Estimator):
+    """Base of PCA (centred) and TruncatedSVD (not)."""
+
+    _centred: bool
+
+    n_components: Any
+    scale: bool
+    solver: str
+    refine: bool
+    precision: str
+
+    components_: F64
+    singular_values_: F64
+    mean_: F64
+    scale_: F64 | None
+
+    def _validate(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"expected precision among {', '.join(PRECISIONS)}, found {self.precision!r}")
+        choose(self.solver, 1, 1)
+        k = self.n_components
+        if isinstance(k, bool | np.bool_) or not (k is None or isinstance(k, str | int | float | np.number)):
+            raise ConfigError(f"expected n_components an int, a float, a name or None, found {k!r}")
+        if isinstance(k, float | np.floating) and not 0 < k < 1:
+            raise ConfigError(f"expected n_components between 0 and 1 for a share of the variance, found {k!r}")
+        if isinstance(k, int | np.integer) and k < 1:
+            raise ConfigError(f"expected n_components >= 1, found {k!r}")
+
+    def _pass(self, intake: Intake, n_rows: int) -> tuple[str, Pass[Any, Any]]:
+        solver, _ = choose(self.solver, n_rows, len(intake.names))
+        return solver, first_pass(solver, intake)
+
+    def _whole(self) -> bool:
+        """Whether choosing the rank needs every eigenvalue."""
+        return not isinstance(self.n_components, int | np.integer)
+
+    def _rank(self, spectrum: Spectrum, n: float, d: int) -> int:
+        """The number of components to keep."""
+        raise NotImplementedError
+
+    def _set_spectrum(self, spectrum: Spectrum, n: float, variances: F64) -> None:
+        """Set variances and their ratios; ``variances`` (k,) are those of the components, with divisor n."""
+        raise NotImplementedError
+
+    def _finish(self, result: Any, solver: str, intake: Intake, data: Dataset | None, engine: Engine) -> Moments:
+        moments: Moments = result.moments
+        self._refuse_empty(moments, intake.policy)
+        d, n = len(intake.names), moments.total
+        if n <= 1 and self._centred:
+            raise DataError(f"expected a sum of weights above 1 (two rows or more), found {n:g}; there is no variance")
+        mean, variance, _ = imputed(moments, intake.policy)
+        if isinstance(result, Gram):
+            mean, variance = result.mean, np.diag(result.cross).copy() / n
+        self.mean_, self.scale_ = mean, scale_of(variance) if self.scale else None
+        most = int(min(n, d)) if n >= 1 else 1
+        if not self._whole() and self.n_components > most:
+            raise ConfigError(
+                f"expected n_components between 1 and min(n_samples, n_features)={most} with solver={solver!r}, "
+                f"found n_components={self.n_components}"
+            )
+        wanted = None if self._whole() or self.refine else int(self.n_components)
+        centre = mean if self._centred else np.zeros(d)
+        if isinstance(result, Gram):
+            centred = np.tril(result.cross) if not self._centred else None
+            spectrum = of_gram(result, self.scale_, intake.dtype, centred=self._centred, k=wanted)
+            pivot = result.pivot
+        else:
+            rows: RowsState = result
+            spectrum = of_rows(rows, centre, self.scale_)
+            centred, pivot = None, np.nan_to_num(rows.pivot)
+        if self.refine:
+            spectrum = self._refined(spectrum, result, intake, pivot, centre, data, engine)
+        k = max(min(self._rank(spectrum, n, d), len(spectrum.values), spectrum.vectors.shape[1]), 1)
+        self.n_components_ = k
+        kept = spectrum.leading(k)
+        self.components_ = np.ascontiguousarray(kept.vectors.T)
+        self.singular_values_ = kept.singular_values
+        self.error_bounds_ = kept.error_bounds
+        self.solver_, self.n_samples_ = solver, int(n) if n == int(n) else n
+        self._spread = float((variance if self.scale_ is None else variance / self.scale_**2).sum())
+        self._set_spectrum(spectrum, n, self._variances(kept, centred, result, n))
+        return moments
+
+    def _variances(self, kept: Spectrum, centred: F64 | None, result: Any, n: float) -> F64:
+        """(k,) variance of the data along each component, divisor n."""
+        if self._centred:
+            return kept.values / n
+        V = kept.vectors if self.scale_ is None else kept.vectors / self.scale_[:, None]
+        if centred is not None:
+            lower = centred
+            product = lower @ V + np.tril(lower, -1).T @ V
+            return np.maximum(np.einsum("ij,ij->j", V, product), 0.0) / n
+        rows: RowsState = result
+        scores = (rows.y + (np.nan_to_num(rows.pivot) - self.mean_)) @ V
+        return np.asarray(rows.weights @ (scores - rows.weights @ scores / n) ** 2 / n)
+
+    def _refined(
+        self, spectrum: Spectrum, result: Any, intake: Intake, pivot: F64, centre: F64, data: Dataset | None, engine: Engine
+    ) -> Spectrum:
+        """Full precision by one more scan (gram) or from the rows at hand (dual).
+
+        The leading directions alone are rotated when they stand well above the rounding noise; otherwise small ones
+        may hide outside their span, and all directions are.
+        """
+        if not self._whole() and spectrum.values[self.n_components - 1] > 1e4 * spectrum.noise:
+            spectrum = spectrum.leading(int(self.n_components))
+        if isinstance(result, RowsState):
+            return refined(spectrum, dual_r(result, centre, self.scale_, spectrum.vectors), 1, len(result.y))
+        if data is None:
+            raise ConfigError("expected refine=False when going on from a state, which has not the rows; fit all data again")
+        wide = Intake(intake.names, np.dtype(np.float64), intake.policy)
+        weights = spectrum.vectors if self.scale_ is None else spectrum.vectors / self.scale_[:, None]
+        r = engine.run(TsqrPass(wide, pivot, centre - pivot, np.ascontiguousarray(weights)), data)
+        return refined(spectrum, r, result.terms, block_height(len(intake.names)))
+
+    # The maps.
+
+    def _basis(self) -> tuple[F64, F64]:
+        """(weights (d, k), basis (k, d)): ``z = (x - mean) @ weights`` and ``x = z @ basis + mean``."""
+        scale = np.ones(self.components_.shape[1]) if self.scale_ is None else self.scale_
+        return (self.components_ / scale).T, self.components_ * scale
+
+    @property
+    def _shift(self) -> F64:
+        return self.mean_ if self._centred else np.zeros_like(self.mean_)
+
+    def _output_names(self) -> Sequence[str]:
+        return Numbered(type(self).__name__.lower(), self.n_components_)
+
+    def _transform(self, input: Input) -> Transform:
+        return Project(input, self._shift, self._basis()[0], self._output_names())
+
+    @property
+    def _n_features_out(self) -> int:
+        return int(self.n_components_)
+
+    def inverse_transform(self, X: Any) -> Any:
+        """From reduced features (n, k) back to the original columns (n, d), in original units."""
+        check_is_fitted(self, "cleaning_")
+        data = X if isinstance(X, Dataset) else Dataset.from_numpy(np.asarray(X))
+        basis, names = self._basis()[1], self._names
+        dtype = np.dtype(np.float32) if data.dtype == np.float32 else np.dtype(np.float64)
+        out = data.then(Reconstruct(basis, self._shift, names, dtype))
+        return out if isinstance(X, Dataset) else out.to_numpy()
+
+    def reconstruction_error(self, X: Any, *, engine: Engine | None = None) -> dict[str, Any]:
+        """How far ``inverse_transform(transform(X))`` is from ``X``, in one scan.
+
+        Returns:
+            ``rmse`` (d,) per column and ``rmse_total`` over all entries, in original units; ``unexplained``, the
+            squared error over the sum of squared deviations from the mean.
+        """
+        check_is_fitted(self, "cleaning_")
+        data = self._dataset(X, None, reset=False)
+        weights, basis = self._basis()
+        input = Input(self._names, np.dtype(np.float64), self.cleaning_)
+        residual = data.then(Residual(Project(input, self._shift, weights, self._output_names()), basis))
+        policy = residual.cleaning.resolve(residual.feature_names)
+        run = (engine or connect("local")).run
+        found: Moments = run(MomentsPass(Intake(residual.feature_names, np.dtype(np.float64), policy)), residual)
+        squares = found.m2 + found.count * found.mean**2
+        spread = float(self.quality_.m2.sum()) * (found.total / self.quality_.total)
+        return {
+            "rows": found.rows,
+            "rmse": np.sqrt(squares / found.count),
+            "rmse_total": float(np.sqrt(squares.sum() / found.count.sum())),
+            "unexplained": float(squares.sum()) / spread if spread > 0 else 0.0,
+        }
+
+
+__all__ = ["Linear"]

@@ -1,0 +1,167 @@
+"""PCA: principal components of centred, optionally standardized data."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from reduce.blocks import F64
+from reduce.dataset import Dataset
+from reduce.engines import connect
+from reduce.engines.base import Engine
+from reduce.errors import ConfigError
+from reduce.estimators.linear import Linear
+from reduce.estimators.spectrum import Spectrum, minka_rank, optimal_threshold, rank_for_share
+from reduce.passes.moments import Intake, Moments, MomentsPass
+from reduce.transforms import Input, LogLikelihood
+
+
+class PCA(Linear):
+    """Principal component analysis, exact, in one scan.
+
+    The centred cross product of all columns is accumulated about a pivot and merged without loss of digits, so a
+    mean of 1e8 standard deviations does no harm. Use it for dense or sparse data up to a few thousand columns, or
+    with fewer rows than columns.
+
+    Args:
+        n_components: how many components to keep: an int; a float in (0, 1), the share of the variance to reach;
+            ``None``, the numerical rank; ``"mle"``, Minka's (2000) choice; ``"denoise"``, Gavish and Donoho's (2014)
+            optimal hard threshold for unknown noise.
+        scale: standardize every column first (divisor n), folded into the same scan. Equals
+            ``make_pipeline(StandardScaler(), PCA())``; components are in standardized units.
+        whiten: give every component unit variance. Directions below the numerical rank come out as 0.
+        solver: ``"gram"`` forms the d x d cross product; ``"dual"`` keeps the rows and forms the n x n one;
+            ``"auto"`` takes the smaller by the metadata alone.
+        refine: one more scan (TSQR) for singular values and vectors to full precision: without it values below about
+            1e-8 of the largest are noise (1e-4 for float32 products).
+        precision: ``"auto"`` multiplies in the data's own precision and accumulates in float64; ``"float64"``
+            converts float32 data first.
+        random_state: unused by the exact solvers; kept in the model.
+
+    Attributes:
+        components_: (k, d) principal axes, orthonormal rows; the entry of largest magnitude is positive.
+        explained_variance_: (k,) variances along them, divisor n - 1.
+        explained_variance_ratio_: (k,) shares of the total variance.
+        singular_values_: (k,) singular values of the centred (scaled) data.
+        error_bounds_: (k,) bounds of their absolute errors (Weyl; Higham 2002, section 3.5).
+        mean_: (d,) means. scale_: (d,) standard deviations, or None.
+        noise_variance_: mean variance of the directions left out.
+        n_components_, n_samples_, n_features_in_, feature_names_in_: as in scikit-learn.
+        solver_: the solver used. quality_: what was read, per column. cleaning_: the policy as learnt.
+    """
+
+    _centred = True
+
+    def __init__(
+        self,
+        n_components: int | float | Literal["mle", "denoise"] | None = None,
+        *,
+        scale: bool = False,
+        whiten: bool = False,
+        solver: Literal["auto", "gram", "dual"] = "auto",
+        refine: bool = False,
+        precision: Literal["auto", "float64"] = "auto",
+        random_state: Any = None,
+    ) -> None:
+        self.n_components = n_components
+        self.scale = scale
+        self.whiten = whiten
+        self.solver = solver
+        self.refine = refine
+        self.precision = precision
+        self.random_state = random_state
+
+    def _validate(self) -> None:
+        super()._validate()
+        if isinstance(self.n_components, str) and self.n_components not in ("mle", "denoise"):
+            raise ConfigError(f"expected n_components 'mle' or 'denoise', found {self.n_components!r}")
+
+    def _rank(self, spectrum: Spectrum, n: float, d: int) -> int:
+        k = self.n_components
+        if k is None:
+            return spectrum.rank
+        if k == "mle":
+            if n < d:
+                raise ConfigError(f"n_components='mle' needs n_samples >= n_features, found {n:g} < {d}")
+            return minka_rank(spectrum.values / (n - 1), n)
+        if k == "denoise":
+            size = max(int(min(n - 1, d)), 1)
+            values = spectrum.singular_values[:size]
+            return int((values > optimal_threshold(values, max(int(n) - 1, 1), d)).sum())
+        if isinstance(k, float | np.floating):
+            return rank_for_share(spectrum.values / spectrum.total, float(k)) if spectrum.total > 0 else 1
+        return int(k)
+
+    def _set_spectrum(self, spectrum: Spectrum, n: float, variances: F64) -> None:
+        k, divisor = len(variances), n - 1
+        total = spectrum.total
+        self.explained_variance_ = spectrum.values[:k] / divisor
+        self.explained_variance_ratio_ = spectrum.values[:k] / total if total > 0 else np.zeros(k)
+        left = int(min(n, len(self.mean_))) - k
+        rest = max(total - float(spectrum.values[:k].sum()), 0.0)
+        # Below the noise of the sum there is nothing left, only rounding.
+        rest = 0.0 if rest <= 4 * len(self.mean_) * np.finfo(np.float64).eps * total else rest
+        self.noise_variance_ = rest / left / divisor if left > 0 else 0.0
+        self._floor = spectrum.noise / divisor
+
+    def _basis(self) -> tuple[F64, F64]:
+        weights, basis = super()._basis()
+        if not self.whiten:
+            return weights, basis
+        deviation = np.sqrt(self.explained_variance_)
+        kept = self.explained_variance_ > self._floor
+        return weights * np.where(kept, 1 / np.where(kept, deviation, 1.0), 0.0), basis * deviation[:, None]
+
+    # The probabilistic model of Tipping and Bishop (1999). With ``scale`` it is that of the standardized columns.
+
+    def get_covariance(self) -> F64:
+        """(d, d) model covariance ``W^T (L - s2 I) W + s2 I``; of the standardized columns when ``scale``."""
+        check_is_fitted(self, "cleaning_")
+        excess = np.maximum(self.explained_variance_ - self.noise_variance_, 0.0)
+        covariance = (self.components_.T * excess) @ self.components_
+        covariance.flat[:: len(covariance) + 1] += self.noise_variance_
+        return np.asarray(covariance)
+
+    def get_precision(self) -> F64:
+        """(d, d) inverse of :meth:`get_covariance`, by the basis where there is noise to divide by."""
+        check_is_fitted(self, "cleaning_")
+        if self.noise_variance_ == 0:
+            return np.asarray(np.linalg.pinv(self.get_covariance(), hermitian=True))
+        inverse = 1 / np.maximum(self.explained_variance_, self.noise_variance_) - 1 / self.noise_variance_
+        precision = (self.components_.T * inverse) @ self.components_
+        precision.flat[:: len(precision) + 1] += 1 / self.noise_variance_
+        return np.asarray(precision)
+
+    def score_samples(self, X: Any) -> Any:
+        """Log-likelihood of each row: an array (n,) for arrays, a Dataset of one column for a Dataset."""
+        check_is_fitted(self, "cleaning_")
+        data = self._dataset(X, None, reset=False)
+        out = data.then(self._likelihood())
+        return out if isinstance(X, Dataset) else out.to_numpy()[:, 0]
+
+    def score(self, X: Any, y: Any = None, *, engine: Engine | None = None) -> float:
+        """Mean log-likelihood of the rows, in one scan."""
+        check_is_fitted(self, "cleaning_")
+        data = self._dataset(X, None, reset=False).then(self._likelihood())
+        names = data.feature_names
+        pass_ = MomentsPass(Intake(names, np.dtype(np.float64), data.cleaning.resolve(names)))
+        found: Moments = (engine or connect("local")).run(pass_, data)
+        return float(found.mean[0])
+
+    def _likelihood(self) -> LogLikelihood:
+        d, k, noise = len(self.mean_), self.n_components_, self.noise_variance_
+        variances = np.maximum(self.explained_variance_, noise)
+        seen = variances > max(self._floor, 0.0)
+        across = d - k if noise > 0 else 0
+        logs = float(np.log(variances[seen]).sum()) + (across * np.log(noise) if across else 0.0)
+        return LogLikelihood(
+            Input(self._names, np.dtype(np.float64), self.cleaning_),
+            self.mean_,
+            self.scale_,
+            self.components_,
+            np.where(seen, 1 / np.where(seen, variances, 1.0), 0.0),
+            1 / noise if noise > 0 else 0.0,
+            -0.5 * ((int(seen.sum()) + across) * np.log(2 * np.pi) + logs),
+        )

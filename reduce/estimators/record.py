@@ -1,0 +1,85 @@
+"""What a day-by-day fit goes on from, and which files of today's data it has not seen yet."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from reduce.cleaning import Resolved
+from reduce.dataset import Dataset, FileInfo
+from reduce.digest import digest_of
+from reduce.engines.base import Tree
+from reduce.errors import ChangedInputError, ConfigError
+
+log = logging.getLogger("eigenmill")
+
+
+@dataclass(frozen=True)
+class Record:
+    """The merge tree with everything that must agree when it goes on.
+
+    Attributes:
+        tree: complete states and the open leaf.
+        files: the files seen, in order; empty for arrays.
+        root: directory that their paths are relative to.
+        rows: rows seen, by the metadata.
+        solver: the solver that the tree belongs to; empty before the first run.
+        policy: the cleaning policy, limits included; means are learnt anew each time.
+        dtype: precision of the products.
+    """
+
+    tree: Tree[Any]
+    files: tuple[FileInfo, ...]
+    root: str
+    rows: int
+    solver: str
+    policy: Resolved
+    dtype: np.dtype[Any]
+
+    def seen(self) -> dict[str, Any]:
+        """The input's fingerprint: number of files and rows, and one digest over the files in order."""
+        content = [[f.size, f.digest] for f in self.files]
+        return {"files": len(self.files), "rows": self.rows, "digest": digest_of(content) if content else None}
+
+
+def unseen(data: Dataset, record: Record) -> Dataset:
+    """``data`` less the files that the record has seen. Changed and vanished files are refused."""
+    source = data.source
+    if not source.files:
+        if record.files:
+            raise ConfigError("expected files, as in the fit that this model goes on from, found data in memory")
+        return data
+    if not record.files:
+        raise ConfigError("expected arrays, as in the fit that this model goes on from, found files")
+    seen = {_join(record.root, f.path): f for f in record.files}
+    contents = {(f.size, f.digest) for f in record.files}
+    fresh, listed = [], set()
+    for f in source.files:
+        path = _join(source.root, f.path)
+        listed.add(path)
+        known = seen.get(path)
+        if known is not None and (known.size, known.digest) != (f.size, f.digest):
+            raise ChangedInputError(
+                f"expected {f.path} as it was when the model saw it ({known.size} bytes, footer {known.digest}), "
+                f"found {f.size} bytes, footer {f.digest}; fit all files again"
+            )
+        if known is None and (f.size, f.digest) not in contents:
+            fresh.append(f)
+    if source.listed:
+        gone = [p for p in seen if p.startswith(source.root.rstrip("/") + "/") and p not in listed]
+        if gone:
+            raise ChangedInputError(
+                f"expected all {len(seen)} files that the model has seen, found {len(gone)} of them gone from "
+                f"{source.root}, first {gone[0]}; bring them back, give only the new files, or fit again"
+            )
+    late = [f.path for f in fresh if _join(source.root, f.path) < max(seen)]
+    if late:
+        log.warning("%d file(s) sort before files already seen and are appended after them, first %s", len(late), late[0])
+    return replace(data, source=source.only(fresh))
+
+
+def _join(root: str, path: str) -> str:
+    return f"{root.rstrip('/')}/{path}" if root else path

@@ -1,0 +1,189 @@
+"""Saving and loading fitted estimators: JSON and safetensors, never code.
+
+What is saved is what the constructor takes, the fitted attributes, the frozen cleaning policy, the data-quality
+table, the layout of the input and its fingerprint. Nothing depends on time, place or number of workers.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import scipy
+from threadpoolctl import threadpool_info
+
+from reduce.artifact import Loaded, load_model, load_state, save_model
+from reduce.cleaning import Resolved
+from reduce.dataset import FileInfo, Numbered
+from reduce.engines.base import Tree, restore_tree, tree_arrays
+from reduce.errors import ArtifactError, ConfigError
+from reduce.estimators.base import Estimator
+from reduce.estimators.pca import PCA
+from reduce.estimators.record import Record
+from reduce.estimators.scaler import StandardScaler
+from reduce.estimators.svd import TruncatedSVD
+from reduce.passes.base import from_arrays, to_arrays
+from reduce.passes.moments import Intake, Moments
+
+KINDS: dict[str, type[Estimator]] = {kind.__name__: kind for kind in (PCA, TruncatedSVD, StandardScaler)}
+"""The closed registry of what a model file may ask for."""
+
+FITTED = {
+    "PCA": (
+        *("components_", "singular_values_", "error_bounds_", "explained_variance_", "explained_variance_ratio_"),
+        *("mean_", "scale_", "noise_variance_", "n_components_", "n_samples_", "solver_", "_floor"),
+    ),
+    "TruncatedSVD": (
+        *("components_", "singular_values_", "error_bounds_", "explained_variance_", "explained_variance_ratio_"),
+        *("mean_", "scale_", "n_components_", "n_samples_", "solver_"),
+    ),
+    "StandardScaler": ("mean_", "var_", "scale_", "n_samples_seen_"),
+}
+
+
+def save(model: Estimator, path: str | os.PathLike[str], *, state: bool, overwrite: bool) -> str:
+    """Write ``model`` to the directory ``path``; returns its digest."""
+    kind = type(model).__name__
+    arrays: dict[str, Any] = {}
+    fitted: dict[str, Any] = {}
+    for name in FITTED[kind]:
+        value = getattr(model, name)
+        if isinstance(value, np.ndarray):
+            arrays[name] = value
+        else:
+            fitted[name] = value.item() if isinstance(value, np.generic) else value
+    arrays.update({f"quality.{k}": v for k, v in to_arrays(model.quality_).items()})
+    arrays.update({f"cleaning.{k}": v for k, v in to_arrays(model.cleaning_).items()})
+    meta = {
+        "fitted": fitted,
+        "features": names_to_json(model._names),
+        "dtype": np.dtype(model._dtype_).name,
+        "layout": model._layout,
+        "input": model._seen,
+        "versions": versions(),
+        "has_state": state,
+    }
+    states, state_meta = None, None
+    if state:
+        record = model._known()
+        if record is None:
+            raise ConfigError("expected a model that has kept its state, found one without; fit with keep_state=True")
+        tree, tree_meta = tree_arrays(record.tree)
+        states = {"tree": tree, "policy": to_arrays(record.policy)}
+        state_meta = {
+            "tree": tree_meta,
+            "files": [[f.path, f.size, f.digest, list(f.rows), f.encoded] for f in record.files],
+            "root": record.root,
+            "rows": record.rows,
+            "solver": record.solver,
+            "dtype": record.dtype.name,
+        }
+    return save_model(
+        path, kind, model.get_params(deep=False), arrays, meta, states=states, state_meta=state_meta, overwrite=overwrite
+    )
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """The estimator saved at ``path``: its class is one of PCA, TruncatedSVD and StandardScaler.
+
+    Raises:
+        ArtifactError: the files are damaged, incomplete, of another kind or of a newer format.
+    """
+    loaded = load_model(path)
+    try:
+        return _restore(loaded, path)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(f"expected a complete {loaded.kind} model at {path}, found {error!r}; save it again") from error
+
+
+def _restore(loaded: Loaded, path: str | os.PathLike[str]) -> Estimator:
+    kind = KINDS.get(loaded.kind)
+    if kind is None:
+        raise ArtifactError(f"expected a model among {', '.join(KINDS)}, found {loaded.kind!r} at {path}")
+    known = inspect.signature(kind.__init__).parameters
+    unknown = [name for name in loaded.parameters if name not in known]
+    if unknown:
+        raise ArtifactError(f"expected parameters of {loaded.kind}, found {unknown[0]!r} at {path}; it is of a newer version")
+    model = kind(**loaded.parameters)
+    meta, arrays = loaded.meta, loaded.arrays
+    names = names_from_json(meta["features"])
+    d = len(names)
+    for name in FITTED[loaded.kind]:
+        setattr(model, name, arrays[name] if name in arrays else meta["fitted"][name])
+    model.quality_ = from_arrays(Moments, arrays, "quality.")
+    model.cleaning_ = from_arrays(Resolved, arrays, "cleaning.")
+    _check_shapes(model, d, path)
+    model._names, model.n_features_in_ = names, d
+    if isinstance(names, tuple):
+        model.feature_names_in_ = np.asarray(names, dtype=object)
+    model._dtype_ = np.dtype(meta["dtype"])
+    model._layout, model._seen = dict(meta["layout"]), dict(meta["input"])
+    model.digest_ = loaded.digest
+    model._record = None
+    # A state may be large, and only partial_fit needs it.
+    model._load_record = functools.partial(_restore_record, path, names) if meta["has_state"] else None
+    return model
+
+
+def _check_shapes(model: Any, d: int, path: Any) -> None:
+    expected: dict[str, tuple[int, ...]] = {"mean_": (d,), "scale_": (d,), "var_": (d,)}
+    if hasattr(model, "components_"):
+        k = int(model.n_components_)
+        expected |= {"components_": (k, d), "explained_variance_": (k,), "explained_variance_ratio_": (k,)}
+        expected |= {"singular_values_": (k,), "error_bounds_": (k,)}
+    for name, shape in expected.items():
+        value = getattr(model, name, None)
+        if value is not None and (not isinstance(value, np.ndarray) or value.shape != shape or value.dtype.kind != "f"):
+            found = getattr(value, "shape", type(value).__name__)
+            raise ArtifactError(f"expected {name} of shape {shape}, found {found} at {path}; save the model again")
+    for value in (model.cleaning_.code, model.cleaning_.fill, model.quality_.count, model.quality_.m2):
+        if value.shape != (d,):
+            raise ArtifactError(f"expected a cleaning policy for {d} columns, found {value.shape} at {path}")
+
+
+def _restore_record(path: str | os.PathLike[str], names: Any, model: Estimator) -> Record:
+    loaded = load_state(path)
+    try:
+        meta, arrays = loaded.meta, loaded.states
+        policy = from_arrays(Resolved, arrays["policy"])
+        dtype = np.dtype(meta["dtype"])
+        files = tuple(FileInfo(p, int(s), g, tuple(int(r) for r in rows), int(e)) for p, s, g, rows, e in meta["files"])
+        pass_ = model._pass(Intake(names, dtype, policy), int(meta["rows"]))[1]
+        tree: Tree[Any] = Tree()
+        restore_tree(arrays["tree"], meta["tree"], pass_.state_type(), tree)
+        return Record(tree, files, meta["root"], int(meta["rows"]), meta["solver"], policy, dtype)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(f"expected a complete state at {path}, found {error!r}; fit again with keep_state=True") from error
+
+
+def names_to_json(names: Any) -> Any:
+    """Feature names as a list, or as prefix and count."""
+    return {"prefix": names.prefix, "count": names.count} if isinstance(names, Numbered) else list(names)
+
+
+def names_from_json(value: Any) -> Any:
+    """The inverse of :func:`names_to_json`."""
+    if isinstance(value, dict):
+        return Numbered(str(value["prefix"]), int(value["count"]))
+    return tuple(str(name) for name in value)
+
+
+def versions() -> dict[str, str]:
+    """What the bytes of a result may depend on besides the input: library versions, BLAS build, CPU kernel."""
+    blas = sorted(
+        {f"{i.get('internal_api')} {i.get('version')} {i.get('architecture')}" for i in threadpool_info() if i["user_api"] == "blas"}
+    )
+    return {
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "pyarrow": pa.__version__,
+        "blas": "; ".join(blas),
+    }

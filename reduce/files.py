@@ -1,0 +1,515 @@
+"""Files that are whole or absent, on any ``pyarrow.fs`` file system.
+
+Locally a file is written as ``.NAME.<host>-<pid>-<random>.tmp`` beside its target, synced, and moved onto
+it: a reader sees the old file, the new one or none. Other file systems have no rename that can be relied on:
+a file is made in an anonymous local spool and uploaded by one write. **A remote stream is never closed after
+an exception**: closing is what publishes an object, also a truncated one.
+
+What the operating system refuses (full disk, no permission) becomes an :class:`OutputError` with its errno.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal, cast
+
+import pyarrow as pa
+from pyarrow import fs as pafs
+
+from reduce.errors import ArtifactError, ConfigError, EigenmillError, OutputError
+
+MAX_JSON = 256 << 20
+"""Bytes of the largest JSON file that is read: a million feature names take 20 MB."""
+MAX_DEPTH = 64
+"""Deepest nesting of a JSON file."""
+SILENT_SECONDS = 3600.0
+"""A temporary file of another host counts as abandoned when it was not written to for so long."""
+OBJECT_STORES = ("s3", "gcs", "abfs")
+"""File systems without directories: creating one leaves an empty object behind."""
+
+_ATTEMPT = re.compile(r"\.(?P<host>[0-9A-Za-z]+)-\d+-[0-9a-f]{8}\.tmp$")
+
+Refusal = type[OutputError] | type[ArtifactError]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was published: size in bytes and SHA-256 in hex."""
+
+    bytes: int
+    sha256: str
+
+
+# Where
+
+
+def resolve(path: str | os.PathLike[str], filesystem: Any = None) -> tuple[pafs.FileSystem, str]:
+    """The file system and the path on it; local paths become absolute.
+
+    Args:
+        path: a path, or a URI (``s3://bucket/key``, ``file:///...``) when ``filesystem`` is None.
+        filesystem: a ``pyarrow.fs`` or fsspec file system.
+
+    Raises:
+        ConfigError: the URI or the file system is not one that pyarrow knows.
+    """
+    text = os.fspath(path)
+    if filesystem is None:
+        if "://" not in text:
+            return pafs.LocalFileSystem(), _local_path(text)
+        try:
+            found, inner = pafs.FileSystem.from_uri(text)
+        except (ValueError, OSError, NotImplementedError) as error:
+            raise ConfigError(
+                f"expected a local path or a URI that pyarrow knows, found {text!r} ({error}); "
+                "give filesystem= for any other file system"
+            ) from error
+        return found, inner.rstrip("/")
+    found = filesystem if isinstance(filesystem, pafs.FileSystem) else _from_fsspec(filesystem)
+    while isinstance(found, pafs.SubTreeFileSystem):
+        text, found = found.base_path.rstrip("/") + "/" + text.lstrip("/"), found.base_fs
+    if isinstance(found, pafs.PyFileSystem) and isinstance(found.handler, pafs.FSSpecHandler):
+        text = found.handler.fs._strip_protocol(text)
+        if "file" in _protocols(
+            found.handler.fs
+        ):  # the same disk, with the rename that fsspec does not offer
+            found = pafs.LocalFileSystem()
+    return found, _local_path(text) if is_local(found) else text.rstrip("/")
+
+
+def _from_fsspec(filesystem: Any) -> pafs.FileSystem:
+    if not (hasattr(filesystem, "pipe_file") and hasattr(filesystem, "_strip_protocol")):
+        raise ConfigError(f"expected a pyarrow.fs or fsspec file system, found {type(filesystem).__name__}")
+    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
+
+
+def _protocols(fsspec_filesystem: Any) -> tuple[str, ...]:
+    protocol = fsspec_filesystem.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def _local_path(text: str) -> str:
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def is_local(fs: pafs.FileSystem) -> bool:
+    """Whether files can be moved onto each other atomically."""
+    return isinstance(fs, pafs.LocalFileSystem)
+
+
+def split(path: str) -> tuple[str, str]:
+    """Parent directory and last name of a path with slashes."""
+    parent, _, name = path.rpartition("/")
+    return parent, name
+
+
+# Writing
+
+
+@contextlib.contextmanager
+def explained(path: str, doing: str = "write") -> Iterator[None]:
+    """Turns an ``OSError`` inside into an :class:`OutputError` that keeps its errno."""
+    try:
+        yield
+    except EigenmillError:
+        raise
+    except OSError as error:
+        code = error.errno
+        reason = os.strerror(code) if code else str(error).strip().splitlines()[0]
+        message = f"expected to {doing} {path}, found: {reason}; {_advice(code)}"
+        raise (OutputError(code, message) if code else OutputError(message)) from error
+
+
+def _advice(code: int | None) -> str:
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space or choose another path, then run again: finished parts are kept"
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "choose a path that this user may write to, or change its permissions"
+    if code in (errno.ENOENT, errno.ENOTDIR):
+        return "check that nothing removed or replaced the directory meanwhile, then run again"
+    return "repair the cause and run again: finished parts are kept"
+
+
+def publish(fs: pafs.FileSystem, path: str, write: Callable[[BinaryIO], None]) -> Written:
+    """Lets ``write`` fill a local file and makes that file appear as ``path``, whole or not at all.
+
+    Args:
+        fs: the file system, from :func:`resolve`.
+        path: the target; its parent directory is created; an existing file is replaced.
+        write: fills an empty, seekable local file; its exceptions pass, and nothing is published then.
+
+    Raises:
+        OutputError: the file system refused.
+    """
+    return _publish_local(path, write) if is_local(fs) else _publish_remote(fs, path, write)
+
+
+def _publish_local(path: str, write: Callable[[BinaryIO], None]) -> Written:
+    parent, name = os.path.split(path)
+    with explained(path):
+        os.makedirs(parent, exist_ok=True)
+        file, temporary = _create_locked(parent, name)
+    try:
+        with file:
+            write(file)
+            with explained(path):
+                os.fsync(file.fileno())
+                written = _measure(file)
+                # Moved while the lock is held: a cleaner never takes a finished file for an abandoned one.
+                os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    with explained(path):
+        sync_directory(parent)
+    return written
+
+
+def _create_locked(parent: str, name: str) -> tuple[BinaryIO, str]:
+    """A new temporary file and its path; the lock on it lives and dies with its writer."""
+    while True:
+        attempt = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+        temporary = os.path.join(parent, f".{name}.{attempt}.tmp")
+        # Unbuffered: the encoder writes whole pages. Mode 0o666 leaves the decision to the umask.
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            _lock(handle)
+            if os.fstat(handle).st_nlink:  # else a cleaner came between creation and lock
+                return cast(BinaryIO, os.fdopen(handle, "w+b", buffering=0)), temporary
+        except BaseException:
+            os.close(handle)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """Waits for the lock, which a cleaner holds for a moment at most; some file systems know no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+
+
+def _publish_remote(fs: pafs.FileSystem, path: str, write: Callable[[BinaryIO], None]) -> Written:
+    # Anonymous: the spool is gone with this process, however it ends.
+    with explained("the spool in " + tempfile.gettempdir()):
+        spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+    with spool:
+        write(cast(BinaryIO, spool))
+        with explained("the spool in " + tempfile.gettempdir()):
+            written = _measure(cast(BinaryIO, spool))
+            spool.seek(0)
+            content = spool.read()
+        with explained(path):
+            make_directory(fs, split(path)[0])
+            stream = fs.open_output_stream(path)
+            stream.write(content)
+            stream.close()
+            size = fs.get_file_info(path).size
+        if size != written.bytes:
+            raise OutputError(
+                f"expected {path} to have {written.bytes} bytes after its upload, found {size}; run again"
+            )
+    return written
+
+
+def _measure(file: BinaryIO) -> Written:
+    file.seek(0)
+    digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+    return Written(file.tell(), digest)
+
+
+def sync_directory(path: str) -> None:
+    """Makes the names in a local directory survive a power failure."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_directory(fs: pafs.FileSystem, path: str) -> None:
+    """The directory and its parents; nothing where there are no directories."""
+    if path and fs.type_name not in OBJECT_STORES:
+        with explained(path, "create"):
+            fs.create_dir(path, recursive=True)
+
+
+def write_bytes(fs: pafs.FileSystem, path: str, content: bytes) -> Written:
+    """Publishes ``content`` as ``path``."""
+
+    def write(file: BinaryIO) -> None:
+        with explained(path):
+            write_all(file, content)
+
+    return publish(fs, path, write)
+
+
+def write_all(file: BinaryIO, content: Any) -> None:
+    """Writes a whole buffer to an unbuffered file, which may take less at a time."""
+    view = memoryview(content).cast("B")
+    while view:
+        view = view[file.write(view) :]
+
+
+def write_json(fs: pafs.FileSystem, path: str, value: Any) -> Written:
+    """Publishes ``value`` as indented JSON: keys sorted, floats exact, no NaN or infinity."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=True, indent=1)
+    return write_bytes(fs, path, (text + "\n").encode())
+
+
+def canonical(value: Any) -> bytes:
+    """The one JSON text of ``value`` that digests are made of."""
+    return json.dumps(
+        value, sort_keys=True, allow_nan=False, ensure_ascii=True, separators=(",", ":")
+    ).encode()
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of ``value``."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+# Reading
+
+
+def exists(fs: pafs.FileSystem, path: str) -> bool:
+    """Whether there is a file or directory at ``path``."""
+    with explained(path, "look for"):
+        return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
+
+
+def digest_file(fs: pafs.FileSystem, path: str) -> Written:
+    """Size and SHA-256 of a file, read once in small pieces. Raises ``OSError``."""
+    if is_local(fs):
+        with open(path, "rb") as file:
+            return Written(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    sha, size = hashlib.sha256(), 0
+    with fs.open_input_stream(path) as stream:
+        while piece := stream.read(1 << 20):
+            sha.update(piece)
+            size += len(piece)
+    return Written(size, sha.hexdigest())
+
+
+def read_json(fs: pafs.FileSystem, path: str, refusal: Refusal = OutputError, limit: int = MAX_JSON) -> Any:
+    """The value in a JSON file; damage raises ``refusal``, absence ``FileNotFoundError``.
+
+    Refused are: more than ``limit`` bytes, other encodings than UTF-8, NaN and infinities, keys given twice,
+    and nesting deeper than ``MAX_DEPTH``.
+    """
+    try:
+        info = fs.get_file_info(path)
+        if info.type == pafs.FileType.NotFound:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        if info.type != pafs.FileType.File or info.size > limit:
+            found = f"{info.size} bytes" if info.type == pafs.FileType.File else "a directory"
+            raise refusal(f"expected {path} to be a file of at most {limit} bytes, found {found}; restore it")
+        with fs.open_input_stream(path) as stream:
+            content = stream.read(limit + 1)
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, EigenmillError):
+            raise
+        raise refusal(f"expected to read {path}, found: {error}; check its permissions") from error
+    return parse_json(content, path, refusal)
+
+
+def parse_json(content: bytes, name: str, refusal: Refusal) -> Any:
+    """The value of a JSON text, as strictly as :func:`read_json`; ``name`` is for the message."""
+    try:
+        value = json.loads(
+            content.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+        )
+        _check_depth(value, MAX_DEPTH)
+    except (ValueError, RecursionError) as error:
+        raise refusal(
+            f"expected {name} to be plain JSON, found: {str(error)[:200]}; "
+            "the file is damaged or not ours: restore it or remove it"
+        ) from error
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key that is given twice")
+    return found
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text}, which is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"the number {text[:40]}, which is beyond float64")
+    return value
+
+
+def _check_depth(value: Any, left: int) -> None:
+    if isinstance(value, dict | list):
+        if left == 0:
+            raise ValueError(f"nesting deeper than {MAX_DEPTH}")
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_depth(item, left - 1)
+
+
+# Listing and removing
+
+
+def visible_files(fs: pafs.FileSystem, directory: str) -> dict[str, int]:
+    """Relative path and size of every file below ``directory`` that readers of Parquet take for data.
+
+    They skip files and directories whose name starts with ``_`` or ``.``.
+    """
+    with explained(directory, "list"):
+        found = fs.get_file_info(pafs.FileSelector(directory, allow_not_found=True, recursive=True))
+    files = {_below(i.path, directory): i.size for i in found if i.type == pafs.FileType.File}
+    return {
+        p: size for p, size in sorted(files.items()) if p and not any(n[:1] in "_." for n in p.split("/"))
+    }
+
+
+def names(fs: pafs.FileSystem, directory: str) -> list[str]:
+    """Sorted names of the files directly in ``directory``; none when it does not exist."""
+    with explained(directory, "list"):
+        found = fs.get_file_info(pafs.FileSelector(directory, allow_not_found=True, recursive=False))
+    return sorted(i.base_name for i in found if i.type == pafs.FileType.File)
+
+
+def _below(path: str, directory: str) -> str:
+    return path.removeprefix(directory.rstrip("/") + "/").strip("/") if directory else path
+
+
+def remove(fs: pafs.FileSystem, path: str, kind: Literal["file", "directory"] = "file") -> None:
+    """Removes a file or a whole directory; neither has to exist."""
+    with explained(path, "remove"), contextlib.suppress(FileNotFoundError):
+        if exists(fs, path):
+            fs.delete_file(path) if kind == "file" else fs.delete_dir(path)
+
+
+def clean(fs: pafs.FileSystem, directory: str) -> list[str]:
+    """Removes what dead attempts left below a local directory; the paths removed.
+
+    A temporary file is abandoned when nobody holds its lock and its writer was on this host; locks may not
+    reach across hosts, so another host's file must also have been silent for an hour.
+    """
+    removed: list[str] = []
+    if is_local(fs):
+        for parent, _, files in os.walk(directory):
+            paths = [os.path.join(parent, f) for f in files if f.startswith(".") and f.endswith(".tmp")]
+            removed += [path for path in paths if _remove_abandoned(path)]
+    return removed
+
+
+def _remove_abandoned(path: str) -> bool:
+    attempt = _ATTEMPT.search(path)
+    if attempt is None:
+        return False
+    with contextlib.suppress(OSError):  # gone meanwhile, locked by a living writer, or not ours to touch
+        if attempt["host"] != _host() and time.time() - os.lstat(path).st_mtime < SILENT_SECONDS:
+            return False
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
+            return True
+        finally:
+            os.close(handle)
+    return False
+
+
+def _host() -> str:
+    """This host's name in characters that no separator of a temporary name uses."""
+    return "".join(c for c in socket.gethostname() if c.isascii() and c.isalnum())[:32] or "host"
+
+
+# Directories that are replaced by moving a link
+
+
+def version_path(path: str, number: int) -> str:
+    """The hidden directory beside ``path`` that holds its version ``number``."""
+    parent, name = os.path.split(path)
+    return os.path.join(parent, f".{name}.v{number:06d}")
+
+
+def version_numbers(path: str) -> list[int]:
+    """The versions of ``path`` that exist beside it, ascending."""
+    parent, name = os.path.split(path)
+    pattern = re.compile(rf"\.{re.escape(name)}\.v(\d{{6,}})")
+    with explained(parent, "list"):
+        return sorted(int(match[1]) for entry in os.listdir(parent) if (match := pattern.fullmatch(entry)))
+
+
+def current_version(path: str) -> int:
+    """The version that the link ``path`` points to; 0 when it is a plain directory or absent."""
+    if os.path.islink(path):
+        for number in version_numbers(path):
+            if os.readlink(path) == os.path.basename(version_path(path, number)):
+                return number
+    return 0
+
+
+def follow_foreign_links(path: str) -> str:
+    """``path`` with links followed, except one to a version of it: a user's own link must not be replaced."""
+    while os.path.islink(path) and not re.fullmatch(r"\..+\.v\d{6,}", os.readlink(path)):
+        path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+    return path
+
+
+def point(path: str, version: str) -> None:
+    """Makes ``path`` a link to the directory ``version`` beside it, atomically if it is a link already.
+
+    A plain directory at ``path`` is first renamed to the version number below; a crash between the two steps
+    leaves no ``path``, and :func:`finish_pointing` takes the second.
+    """
+    parent, name = os.path.split(version)
+    with explained(path, "replace"):
+        if os.path.islink(path) and os.readlink(path) == name:
+            return
+        waiting = _waiting_link(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(waiting)
+        os.symlink(name, waiting)
+        if os.path.isdir(path) and not os.path.islink(path):
+            os.rename(path, version_path(path, int(name.rpartition(".v")[2]) - 1))
+        os.replace(waiting, path)
+        sync_directory(parent)
+
+
+def finish_pointing(path: str) -> None:
+    """Repairs what a crash within :func:`point` left."""
+    waiting = _waiting_link(path)
+    with explained(path, "replace"):
+        if os.path.islink(waiting):
+            if os.path.lexists(path):
+                os.unlink(waiting)
+            else:
+                os.replace(waiting, path)
+
+
+def _waiting_link(path: str) -> str:
+    parent, name = os.path.split(path)
+    return os.path.join(parent, f".{name}.next")

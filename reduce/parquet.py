@@ -1,0 +1,432 @@
+"""Parquet files as a source: footers are read once in parallel to plan, and again by whoever reads a fragment.
+
+Planning keeps a few numbers per file: rows per row group, sizes, and a digest of the footer. A footer holds the
+place, size and statistics of every column chunk, so a file that was written anew has another one; reading a
+fragment compares it first. Files are read, not memory-mapped: it is as fast, memory stays bounded, and a file that
+shrinks meanwhile is an error instead of a signal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reduce.arrow import field_of, number_dtype, numbers, plain
+from reduce.blocks import F64, Block, Origin, Workspace
+from reduce.dataset import FileInfo, Fragment, leaf_rows
+from reduce.digest import digest_of
+from reduce.discovery import Listing, PartitionValue, Store, join
+from reduce.errors import ChangedInputError, DataError, EigenmillError, SchemaError
+from reduce.filters import RowFilter, constant, row_filter
+from reduce.layouts import DENSE, Layout, SparkVector, Wanted, choose
+
+TAIL = 64 << 10
+"""Bytes read from a file's end to get its footer; a longer footer costs a second read."""
+READ = 128 << 10
+"""Bytes per read of a column chunk. Streams a row group of any size in bounded memory (tried)."""
+READERS = 32
+"""Threads that read footers: they wait for the store more than they compute."""
+
+
+@contextmanager
+def readable(where: str) -> Iterator[None]:
+    """Turns what pyarrow raises on damaged, truncated or forbidden files into a DataError that names ``where``."""
+    try:
+        yield
+    except (EigenmillError, MemoryError):
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"expected a readable Parquet file, found an error in {where}: {error}; check that the file is complete and "
+            "that you may read it, or write it again"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Footer:
+    """The end of a file: its metadata as it lies there, and the data before it that the same read brought."""
+
+    size: int
+    tail: bytes
+    before: bytes
+
+    @property
+    def digest(self) -> str:
+        # Without statistics, files of equal size may have equal footers: the last data tell most of them apart.
+        h = blake2b(self.before, digest_size=16)
+        h.update(self.tail)
+        h.update(self.size.to_bytes(8, "little"))
+        return h.hexdigest()
+
+    @property
+    def metadata(self) -> pq.FileMetaData:
+        return _parsed(self.tail)
+
+
+@lru_cache(maxsize=8)
+def _parsed(tail: bytes) -> pq.FileMetaData:
+    # Kept, because the fragments of one file are read one after the other and a wide footer takes long to parse.
+    return pq.read_metadata(pa.BufferReader(tail))
+
+
+def read_footer(file: pa.NativeFile, path: str) -> Footer:
+    """The footer of an open file.
+
+    Raises:
+        DataError: the file does not end like a Parquet file.
+    """
+    size = file.size()
+    end = file.read_at(min(TAIL, size), max(size - TAIL, 0))
+    length = int.from_bytes(end[-8:-4], "little") + 8
+    if end[-4:] != b"PAR1" or length > size:
+        raise DataError(
+            f"expected a Parquet file, found {size} bytes that do not end like one in {path}; "
+            "the file is truncated, encrypted or of another kind: remove it, or write it again"
+        )
+    tail = end[-length:] if length <= len(end) else file.read_at(length, size - length)
+    return Footer(size, tail, end[:-length] if length < len(end) else b"")
+
+
+@dataclass(frozen=True, slots=True)
+class FileOrigin(Origin):
+    """A place in a run of row groups, ``first`` rows after its start; ``kept`` are the rows that a filter left."""
+
+    spans: tuple[tuple[int, int], ...] = ()
+    first: int = 0
+    kept: npt.NDArray[np.intp] | None = None
+
+    def at(self, offset: int = 0) -> str:
+        return locate(
+            self.path, self.spans, self.first + (offset if self.kept is None else int(self.kept[offset]))
+        ).at()
+
+
+def locate(path: str, spans: Sequence[tuple[int, int]], position: int) -> Origin:
+    """Row ``position`` of consecutive row groups, given as pairs of index and rows."""
+    for group, rows in spans:
+        if position < rows:
+            return Origin(path, group, position)
+        position -= rows
+    return Origin(path, None, position)
+
+
+@dataclass(frozen=True)
+class ParquetSource:
+    """Parquet files of one schema. Small and picklable: descriptions only, no open files.
+
+    Attributes:
+        store: the file system.
+        root: the directory that ``files`` are relative to.
+        files: what is known of each file, in order.
+        layout: which columns make the matrix.
+        carried: schema of the columns that travel along, hive keys included.
+        weights: the column of row weights.
+        where: the rows to keep.
+        keys: per file, the hive keys that ``carried`` or ``where`` need.
+        listed: whether the files are all that directories or patterns hold.
+    """
+
+    store: Store = field(repr=False)
+    root: str
+    files: tuple[FileInfo, ...]
+    layout: Layout
+    carried: pa.Schema
+    weights: str | None = None
+    where: RowFilter | None = None
+    keys: tuple[Mapping[str, PartitionValue], ...] = ()
+    listed: bool = False
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self.layout.names
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.layout.dtype
+
+    @property
+    def sparse(self) -> bool:
+        return self.layout.sparse
+
+    @property
+    def weighted(self) -> bool:
+        return self.weights is not None
+
+    @cached_property
+    def fragments(self) -> Sequence[Fragment]:
+        """Files without rows have none."""
+        return tuple(cut(self.files, leaf_rows(len(self.names))))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("fragments", "digest")}
+
+    @cached_property
+    def digest(self) -> str:
+        where = None if self.where is None else self.where.digest
+        return digest_of([self.files, self.layout, str(self.carried), self.weights, where, self.keys])
+
+    def describe(self) -> Mapping[str, Any]:
+        """The layout only: what is carried, weighted and filtered is the business of one run, not of a model."""
+        return self.layout.describe()
+
+    def only(self, files: Sequence[FileInfo]) -> ParquetSource:
+        """The same source over some of its files."""
+        place = {info.path: i for i, info in enumerate(self.files)}
+        keys = tuple(self.keys[place[info.path]] for info in files) if self.keys else ()
+        return replace(self, files=tuple(files), keys=keys)
+
+    def path(self, file: int) -> str:
+        return join(self.root, self.files[file].path)
+
+    def blocks(
+        self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool
+    ) -> Iterator[Block]:
+        """As promised by :class:`reduce.dataset.Source`; a filter makes blocks shorter, and may leave none.
+
+        Raises:
+            ChangedInputError: the file is not the planned one.
+            DataError: it cannot be read, or its rows are not what they should be.
+        """
+        path, keys = self.path(fragment.file), self.keys[fragment.file] if self.keys else {}
+        with self._open(fragment.file) as (file, footer):
+            groups: Sequence[int] = range(fragment.start, fragment.stop)
+            if self.where is not None:
+                groups = self.where.surviving(footer.tail, keys, range(fragment.start, fragment.stop))
+            if not groups:
+                return
+            spans = tuple((group, self.files[fragment.file].rows[group]) for group in groups)
+            columns = self.columns(carry=carry)
+            with readable(path):
+                reader = pq.ParquetFile(
+                    file,
+                    metadata=footer.metadata,
+                    pre_buffer=False,
+                    buffer_size=READ,
+                    page_checksum_verification=True,
+                )
+                batches = reader.iter_batches(
+                    height, row_groups=list(groups), columns=list(columns), use_threads=False
+                )
+            done = 0
+            while done < sum(rows for _, rows in spans):
+                start = locate(path, spans, done)
+                with readable(start.at()):
+                    batch = next(batches, None)
+                if batch is None or batch.num_rows == 0:
+                    raise DataError(
+                        f"expected more rows, found the end of the data in {start.at()}; write the file again"
+                    )
+                if batch.schema.names != list(columns):
+                    batch = batch.select(columns)  # a column called "a.b" comes along with "a"
+                origin = FileOrigin(path, start.row_group, start.row, spans, done)
+                done += batch.num_rows
+                block = self._block(batch, origin, keys, workspace, carry=carry)
+                if block is not None:
+                    yield block
+
+    def columns(self, *, carry: bool) -> tuple[str, ...]:
+        """The columns to read from the files; those of the layout come first."""
+        carried = [n for n in self.carried.names if not (self.keys and n in self.keys[0])] if carry else []
+        weights = [] if self.weights is None else [self.weights]
+        return tuple(
+            dict.fromkeys(
+                [*self.layout.columns, *weights, *(self.where.columns if self.where else ()), *carried]
+            )
+        )
+
+    def _block(
+        self,
+        batch: pa.RecordBatch,
+        origin: FileOrigin,
+        keys: Mapping[str, PartitionValue],
+        workspace: Workspace,
+        *,
+        carry: bool,
+    ) -> Block | None:
+        if self.where is not None:
+            mask = self.where.keeps(batch, keys)
+            if not mask.any():
+                return None
+            if not mask.all():
+                batch = batch.filter(pa.array(mask))
+                origin = replace(origin, kept=np.flatnonzero(mask))
+        carried = None
+        if carry and len(self.carried):
+            arrays = [
+                constant(keys[f.name], f.type, batch.num_rows) if f.name in keys else batch.column(f.name)
+                for f in self.carried
+            ]
+            arrays = [
+                a if a.type == f.type else a.cast(f.type) for a, f in zip(arrays, self.carried, strict=True)
+            ]
+            carried = pa.RecordBatch.from_arrays(arrays, schema=self.carried)
+        weights: F64 | None = None
+        if self.weights is not None:
+            weights = numbers(batch.column(self.weights)).astype(np.float64, copy=False)
+        return Block(self.layout.matrix(batch, origin), weights, carried, origin, workspace)
+
+    @contextmanager
+    def _open(self, file: int) -> Iterator[tuple[pa.NativeFile, Footer]]:
+        """The file and its footer, once they are known to be the planned ones."""
+        path, planned = self.path(file), self.files[file]
+        try:
+            with readable(path):
+                opened = self.store.filesystem.open_input_file(path)
+        except DataError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise _changed(path, "none") from error
+            raise
+        with opened:
+            with readable(path):
+                if opened.size() != planned.size:
+                    raise _changed(path, f"{opened.size()} bytes instead of {planned.size}")
+                footer = read_footer(opened, path)
+            if footer.digest != planned.digest:
+                raise _changed(path, "another footer")
+            yield opened, footer
+
+
+def _changed(path: str, found: str) -> ChangedInputError:
+    return ChangedInputError(
+        f"expected the file that was planned, found {found} at {path}; the input changed meanwhile: start again"
+    )
+
+
+def cut(files: Sequence[FileInfo], target: int) -> Iterator[Fragment]:
+    """Fragments: consecutive row groups of one file while they hold at most ``target`` rows, or one larger one."""
+    index = 0
+    for number, info in enumerate(files):
+        start, rows = 0, 0
+        for group, more in enumerate((*info.rows, None)):
+            if more is None or (rows and rows + more > target):
+                if rows:
+                    yield Fragment(index, number, start, group, rows)
+                    index += 1
+                start, rows = group, 0
+            rows += more or 0
+
+
+def plan(listing: Listing, want: Wanted, filters: Any = None) -> ParquetSource:
+    """The source over the listed files; reads their footers, and the first rows if a vector's width must be found.
+
+    Raises:
+        SchemaError: the files disagree, or a column is missing or of the wrong type.
+        DataError: a file cannot be read.
+    """
+    paths = [join(listing.root, file) for file in listing.files]
+    filesystem = listing.store.filesystem
+
+    def footer_of(path: str) -> Footer:
+        with readable(path), filesystem.open_input_file(path) as file:
+            return read_footer(file, path)
+
+    schema = _schema(footer_of(paths[0]), paths[0])
+    hive = _hive_schema(listing, schema)
+    everything = pa.schema([*schema, *hive])
+    once = pa.schema([f for f in everything if len(everything.get_all_field_indices(f.name)) == 1])
+    where = row_filter(filters, once, hive.names)
+
+    def first(column: str) -> Iterator[pa.Array]:
+        for path in paths:
+            with (
+                readable(path),
+                filesystem.open_input_file(path) as file,
+                pq.ParquetFile(file, buffer_size=READ) as reader,
+            ):
+                for batch in reader.iter_batches(16, columns=[column], use_threads=False):
+                    yield batch.column(column)
+
+    layout = choose(schema, want, first, paths[0], unasked=frozenset(where.columns if where else ()))
+    carried = pa.schema([_carried(everything, name, paths[0]) for name in want.carry])
+    if want.weights is not None:
+        weights = field_of(schema, want.weights, "weights", paths[0])
+        if number_dtype(weights.type) is None:
+            raise SchemaError(
+                f"expected numbers in the weights column {weights.name!r}, found {weights.type} in {paths[0]}"
+            )
+    used = [n for n in hive.names if n in carried.names or (where and n in where.hive)]
+    keys = tuple({name: values[name] for name in used} for values in listing.partitions) if used else ()
+    source = ParquetSource(listing.store, listing.root, (), layout, carried, want.weights, where, keys, listing.listed)
+    columns = source.columns(carry=True)
+    expected = {name: schema.field(name).type for name in columns}
+    vector = layout.column if isinstance(layout, SparkVector) else None
+
+    def inspect(path: str, relative: str) -> tuple[FileInfo, bool]:
+        footer = footer_of(path)
+        _agree(_schema(footer, path), expected, path, paths[0])
+        with readable(path):
+            return _info(footer, relative, columns), vector is None or _all_dense(footer.metadata, vector)
+
+    with ThreadPoolExecutor(min(READERS, len(paths))) as pool:
+        found = list(pool.map(inspect, paths, listing.files))
+    if isinstance(layout, SparkVector):
+        layout = replace(layout, sparse=not all(dense for _, dense in found))
+    return replace(source, files=tuple(info for info, _ in found), layout=layout)
+
+
+def _schema(footer: Footer, path: str) -> pa.Schema:
+    with readable(path):
+        return footer.metadata.schema.to_arrow_schema()
+
+
+def _carried(schema: pa.Schema, name: str, path: str) -> pa.Field:
+    return pa.field(name, field_of(schema, name, "carry", path).type)
+
+
+def _hive_schema(listing: Listing, schema: pa.Schema) -> pa.Schema:
+    """The hive keys that all files have. A column in the files goes before a key of that name."""
+    keys = [k for k in listing.partitions[0] if all(k in values for values in listing.partitions)]
+    taken = set(schema.names)
+
+    def type_(key: str) -> pa.DataType:
+        known = [values[key] for values in listing.partitions if values[key] is not None]
+        return pa.int64() if known and all(isinstance(value, int) for value in known) else pa.string()
+
+    return pa.schema([pa.field(key, type_(key)) for key in keys if key not in taken])
+
+
+def _agree(schema: pa.Schema, expected: Mapping[str, pa.DataType], path: str, first: str) -> None:
+    """Refuse a file whose columns have other types than in the first file."""
+    for name, type_ in expected.items():
+        found = field_of(schema, name, "as in the first file", path).type
+        if found != type_ and plain(found) != plain(type_):
+            raise SchemaError(
+                f"expected column {name!r} to have one type, found {type_} in {first} and {found} in {path}; "
+                "write the files again with one schema, or read them as two data sets"
+            )
+
+
+def _info(footer: Footer, relative: str, columns: Sequence[str]) -> FileInfo:
+    metadata, wanted = footer.metadata, set(columns)
+    leaves = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    read = [i for i, leaf in enumerate(leaves) if leaf in wanted or leaf.split(".", 1)[0] in wanted]
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    if len(read) == len(leaves):
+        encoded = footer.size - len(footer.tail)
+    else:
+        encoded = sum(group.column(i).total_compressed_size for group in groups for i in read)
+    return FileInfo(relative, footer.size, footer.digest, tuple(group.num_rows for group in groups), encoded)
+
+
+def _all_dense(metadata: pq.FileMetaData, column: str) -> bool:
+    """Whether the statistics say that every Spark vector of the column is dense."""
+    leaf = next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == f"{column}.type")
+    for group in range(metadata.num_row_groups):
+        chunk = metadata.row_group(group).column(leaf)
+        known = chunk.statistics
+        if known is None:
+            return False
+        empty = known.has_null_count and known.null_count == chunk.num_values
+        if not empty and not (known.has_min_max and known.min == DENSE):
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""One file per statistic; each is fold, merge, finalize and knows no engine."""

@@ -1,0 +1,77 @@
+"""What a pass is: fold, merge, finalize. A pass knows no engine; an engine knows no mathematics.
+
+A *state* is a dataclass of arrays, numbers and further such dataclasses. :func:`to_arrays` and
+:func:`from_arrays` turn it into named arrays and back: the same form is written to checkpoints, travels between
+workers and is what a day-by-day fit goes on from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from reduce.blocks import Block
+from reduce.errors import ArtifactError
+
+S = TypeVar("S")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Pass(Protocol[S, R_co]):
+    """One scan. Small and picklable; a frozen dataclass, so that equal passes have equal digests."""
+
+    def start(self) -> S:
+        """The state of no rows."""
+
+    def fold(self, state: S, block: Block) -> S:
+        """The state after ``block``'s rows; may update its own private state in place."""
+
+    def merge(self, a: S, b: S) -> S:
+        """The state of a's rows followed by b's. Associative up to rounding; may consume both."""
+
+    def finalize(self, state: S) -> R_co:
+        """The statistic. May consume the state."""
+
+    def sizes(self, height: int, rows: int) -> tuple[int, int, int]:
+        """Bytes of (one state, scratch beyond one block of ``height`` rows, the finalization), for ``rows`` in all."""
+
+    def state_type(self) -> type[S]:
+        """The dataclass of the states, for :func:`from_arrays`."""
+
+
+def to_arrays(state: Any, prefix: str = "") -> dict[str, np.ndarray[Any, Any]]:
+    """The state's arrays and numbers by dotted name; ``None`` fields are left out."""
+    found: dict[str, np.ndarray[Any, Any]] = {}
+    for f in dataclasses.fields(state):
+        value, name = getattr(state, f.name), prefix + f.name
+        if value is None:
+            continue
+        if dataclasses.is_dataclass(value):
+            found.update(to_arrays(value, name + "."))
+        else:
+            found[name] = np.asarray(value)
+    return found
+
+
+def from_arrays(kind: type[S], arrays: typing.Mapping[str, np.ndarray[Any, Any]], prefix: str = "") -> S:
+    """The state that :func:`to_arrays` took apart; a missing or strange field is an ArtifactError."""
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for f in dataclasses.fields(kind):  # type: ignore[arg-type]
+        name, hint = prefix + f.name, hints[f.name]
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        inner = next((o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)), None)
+        if inner is not None:
+            values[f.name] = from_arrays(inner, arrays, name + ".")
+        elif name in arrays:
+            array = np.array(arrays[name])
+            values[f.name] = array.item() if hint in (int, float) and array.ndim == 0 else array
+        elif type(None) in options:
+            values[f.name] = None
+        else:
+            raise ArtifactError(f"expected the field {name!r} in a saved {kind.__name__}, found none; fit again")
+    return kind(**values)

@@ -1,0 +1,285 @@
+"""Per-column moments: count, mean, variance, extrema, missing and non-finite values. State: O(d).
+
+A column's mean is held as ``pivot + offset``: the pivot is near the column's first values and representable in
+the data's dtype, so that ``x - pivot`` is (nearly) exact, and the offset is the mean of those differences. Two
+states merge by Chan, Golub and LeVeque (1983) on ``d = (pivot_b - pivot_a) + (offset_b - offset_a)``, which loses
+no digits however large the mean is beside the standard deviation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reduce.blocks import F64, Block, Floats
+from reduce.cleaning import ERROR, FILL, KEEP, MEAN, Resolved, mend
+from reduce.errors import DataError
+
+PIVOT_ROWS = 256
+"""Rows at the head of a block whose mean becomes the pivot. A format constant."""
+
+
+@dataclass
+class Moments:
+    """Moments of the finite values of each column, after clipping and dropping rows, before filling.
+
+    Attributes:
+        rows: rows read (rows of weight 0 are not counted).
+        total: sum of the weights of the rows kept.
+        count: (d,) sum of the weights of the finite values.
+        pivot, offset: (d,) the mean is their sum; the pivot is NaN until a column has shown a value.
+        m2: (d,) weighted sum of squared deviations from the mean.
+        low, high: (d,) extrema of the finite values as read, before clipping.
+        missing, infinite: (d,) rows with a null or NaN, and with an infinity, as read.
+    """
+
+    rows: int
+    total: float
+    count: F64
+    pivot: F64
+    offset: F64
+    m2: F64
+    low: F64
+    high: F64
+    missing: npt.NDArray[np.int64]
+    infinite: npt.NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, d: int) -> Moments:
+        zeros = lambda: np.zeros(d)  # noqa: E731
+        ints = lambda: np.zeros(d, dtype=np.int64)  # noqa: E731
+        low, high = np.full(d, np.inf), np.full(d, -np.inf)
+        return cls(0, 0.0, zeros(), np.full(d, np.nan), zeros(), zeros(), low, high, ints(), ints())
+
+    @property
+    def mean(self) -> F64:
+        """(d,) mean of the finite values; NaN where there are none."""
+        return np.where(self.count > 0, self.pivot + self.offset, np.nan)
+
+    @property
+    def variance(self) -> F64:
+        """(d,) population variance (divided by the count); NaN where there are no values."""
+        return np.divide(self.m2, self.count, out=np.full_like(self.m2, np.nan), where=self.count > 0)
+
+    def add(self, count: F64, sums: F64, squares: F64) -> None:
+        """Add values given by their weighted sums and sums of squares about this state's pivot, each (d,)."""
+        seen = count > 0
+        mean = np.divide(sums, count, out=np.zeros_like(sums), where=seen)
+        self._combine(count, np.where(seen, mean - self.offset, 0.0), np.maximum(squares - sums * mean, 0.0))
+
+    def _combine(self, count: F64, delta: F64, m2: F64) -> None:
+        both = self.count + count
+        share = np.divide(count, both, out=np.zeros_like(both), where=both > 0)
+        self.m2 += m2 + self.count * share * delta**2
+        self.offset += share * delta
+        self.count = both
+
+
+def merge_moments(a: Moments, b: Moments) -> Moments:
+    """Moments of a's rows followed by b's; ``a`` is updated in place."""
+    fresh = a.count == 0
+    a.pivot[fresh], a.offset[fresh] = b.pivot[fresh], b.offset[fresh]
+    delta = np.where(b.count > 0, (b.pivot - a.pivot) + (b.offset - a.offset), 0.0)
+    a._combine(b.count, delta, b.m2)
+    a.rows += b.rows
+    a.total += b.total
+    np.minimum(a.low, b.low, out=a.low)
+    np.maximum(a.high, b.high, out=a.high)
+    a.missing += b.missing
+    a.infinite += b.infinite
+    return a
+
+
+@dataclass(frozen=True, slots=True)
+class Shifted:
+    """A block as the products want it.
+
+    Attributes:
+        y: (h, d) cleaned values minus the pivot, in the product's dtype; 0 where a value is missing.
+        present: (h, d) bool, or None when nothing is missing after filling.
+        weights: (h,) or None.
+        counted: whether the second moments of these rows have been added to the moments already.
+    """
+
+    y: Floats
+    present: npt.NDArray[np.bool_] | None
+    weights: F64 | None
+    counted: bool
+
+
+@dataclass(frozen=True)
+class Intake:
+    """The way of a raw block into a pass: weigh, count, clip, drop, shift, fill; moments are kept on the way.
+
+    Args:
+        names: feature names (d), for error messages.
+        dtype: float32 or float64: the precision of shifts and products.
+        policy: the cleaning policy per column.
+    """
+
+    names: Sequence[str]
+    dtype: np.dtype[Any]
+    policy: Resolved
+
+    def take(self, moments: Moments, block: Block, *, squares: bool) -> Shifted | None:
+        """Update ``moments`` in place and return the shifted block, or None when no row is left.
+
+        ``squares=False`` leaves the second moments of a clean block to the caller, who has them as the diagonal
+        of its own product and adds them with :meth:`Moments.add`.
+        """
+        block = weigh(block)
+        if block.rows == 0:
+            return None
+        low, high = block.extrema()
+        bounds = self.policy
+        clean = bool(np.isfinite(low).all() and np.isfinite(high).all())
+        inside = bounds.low is None or bounds.high is None or bool((low >= bounds.low).all() and (high <= bounds.high).all())
+        if not (clean and inside):
+            return self._mend(moments, block)
+        np.minimum(moments.low, low, out=moments.low)
+        np.maximum(moments.high, high, out=moments.high)
+        unseen = np.isnan(moments.pivot)
+        if unseen.any():
+            moments.pivot[unseen] = pivot_of(block.head(PIVOT_ROWS), self.dtype)[unseen]
+        y, w = block.dense(self.dtype, moments.pivot), block.weights
+        moments.rows += block.rows
+        total = float(block.rows if w is None else w.sum())
+        moments.total += total
+        if squares:
+            if w is None:
+                sums, second = y.sum(axis=0, dtype=np.float64), np.einsum("ij,ij->j", y, y, dtype=np.float64)
+            else:
+                sums, second = w @ y, np.einsum("i,ij,ij->j", w, y, y, dtype=np.float64)
+            moments.add(np.full(len(self.names), total), sums, second)
+        return Shifted(y, None, w, squares)
+
+    def scratch(self, height: int) -> int:
+        """Bytes that mending one block takes beyond the block itself, when the policy may have to."""
+        mends = self.policy.clips or bool((self.policy.code != ERROR).any())
+        return height * len(self.names) * (2 * self.dtype.itemsize + 4) if mends else 0
+
+    def _mend(self, moments: Moments, block: Block) -> Shifted | None:
+        """The slow road: some value is missing, infinite or out of bounds."""
+        policy = self.policy
+        X = block.dense(self.dtype, name="raw")
+        nan, inf = np.isnan(X), np.isinf(X)
+        finite = ~(nan | inf)
+        moments.rows += block.rows
+        moments.missing += nan.sum(axis=0)
+        moments.infinite += inf.sum(axis=0)
+        np.minimum(moments.low, np.min(X, axis=0, where=finite, initial=np.inf), out=moments.low)
+        np.maximum(moments.high, np.max(X, axis=0, where=finite, initial=-np.inf), out=moments.high)
+        block, X, bad = mend(block, X, policy, self.names)
+        weights = block.weights
+        if len(X) == 0:
+            return None
+        unseen = np.isnan(moments.pivot)
+        if unseen.any():
+            moments.pivot[unseen] = np.where(finite_any(X), pivot_of(X, self.dtype), policy.fill)[unseen]
+        y = block.workspace.array("mended", X.shape, self.dtype)
+        np.subtract(X, moments.pivot.astype(self.dtype), out=y)
+        y[bad] = 0
+        w = np.ones(len(y)) if weights is None else weights
+        count, sums = w @ ~bad, w @ y
+        moments.total += float(w.sum())
+        moments.add(count, sums, np.einsum("i,ij,ij->j", w, y, y, dtype=np.float64))
+        filling = policy.code == FILL
+        if filling.any():
+            value = (policy.fill - moments.pivot).astype(self.dtype)
+            y[:, filling] = np.where(bad[:, filling], value[filling], y[:, filling])
+            bad[:, filling] = False
+        return Shifted(y, ~bad if bad.any() else None, weights, counted=True)
+
+
+def weigh(block: Block) -> Block:
+    """The block without its rows of weight 0; negative, NaN and infinite weights are refused."""
+    w = block.weights
+    if w is None:
+        return block
+    wrong = ~((w >= 0) & np.isfinite(w))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(
+            f"expected finite weights >= 0, found {w[row]} at {block.origin.at(row)}; weights are frequencies"
+        )
+    return block if w.all() else block.take(w > 0)
+
+
+def pivot_of(head: Floats, dtype: np.dtype[Any]) -> F64:
+    """A centre for each column near the first rows' mean, exactly representable in ``dtype``.
+
+    First value plus mean deviation from it: a constant column gets the constant itself, so its variance is 0
+    exactly. Columns without a finite value get 0.
+    """
+    head = head[:PIVOT_ROWS] if finite_any(head[:PIVOT_ROWS]).all() else head
+    values = head.astype(np.float64, copy=False)
+    finite = np.isfinite(values)
+    seen = finite.any(axis=0)
+    first = np.where(seen, values[np.argmax(finite, axis=0), np.arange(values.shape[1])], 0.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = np.where(finite, values - first, 0.0).sum(axis=0) / np.maximum(finite.sum(axis=0), 1)
+        pivot = first + mean
+        rounded = pivot.astype(dtype).astype(np.float64)
+    return np.where(np.isfinite(rounded), rounded, first)
+
+
+def finite_any(X: Floats) -> npt.NDArray[np.bool_]:
+    """(d,) columns of ``X`` with at least one finite value."""
+    found: npt.NDArray[np.bool_] = np.isfinite(X).any(axis=0)
+    return found
+
+
+@dataclass(frozen=True)
+class MomentsPass:
+    """Moments of every column in one scan; the result is :class:`Moments`."""
+
+    intake: Intake
+
+    def start(self) -> Moments:
+        return Moments.empty(len(self.intake.names))
+
+    def fold(self, state: Moments, block: Block) -> Moments:
+        self.intake.take(state, block, squares=True)
+        return state
+
+    def merge(self, a: Moments, b: Moments) -> Moments:
+        return merge_moments(a, b)
+
+    def finalize(self, state: Moments) -> Moments:
+        return state
+
+    def sizes(self, height: int, rows: int) -> tuple[int, int, int]:
+        return 80 * len(self.intake.names), self.intake.scratch(height), 0
+
+    def state_type(self) -> type[Moments]:
+        return Moments
+
+
+def imputed(moments: Moments, policy: Resolved) -> tuple[F64, F64, F64]:
+    """(mean, population variance, n), each (d,), of the columns after the policy has filled the gaps.
+
+    A gap filled by the mean adds nothing to the sum of squares; a gap filled by a number is a group of equal values,
+    combined by the same formula as two states. Under ``keep``, n is the count of the values present.
+    """
+    filled, kept = policy.code == FILL, policy.code == KEEP
+    n = np.where(kept, moments.count, moments.total)
+    gaps = moments.total - moments.count
+    whole = replace(moments, **{f: getattr(moments, f).copy() for f in ("count", "offset", "m2", "pivot")})
+    # A column without a single value has its fill as pivot, so that it comes out as that constant exactly.
+    whole.pivot[moments.count == 0] = np.where(filled, policy.fill, 0.0)[moments.count == 0]
+    count = np.where(filled, gaps, 0.0)
+    shift = np.where(filled, policy.fill - whole.pivot, 0.0)
+    whole._combine(count, np.where(count > 0, shift - whole.offset, 0.0), np.zeros_like(count))
+    mean = np.where(n > 0, whole.pivot + whole.offset, np.nan)
+    variance = np.divide(whole.m2, n, out=np.full_like(n, np.nan), where=n > 0)
+    return mean, variance, n
+
+
+def all_missing(moments: Moments, policy: Resolved) -> npt.NDArray[np.bool_]:
+    """(d,) columns that mean imputation has nothing to learn from."""
+    found: npt.NDArray[np.bool_] = (moments.count == 0) & (policy.code == MEAN)
+    return found

@@ -1,0 +1,140 @@
+"""An Arrow table in memory as a source, with the same layouts as files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from reduce.arrow import field_of, number_dtype, numbers
+from reduce.blocks import F64, Block, Origin, Workspace
+from reduce.dataset import FileInfo, Fragment, leaf_rows
+from reduce.digest import digest_of
+from reduce.errors import ConfigError, SchemaError
+from reduce.layouts import DENSE, Layout, SparkVector, Wanted, choose
+
+WHERE = "<table>"
+"""What errors call a table."""
+DIGEST_ROWS = 1 << 16
+
+
+class TableSource:
+    """The rows of an Arrow table. Only the columns that are used are kept."""
+
+    files: tuple[FileInfo, ...] = ()
+    root, listed = "", False
+
+    def __init__(self, table: pa.Table, want: Wanted) -> None:
+        def first(column: str) -> Iterator[pa.Array]:
+            yield from table.column(column).chunks
+
+        schema = table.schema
+        layout = choose(schema, want, first, WHERE)
+        if isinstance(layout, SparkVector):
+            kinds = pc.struct_field(table.column(layout.column), "type")
+            layout = replace(layout, sparse=pc.any(pc.not_equal(kinds, DENSE)).as_py() is True)
+        self.layout: Layout = layout
+        self.carried = pa.schema([pa.field(n, field_of(schema, n, "carry", WHERE).type) for n in want.carry])
+        self.weights = want.weights
+        weights = [] if want.weights is None else [want.weights]
+        for name in weights:
+            found = field_of(schema, name, "weights", WHERE).type
+            if number_dtype(found) is None:
+                raise SchemaError(
+                    f"expected numbers in the weights column {name!r}, found {found}; give another column"
+                )
+        self.table = table.select(list(dict.fromkeys([*layout.columns, *weights, *want.carry])))
+        n, step = table.num_rows, leaf_rows(len(layout.names))
+        self.fragments = tuple(
+            Fragment(i, 0, a, min(a + step, n), min(a + step, n) - a) for i, a in enumerate(range(0, n, step))
+        )
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self.layout.names
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.layout.dtype
+
+    @property
+    def sparse(self) -> bool:
+        return self.layout.sparse
+
+    @property
+    def weighted(self) -> bool:
+        return self.weights is not None
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the content, whatever its chunks."""
+        h, table = blake2b(digest_size=16), self.table.replace_schema_metadata(None)
+        for a in range(0, table.num_rows, DIGEST_ROWS):
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table.slice(a, DIGEST_ROWS).combine_chunks())
+            h.update(sink.getvalue())
+        return digest_of([h.hexdigest(), self.layout, self.carried.names, self.weights])
+
+    def only(self, files: Sequence[FileInfo]) -> TableSource:
+        return self
+
+    def describe(self) -> Mapping[str, Any]:
+        return self.layout.describe()
+
+    def blocks(
+        self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool
+    ) -> Iterator[Block]:
+        for a in range(fragment.start, fragment.stop, height):
+            part = self.table.slice(a, min(height, fragment.stop - a))
+            batch = part.to_batches()[0]
+            if batch.num_rows < part.num_rows:  # the slice lies across chunks
+                batch = part.combine_chunks().to_batches()[0]
+            origin = Origin(WHERE, row=a)
+            weights: F64 | None = None
+            if self.weights is not None:
+                weights = numbers(batch.column(self.weights)).astype(np.float64, copy=False)
+            carried = (
+                batch.select(self.carried.names).cast(self.carried) if carry and len(self.carried) else None
+            )
+            yield Block(self.layout.matrix(batch, origin), weights, carried, origin, workspace)
+
+
+def as_table(data: Any) -> pa.Table:
+    """An Arrow table of a table, record batch, or anything that exports an Arrow stream (polars, DuckDB).
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if isinstance(data, pa.Table):
+        return data
+    if isinstance(data, pa.RecordBatch):
+        return pa.Table.from_batches([data])
+    if hasattr(data, "__arrow_c_stream__"):
+        return pa.table(data)
+    raise ConfigError(
+        f"expected an Arrow table, found {type(data).__name__}; for paths use Dataset.from_parquet"
+    )
+
+
+def pandas_table(frame: Any) -> pa.Table:
+    """An Arrow table of a pandas DataFrame without its index; NaN becomes null.
+
+    Raises:
+        SchemaError: the objects of a column have no common type.
+    """
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise SchemaError(
+            f"expected columns of one type each, found a DataFrame that Arrow cannot hold: {error}; convert the column"
+        ) from error
+
+
+__all__ = ["TableSource", "as_table", "pandas_table"]

@@ -1,0 +1,263 @@
+"""Row-local transforms: what a fitted model does to one block. Small, picklable, and known by a digest.
+
+A transform cleans with the policy that its model has learnt, then does its algebra in the block's precision. The
+shift is split in two, ``x - mean = (x - pivot) - (mean - pivot)``: the pivot is representable in the data's dtype,
+so the first difference costs no digits, and the second enters the product as a constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from scipy import sparse
+
+from reduce.blocks import F64, Block, Floats
+from reduce.cleaning import FILL, MEAN, Resolved, mend
+from reduce.digest import digest_of
+
+
+class Transform(Protocol):
+    """A map from a block of (h, d_in) to a block of (h', d_out); it may drop rows, never reorder them."""
+
+    @property
+    def n_features_in(self) -> int: ...
+    @property
+    def names(self) -> Sequence[str]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def sparse(self) -> bool:
+        """Whether blocks may come out as CSR."""
+
+    @property
+    def digest(self) -> str:
+        """Identifies the transform and all its numbers."""
+
+    def __call__(self, block: Block) -> Block: ...
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a fitted model expects of a row, and how it cleans it.
+
+    Args:
+        names: (d,) feature names, for error messages.
+        dtype: float32 or float64, the precision of the output.
+        policy: the frozen cleaning policy, every fill value known.
+    """
+
+    names: Sequence[str]
+    dtype: np.dtype[Any]
+    policy: Resolved
+
+    def clean(self, block: Block) -> tuple[Block, Floats]:
+        """The rows kept, and their cleaned values (h', d) in a buffer that the caller may overwrite."""
+        X = block.dense(self.dtype, name="raw")
+        block, X, bad = mend(block, X, self.policy, self.names)
+        filling = bad & ((self.policy.code == FILL) | (self.policy.code == MEAN))
+        if filling.any():
+            X[filling] = np.broadcast_to(self.policy.fill, X.shape)[filling]
+        return block, X
+
+
+class _Digested:
+    sparse = False
+
+    @cached_property
+    def digest(self) -> str:
+        return digest_of(self)
+
+
+@dataclass(frozen=True)
+class Standardize(_Digested):
+    """``(x - mean) / scale``; either may be None. CSR stays CSR when there is no mean to subtract."""
+
+    input: Input
+    mean: F64 | None
+    scale: F64 | None
+
+    @property
+    def n_features_in(self) -> int:
+        return len(self.input.names)
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self.input.names
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.input.dtype
+
+    @property
+    def sparse(self) -> bool:  # type: ignore[override]
+        return self.mean is None
+
+    def __call__(self, block: Block) -> Block:
+        if sparse.issparse(block.X) and self.mean is None and np.isfinite(block.X.data).all():
+            X = block.X.astype(self.dtype)
+            if self.scale is not None:
+                X.data /= self.scale.astype(self.dtype)[X.indices]
+            return block.with_matrix(X)
+        block, X = self.input.clean(block)
+        if self.mean is not None:
+            pivot = self.mean.astype(self.dtype)
+            X -= pivot
+            X -= (self.mean - pivot).astype(self.dtype)
+        if self.scale is not None:
+            X /= self.scale.astype(self.dtype)
+        return block.with_matrix(X)
+
+
+@dataclass(frozen=True)
+class Unscale(_Digested):
+    """``x * scale + mean``, the inverse of :class:`Standardize`; NaN stays NaN."""
+
+    names: Sequence[str]
+    mean: F64 | None
+    scale: F64 | None
+    dtype: np.dtype[Any]
+
+    @property
+    def n_features_in(self) -> int:
+        return len(self.names)
+
+    def __call__(self, block: Block) -> Block:
+        if sparse.issparse(block.X) and self.mean is None:
+            X = block.X.astype(self.dtype)
+            if self.scale is not None:
+                X.data *= self.scale.astype(self.dtype)[X.indices]
+            return block.with_matrix(X)
+        y = block.dense(np.float64, name="unscaled")
+        if self.scale is not None:
+            y *= self.scale
+        if self.mean is not None:
+            y += self.mean
+        return block.with_matrix(y.astype(self.dtype, copy=False))
+
+
+@dataclass(frozen=True)
+class Project(_Digested):
+    """``(x - mean) @ weights``, with ``weights`` (d, k) holding basis, scaling and whitening."""
+
+    input: Input
+    mean: F64
+    weights: F64
+    names: Sequence[str]
+
+    @property
+    def n_features_in(self) -> int:
+        return len(self.input.names)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.input.dtype
+
+    @cached_property
+    def _rounded(self) -> tuple[Floats, Floats, Floats]:
+        """Pivot, constant and weights in the block's precision; the constant makes up for the pivot's rounding."""
+        pivot = self.mean.astype(self.dtype)
+        constant = (pivot.astype(np.float64) - self.mean) @ self.weights
+        return pivot, constant.astype(self.dtype), np.asfortranarray(self.weights.astype(self.dtype))
+
+    def __call__(self, block: Block) -> Block:
+        pivot, constant, weights = self._rounded
+        if not self.input.policy.clips:
+            z = self._product(block.dense(self.dtype, pivot), weights, constant, block)
+            # A missing or infinite value spoils its whole row of the product, so k columns tell about d.
+            if np.isfinite(z).all():
+                return block.with_matrix(z)
+        block, X = self.input.clean(block)
+        X -= pivot
+        return block.with_matrix(self._product(X, weights, constant, block))
+
+    def _product(self, y: Floats, weights: Floats, constant: Floats, block: Block) -> Floats:
+        z = block.workspace.array(f"z{id(self)}", (len(y), weights.shape[1]), self.dtype)
+        np.matmul(y, weights, out=z)
+        z += constant
+        return z
+
+
+@dataclass(frozen=True)
+class Reconstruct(_Digested):
+    """``z @ basis + mean``: from k reduced features back to d original columns."""
+
+    basis: F64
+    mean: F64
+    names: Sequence[str]
+    dtype: np.dtype[Any]
+
+    @property
+    def n_features_in(self) -> int:
+        return int(self.basis.shape[0])
+
+    def __call__(self, block: Block) -> Block:
+        z = block.dense(np.float64, name="reduced")
+        return block.with_matrix((z @ self.basis + self.mean).astype(self.dtype, copy=False))
+
+
+@dataclass(frozen=True)
+class Residual(_Digested):
+    """``x - reconstruct(project(x))`` in original units."""
+
+    project: Project
+    basis: F64
+
+    @property
+    def n_features_in(self) -> int:
+        return self.project.n_features_in
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self.project.input.names
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.float64)
+
+    def __call__(self, block: Block) -> Block:
+        block, X = replace(self.project.input, dtype=self.dtype).clean(block)
+        X -= self.project.mean
+        X -= (X @ self.project.weights) @ self.basis
+        return block.with_matrix(X)
+
+
+@dataclass(frozen=True)
+class LogLikelihood(_Digested):
+    """Log-density of each row under the probabilistic PCA model (Tipping and Bishop 1999, section 3).
+
+    ``quadratic`` (k,) holds the inverse variances along the basis, ``noise`` the inverse variance across it.
+    """
+
+    input: Input
+    mean: F64
+    scale: F64 | None
+    components: F64
+    quadratic: F64
+    noise: float
+    constant: float
+
+    @property
+    def n_features_in(self) -> int:
+        return len(self.input.names)
+
+    @property
+    def names(self) -> Sequence[str]:
+        return ("log_likelihood",)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.float64)
+
+    def __call__(self, block: Block) -> Block:
+        block, X = replace(self.input, dtype=self.dtype).clean(block)
+        X -= self.mean
+        if self.scale is not None:
+            X /= self.scale
+        z = X @ self.components.T
+        across = np.einsum("ij,ij->i", X, X) - np.einsum("ij,ij->i", z, z)
+        value = self.constant - 0.5 * (z**2 @ self.quadratic + self.noise * np.maximum(across, 0.0))
+        return block.with_matrix(value[:, None])

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fsspec
+import pytest
+from pyarrow import fs as pafs
+
+from reduce import files
+from reduce.errors import ArtifactError, ConfigError, OutputError
+
+LOCAL = pafs.LocalFileSystem()
+
+
+@pytest.fixture
+def memory():
+    filesystem = fsspec.filesystem("memory")
+    filesystem.store.clear()
+    filesystem.pseudo_dirs[:] = [""]
+    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
+
+
+def test_resolve(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert files.resolve("out")[1] == str(tmp_path / "out")
+    assert files.resolve(Path("a") / ".." / "b")[1] == str(tmp_path / "b")
+    fs, path = files.resolve(f"file://{tmp_path}/c/")
+    assert files.is_local(fs)
+    assert path == f"{tmp_path}/c"
+    fs, path = files.resolve("d", pafs.SubTreeFileSystem(str(tmp_path), LOCAL))
+    assert files.is_local(fs)
+    assert path == str(tmp_path / "d")
+    fs, path = files.resolve(tmp_path / "e", fsspec.filesystem("file"))
+    assert files.is_local(fs)
+    assert path == str(tmp_path / "e")
+    fs, path = files.resolve("memory://a/b", fsspec.filesystem("memory"))
+    assert not files.is_local(fs)
+    assert path == "/a/b"
+    with pytest.raises(ConfigError, match="nowhere"):
+        files.resolve("nowhere://x")
+    with pytest.raises(ConfigError, match="found int"):
+        files.resolve("x", 3)
+
+
+def test_publish_replaces_and_leaves_nothing_beside(tmp_path):
+    path = str(tmp_path / "sub" / "x")
+    assert files.write_bytes(LOCAL, path, b"one").bytes == 3
+    written = files.write_bytes(LOCAL, path, b"two!")
+    assert Path(path).read_bytes() == b"two!"
+    assert files.digest_file(LOCAL, path) == written
+    assert os.listdir(tmp_path / "sub") == ["x"]
+
+
+def test_publish_follows_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        files.write_bytes(LOCAL, str(tmp_path / "x"), b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("failure", [ValueError("no"), KeyboardInterrupt(), OSError(errno.EIO, "input/output")])
+def test_an_exception_of_the_writer_passes_and_publishes_nothing(tmp_path, memory, failure):
+    def write(file):
+        file.write(b"half")
+        raise failure
+
+    for fs, path in ((LOCAL, str(tmp_path / "x")), (memory, "/x")):
+        with pytest.raises(type(failure)) as caught:
+            files.publish(fs, path, write)
+        assert caught.value is failure
+        assert not files.exists(fs, path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_operating_system_errors_are_explained(tmp_path):
+    with pytest.raises(OutputError, match="No space left") as caught, files.explained("p"):
+        raise OSError(errno.ENOSPC, "x")
+    assert caught.value.errno == errno.ENOSPC
+    assert "free some space" in str(caught.value)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.errno, str(again)) == (caught.value.errno, str(caught.value))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"expected to write .*file/x"):
+        files.write_bytes(LOCAL, str(tmp_path / "file" / "x"), b"")
+
+
+def test_remote_files_are_whole(memory):
+    written = files.write_bytes(memory, "/a/b", b"content")
+    assert files.digest_file(memory, "/a/b") == written
+    files.write_bytes(memory, "/a/b", b"")
+    assert files.digest_file(memory, "/a/b").bytes == 0
+    assert files.names(memory, "/a") == ["b"]
+    files.remove(memory, "/a", "directory")
+    assert not files.exists(memory, "/a/b")
+
+
+def test_a_failed_upload_is_an_output_error(memory, monkeypatch):
+    def refuse(self, data):
+        raise OSError("connection lost")
+
+    monkeypatch.setattr(fsspec.implementations.memory.MemoryFile, "write", refuse)
+    with pytest.raises(OutputError, match="connection lost"):
+        files.write_bytes(memory, "/a/b", b"content")
+
+
+def test_clean_takes_the_temporaries_of_the_dead_only(tmp_path):
+    code = (
+        "import os, sys, signal\nfrom pyarrow import fs\nfrom reduce import files\n"
+        "def write(f):\n    f.write(b'half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.publish(fs.LocalFileSystem(), sys.argv[1], write)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "sub" / "dead")], check=False)
+    (dead,) = os.listdir(tmp_path / "sub")
+    other = dead.replace(f".{files._host()}-", ".otherhost-")
+    (tmp_path / "sub" / other).write_bytes(b"")
+    (tmp_path / "sub" / ".unrelated.tmp").write_bytes(b"")
+    cleaned = []
+
+    def write(file):
+        cleaned.extend(files.clean(LOCAL, str(tmp_path)))
+
+    files.publish(LOCAL, str(tmp_path / "live"), write)
+    assert cleaned == [str(tmp_path / "sub" / dead)]
+    assert (tmp_path / "live").exists()
+    assert sorted(os.listdir(tmp_path / "sub")) == sorted([other, ".unrelated.tmp"])
+    past = time.time() - 2 * files.SILENT_SECONDS
+    os.utime(tmp_path / "sub" / other, (past, past))
+    assert files.clean(LOCAL, str(tmp_path)) == [str(tmp_path / "sub" / other)]
+
+
+def test_a_temporary_taken_before_its_lock_is_made_anew(tmp_path, monkeypatch):
+    lock, seen = files._lock, []
+
+    def slow(handle):
+        if not seen:
+            seen.extend(files.clean(LOCAL, str(tmp_path)))
+        lock(handle)
+
+    monkeypatch.setattr(files, "_lock", slow)
+    files.write_bytes(LOCAL, str(tmp_path / "x"), b"x")
+    assert len(seen) == 1
+    assert (tmp_path / "x").read_bytes() == b"x"
+
+
+def test_json_is_exact_and_the_same_bytes(tmp_path):
+    value = {"b": [0.1, 1e-300, -0.0, 2**70, None, True, "é\n"], "a": {}}
+    path = str(tmp_path / "x.json")
+    first = files.write_json(LOCAL, path, value)
+    assert files.read_json(LOCAL, path) == value
+    assert files.write_json(LOCAL, path, dict(reversed(value.items()))) == first
+    with pytest.raises(ValueError, match="JSON compliant"):
+        files.write_json(LOCAL, path, float("nan"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"NaN",
+        b"[Infinity]",
+        b"1e999",
+        b'{"a": 1, "a": 2}',
+        b"\xff\xfe",
+        b"[" * 100 + b"]" * 100,
+        b"[" * 1_000_000,
+        b"1" * 10_000,
+        b'"' + b"x" * 2000 + b'"',
+    ],
+)
+def test_damaged_json_is_refused(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_bytes(text)
+    limit = 1500 if b"x" in text else files.MAX_JSON
+    for refusal in (OutputError, ArtifactError):
+        with pytest.raises(refusal, match=r"x\.json"):
+            files.read_json(LOCAL, str(path), refusal, limit)
+
+
+def test_json_that_is_absent_or_a_directory(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        files.read_json(LOCAL, str(tmp_path / "x"))
+    with pytest.raises(OutputError, match="a directory"):
+        files.read_json(LOCAL, str(tmp_path))
+
+
+def test_canonical_digest():
+    assert files.digest({"a": 1, "b": [1.5]}) == files.digest(json.loads('{"b": [1.5], "a": 1}'))
+    assert files.digest({"a": 1}) != files.digest({"a": 1.5})
+
+
+def test_visible_files(tmp_path):
+    for name in ("a", "_b", ".c", "k=1/d", "_k/e", ".k/f", "k=1/.g"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+    assert files.visible_files(LOCAL, str(tmp_path)) == {"a": 1, "k=1/d": 1}
+    assert files.visible_files(LOCAL, str(tmp_path / "none")) == {}
