@@ -1,10 +1,11 @@
-"""The benchmark's data: n x d float32 in Parquet, low rank plus noise, means and scales that differ by column.
+"""The benchmark's data: n x d float32 in Parquet, low rank plus noise, each column its own mean and scale.
 
     python -m benchmarks.data --rows 400000 --layout scalar --layout list
 
-Row i is the same number for number in every layout, row group size and file size. Rows are made in chunks:
-the 64 latent factors are fresh for each chunk; the noise is a fixed pool that is rotated from chunk to chunk, so
-that 20 GB cost little more than writing them. A data set that is complete (``_COMPLETE``) is not made again.
+Row i is the same, number for number, in every layout, row group size and file size. Rows are made in chunks:
+the 64 latent factors are fresh for each chunk; the noise comes from a fixed pool, rotated by a column each time
+it is used up, so that 20 GB cost little more than writing them. A data set that is complete (``_COMPLETE``) is
+not made again.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ F32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Spec:
-    """What to make. ``layout``: ``scalar`` columns f000..., or one ``list`` / ``fixed`` (fixed-size list) column x."""
+    """What to make: ``scalar`` columns f000..., or one column x of type ``list`` or ``fixed``-size list."""
 
     rows: int = 400_000
     features: int = 512

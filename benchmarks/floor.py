@@ -1,15 +1,15 @@
 """The floor: standardize + PCA of Parquet files in two scans, and nothing else.
 
-It checks nothing, cleans nothing, plans nothing, resumes nothing; it is as fast as pyarrow and numpy let us be.
-Choices that were measured:
+It checks nothing, cleans nothing, plans nothing, resumes nothing; it is as fast as pyarrow and
+numpy let us be. Choices that were measured:
 
 - row groups are the unit of work, N threads take them from one queue, BLAS has one thread each;
-- ``iter_batches`` in blocks of 8,192 rows from memory-mapped files, without Arrow's own threads or read-ahead;
+- ``iter_batches`` in blocks of 8,192 rows from memory-mapped files, without Arrow's threads or read-ahead;
 - one buffer per thread for the whole scan; the pivot is subtracted while the block is copied into it;
 - scalar columns become a (d, h) buffer, rows of lists (h, d): both contiguous, and numpy hands ``B @ B.T`` /
   ``B.T @ B`` to BLAS as a symmetric product (syrk), which costs half; 512 columns are gathered by one
   ``to_tensor`` call, without the interpreter's lock: with two threads 7 % faster than a loop over columns;
-- products in float32, sums over blocks in float64; means and deviations come from the same scan, and scaling is
+- products in float32, sums over blocks in float64; means and deviations come from the same scan, scaling is
   folded into the d x d matrix;
 - the second scan subtracts the pivot in the same way and multiplies by the scaled components.
 """
@@ -83,7 +83,7 @@ class Input:
 
 
 class Buffer:
-    """One thread's block: ``fill`` gives (rows - pivot) as (d, h) for scalar columns and as (h, d) for lists."""
+    """One thread's block: ``fill`` gives rows - pivot, (d, h) for scalar columns and (h, d) for lists."""
 
     def __init__(self, scalar: bool, pivot: F32) -> None:
         self.scalar, self.pivot, d = scalar, pivot, len(pivot)

@@ -1,8 +1,8 @@
 """One case in one fresh process: seconds inside it, and peak memory seen from outside.
 
-``measure("floor", path=..., workers=2)`` starts ``python -m benchmarks.measure``. The child runs the job once on
-2,000 rows (imports and first-use costs of every side are paid there), then on the clock. The parent follows
-``VmHWM`` in ``/proc``: unlike ``ru_maxrss`` it does not inherit the size of the process that started it.
+``measure("floor", spec, workers=2)`` starts ``python -m benchmarks.measure``. The child runs the job once on 2,000
+rows (imports and first-use costs of every side are paid there), then on the clock. The parent follows ``VmHWM``
+in ``/proc``: unlike ``ru_maxrss`` it does not inherit the size of the process that started it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from benchmarks.data import CACHE, Spec
 
@@ -53,7 +55,11 @@ def peak(pid: int | str = "self") -> int:
 
 
 def measure(case: str, spec: Spec, *, cache: Path = CACHE, **options: Any) -> dict[str, Any]:
-    """Run ``case`` on a data set that is already made. Adds ``cpu`` and ``process`` (s) and ``rss`` (bytes)."""
+    """Run ``case`` on a data set that is already made.
+
+    To the case's own result it adds ``cpu`` and ``process`` (seconds of the clocked job, and of the whole process),
+    ``rss`` and ``written`` (bytes) and ``rows`` (in the output).
+    """
     request = {"case": case, "cache": str(cache), "spec": vars(spec), "options": options}
     began = time.perf_counter()
     with tempfile.TemporaryFile("w+") as log:
@@ -100,7 +106,9 @@ def child(request: dict[str, Any]) -> dict[str, Any]:
         began = time.process_time()
         result: dict[str, Any] = run(cache / spec.name, out / "features", **request["options"])
         result["cpu"] = time.process_time() - began
-        result["rows"] = rows_written(out / "features")
+        parts = sorted((out / "features").rglob("*.parquet"))
+        result["rows"] = sum(pq.read_metadata(part).num_rows for part in parts)
+        result["written"] = sum(part.stat().st_size for part in parts)
     result["rss"] = peak()
     return result
 
@@ -108,12 +116,6 @@ def child(request: dict[str, Any]) -> dict[str, Any]:
 def warm_up(spec: Spec) -> Spec:
     """The small data set of the first, unmeasured run."""
     return replace(spec, rows=2_000, row_group=1_000, groups_per_file=2)
-
-
-def rows_written(out: Path) -> int:
-    import pyarrow.parquet as pq
-
-    return sum(pq.read_metadata(file).num_rows for file in out.rglob("*.parquet"))
 
 
 if __name__ == "__main__":

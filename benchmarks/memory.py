@@ -1,12 +1,12 @@
 """Memory: the peak resident set of eigenmill's whole job, seen from outside the process.
 
-    python -m benchmarks.memory                 # n and 10 n rows; row groups of 600 MB (about 22 GB of data in build/)
+    python -m benchmarks.memory                 # n and 10 n rows; row groups of 600 MB (20 GB of disk)
     python -m benchmarks.memory --only growth --layout scalar
     python -m benchmarks.memory --huge          # 20.9 GB, fitted and written within memory="1GiB" (slow)
     python -m benchmarks.memory --side floor    # the same for the floor, which promises nothing
 
-The parent reads ``VmHWM`` of the child: everything resident counts, the interpreter, its libraries and mapped pages
-of files too. ``--clean`` deletes each data set after its run.
+The parent reads ``VmHWM`` of the child: everything resident counts, the interpreter, its libraries and mapped
+pages of files too. ``--clean`` deletes each data set after its run.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Bench:
         result.pop("variance")
         self.records.append({"what": what, "data": spec.name, "memory": memory, **result})
         print(
-            f"| {what} | {spec.layout} | {spec.rows:,} | {spec.nbytes / 1e9:.1f} | {memory} | {result['seconds']:.1f} "
-            f"| {result['rss'] / MB:.0f} |",
+            f"| {what} | {spec.layout} | {spec.rows:,} | {spec.nbytes / 1e9:.1f} | {memory} "
+            f"| {result['seconds']:.1f} | {result['rss'] / MB:.0f} |",
             flush=True,
         )
         if result["rows"] != spec.rows:

@@ -1,7 +1,7 @@
-"""scikit-learn on the same files: standardize + PCA(50) + features. Features are computed and not written.
+"""scikit-learn on the same files: standardize + PCA(50) + features. Features are computed, not written.
 
-Each case is ``run(path, out) -> result`` and runs in a process of its own (``benchmarks.measure``), with as many
-BLAS and Arrow threads as the library takes by itself.
+Each case is ``run(path, out) -> result`` and runs in a process of its own (``benchmarks.measure``), with as many BLAS
+and Arrow threads as the library takes by itself.
 """
 
 from __future__ import annotations

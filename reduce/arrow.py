@@ -1,6 +1,6 @@
-"""Arrow to NumPy: numbers, lists of numbers and sparse rows out of Arrow arrays, without a copy where Arrow allows it.
+"""Arrow to NumPy: numbers, lists of numbers and sparse rows, without a copy where Arrow allows it.
 
-Arrays come as Parquet and users deliver them: sliced, nullable, dictionary-encoded, wrapped in an extension type.
+Arrays come as Parquet and users deliver them: sliced, nullable, dictionary-encoded, in an extension type.
 Views into Arrow memory are read-only. Missing values become NaN, so integers with nulls become float64.
 """
 
@@ -29,7 +29,7 @@ def unwrapped(type_: pa.DataType) -> pa.DataType:
 
 
 def number_dtype(type_: pa.DataType) -> np.dtype[Any] | None:
-    """The NumPy dtype that holds the type's values exactly (decimals: float64), or None if it holds no numbers."""
+    """The NumPy dtype of the type's values (decimals: float64), or None if it holds no numbers."""
     type_ = unwrapped(type_)
     if pa.types.is_integer(type_) or pa.types.is_floating(type_):
         dtype: np.dtype[Any] = np.dtype(type_.to_pandas_dtype())
@@ -51,7 +51,7 @@ def list_element(type_: pa.DataType) -> pa.DataType | None:
 
 
 def plain(type_: pa.DataType) -> pa.DataType:
-    """The type with its children nullable and list elements named alike: files may differ in both and still agree."""
+    """The type with nullable children and one name for list elements: files may differ in these."""
     if pa.types.is_fixed_size_list(type_):
         return pa.list_(pa.field("item", plain(type_.value_type)), type_.list_size)
     if pa.types.is_large_list(type_):
@@ -77,7 +77,7 @@ def field_of(schema: pa.Schema, name: str, role: str, path: str) -> pa.Field:
     """The field called ``name``.
 
     Raises:
-        SchemaError: there is no such column, or more than one; with ``role`` (``columns``, ``carry``, ...) in the message.
+        SchemaError: there is no such column, or more than one; ``role`` (``columns``, ``carry``) tells whose.
     """
     found = schema.get_all_field_indices(name)
     if len(found) > 1:
@@ -86,7 +86,8 @@ def field_of(schema: pa.Schema, name: str, role: str, path: str) -> pa.Field:
         )
     if not found:
         raise SchemaError(
-            f"expected a column {name!r} ({role}), found none of that name in {path}. {near_names(name, schema.names)}"
+            f"expected a column {name!r} ({role}), found none of that name in {path}. "
+            f"{near_names(name, schema.names)}"
         )
     return schema.field(found[0])
 
@@ -105,7 +106,7 @@ def missing_rows(array: pa.Array) -> Mask:
 
 
 def numbers(array: pa.Array) -> Array:
-    """A numeric or boolean array as (h,): a view if it has no nulls (booleans: uint8), else floats with NaN for null."""
+    """A numeric or boolean array as (h,): a view without nulls (booleans: uint8), else floats with NaN."""
     if array.null_count == 0 and (pa.types.is_floating(array.type) or pa.types.is_integer(array.type)):
         view: Array = array.to_numpy()
         return view
@@ -154,6 +155,7 @@ def _with_missing(present: Array, missing: Mask) -> Array:
 
 
 def wrong_length(column: str, width: int, found: int, where: str) -> SchemaError:
+    """The error for a row of another length than the first."""
     return SchemaError(
         f"expected {width} numbers in every row of column {column!r}, found {found} in {where}; "
         "pad or drop such rows when the file is written, or say n_features= if the first row is the wrong one"
@@ -172,12 +174,12 @@ def sparse_rows(
 ) -> sparse.csr_array:
     """Lists of indices and of values, row by row, as CSR (h, width) of ``dtype`` in canonical form.
 
-    Indices are sorted, duplicates summed, explicit zeros kept. A row that is null in both is missing: it holds
-    ``width`` NaN, like a missing row of any other layout. Rows where ``full`` (h,) is true list all ``width``
-    values and no indices.
+    Indices are sorted, duplicates summed, explicit zeros kept. A row that is null in both is missing: it
+    holds ``width`` NaN, like a missing row of any other layout. Rows where ``full`` (h,) is true list all
+    ``width`` values and no indices.
 
     Raises:
-        DataError: indices and values of a row differ in number, or an index is null or outside ``[0, width)``.
+        DataError: a row has more indices or more values, or an index is null or outside ``[0, width)``.
     """
     indices, values = storage(indices), storage(values)
     missing = missing_rows(values)
@@ -187,8 +189,8 @@ def sparse_rows(
     if wrong.any():
         row = int(np.argmax(wrong))
         raise DataError(
-            f"expected as many indices as values in every row of {column}, found {listed[row]} and {counts[row]} in "
-            f"{origin.at(row)}; repair the row, or make both null if it is missing"
+            f"expected as many indices as values in every row of {column}, found {listed[row]} and "
+            f"{counts[row]} in {origin.at(row)}; repair the row, or make both null if it is missing"
         )
     wrong = full & (counts != width)
     if wrong.any():
@@ -235,7 +237,7 @@ def _positions(indices: pa.Array, listed: Array, width: int, column: str, origin
         entry = int(np.argmax(bad))
         row = int(np.repeat(np.arange(len(listed)), listed)[entry])
         raise DataError(
-            f"expected indices from 0 to {width - 1} in {column}, found {flat[entry].as_py()} in {origin.at(row)}; "
-            "repair the row, or give the right n_features"
+            f"expected indices from 0 to {width - 1} in {column}, found {flat[entry].as_py()} in "
+            f"{origin.at(row)}; repair the row, or give the right n_features"
         )
     return positions

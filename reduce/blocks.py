@@ -55,7 +55,8 @@ class Columns:
         return Columns(arrays, len(arrays[0]) if arrays else 0)
 
 
-Matrix = Array | Columns | sparse.csr_array
+Matrix = Any
+"""A dense array, :class:`Columns`, or ``scipy.sparse.csr_array``, of shape (h, d)."""
 
 
 class Workspace:
@@ -131,13 +132,17 @@ class Block:
         dtype = np.dtype(dtype)
         X, (h, d) = self.X, self.X.shape
         moved = None if shift is None else np.asarray(shift, dtype=dtype)
-        if isinstance(X, Columns):
+        if isinstance(X, Columns) or (isinstance(X, np.ndarray) and X.flags.f_contiguous and not X.flags.c_contiguous):
             out = self.workspace.array(name, (d, h), dtype)
-            for j, column in enumerate(X.arrays):
-                if moved is None:
-                    out[j] = column
-                else:
-                    np.subtract(column, moved[j], out=out[j], dtype=dtype, casting="unsafe")
+            if isinstance(X, Columns):
+                # One call for all columns: a loop over hundreds of them costs as much as the copy.
+                np.concatenate(X.arrays, out=out.reshape(-1), casting="unsafe")
+                if moved is not None:
+                    out -= moved[:, None]
+            elif moved is None:
+                out[...] = X.T
+            else:
+                np.subtract(X.T, moved[:, None], out=out, dtype=dtype, casting="unsafe")
             return out.T
         out = self.workspace.array(name, (h, d), dtype)
         if sparse.issparse(X):
@@ -155,9 +160,15 @@ class Block:
         """The first ``rows`` rows, dense float64, freshly allocated: what a pivot is chosen from."""
         X = self.X
         if isinstance(X, Columns):
-            return np.stack([a[:rows].astype(np.float64) for a in X.arrays], axis=1) if X.arrays else np.empty((0, 0))
+            return np.stack([a[:rows].astype(np.float64) for a in X.arrays], axis=1)
         part = X[:rows]
-        return (part.toarray() if sparse.issparse(part) else part).astype(np.float64)
+        return np.asarray(part.toarray() if sparse.issparse(part) else part, dtype=np.float64).copy()
+
+    def gathered(self, dtype: npt.DTypeLike) -> Block:
+        """The block with separate columns copied into one array (h, d), column-major; others as they are."""
+        if not isinstance(self.X, Columns) or not self.X.arrays:
+            return self
+        return self.with_matrix(self.dense(dtype, name="gathered"))
 
     def extrema(self) -> tuple[F64, F64]:
         """Smallest and largest value per column, each (d,) float64; NaN where the column has a NaN.
@@ -166,9 +177,8 @@ class Block:
         """
         X = self.X
         if isinstance(X, Columns):
-            low = np.array([np.minimum.reduce(a) for a in X.arrays], dtype=np.float64)
-            high = np.array([np.maximum.reduce(a) for a in X.arrays], dtype=np.float64)
-        elif sparse.issparse(X):
+            raise TypeError("gather the columns of a block first")
+        if sparse.issparse(X):
             low = X.min(axis=0).toarray().ravel().astype(np.float64)
             high = X.max(axis=0).toarray().ravel().astype(np.float64)
         else:

@@ -93,6 +93,12 @@ class Resolved:
     def clips(self) -> bool:
         return self.low is not None
 
+    def covers(self, low: F64, high: F64) -> bool:
+        """Whether columns between ``low`` and ``high`` (d,) need no clipping."""
+        if self.low is None or self.high is None:
+            return True
+        return bool((low >= self.low).all() and (high <= self.high).all())
+
     def with_limits(self, low: F64, high: F64) -> Resolved:
         """The bounds narrowed to ``low`` and ``high`` (d,)."""
         if self.low is not None and self.high is not None:
@@ -123,7 +129,7 @@ def mend(block: Block, X: Floats, policy: Resolved, names: Sequence[str]) -> tup
         )
     dropping = code == DROP
     if dropping.any():
-        keep = ~bad[:, dropping].any(axis=1)
+        keep = np.asarray(~bad[:, dropping].any(axis=1))
         if not keep.all():
             return block.take(keep), X[keep], bad[keep]
     return block, X, bad

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
-from scipy import sparse
+import scipy.sparse
 
 from reduce.blocks import Block, Origin, Workspace, block_height
 from reduce.cleaning import Cleaning
@@ -65,15 +65,15 @@ class FileInfo:
 
 
 class Numbered(Sequence[str]):
-    """Feature names ``prefix0 ... prefix{count-1}`` without holding them: vector columns may have a million."""
+    """Feature names ``prefix0 ... prefix{size-1}`` without holding them: vector columns may have a million."""
 
-    __slots__ = ("count", "prefix")
+    __slots__ = ("prefix", "size")
 
     def __init__(self, prefix: str, count: int) -> None:
-        self.prefix, self.count = prefix, count
+        self.prefix, self.size = prefix, count
 
     def __len__(self) -> int:
-        return self.count
+        return self.size
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -81,19 +81,19 @@ class Numbered(Sequence[str]):
     def __getitem__(self, index: slice) -> Sequence[str]: ...
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
         if isinstance(index, slice):
-            return tuple(f"{self.prefix}{i}" for i in range(self.count)[index])
-        return f"{self.prefix}{range(self.count)[index]}"
+            return tuple(f"{self.prefix}{i}" for i in range(self.size)[index])
+        return f"{self.prefix}{range(self.size)[index]}"
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Numbered):
-            return self.prefix == other.prefix and self.count == other.count
+            return self.prefix == other.prefix and self.size == other.size
         return NotImplemented
 
     def __hash__(self) -> int:
-        return hash((self.prefix, self.count))
+        return hash((self.prefix, self.size))
 
     def __repr__(self) -> str:
-        return f"Numbered({self.prefix!r}, {self.count})"
+        return f"Numbered({self.prefix!r}, {self.size})"
 
 
 class Source(Protocol):
@@ -127,7 +127,11 @@ class Source(Protocol):
 
     @property
     def digest(self) -> str:
-        """Identifies the rows and how they are read: of files, their ``files`` and the layout; of arrays, the content."""
+        """Identifies the rows and how they are read: the files and the layout, or the content of arrays."""
+
+    @property
+    def stored_columns(self) -> int:
+        """Columns that a fit decodes."""
 
     @property
     def root(self) -> str:
@@ -154,10 +158,7 @@ class ArraySource:
     """Rows of a NumPy array (n, d) or a SciPy CSR array (n, d)."""
 
     def __init__(self, X: Any, names: Sequence[str] | None = None, weights: Any = None) -> None:
-        if sparse.issparse(X):
-            X = sparse.csr_array(X)
-        else:
-            X = np.asarray(X)
+        X = scipy.sparse.csr_array(X) if scipy.sparse.issparse(X) else np.asarray(X)
         if X.ndim != 2:
             raise SchemaError(f"expected a matrix with 2 dimensions, found {X.ndim}; reshape the input")
         if X.dtype.kind not in "fiub":
@@ -170,7 +171,7 @@ class ArraySource:
         if self.weights is not None and self.weights.shape != (X.shape[0],):
             raise SchemaError(f"expected weights of shape ({X.shape[0]},), found {self.weights.shape}")
         self.files: tuple[FileInfo, ...] = ()
-        self.root, self.listed = "", False
+        self.root, self.listed, self.stored_columns = "", False, X.shape[1]
         step, n = leaf_rows(X.shape[1]), X.shape[0]
         self.fragments = tuple(
             Fragment(i, 0, a, min(a + step, n), min(a + step, n) - a) for i, a in enumerate(range(0, n, step))
@@ -188,7 +189,7 @@ class ArraySource:
 
     @property
     def sparse(self) -> bool:
-        return bool(sparse.issparse(self.X))
+        return bool(scipy.sparse.issparse(self.X))
 
     @property
     def weighted(self) -> bool:
@@ -197,7 +198,7 @@ class ArraySource:
     @property
     def digest(self) -> str:
         X = self.X
-        content = [X.indptr, X.indices, X.data, list(X.shape)] if sparse.issparse(X) else X
+        content = [X.indptr, X.indices, X.data, list(X.shape)] if scipy.sparse.issparse(X) else X
         return digest_of([content, self.weights, list(self.names)])
 
     def only(self, files: Sequence[FileInfo]) -> Source:
@@ -274,7 +275,8 @@ class Dataset:
         """The data set after one more row-local transform, with nothing left to clean."""
         if transform.n_features_in != self.n_features:
             raise SchemaError(
-                f"expected {transform.n_features_in} features, found {self.n_features}; give the columns that the model was fitted on"
+                f"expected {transform.n_features_in} features, found {self.n_features}; "
+                "give the columns that the model was fitted on"
             )
         return replace(self, transforms=(*self.transforms, transform), cleaning=Cleaning())
 
@@ -295,12 +297,12 @@ class Dataset:
         """All rows as one array (n, d) in this process: for data that fits, such as reduced features."""
         return _engine(engine).collect(self)
 
-    def to_sparse(self) -> sparse.csr_array:
+    def to_sparse(self) -> scipy.sparse.csr_array:
         """All rows as one CSR array (n, d) in this process."""
         workspace = Workspace()
-        blocks = [sparse.csr_array(b.X) for f in self.fragments for b in self.blocks(f, workspace)]
-        empty = sparse.csr_array((0, self.n_features), dtype=self.dtype)
-        return sparse.csr_array(sparse.vstack(blocks)) if blocks else empty
+        blocks = [scipy.sparse.csr_array(b.X) for f in self.fragments for b in self.blocks(f, workspace)]
+        empty = scipy.sparse.csr_array((0, self.n_features), dtype=self.dtype)
+        return scipy.sparse.csr_array(scipy.sparse.vstack(blocks)) if blocks else empty
 
     def to_parquet(self, path: Any, *, engine: Any = None, **options: Any) -> Manifest:
         """Write every row as Parquet parts, whole or not at all, going on where an earlier call was stopped.
@@ -308,7 +310,7 @@ class Dataset:
         Args:
             path: output directory.
             engine: where to run; by default this process.
-            options: as of :class:`reduce.Sink`: ``layout``, ``dtype``, ``partition_by``, ``part_bytes``, ``overwrite`` ...
+            options: as of :class:`reduce.Sink`: ``layout``, ``dtype``, ``partition_by``, ``overwrite`` ...
         """
         from reduce.sink import Sink
 
@@ -339,15 +341,15 @@ class Dataset:
         """Parquet files. Their footers are read now, and the first rows if a vector's width must be found.
 
         Args:
-            path: a path, URI, directory or glob pattern, or a list of these; directories are read in sorted order.
+            path: a path, URI, directory or glob, or a list of these; directories are read in sorted order.
             columns: scalar feature columns; without any choice all numeric ones, or the only vector column.
             vector: a feature column of lists, fixed-size lists, tensors or Spark ML vectors.
             sparse: two list columns ``(indices, values)``, with ``n_features`` as a third item or keyword.
             n_features: the width d of ``vector`` or ``sparse``.
             carry: columns of any type, hive keys included, that travel to the output.
             weights: a numeric column of row frequencies.
-            filters: rows to keep: a pyarrow expression, or tuples ``(column, operator, value)`` in a list (all hold)
-                or in a list of lists (all of one list hold). Row groups that cannot match are not read.
+            filters: rows to keep: a pyarrow expression, or tuples ``(column, operator, value)`` in a list (all
+                hold) or in a list of lists (all of one list hold). Row groups that cannot match are not read.
             filesystem: a pyarrow or fsspec file system; by default the one of the URI.
             dtype: float32 or float64; by default float32 if every feature is exact in it.
             **cleaning: ``missing``, ``clip`` and ``clip_sd``, see :class:`reduce.Cleaning`.
@@ -365,7 +367,7 @@ class Dataset:
 
     @classmethod
     def from_pyarrow(cls, dataset: Any, *, filters: Any = None, **options: Any) -> Dataset:
-        """The files of a ``pyarrow.dataset`` over Parquet, such as ``deltalake`` makes; options as for Parquet."""
+        """The files of a pyarrow dataset over Parquet, as deltalake makes it; options as for Parquet."""
         from reduce import discovery, layouts, parquet
 
         layout, cleaning = _split(options)
@@ -374,7 +376,7 @@ class Dataset:
 
     @classmethod
     def from_arrow(cls, table: Any, **options: Any) -> Dataset:
-        """An Arrow table, or what exports one (polars, DuckDB); layout and cleaning options as for Parquet."""
+        """An Arrow table, or what exports one (polars, DuckDB); options as for Parquet."""
         from reduce import layouts, tables
 
         layout, cleaning = _split(options)
@@ -382,7 +384,7 @@ class Dataset:
 
     @classmethod
     def from_pandas(cls, frame: Any, **options: Any) -> Dataset:
-        """A pandas DataFrame without its index; layout and cleaning options as for Parquet."""
+        """A pandas DataFrame without its index; options as for Parquet."""
         from reduce import tables
 
         return cls.from_arrow(tables.pandas_table(frame), **options)
@@ -397,17 +399,18 @@ def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def as_dataset(X: Any) -> Dataset:
     """The data set that ``X`` stands for.
 
-    ``X`` is a Dataset, a NumPy array, a SciPy sparse matrix, a pandas DataFrame, an Arrow table or what exports
-    one, a pyarrow dataset, or the path of Parquet files (str, Path, or a list of them).
+    ``X`` is a Dataset, a NumPy array, a SciPy sparse matrix, a pandas DataFrame, an Arrow table or what
+    exports one, a pyarrow dataset, or the path of Parquet files (str, Path, or a list of them).
 
     Raises:
         ConfigError: it is none of these.
     """
     if isinstance(X, Dataset):
         return X
-    if isinstance(X, np.ndarray) or sparse.issparse(X):
+    if isinstance(X, np.ndarray) or scipy.sparse.issparse(X):
         return Dataset.from_numpy(X)
-    if isinstance(X, str | os.PathLike) or (isinstance(X, list) and X and all(isinstance(x, str | os.PathLike) for x in X)):
+    paths = X if isinstance(X, list) else [X]
+    if paths and all(isinstance(path, str | os.PathLike) for path in paths):
         return Dataset.from_parquet(X)
     module = type(X).__module__
     if module.startswith("pandas.") and hasattr(X, "columns"):
@@ -417,6 +420,6 @@ def as_dataset(X: Any) -> Dataset:
     if hasattr(X, "__arrow_c_stream__"):
         return Dataset.from_arrow(X)
     raise ConfigError(
-        f"expected a Dataset, array, sparse matrix, DataFrame, Arrow table, pyarrow dataset or path of Parquet files, "
-        f"found {type(X).__name__}; convert it to one of these"
+        "expected a Dataset, array, sparse matrix, DataFrame, Arrow table, pyarrow dataset or path of Parquet "
+        f"files, found {type(X).__name__}; convert it to one of these"
     )

@@ -1,8 +1,8 @@
 """Discovery: which files a path, directory, glob, list or pyarrow dataset stands for, and where they live.
 
-Hidden names (``_`` or ``.`` first) are skipped, as Spark and pyarrow do; every other file of a directory counts,
-and one that is not Parquet is an error when its footer is read. A directory is read in the order of its sorted
-paths, a list in its own order.
+Hidden names (``_`` or ``.`` first) are skipped, as Spark and pyarrow do; every other file of a directory
+counts, and one that is not Parquet is an error when its footer is read. A directory is read in the order of
+its sorted paths, a list in its own order.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PartitionValue = int | str | None
 
 @dataclass(frozen=True)
 class Store:
-    """A file system by description: workers open it themselves, with their own credentials unless one was given."""
+    """A file system by description: workers open it with their own credentials, unless one was given."""
 
     uri: str | None = field(default=None, repr=False)
     given: Any = field(default=None, repr=False)
@@ -63,8 +63,9 @@ def _from_uri(uri: str) -> tuple[fs.FileSystem, str]:
         except (ImportError, ValueError) as error:
             # Neither message is repeated: it may hold the URI, and a URI may hold a password.
             raise ConfigError(
-                f"expected a URI that pyarrow or fsspec can open, found the scheme {scheme!r} ({type(unknown).__name__}, "
-                f"{type(error).__name__}); install the fsspec package for it, or give filesystem="
+                f"expected a URI that pyarrow or fsspec can open, found the scheme {scheme!r} "
+                f"({type(unknown).__name__}, {type(error).__name__}); "
+                "install the fsspec package for it, or give filesystem="
             ) from None
         return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
 
@@ -73,8 +74,8 @@ def _from_uri(uri: str) -> tuple[fs.FileSystem, str]:
 class Listing:
     """Files below ``root`` in ``store``; ``files`` are relative to it and use ``/``.
 
-    ``partitions`` holds the hive keys of each file; ``listed`` says that the files are all that directories or
-    patterns hold, as against files that were named one by one.
+    ``partitions`` holds the hive keys of each file; ``listed`` says that the files are all that directories
+    or patterns hold, as against files that were named one by one.
     """
 
     store: Store
@@ -85,6 +86,7 @@ class Listing:
 
 
 def join(root: str, relative: str) -> str:
+    """The full path of a file below ``root``."""
     return posixpath.join(root, relative) if root else relative
 
 
@@ -159,7 +161,7 @@ def from_dataset(dataset: Any) -> Listing:
 
 
 def hive_partitions(files: Sequence[str]) -> tuple[Mapping[str, PartitionValue], ...]:
-    """The ``key=value`` directories of each path. A key whose values are whole numbers in all files holds ints."""
+    """The ``key=value`` directories of each path. A key with whole numbers in all files holds ints."""
     raw = [
         dict(part.split("=", 1) for part in posixpath.dirname(f).split("/") if _is_hive(part)) for f in files
     ]
@@ -250,7 +252,8 @@ def _list(filesystem: fs.FileSystem, directory: str, *, recursive: bool = False)
         )
     except OSError as error:
         raise DataError(
-            f"expected to list the directory {directory}, found an error: {error}; check permissions and network"
+            f"expected to list the directory {directory}, found an error: {error}; "
+            "check permissions and network"
         ) from error
     return infos
 
@@ -266,7 +269,7 @@ def _walk(filesystem: fs.FileSystem, directory: str) -> Iterator[str]:
 
 
 def _glob(filesystem: fs.FileSystem, directory: str, patterns: Sequence[str]) -> set[str]:
-    """Files that match; a directory that matches stands for the files in it. ``**`` is any number of directories."""
+    """Files that match; a matching directory stands for its files. ``**`` is any number of directories."""
     pattern, rest = patterns[0], patterns[1:]
     if pattern == "**" and not rest:
         return set(_walk(filesystem, directory))
@@ -334,6 +337,6 @@ def _table(kind: str, directory: str) -> SchemaError:
         "Hudi": "Dataset.from_parquet([...]) with the files of the latest commit",
     }[kind]
     return SchemaError(
-        f"expected plain Parquet files, found a {kind} table in {directory}: its directory also holds files whose rows "
+        f"expected plain Parquet files, found a {kind} table in {directory}: it also holds files whose rows "
         f"were deleted or replaced, and reading them all would count those; give its live files: {how}"
     )

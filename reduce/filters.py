@@ -1,4 +1,4 @@
-"""Row filters: a pyarrow expression, the columns it needs, the rows it keeps and the row groups it cannot match."""
+"""Row filters: a pyarrow expression, the columns it needs, the rows it keeps, the row groups it may match."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from reduce.errors import ConfigError
 
 @dataclass(frozen=True)
 class RowFilter:
-    """``expression`` over the columns ``schema`` (files and hive keys alike). Rows where it is null are dropped."""
+    """``expression`` over the columns ``schema``, hive keys included. Rows where it is null are dropped."""
 
     expression: pc.Expression
     schema: pa.Schema
@@ -78,8 +78,8 @@ def row_filter(filters: Any, schema: pa.Schema, hive: Sequence[str] = ()) -> Row
     """The filter over the columns of ``schema`` that it needs.
 
     Args:
-        filters: a pyarrow expression, or tuples ``(column, operator, value)`` in a list (all hold) or in a list of
-            lists (all of one list hold), or None.
+        filters: a pyarrow expression, or tuples ``(column, operator, value)`` in a list (all hold) or in a
+            list of lists (all of one list hold), or None.
         schema: all columns, hive keys included.
         hive: which of them are hive keys.
 
@@ -92,8 +92,8 @@ def row_filter(filters: Any, schema: pa.Schema, hive: Sequence[str] = ()) -> Row
         expression = filters if isinstance(filters, pc.Expression) else pq.filters_to_expression(filters)
     except (ValueError, TypeError, pa.ArrowException) as error:
         raise ConfigError(
-            "expected filters as a pyarrow expression, or as tuples (column, operator, value) in a list or in a list of "
-            f"lists, found {filters!r}: {error}"
+            "expected filters as a pyarrow expression, or as tuples (column, operator, value) in a list or "
+            f"in a list of lists, found {filters!r}: {error}"
         ) from error
     if "FieldPath(" in str(expression):
         raise ConfigError(
@@ -102,9 +102,9 @@ def row_filter(filters: Any, schema: pa.Schema, hive: Sequence[str] = ()) -> Row
     names = schema.names
     failure = _failure(expression, schema, names)
     if failure is not None:
+        known = ", ".join(map(repr, names[:20])) + (" ..." if len(names) > 20 else "")
         raise ConfigError(
-            f"expected filters over the columns {', '.join(map(repr, names[:20]))}{' ...' if len(names) > 20 else ''}, "
-            f"found {expression}: {failure}; check names and types"
+            f"expected filters over the columns {known}, found {expression}: {failure}; check names and types"
         )
     needed = _needed(expression, schema, names, [])
     return RowFilter(
@@ -124,7 +124,7 @@ def _failure(expression: pc.Expression, schema: pa.Schema, names: Sequence[str])
 def _needed(expression: pc.Expression, schema: pa.Schema, suspects: list[str], rest: list[str]) -> list[str]:
     """Those of ``suspects`` that the expression needs besides ``rest``.
 
-    pyarrow does not tell the fields of an expression, but binding fails without one: halve until they are found.
+    pyarrow does not tell the fields of an expression, but binding fails without one: halve until found.
     """
     if not suspects or _failure(expression, schema, rest) is None:
         return []

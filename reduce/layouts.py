@@ -1,15 +1,15 @@
 """Feature layouts: which columns of an Arrow table make the matrix, and how a record batch becomes its rows.
 
-=============== ========================================================== ====================================
-layout          columns                                                    block
-=============== ========================================================== ====================================
-Scalars         d numeric or boolean columns                               :class:`~reduce.blocks.Columns`
-Vector          one list, fixed-size-list or tensor column                 ``ndarray`` (h, d), row-major
-SparkVector     one vector column as Spark ML writes it                    ``ndarray``, or CSR if any is sparse
-SparsePair      two list columns: indices and values                       CSR (h, d)
-=============== ========================================================== ====================================
+=============== ================================================== ======================================
+layout          columns                                            block
+=============== ================================================== ======================================
+Scalars         d numeric or boolean columns                       :class:`~reduce.blocks.Columns`
+Vector          one list, fixed-size-list or tensor column         ``ndarray`` (h, d), row-major
+SparkVector     one vector column as Spark ML writes it            ``ndarray``, or CSR if any is sparse
+SparsePair      two list columns: indices and values               CSR (h, d)
+=============== ================================================== ======================================
 
-A missing row (a null list, vector or pair) is a row of NaN in every layout: explicit entries where the block is CSR.
+A missing row (a null list, vector or pair) is a row of NaN in every layout: explicit entries in CSR.
 """
 
 from __future__ import annotations
@@ -71,10 +71,11 @@ class Layout(Protocol):
 
 @dataclass(frozen=True)
 class Scalars:
-    """One column per feature."""
+    """One column per feature; ``plain`` when all are of Arrow's own integer and floating types."""
 
     columns: tuple[str, ...]
     dtype: np.dtype[Any]
+    plain: bool = False
     sparse = False
 
     @property
@@ -82,7 +83,10 @@ class Scalars:
         return self.columns
 
     def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Matrix:
-        return Columns([numbers(a) for a in batch.columns[: len(self.columns)]], batch.num_rows)
+        arrays = batch.columns[: len(self.columns)]
+        if self.plain and not any(a.null_count for a in arrays):
+            return Columns([a.to_numpy(zero_copy_only=True) for a in arrays], batch.num_rows)
+        return Columns([numbers(a) for a in arrays], batch.num_rows)
 
     def describe(self) -> Mapping[str, Any]:
         return {"columns": list(self.columns)}
@@ -142,8 +146,8 @@ class SparkVector:
                 else "type 1 (dense), as the file's statistics say"
             )
             raise DataError(
-                f"expected Spark vectors of {wanted} in column {self.column!r}, found type {kinds[row].as_py()} in "
-                f"{origin.at(row)}; write the file again with Spark"
+                f"expected Spark vectors of {wanted} in column {self.column!r}, found type "
+                f"{kinds[row].as_py()} in {origin.at(row)}; write the file again with Spark"
             )
         if not self.sparse:
             return list_rows(values, self.width, self.column, origin)
@@ -296,8 +300,8 @@ def choose(
             " ..." if len(others) > 10 else ""
         )
         raise SchemaError(
-            f"expected numeric columns only, found {found} in {path}; list what is to travel along in carry=, "
-            "or say which columns are the features by columns=, vector= or sparse="
+            f"expected numeric columns only, found {found} in {path}; list what is to travel along in "
+            "carry=, or say which columns are the features by columns=, vector= or sparse="
         )
     if not scalars:
         raise SchemaError(
@@ -312,7 +316,8 @@ def choose(
 
 def _scalars(fields: Sequence[pa.Field], want: Wanted, path: str) -> Scalars:
     dtypes = [_number(field, path) for field in fields]
-    return Scalars(tuple(f.name for f in fields), want.dtype or feature_dtype(dtypes))
+    plain = all(pa.types.is_floating(f.type) or pa.types.is_integer(f.type) for f in fields)
+    return Scalars(tuple(f.name for f in fields), want.dtype or feature_dtype(dtypes), plain)
 
 
 def _number(field: pa.Field, path: str) -> np.dtype[Any]:
@@ -335,7 +340,7 @@ def _elements(field: pa.Field, path: str, *, integers: bool = False) -> np.dtype
         kind = "integers" if integers else "numbers"
         raise SchemaError(
             f"expected lists of {kind} in column {field.name!r}, found {field.type} in {path}; "
-            "for scalar columns give columns=, for one list or vector column vector=, for index and value lists sparse="
+            "scalar columns go to columns=, one vector column to vector=, index and value lists to sparse="
         )
     return dtype
 
@@ -370,8 +375,8 @@ def _vector(field: pa.Field, want: Wanted, first: First, path: str) -> Vector | 
     if pa.types.is_fixed_size_list(stored):
         if want.n_features not in (None, stored.list_size):
             raise SchemaError(
-                f"expected lists of n_features={want.n_features} numbers in column {field.name!r}, found {field.type} in "
-                f"{path}; give the right n_features, or none"
+                f"expected lists of n_features={want.n_features} numbers in column {field.name!r}, found "
+                f"{field.type} in {path}; give the right n_features, or none"
             )
         return Vector(field.name, stored.list_size, dtype)
     return Vector(field.name, want.n_features or _first_length(field.name, first, _list_length, path), dtype)
@@ -395,8 +400,8 @@ def _first_length(column: str, first: First, length: Callable[[pa.Scalar], int],
                 break
             return width
     raise SchemaError(
-        f"expected lists of numbers in column {column!r} whose length says how many features there are, found "
-        f"only missing rows, or an empty first one, in {path}; say n_features="
+        f"expected lists of numbers in column {column!r} whose length says how many features there are, "
+        f"found only missing rows, or an empty first one, in {path}; say n_features="
     )
 
 

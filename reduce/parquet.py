@@ -1,9 +1,9 @@
-"""Parquet files as a source: footers are read once in parallel to plan, and again by whoever reads a fragment.
+"""Parquet files as a source: footers are read in parallel to plan, and again by whoever reads a fragment.
 
-Planning keeps a few numbers per file: rows per row group, sizes, and a digest of the footer. A footer holds the
-place, size and statistics of every column chunk, so a file that was written anew has another one; reading a
-fragment compares it first. Files are read, not memory-mapped: it is as fast, memory stays bounded, and a file that
-shrinks meanwhile is an error instead of a signal.
+Planning keeps a few numbers per file: rows per row group, sizes, and a digest of the footer. A footer holds
+the place, size and statistics of every column chunk, so a file that was written anew has another one; reading
+a fragment compares it first. Files are read, not memory-mapped: it is as fast, memory stays bounded, and a
+file that shrinks meanwhile is an error instead of a signal.
 """
 
 from __future__ import annotations
@@ -40,15 +40,16 @@ READERS = 32
 
 @contextmanager
 def readable(where: str) -> Iterator[None]:
-    """Turns what pyarrow raises on damaged, truncated or forbidden files into a DataError that names ``where``."""
+    """Turns what pyarrow raises on damaged, truncated or forbidden files into a DataError about ``where``."""
     try:
         yield
     except (EigenmillError, MemoryError):
         raise
     except (OSError, pa.ArrowException) as error:
+        found = " ".join(str(error).split())
         raise DataError(
-            f"expected a readable Parquet file, found an error in {where}: {error}; check that the file is complete and "
-            "that you may read it, or write it again"
+            f"expected a readable Parquet file, found an error in {where}: {found}; check that the file is "
+            "complete and that you may read it, or write it again"
         ) from error
 
 
@@ -62,7 +63,7 @@ class Footer:
 
     @property
     def digest(self) -> str:
-        # Without statistics, files of equal size may have equal footers: the last data tell most of them apart.
+        # Without statistics, files of equal size may have equal footers: the last data tell most apart.
         h = blake2b(self.before, digest_size=16)
         h.update(self.tail)
         h.update(self.size.to_bytes(8, "little"))
@@ -75,7 +76,7 @@ class Footer:
 
 @lru_cache(maxsize=8)
 def _parsed(tail: bytes) -> pq.FileMetaData:
-    # Kept, because the fragments of one file are read one after the other and a wide footer takes long to parse.
+    # Kept: fragments of one file are read one after the other, and a wide footer takes long to parse.
     return pq.read_metadata(pa.BufferReader(tail))
 
 
@@ -99,7 +100,7 @@ def read_footer(file: pa.NativeFile, path: str) -> Footer:
 
 @dataclass(frozen=True, slots=True)
 class FileOrigin(Origin):
-    """A place in a run of row groups, ``first`` rows after its start; ``kept`` are the rows that a filter left."""
+    """A place in a run of row groups, ``first`` rows after its start; ``kept`` are those a filter left."""
 
     spans: tuple[tuple[int, int], ...] = ()
     first: int = 0
@@ -159,6 +160,10 @@ class ParquetSource:
         return self.layout.sparse
 
     @property
+    def stored_columns(self) -> int:
+        return len(self.columns(carry=False))
+
+    @property
     def weighted(self) -> bool:
         return self.weights is not None
 
@@ -176,7 +181,7 @@ class ParquetSource:
         return digest_of([self.files, self.layout, str(self.carried), self.weights, where, self.keys])
 
     def describe(self) -> Mapping[str, Any]:
-        """The layout only: what is carried, weighted and filtered is the business of one run, not of a model."""
+        """The layout only: what is carried, weighted and filtered is a matter of one run, not of a model."""
         return self.layout.describe()
 
     def only(self, files: Sequence[FileInfo]) -> ParquetSource:
@@ -298,12 +303,13 @@ class ParquetSource:
 
 def _changed(path: str, found: str) -> ChangedInputError:
     return ChangedInputError(
-        f"expected the file that was planned, found {found} at {path}; the input changed meanwhile: start again"
+        f"expected the file that was planned, found {found} at {path}; "
+        "the input changed meanwhile: start again"
     )
 
 
 def cut(files: Sequence[FileInfo], target: int) -> Iterator[Fragment]:
-    """Fragments: consecutive row groups of one file while they hold at most ``target`` rows, or one larger one."""
+    """Fragments: consecutive row groups of one file with at most ``target`` rows, or a larger one."""
     index = 0
     for number, info in enumerate(files):
         start, rows = 0, 0
@@ -317,7 +323,7 @@ def cut(files: Sequence[FileInfo], target: int) -> Iterator[Fragment]:
 
 
 def plan(listing: Listing, want: Wanted, filters: Any = None) -> ParquetSource:
-    """The source over the listed files; reads their footers, and the first rows if a vector's width must be found.
+    """The source over the listed files; reads footers, and the first rows if a vector's width must be found.
 
     Raises:
         SchemaError: the files disagree, or a column is missing or of the wrong type.
@@ -356,7 +362,9 @@ def plan(listing: Listing, want: Wanted, filters: Any = None) -> ParquetSource:
             )
     used = [n for n in hive.names if n in carried.names or (where and n in where.hive)]
     keys = tuple({name: values[name] for name in used} for values in listing.partitions) if used else ()
-    source = ParquetSource(listing.store, listing.root, (), layout, carried, want.weights, where, keys, listing.listed)
+    source = ParquetSource(
+        listing.store, listing.root, (), layout, carried, want.weights, where, keys, listing.listed
+    )
     columns = source.columns(carry=True)
     expected = {name: schema.field(name).type for name in columns}
     vector = layout.column if isinstance(layout, SparkVector) else None

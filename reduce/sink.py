@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+import pickle
 import re
 import shutil
 from collections import Counter
@@ -109,9 +110,7 @@ class Sink:
             object.__setattr__(self, "dtype", name)
             _one_of("dtype", name, ("float32", "float64"))
         if self.part_bytes is not None and (isinstance(self.part_bytes, bool) or self.part_bytes < 1):
-            raise ConfigError(
-                f"expected part_bytes to be a positive number of bytes, found {self.part_bytes!r}"
-            )
+            raise ConfigError(f"expected part_bytes to be a positive number of bytes, found {self.part_bytes!r}")
         if self.names is not None:
             if self.layout == "list":
                 raise ConfigError("expected names only with layout='columns', found layout='list'; drop one")
@@ -129,7 +128,8 @@ class Sink:
         if files.is_local(fs):
             path = files.follow_foreign_links(path)
             files.finish_pointing(path)
-            job = replace(job, directory=os.path.realpath(path))
+            link = path if files.current_version(path) else None
+            job = replace(job, directory=os.path.realpath(path), link=link)
         try:
             found = _look(fs, job.directory)
             if found.state == "nothing":
@@ -198,9 +198,7 @@ class PartRecord:
             _check_relative(item["path"], where)
         for item in value["source"]:
             if not (isinstance(item, list) and len(item) == 3 and all(type(i) is int for i in item)):
-                raise OutputError(
-                    f"expected sources (file, start, stop) in {where}, found {item!r}; {_RESTORE}"
-                )
+                raise OutputError(f"expected sources (file, start, stop) in {where}, found {item!r}; {_RESTORE}")
         if sum(item["rows"] for item in value["files"]) != value["rows"]:
             raise OutputError(f"expected the rows of part {value['index']} to add up in {where}; {_RESTORE}")
         return cls(
@@ -261,9 +259,7 @@ def _read_manifest(fs: pafs.FileSystem, directory: str) -> Manifest:
     try:
         value = files.read_json(fs, where)
     except FileNotFoundError as error:
-        raise OutputError(
-            f"expected a finished output in {directory}, found no {_MANIFEST}; finish the job"
-        ) from error
+        raise OutputError(f"expected a finished output in {directory}, found no {_MANIFEST}; finish the job") from error
     _expect_format(value, FORMAT, where)
     fields: dict[str, type] = {
         "key": str,
@@ -277,23 +273,15 @@ def _read_manifest(fs: pafs.FileSystem, directory: str) -> Manifest:
     _expect(value, fields, where)
     stated = value.pop("digest")
     if stated != files.digest(value):
-        raise OutputError(
-            f"expected {where} to have the digest {stated}, found {files.digest(value)}; {_RESTORE}"
-        )
+        raise OutputError(f"expected {where} to have the digest {stated}, found {files.digest(value)}; {_RESTORE}")
     del value["format"], value["version"]
     parts = tuple(PartRecord.from_json(part, where) for part in value.pop("parts"))
     if [p.index for p in parts] != list(range(len(parts))) or sum(p.rows for p in parts) != value["rows"]:
-        raise OutputError(
-            f"expected the parts in {where} to be whole and to have {value['rows']} rows; {_RESTORE}"
-        )
+        raise OutputError(f"expected the parts in {where} to be whole and to have {value['rows']} rows; {_RESTORE}")
     schema, transforms = value.pop("schema"), value.pop("transforms")
     pairs = all(isinstance(pair, list) and len(pair) == 2 for pair in schema)
-    if not pairs or not all(
-        isinstance(text, str) for text in [*transforms, *(t for pair in schema for t in pair)]
-    ):
-        raise OutputError(
-            f"expected pairs (name, type) as schema and digests as transforms in {where}; {_RESTORE}"
-        )
+    if not pairs or not all(isinstance(text, str) for text in [*transforms, *(t for pair in schema for t in pair)]):
+        raise OutputError(f"expected pairs (name, type) as schema and digests as transforms in {where}; {_RESTORE}")
     columns = tuple((name, kind) for name, kind in schema)
     return Manifest(**value, transforms=tuple(transforms), schema=columns, parts=parts)
 
@@ -324,9 +312,7 @@ def _expect_format(value: Any, kind: str, where: str) -> None:
 def _check_relative(path: str, where: str) -> None:
     names = path.split("/")
     if path.startswith("/") or "\\" in path or "\0" in path or any(n[:1] in ("", ".", "_") for n in names):
-        raise OutputError(
-            f"expected paths inside the output directory in {where}, found {path!r}; do not trust it"
-        )
+        raise OutputError(f"expected paths inside the output directory in {where}, found {path!r}; do not trust it")
 
 
 # The plan: a function of data, model and options
@@ -406,18 +392,14 @@ def _describe(sink: Sink, data: Dataset, path: str) -> tuple[Job, dict[str, Any]
     }
     description["key"] = files.digest(description)
     schema = pa.schema([field for field in whole if field.name != sink.partition_by])
-    job = Job(
-        sink, path, description["key"], description["model"], schema, carried, k, dtype.name, parts, parts
-    )
+    job = Job(sink, path, description["key"], description["model"], schema, carried, k, dtype.name, parts, parts)
     return job, description
 
 
 def _check_names(names: Sequence[str], carried: pa.Schema, partition_by: str | None) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ConfigError(
-            f"expected different names for all columns, found {twice[:5]} twice; rename or do not carry"
-        )
+        raise ConfigError(f"expected different names for all columns, found {twice[:5]} twice; rename or do not carry")
     if partition_by is None:
         return
     if partition_by not in carried.names:
@@ -432,9 +414,7 @@ def _check_names(names: Sequence[str], carried: pa.Schema, partition_by: str | N
     kind = carried.field(partition_by).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        raise ConfigError(
-            f"expected partition_by to hold text, numbers or dates, found {kind}; choose another column"
-        )
+        raise ConfigError(f"expected partition_by to hold text, numbers or dates, found {kind}; choose another column")
 
 
 # The job
@@ -471,8 +451,19 @@ class Job:
     link: str | None = None
     finished: Manifest | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # As Arrow bytes: pickle forgets name and nullability of a fixed-size list's element (pyarrow 26).
+        schemas = {name: getattr(self, name).serialize().to_pybytes() for name in ("schema", "carried")}
+        return {**self.__dict__, **schemas}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+        for name in ("schema", "carried"):
+            self.__dict__[name] = pa.ipc.read_schema(pa.py_buffer(state[name]))
+
     @property
     def filesystem(self) -> pafs.FileSystem:
+        """The file system that ``directory`` is on."""
         return files.resolve(self.sink.path, self.sink.filesystem)[0]
 
     @property
@@ -516,16 +507,17 @@ class Job:
             ]
         )
         record = PartRecord(part.index, sum(f.rows for f in written), tuple(written), part.source)
-        files.write_json(
-            fs, _record_path(self.directory, part.index), {"key": self.key, "part": asdict(record)}
-        )
+        files.write_json(fs, _record_path(self.directory, part.index), {"key": self.key, "part": asdict(record)})
         return record
 
     def _checked(self, part: Part, blocks: Iterable[Block]) -> Iterator[Block]:
         rows = 0
+        unpickled = pickle.loads(pickle.dumps(self.carried))  # what the blocks of a worker's source carry
         for block in blocks:
             rows += block.rows
             found = block.carried.schema if block.carried is not None else pa.schema([])
+            if block.carried is not None and found != self.carried and found == unpickled:
+                block, found = replace(block, carried=block.carried.cast(self.carried)), self.carried
             if block.n_features != self.n_features or found != self.carried:
                 raise SchemaError(
                     f"expected {self.n_features} features and the carried columns {self.carried.names}, "
@@ -665,9 +657,7 @@ def _read_job(fs: pafs.FileSystem, directory: str) -> dict[str, Any]:
     }
     _expect(value, {**fields, "input": dict, "schema": list, "parts": list}, where)
     if value["key"] != files.digest({name: v for name, v in value.items() if name != "key"}):
-        raise OutputError(
-            f"expected {where} to match its key {value['key']}, found other content; {_RESTORE}"
-        )
+        raise OutputError(f"expected {where} to match its key {value['key']}, found other content; {_RESTORE}")
     return dict(value)
 
 
@@ -718,9 +708,7 @@ def _read_records(fs: pafs.FileSystem, job: Job) -> dict[int, PartRecord]:
     return found
 
 
-def _check_listing(
-    fs: pafs.FileSystem, directory: str, records: Sequence[PartRecord], pending: Sequence[Part]
-) -> None:
+def _check_listing(fs: pafs.FileSystem, directory: str, records: Sequence[PartRecord], pending: Sequence[Part]) -> None:
     """Refuses files of another size, and data files without a record; pending parts may have left some."""
     recorded = {file.path: file for record in records for file in record.files}
     expected = {part.index for part in pending}
@@ -770,8 +758,11 @@ def _open_version(fs: pafs.FileSystem, job: Job, description: Mapping[str, Any],
     for number in reversed(files.version_numbers(path)):
         if number > current:
             version = replace(job, directory=files.version_path(path, number), link=path)
+            found = _look(fs, version.directory)
+            if found.state == "nothing":  # stopped before it had begun
+                return _start(fs, version, description)
             with contextlib.suppress(OutputError):
-                if _look(fs, version.directory).key == job.key:
+                if found.key == job.key:
                     return _go_on(fs, version)
     number = max([current, *files.version_numbers(path)]) + 1 + (current == 0)
     return _start(fs, replace(job, directory=files.version_path(path, number), link=path), description)
@@ -806,9 +797,7 @@ def _write_file(
         try:
             rows = fill(writer)
             with files.explained(path):
-                writer.add_key_value_metadata(
-                    {"eigenmill.model": job.model, "eigenmill.part": str(part.index)}
-                )
+                writer.add_key_value_metadata({"eigenmill.model": job.model, "eigenmill.part": str(part.index)})
                 writer.close()
         except BaseException:
             # The file is a local temporary that is never published now; closing only frees the encoder.
@@ -844,9 +833,7 @@ def _leaves(schema: pa.Schema) -> list[str]:
     try:
         pq.ParquetWriter(out, schema).close()
     except pa.ArrowNotImplementedError as error:
-        raise SchemaError(
-            f"expected carried columns that Parquet can hold, found: {error}; leave it out"
-        ) from error
+        raise SchemaError(f"expected carried columns that Parquet can hold, found: {error}; leave it out") from error
     leaves = pq.ParquetFile(pa.BufferReader(out.getvalue())).schema
     return [leaves.column(i).path for i in range(len(leaves))]
 
@@ -905,9 +892,7 @@ class _Rows:
             columns = pa.ipc.open_stream(self._out.getvalue()).read_all().columns
         if self._list:
             flat = pa.array(features[: self.count].reshape(-1))
-            columns.append(
-                pa.FixedSizeListArray.from_arrays(flat, type=job.schema.field(job.sink.column).type)
-            )
+            columns.append(pa.FixedSizeListArray.from_arrays(flat, type=job.schema.field(job.sink.column).type))
         else:
             columns += [pa.array(column[: self.count]) for column in features]
         self._clear()
@@ -1003,12 +988,14 @@ def _split(job: Job, block: Block) -> Iterator[tuple[str, Array, pa.RecordBatch]
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     encoded = pc.dictionary_encode(column.cast(pa.string()), null_encoding="encode")
-    values, codes = [_hive(value) for value in encoded.dictionary.to_pylist()], encoded.indices.to_numpy()
+    directories = [_hive(value) for value in encoded.dictionary.to_pylist()]
+    values, position = np.unique(directories, return_inverse=True)  # null and the empty string share one
+    codes = position[encoded.indices.to_numpy()]
     rest = carried.select([f.name for f in job.carried if f.name != job.sink.partition_by])
     if len(values) > 1:
         order = np.argsort(codes, kind="stable")
         X, rest, codes = X[order], rest.take(pa.array(order)), codes[order]
-    for code, value in enumerate(values):
+    for code, value in enumerate(values.tolist()):
         a, b = (int(i) for i in np.searchsorted(codes, [code, code + 1]))
         yield value, X[a:b], rest[a:b]
 

@@ -68,6 +68,10 @@ class TableSource:
         return self.layout.sparse
 
     @property
+    def stored_columns(self) -> int:
+        return len(self.layout.columns)
+
+    @property
     def weighted(self) -> bool:
         return self.weights is not None
 
@@ -76,9 +80,12 @@ class TableSource:
         """Of the content, whatever its chunks."""
         h, table = blake2b(digest_size=16), self.table.replace_schema_metadata(None)
         for a in range(0, table.num_rows, DIGEST_ROWS):
+            part = table.slice(a, DIGEST_ROWS)
+            # Taking copies: bits and bytes around a slice would otherwise leak into the stream.
+            part = part.take(pa.array(np.arange(part.num_rows))).combine_chunks()
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, table.schema) as writer:
-                writer.write_table(table.slice(a, DIGEST_ROWS).combine_chunks())
+                writer.write_table(part)
             h.update(sink.getvalue())
         return digest_of([h.hexdigest(), self.layout, self.carried.names, self.weights])
 
@@ -133,7 +140,8 @@ def pandas_table(frame: Any) -> pa.Table:
         return pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise SchemaError(
-            f"expected columns of one type each, found a DataFrame that Arrow cannot hold: {error}; convert the column"
+            f"expected columns of one type each, found a DataFrame that Arrow cannot hold: {error}; "
+            "convert the column"
         ) from error
 
 

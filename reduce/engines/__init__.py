@@ -24,7 +24,7 @@ def connect(kind: str = "local", client: Any = None, **options: Any) -> Engine:
         try:
             return LocalEngine(**options)
         except TypeError as error:
-            raise ConfigError(f"expected options of the local engine (workers, memory, work, progress): {error}") from error
+            raise ConfigError(f"expected workers, memory, work or progress: {error}") from error
     raise ConfigError(f"expected an engine among: local; found {kind!r}")
 
 

@@ -35,11 +35,13 @@ from reduce.engines.base import (
 from reduce.engines.memory import parse_bytes, workers_that_fit
 from reduce.errors import ArtifactError, ConfigError
 from reduce.passes.base import Pass
-from reduce.sink import Job, Manifest, Part, PartRecord, Sink
+from reduce.sink import Manifest, Part, PartRecord, Sink
 
 S = TypeVar("S")
 R = TypeVar("R")
 T = TypeVar("T")
+Watch = Callable[[int], None]
+"""Told of every block's rows; raises when the scan is to stop."""
 
 
 class LocalEngine:
@@ -93,7 +95,7 @@ class LocalEngine:
         if progress is not None:
             progress.begin("write", rows, 0)
 
-        def task(part: Part, workspace: Workspace, watch: Callable[[int], None]) -> PartRecord:
+        def task(part: Part, workspace: Workspace, watch: Watch) -> PartRecord:
             return job.write_part(part, _watched(data, part, workspace, watch))
 
         with one_blas_thread():
@@ -108,7 +110,7 @@ class LocalEngine:
         """All rows of ``data`` as one array (n, d) in this process: for data that fits, such as reduced features."""
         parts: list[Array] = [np.empty((0, data.n_features), data.dtype)] * len(data.fragments)
 
-        def task(fragment: Fragment, workspace: Workspace, watch: Callable[[int], None]) -> None:
+        def task(fragment: Fragment, workspace: Workspace, watch: Watch) -> None:
             blocks = [b.dense(data.dtype).copy() for b in data.blocks(fragment, workspace)]
             parts[fragment.index] = np.concatenate(blocks) if blocks else parts[fragment.index]
 
@@ -135,7 +137,7 @@ class LocalEngine:
             return
         continued, tree.open = tree.open, None
 
-        def task(leaf: Leaf, workspace: Workspace, watch: Callable[[int], None]) -> None:
+        def task(leaf: Leaf, workspace: Workspace, watch: Watch) -> None:
             state = fold_leaf(pass_, data, leaf, workspace, continued if leaf.continues else None, watch)
             if leaf.full:
                 merger.add(leaf.index, state)
@@ -156,7 +158,7 @@ class LocalEngine:
         if checkpoint is not None:
             checkpoint.save(whole=True)
 
-    def _map(self, task: Callable[[T, Workspace, Callable[[int], None]], Any], items: Sequence[T], workers: int) -> None:
+    def _map(self, task: Callable[[T, Workspace, Watch], Any], items: Sequence[T], workers: int) -> None:
         """Run ``task`` on every item, at most ``workers`` at once, started in order; the first error stops all."""
         stop, advance = threading.Event(), None if self.progress is None else self.progress.advance
         lock, todo = threading.Lock(), iter(items)
@@ -197,7 +199,7 @@ class _StoppedError(Exception):
     """Ends a worker whose sibling has failed."""
 
 
-def _watched(data: Dataset, part: Part, workspace: Workspace, watch: Callable[[int], None]) -> Iterator[Block]:
+def _watched(data: Dataset, part: Part, workspace: Workspace, watch: Watch) -> Iterator[Block]:
     for i in part.fragments:
         for block in data.blocks(data.fragments[i], workspace, carry=True):
             yield block

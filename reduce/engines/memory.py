@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from reduce.blocks import block_height
 from reduce.dataset import Dataset
 from reduce.engines.base import plan_leaves
@@ -21,7 +23,9 @@ from reduce.passes.base import Pass
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 PAGE = (1 << 20) + (128 << 10)
 """Bytes that one column chunk holds while it streams: a data page of Parquet's usual size and a read buffer."""
-RESERVE = 96 << 20
+WRITING = 64 << 20
+"""Bytes that encoding one part takes: a row group of features and its compressed form."""
+RESERVE = 112 << 20
 """Allocator slack, thread stacks and the reader's metadata."""
 
 
@@ -51,7 +55,8 @@ def format_bytes(size: float) -> str:
 
 
 def resident() -> int:
-    """Bytes of this process in memory now (Linux; 0 where /proc is absent)."""
+    """Bytes of this process in memory now (Linux; 0 where /proc is absent), less what Arrow can give back."""
+    pa.default_memory_pool().release_unused()
     try:
         with open("/proc/self/statm") as f:
             return int(f.read().split()[1]) * 4096
@@ -85,13 +90,14 @@ def estimate(pass_: Pass[Any, Any] | None, data: Dataset, workers: int) -> Memor
     rows = min(height, max((f.rows for f in data.fragments), default=0))
     workers = max(min(workers, len(leaves) or 1), 1)
     block = rows * d * data.dtype.itemsize
-    largest = max((f.rows for f in data.fragments), default=0) * d * source.dtype.itemsize
-    columns = d if not source.sparse else 2
-    decoding = block + min(largest, columns * PAGE) if source.files else 0
-    widths = [max(t.n_features_in, len(t.names)) for t in data.transforms]
-    blocks = block + sum(rows * width * 8 for width in widths)
+    decoding = 0
+    if source.files:
+        group = max((f.rows for f in data.fragments), default=0) * d * source.dtype.itemsize
+        # Measured: Arrow holds pages compressed, decompressed and decoded, and the last batch while it makes the next.
+        decoding = int(4 * block + 2.5 * min(group, source.stored_columns * PAGE))
+    blocks = 2 * block + sum(rows * len(t.names) * 8 for t in data.transforms)
     if pass_ is None:
-        return Memory(workers, resident(), 0, blocks + (64 << 20), decoding, 0, 0)
+        return Memory(workers, resident(), 0, blocks - block + WRITING, decoding, 0, 0)
     state, scratch, final = pass_.sizes(rows, data.n_rows)
     pending = math.ceil(math.log2(len(leaves) + 1)) if len(leaves) > workers else 0
     return Memory(workers, resident(), state, blocks + scratch, decoding, pending * state, final)
@@ -108,7 +114,8 @@ def workers_that_fit(pass_: Pass[Any, Any] | None, data: Dataset, workers: int, 
     raise DoesNotFitError(
         f"expected a plan within memory={format_bytes(memory)}, found that one worker needs {format_bytes(need.peak)} "
         f"({format_bytes(need.process)} held by the process, {format_bytes(need.states)} state, "
-        f"{format_bytes(need.blocks)} block, {format_bytes(need.decoding)} decoding, {format_bytes(need.tree)} merge tree, "
-        f"{format_bytes(need.finalize)} to finalize) for {data.n_features} features; "
-        f"give memory='{format_bytes(need.peak * 1.02).replace(' ', '')}', choose fewer columns, or write smaller row groups"
+        f"{format_bytes(need.blocks)} block, {format_bytes(need.decoding)} decoding, "
+        f"{format_bytes(need.tree)} merge tree, {format_bytes(need.finalize)} to finalize) "
+        f"for {data.n_features} features; give memory='{format_bytes(need.peak * 1.02).replace(' ', '')}', "
+        "choose fewer columns, or write smaller row groups"
     )

@@ -11,6 +11,7 @@ import copy
 import functools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -20,7 +21,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from reduce.cleaning import KEEP, MEAN, Cleaning, Resolved
 from reduce.dataset import Dataset, as_dataset
 from reduce.engines import connect
-from reduce.engines.base import Engine, Tree
+from reduce.engines.base import Engine, Tree, one_blas_thread
 from reduce.errors import ConfigError, DataError
 from reduce.estimators.record import Record, unseen
 from reduce.passes.base import Pass
@@ -129,17 +130,20 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _run(self, data: Dataset, record: Record, engine: Engine, *, keep: bool) -> Self:
         rows = record.rows + data.n_rows
         intake = Intake(data.feature_names, record.dtype, record.policy)
-        solver, pass_ = self._pass(intake, rows)
+        # Rows of a wider type than the first ones are not cut down to theirs.
+        wide = np.promote_types(record.dtype, self._dtype(data))
+        solver, pass_ = self._pass(replace(intake, dtype=wide), rows)
         if record.solver and solver != record.solver:
             raise ConfigError(
-                f"expected to go on with solver={record.solver!r}, found that a full fit of {rows} rows takes {solver!r}; "
+                f"expected to go on with solver={record.solver!r}, found that {rows} rows take {solver!r}; "
                 f"fit all data again with solver={solver!r} and go on from there"
             )
         again = data if record.rows == 0 else None
         # A copy, so that bad new data leaves what was known untouched.
         tree = copy.deepcopy(record.tree) if keep else None
         result = engine.run(pass_, data, tree=tree)
-        moments = self._finish(result, solver, intake, again, engine)
+        with one_blas_thread():  # eigh and its like differ between 1 and 2 threads
+            moments = self._finish(result, solver, intake, again, engine)
         source = data.source
         record = Record(
             tree or record.tree, (*record.files, *source.files), source.root, rows, solver, record.policy, record.dtype
@@ -215,7 +219,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         if isinstance(mine, tuple) and isinstance(theirs, tuple) and mine != theirs:
             wrong = next((a, b) for a, b in zip(mine, theirs, strict=True) if a != b)
             raise DataError(
-                f"expected the feature columns in the order of the fit, found {wrong[1]!r} in the place of {wrong[0]!r}; "
+                f"expected the feature columns in the order of the fit, found {wrong[1]!r} in place of {wrong[0]!r}; "
                 "give columns=list(model.feature_names_in_)"
             )
         return data
@@ -230,8 +234,8 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         policy = cleaning.resolve(data.feature_names)
         if (policy.code == KEEP).any() and self._array_policy != "keep":
             raise ConfigError(
-                f"expected missing='error', 'drop', 'mean', 'zero' or a number for {type(self).__name__}, found 'keep', "
-                "which only StandardScaler takes"
+                f"expected missing='error', 'drop', 'mean', 'zero' or a number for {type(self).__name__}, "
+                "found 'keep', which only StandardScaler takes"
             )
         if cleaning.clip_sd is not None:
             moments = engine.run(MomentsPass(Intake(data.feature_names, self._dtype(data), policy)), data)

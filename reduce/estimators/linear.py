@@ -118,13 +118,20 @@ class Linear(Estimator):
         if centred is not None:
             lower = centred
             product = lower @ V + np.tril(lower, -1).T @ V
-            return np.maximum(np.einsum("ij,ij->j", V, product), 0.0) / n
+            return np.asarray(np.maximum(np.einsum("ij,ij->j", V, product), 0.0) / n)
         rows: RowsState = result
         scores = (rows.y + (np.nan_to_num(rows.pivot) - self.mean_)) @ V
         return np.asarray(rows.weights @ (scores - rows.weights @ scores / n) ** 2 / n)
 
     def _refined(
-        self, spectrum: Spectrum, result: Any, intake: Intake, pivot: F64, centre: F64, data: Dataset | None, engine: Engine
+        self,
+        spectrum: Spectrum,
+        result: Any,
+        intake: Intake,
+        pivot: F64,
+        centre: F64,
+        data: Dataset | None,
+        engine: Engine,
     ) -> Spectrum:
         """Full precision by one more scan (gram) or from the rows at hand (dual).
 
@@ -136,10 +143,10 @@ class Linear(Estimator):
         if isinstance(result, RowsState):
             return refined(spectrum, dual_r(result, centre, self.scale_, spectrum.vectors), 1, len(result.y))
         if data is None:
-            raise ConfigError("expected refine=False when going on from a state, which has not the rows; fit all data again")
+            raise ConfigError("expected refine=False when going on from a state, which lacks the rows; fit all data")
         wide = Intake(intake.names, np.dtype(np.float64), intake.policy)
         weights = spectrum.vectors if self.scale_ is None else spectrum.vectors / self.scale_[:, None]
-        r = engine.run(TsqrPass(wide, pivot, centre - pivot, np.ascontiguousarray(weights)), data)
+        r = engine.run(TsqrPass(wide, pivot, centre - pivot, np.ascontiguousarray(weights), self.mean_ - centre), data)
         return refined(spectrum, r, result.terms, block_height(len(intake.names)))
 
     # The maps.

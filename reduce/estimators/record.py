@@ -77,7 +77,7 @@ def unseen(data: Dataset, record: Record) -> Dataset:
             )
     late = [f.path for f in fresh if _join(source.root, f.path) < max(seen)]
     if late:
-        log.warning("%d file(s) sort before files already seen and are appended after them, first %s", len(late), late[0])
+        log.warning("%d file(s) sort before files already seen and are appended, first %s", len(late), late[0])
     return replace(data, source=source.only(fresh))
 
 

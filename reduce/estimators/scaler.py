@@ -75,7 +75,7 @@ class StandardScaler(OneToOneFeatureMixin, Estimator):
         return Standardize(input, self.mean_ if self.with_mean else None, self.scale_)
 
     def _collect(self, data: Dataset) -> Any:
-        return data.to_sparse() if data.sparse and not self.with_mean else data.to_numpy()
+        return data.to_sparse() if data.source.sparse and not self.with_mean else data.to_numpy()
 
     def inverse_transform(self, X: Any) -> Any:
         """Back to the original units: ``X * scale_ + mean_``; arrays give arrays, a Dataset a Dataset."""

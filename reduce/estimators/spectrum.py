@@ -90,7 +90,12 @@ def of_gram(gram: Gram, scale: F64 | None, dtype: np.dtype[np.floating], *, cent
     size = int(min(max(gram.n, 1), d)) if gram.n == int(gram.n) else d
     subset = None if k is None or 3 * k > d else (d - k, d - 1)
     values, vectors = scipy.linalg.eigh(
-        cross, lower=True, overwrite_a=True, check_finite=False, subset_by_index=subset, driver="evr" if subset else "evd"
+        cross,
+        lower=True,
+        overwrite_a=True,
+        check_finite=False,
+        subset_by_index=subset,
+        driver="evr" if subset else "evd",
     )
     values, vectors = values[::-1], vectors[:, ::-1]
     # eigh itself is backward stable to about d eps ||A^T A|| (LAPACK Users' Guide, section 4.7).
@@ -166,10 +171,10 @@ def refined(spectrum: Spectrum, r: F64, stages: int, height: int) -> Spectrum:
     ``stages`` Householder factorisations of m = height + l rows on the way of a row to R (Higham 2002, theorem 19.4).
     """
     _, s, right = np.linalg.svd(r, full_matrices=False)
-    d, l = spectrum.vectors.shape
+    d, width = spectrum.vectors.shape
     eps = float(np.finfo(np.float64).eps)
     top = float(s[0]) if len(s) else 0.0
-    error = (gamma(d + 4, eps / 2) + stages * l * gamma(height + l, eps / 2)) * np.sqrt(spectrum.total)
+    error = (gamma(d + 4, eps / 2) + stages * width * gamma(height + width, eps / 2)) * np.sqrt(spectrum.total)
     return replace(
         spectrum,
         values=s**2,

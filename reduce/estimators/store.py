@@ -83,7 +83,14 @@ def save(model: Estimator, path: str | os.PathLike[str], *, state: bool, overwri
             "dtype": record.dtype.name,
         }
     return save_model(
-        path, kind, model.get_params(deep=False), arrays, meta, states=states, state_meta=state_meta, overwrite=overwrite
+        path,
+        kind,
+        model.get_params(deep=False),
+        arrays,
+        meta,
+        states=states,
+        state_meta=state_meta,
+        overwrite=overwrite,
     )
 
 
@@ -99,7 +106,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         if isinstance(error, ArtifactError):
             raise
-        raise ArtifactError(f"expected a complete {loaded.kind} model at {path}, found {error!r}; save it again") from error
+        raise ArtifactError(f"expected a whole {loaded.kind} model at {path}, found {error!r}; save it again") from error
 
 
 def _restore(loaded: Loaded, path: str | os.PathLike[str]) -> Estimator:
@@ -109,7 +116,7 @@ def _restore(loaded: Loaded, path: str | os.PathLike[str]) -> Estimator:
     known = inspect.signature(kind.__init__).parameters
     unknown = [name for name in loaded.parameters if name not in known]
     if unknown:
-        raise ArtifactError(f"expected parameters of {loaded.kind}, found {unknown[0]!r} at {path}; it is of a newer version")
+        raise ArtifactError(f"expected parameters of {loaded.kind}, found {unknown[0]!r}; update eigenmill")
     model = kind(**loaded.parameters)
     meta, arrays = loaded.meta, loaded.arrays
     names = names_from_json(meta["features"])
@@ -153,7 +160,7 @@ def _restore_record(path: str | os.PathLike[str], names: Any, model: Estimator) 
         meta, arrays = loaded.meta, loaded.states
         policy = from_arrays(Resolved, arrays["policy"])
         dtype = np.dtype(meta["dtype"])
-        files = tuple(FileInfo(p, int(s), g, tuple(int(r) for r in rows), int(e)) for p, s, g, rows, e in meta["files"])
+        files = tuple(FileInfo(p, int(s), g, tuple(map(int, rows)), int(e)) for p, s, g, rows, e in meta["files"])
         pass_ = model._pass(Intake(names, dtype, policy), int(meta["rows"]))[1]
         tree: Tree[Any] = Tree()
         restore_tree(arrays["tree"], meta["tree"], pass_.state_type(), tree)
@@ -161,12 +168,12 @@ def _restore_record(path: str | os.PathLike[str], names: Any, model: Estimator) 
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, ArtifactError):
             raise
-        raise ArtifactError(f"expected a complete state at {path}, found {error!r}; fit again with keep_state=True") from error
+        raise ArtifactError(f"expected a whole state at {path}, found {error!r}; fit again") from error
 
 
 def names_to_json(names: Any) -> Any:
     """Feature names as a list, or as prefix and count."""
-    return {"prefix": names.prefix, "count": names.count} if isinstance(names, Numbered) else list(names)
+    return {"prefix": names.prefix, "count": len(names)} if isinstance(names, Numbered) else list(names)
 
 
 def names_from_json(value: Any) -> Any:
@@ -179,7 +186,11 @@ def names_from_json(value: Any) -> Any:
 def versions() -> dict[str, str]:
     """What the bytes of a result may depend on besides the input: library versions, BLAS build, CPU kernel."""
     blas = sorted(
-        {f"{i.get('internal_api')} {i.get('version')} {i.get('architecture')}" for i in threadpool_info() if i["user_api"] == "blas"}
+        {
+            f"{i.get('internal_api')} {i.get('version')} {i.get('architecture')}"
+            for i in threadpool_info()
+            if i["user_api"] == "blas"
+        }
     )
     return {
         "numpy": np.__version__,

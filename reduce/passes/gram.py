@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reduce.blocks import F64, Block, Floats, Workspace
+from reduce.blocks import F64, Block, Workspace
 from reduce.cleaning import MEAN
 from reduce.passes.moments import Intake, Moments, Shifted, merge_moments
 
@@ -104,8 +104,9 @@ class GramPass:
 
     def start(self) -> GramState:
         d = len(self.intake.names)
-        z = [np.zeros(d) for _ in range(4)]
-        return GramState(Moments.empty(d), 0.0, 0, 0, *z, np.zeros(packed_size(d)), None, None)
+        pivot, offset, sums, gross = np.zeros((4, d))
+        products = np.zeros(packed_size(d))
+        return GramState(Moments.empty(d), 0.0, 0, 0, pivot, offset, sums, gross, products, None, None)
 
     def fold(self, state: GramState, block: Block) -> GramState:
         taken = self.intake.take(state.moments, block, squares=False)
@@ -134,7 +135,7 @@ class GramPass:
     def finalize(self, state: GramState) -> Gram:
         centre(state)
         d = len(state.pivot)
-        cross = np.empty((d, d))
+        cross = np.zeros((d, d))
         for a, b, panel in panels(state.products, d):
             cross[a:b, :b] = panel
         terms = state.height + state.depth + 8

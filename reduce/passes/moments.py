@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reduce.blocks import F64, Block, Floats
-from reduce.cleaning import ERROR, FILL, KEEP, MEAN, Resolved, mend
+from reduce.cleaning import ERROR, FILL, KEEP, Resolved, mend
 from reduce.errors import DataError
 
 PIVOT_ROWS = 256
@@ -50,10 +50,10 @@ class Moments:
 
     @classmethod
     def empty(cls, d: int) -> Moments:
-        zeros = lambda: np.zeros(d)  # noqa: E731
-        ints = lambda: np.zeros(d, dtype=np.int64)  # noqa: E731
+        count, offset, m2 = np.zeros((3, d))
+        missing, infinite = np.zeros((2, d), dtype=np.int64)
         low, high = np.full(d, np.inf), np.full(d, -np.inf)
-        return cls(0, 0.0, zeros(), np.full(d, np.nan), zeros(), zeros(), low, high, ints(), ints())
+        return cls(0, 0.0, count, np.full(d, np.nan), offset, m2, low, high, missing, infinite)
 
     @property
     def mean(self) -> F64:
@@ -131,13 +131,13 @@ class Intake:
         ``squares=False`` leaves the second moments of a clean block to the caller, who has them as the diagonal
         of its own product and adds them with :meth:`Moments.add`.
         """
-        block = weigh(block)
+        block = weigh(block).gathered(self.dtype)
         if block.rows == 0:
             return None
         low, high = block.extrema()
         bounds = self.policy
         clean = bool(np.isfinite(low).all() and np.isfinite(high).all())
-        inside = bounds.low is None or bounds.high is None or bool((low >= bounds.low).all() and (high <= bounds.high).all())
+        inside = bounds.covers(low, high)
         if not (clean and inside):
             return self._mend(moments, block)
         np.minimum(moments.low, low, out=moments.low)
@@ -229,8 +229,7 @@ def pivot_of(head: Floats, dtype: np.dtype[Any]) -> F64:
 
 def finite_any(X: Floats) -> npt.NDArray[np.bool_]:
     """(d,) columns of ``X`` with at least one finite value."""
-    found: npt.NDArray[np.bool_] = np.isfinite(X).any(axis=0)
-    return found
+    return np.asarray(np.isfinite(X).any(axis=0))
 
 
 @dataclass(frozen=True)
@@ -277,9 +276,3 @@ def imputed(moments: Moments, policy: Resolved) -> tuple[F64, F64, F64]:
     mean = np.where(n > 0, whole.pivot + whole.offset, np.nan)
     variance = np.divide(whole.m2, n, out=np.full_like(n, np.nan), where=n > 0)
     return mean, variance, n
-
-
-def all_missing(moments: Moments, policy: Resolved) -> npt.NDArray[np.bool_]:
-    """(d,) columns that mean imputation has nothing to learn from."""
-    found: npt.NDArray[np.bool_] = (moments.count == 0) & (policy.code == MEAN)
-    return found

@@ -24,7 +24,8 @@ class TsqrState:
 
 @dataclass(frozen=True)
 class TsqrPass:
-    """R of ``sqrt(w) * ((X - pivot) - offset) @ weights``; ``weights`` (d, l) is Q over the scale.
+    """R of ``sqrt(w) * ((X - pivot) - offset) @ weights``; ``weights`` (d, l) is Q over the scale; a gap that
+    the mean fills enters the product as ``gap`` (d,), or as 0 (centred data).
 
     The intake's dtype should be float64: this scan is made for digits.
     """
@@ -33,6 +34,7 @@ class TsqrPass:
     pivot: F64
     offset: F64
     weights: F64
+    gap: F64 | None = None
 
     def start(self) -> TsqrState:
         return TsqrState(np.empty((0, self.weights.shape[1])))
@@ -46,7 +48,7 @@ class TsqrPass:
         y = taken.y
         y -= self.offset
         if taken.present is not None:
-            y *= taken.present
+            y[:] = np.where(taken.present, y, 0.0 if self.gap is None else self.gap)
         if taken.weights is not None:
             y *= np.sqrt(taken.weights)[:, None]
         return TsqrState(_r(np.concatenate([state.r, y @ self.weights])))

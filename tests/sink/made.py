@@ -16,6 +16,8 @@ from reduce.blocks import Block, Columns, Origin, Workspace
 from reduce.dataset import Dataset, FileInfo, Fragment, Numbered
 from reduce.sink import Job, Manifest, Part, Sink
 
+FLOAT32 = np.dtype(np.float32)
+
 
 @dataclass
 class MadeSource:
@@ -75,7 +77,7 @@ class Scaled:
     width: int
     factor: float = 2.0
     drop: int = 0
-    dtype: Any = np.dtype(np.float32)
+    dtype: Any = FLOAT32
 
     @property
     def n_features_in(self) -> int:

@@ -28,17 +28,38 @@ def put(path: Path, value: float = 1.0) -> None:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     for i, name in enumerate(
-        ["b.parquet", "a.parquet", "sub/c.parquet", "sub/deep/d.parquet", "e.parq", "out.parquet/part-0.parquet"]
+        [
+            "b.parquet",
+            "a.parquet",
+            "sub/c.parquet",
+            "sub/deep/d.parquet",
+            "e.parq",
+            "out.parquet/part-0.parquet",
+        ]
     ):
         put(tmp_path / ROOT / name, float(i))
-    for name in ["_manifest.json", "_SUCCESS", ".crc", "_model/m.parquet", ".git/x.parquet", "sub/_tmp/y.parquet"]:
+    for name in [
+        "_manifest.json",
+        "_SUCCESS",
+        ".crc",
+        "_model/m.parquet",
+        ".git/x.parquet",
+        "sub/_tmp/y.parquet",
+    ]:
         path = tmp_path / ROOT / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"no parquet")
     return tmp_path / ROOT
 
 
-ALL = ["a.parquet", "b.parquet", "e.parq", "out.parquet/part-0.parquet", "sub/c.parquet", "sub/deep/d.parquet"]
+ALL = [
+    "a.parquet",
+    "b.parquet",
+    "e.parq",
+    "out.parquet/part-0.parquet",
+    "sub/c.parquet",
+    "sub/deep/d.parquet",
+]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +84,9 @@ def test_directories_and_globs(tree: Path, pattern: str, files: list[str]) -> No
         found = discover(str(tree) + pattern, filesystem)
         assert [os.path.join(found.root, f) for f in found.files] == [str(tree / f) for f in files]
         assert found.listed
-    assert [os.path.join(found.root, f) for f in discover(f"file://{tree}{pattern}").files] == [str(tree / f) for f in files]
+    assert [os.path.join(found.root, f) for f in discover(f"file://{tree}{pattern}").files] == [
+        str(tree / f) for f in files
+    ]
 
 
 def test_a_hidden_name_can_be_asked_for(tree: Path) -> None:
@@ -144,7 +167,11 @@ def test_a_file_that_is_not_parquet_is_an_error_not_skipped(tree: Path) -> None:
 
 @pytest.mark.parametrize(
     ("log", "kind"),
-    [("_delta_log/0.json", "Delta"), ("metadata/v1.metadata.json", "Iceberg"), (".hoodie/hoodie.properties", "Hudi")],
+    [
+        ("_delta_log/0.json", "Delta"),
+        ("metadata/v1.metadata.json", "Iceberg"),
+        (".hoodie/hoodie.properties", "Hudi"),
+    ],
 )
 def test_tables_with_a_log_are_refused(tmp_path: Path, log: str, kind: str) -> None:
     table = tmp_path / "lake" / "table"
@@ -195,7 +222,8 @@ def test_hive_keys_are_typed_over_all_files() -> None:
 def test_hive_keys_can_be_carried(tmp_path: Path, whole: Any) -> None:
     for day, city in [("1", "x"), ("2", "__HIVE_DEFAULT_PARTITION__")]:
         put(tmp_path / f"day={day}" / f"city={city}" / "t.parquet", float(day))
-    data = Dataset.from_parquet(tmp_path, carry=["city", "day", "a"])
+    data = Dataset.from_parquet(tmp_path, columns="a", carry=["city", "day", "a"])
+    assert whole(data).carried.to_pydict() == {"city": ["x", None], "day": [1, 2], "a": [1, 2]}
     assert data.source.carried == pa.schema([("city", pa.string()), ("day", pa.int64()), ("a", pa.float64())])
 
 

@@ -91,7 +91,9 @@ def test_errors_after_a_filter_count_rows_of_the_file(tmp_path: Path, whole: Any
     for height in (1, 4, 1000):
         with pytest.raises(SchemaError, match=r"found 1 in .*t\.parquet, row group 1, row 7;"):
             whole(data, height=height)
-    np.testing.assert_array_equal(whole(Dataset.from_parquet(tmp_path, vector="v", filters=[("k", "<", 2)])).X, [[1, 2]] * 2)
+    np.testing.assert_array_equal(
+        whole(Dataset.from_parquet(tmp_path, vector="v", filters=[("k", "<", 2)])).X, [[1, 2]] * 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,9 @@ def test_partition_values_of_a_dataset_need_not_be_in_its_paths(tmp_path: Path, 
         pq.write_table(pa.table({"a": [float(i)]}), tmp_path / f"{i}.parquet")
         fragments.append(
             ds.ParquetFileFormat().make_fragment(
-                f"{tmp_path}/{i}.parquet", pa.fs.LocalFileSystem(), partition_expression=pc.field("day") == f"d{i}"
+                f"{tmp_path}/{i}.parquet",
+                pa.fs.LocalFileSystem(),
+                partition_expression=pc.field("day") == f"d{i}",
             )
         )
     schema = pa.schema([("a", pa.float64()), ("day", pa.string())])

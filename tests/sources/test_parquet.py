@@ -27,7 +27,9 @@ from reduce.errors import ChangedInputError, DataError, SchemaError
 
 def table(n: int, start: int = 0) -> pa.Table:
     x = np.arange(start, start + n, dtype=np.float32)
-    return pa.table({"id": pa.array([f"r{i}" for i in range(start, start + n)], pa.string()), "a": x, "b": -x})
+    return pa.table(
+        {"id": pa.array([f"r{i}" for i in range(start, start + n)], pa.string()), "a": x, "b": -x}
+    )
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def test_equals_pandas(files: Path, whole: Any) -> None:
     assert read.carried.column("id").to_pylist() == expected["id"].tolist()
     assert data.n_rows == 400
     assert data.dtype == np.float32
-    assert [f.rows for f in data.source.files] == [(100, 100, 50), (100, 30), (), (20,)]
+    assert [f.rows for f in data.source.files] == [(100, 100, 50), (100, 30), (0,), (20,)]
     assert [f.path for f in data.source.files] == [f"part-{i}.parquet" for i in range(4)]
     assert data.source.root == str(files)
 
@@ -53,9 +55,15 @@ def test_blocks_have_the_asked_height_across_row_groups(files: Path, whole: Any)
     assert whole(Dataset.from_parquet(files, carry="id"), height=64).blocks == [64, 64, 64, 58, 64, 64, 2, 20]
 
 
-def test_small_row_groups_join_and_files_do_not(files: Path, monkeypatch: pytest.MonkeyPatch, whole: Any) -> None:
+def test_small_row_groups_join_and_files_do_not(
+    files: Path, monkeypatch: pytest.MonkeyPatch, whole: Any
+) -> None:
     data = Dataset.from_parquet(files, carry="id")
-    assert [(f.file, f.start, f.stop, f.rows) for f in data.fragments] == [(0, 0, 3, 250), (1, 0, 2, 130), (3, 0, 1, 20)]
+    assert [(f.file, f.start, f.stop, f.rows) for f in data.fragments] == [
+        (0, 0, 3, 250),
+        (1, 0, 2, 130),
+        (3, 0, 1, 20),
+    ]
     monkeypatch.setattr(dataset_module, "LEAF_BYTES", 150 * 8 * 2)
     monkeypatch.setattr(parquet, "leaf_rows", lambda d: 150)
     cut = Dataset.from_parquet(files, carry="id")
@@ -133,7 +141,11 @@ def test_the_digest_tells_data_apart_that_have_no_statistics(tmp_path: Path) -> 
     digests = []
     for value in (1.0, 2.0):
         pq.write_table(
-            pa.table({"a": [value] * 10}), tmp_path / "t", write_statistics=False, compression="none", use_dictionary=False
+            pa.table({"a": [value] * 10}),
+            tmp_path / "t",
+            write_statistics=False,
+            compression="none",
+            use_dictionary=False,
         )
         digests.append(Dataset.from_parquet(tmp_path / "t").source.files[0].digest)
     assert digests[0] != digests[1]
@@ -151,8 +163,12 @@ def test_only_some_files(files: Path, whole: Any) -> None:
 
 
 def test_another_type_names_both_files_the_column_and_both_types(files: Path) -> None:
-    pq.write_table(pa.table({"id": ["x"], "a": [1.0], "b": pa.array([1.0], pa.float32())}), files / "part-9.parquet")
-    with pytest.raises(SchemaError, match=r"'a' .* float in .*part-0\.parquet and double in .*part-9\.parquet"):
+    pq.write_table(
+        pa.table({"id": ["x"], "a": [1.0], "b": pa.array([1.0], pa.float32())}), files / "part-9.parquet"
+    )
+    with pytest.raises(
+        SchemaError, match=r"'a' .* float in .*part-0\.parquet and double in .*part-9\.parquet"
+    ):
         Dataset.from_parquet(files, carry="id")
     assert Dataset.from_parquet(files, columns=["b"]).n_rows == 401
 
@@ -164,7 +180,9 @@ def test_a_missing_column_names_its_file(files: Path) -> None:
 
 
 def test_the_names_of_list_elements_and_their_nullability_may_differ(tmp_path: Path, whole: Any) -> None:
-    for i, field in enumerate([pa.field("item", pa.float32()), pa.field("element", pa.float32(), nullable=False)]):
+    for i, field in enumerate(
+        [pa.field("item", pa.float32()), pa.field("element", pa.float32(), nullable=False)]
+    ):
         column = pa.array([[1.0, i], [2.0, i]], pa.list_(field))
         pq.write_table(pa.table({"v": column, "tags": column}), tmp_path / f"{i}.parquet")
     read = whole(Dataset.from_parquet(tmp_path, vector="v", carry="tags"))
@@ -175,7 +193,9 @@ def test_the_names_of_list_elements_and_their_nullability_may_differ(tmp_path: P
 def test_columns_may_lie_in_another_order_and_have_dots(tmp_path: Path, whole: Any) -> None:
     pq.write_table(pa.table({"a": [1.0], "a.b": [2.0], "c": [3.0]}), tmp_path / "1.parquet")
     pq.write_table(pa.table({"c": [6.0], "a.b": [5.0], "a": [4.0]}), tmp_path / "2.parquet")
-    np.testing.assert_array_equal(whole(Dataset.from_parquet(tmp_path, columns=["c", "a"])).X, [[3, 1], [6, 4]])
+    np.testing.assert_array_equal(
+        whole(Dataset.from_parquet(tmp_path, columns=["c", "a"])).X, [[3, 1], [6, 4]]
+    )
     np.testing.assert_array_equal(whole(Dataset.from_parquet(tmp_path, columns=["a.b"])).X, [[2], [5]])
 
 
@@ -201,14 +221,14 @@ def test_carried_columns_of_any_type(tmp_path: Path, whole: Any) -> None:
 
 def damaged(path: Path, how: str) -> None:
     raw = path.read_bytes()
-    half = len(raw) // 2
+    half, start = len(raw) // 2, len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
     path.write_bytes(
         {
             "empty": b"",
             "short": b"PAR1",
             "truncated": raw[:half],
             "tail": raw[:-4] + b"XXXX",
-            "footer": raw[:-40] + bytes(32) + raw[-8:],
+            "footer": raw[:start] + bytes(40) + raw[start + 40 :],
             "length": raw[:-8] + (2**31 - 1).to_bytes(4, "little") + b"PAR1",
             "text": b"id,a,b\n1,2,3\n" * 100,
         }[how]
@@ -227,7 +247,12 @@ def test_a_damaged_page_names_row_group_and_row(tmp_path: Path, checksums: bool,
     path = tmp_path / "t.parquet"
     x = np.random.default_rng(0).normal(size=300)
     pq.write_table(
-        pa.table({"a": x}), path, row_group_size=100, use_dictionary=False, write_page_checksum=checksums, compression="zstd"
+        pa.table({"a": x}),
+        path,
+        row_group_size=100,
+        use_dictionary=False,
+        write_page_checksum=checksums,
+        compression="zstd",
     )
     chunk = pq.read_metadata(path).row_group(1).column(0)
     raw = bytearray(path.read_bytes())
@@ -236,8 +261,8 @@ def test_a_damaged_page_names_row_group_and_row(tmp_path: Path, checksums: bool,
         raw[place] ^= 1  # zstd alone would not notice
     else:
         raw[chunk.data_page_offset : chunk.data_page_offset + 40] = bytes(40)
-    data = Dataset.from_parquet(path)
-    path.write_bytes(raw)  # the footer is the planned one
+    path.write_bytes(raw)
+    data = Dataset.from_parquet(path)  # the footer is whole
     with pytest.raises(DataError, match=r"t\.parquet, row group 1, row 0: .*write it again"):
         whole(data, height=50)
 
@@ -245,13 +270,17 @@ def test_a_damaged_page_names_row_group_and_row(tmp_path: Path, checksums: bool,
 def test_a_file_that_was_written_anew_is_refused(files: Path, whole: Any) -> None:
     data = Dataset.from_parquet(files, carry="id")
     pq.write_table(table(131), files / "part-1.parquet", row_group_size=100)
-    with pytest.raises(ChangedInputError, match=r"planned, found \d+ bytes instead of \d+ at .*part-1\.parquet"):
+    with pytest.raises(
+        ChangedInputError, match=r"planned, found \d+ bytes instead of \d+ at .*part-1\.parquet"
+    ):
         whole(data)
 
 
 def test_a_file_of_the_same_size_with_other_rows_is_refused(tmp_path: Path, whole: Any) -> None:
     def write(value: float) -> int:
-        pq.write_table(pa.table({"a": [value] * 9}), tmp_path / "t.parquet", use_dictionary=False, compression="none")
+        pq.write_table(
+            pa.table({"a": [value] * 9}), tmp_path / "t.parquet", use_dictionary=False, compression="none"
+        )
         return (tmp_path / "t.parquet").stat().st_size
 
     size = write(1.0)
@@ -296,7 +325,9 @@ def test_no_data_at_all(tmp_path: Path, whole: Any) -> None:
 
 def test_long_footers_are_read_whole(tmp_path: Path, whole: Any) -> None:
     X = np.random.default_rng(0).normal(size=(40, 300))
-    pq.write_table(pa.table({f"c{j}": X[:, j] for j in range(300)}), tmp_path / "t.parquet", row_group_size=10)
+    pq.write_table(
+        pa.table({f"c{j}": X[:, j] for j in range(300)}), tmp_path / "t.parquet", row_group_size=10
+    )
     with (tmp_path / "t.parquet").open("rb") as file:
         file.seek(-8, os.SEEK_END)
         assert int.from_bytes(file.read(4), "little") > parquet.TAIL
@@ -315,7 +346,7 @@ def test_leaf_rows_decide_the_cut() -> None:
 
 
 def test_a_large_row_group_streams_in_little_memory(tmp_path: Path) -> None:
-    """160 MB in one row group; the process may grow by a quarter of it at most."""
+    """80 MB in one row group; the process may grow by a third of it at most."""
     script = textwrap.dedent(
         """
         import resource, sys
@@ -326,8 +357,8 @@ def test_a_large_row_group_streams_in_little_memory(tmp_path: Path) -> None:
         path, rng = sys.argv[1], np.random.default_rng(0)
         if sys.argv[2] == "write":
             schema = pa.schema([(f"c{j}", pa.float64()) for j in range(20)])
-            with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, write_statistics=False) as w:
-                w.write_table(pa.table([rng.normal(size=1_000_000) for _ in range(20)], schema=schema), 1_000_000)
+            rows = pa.table([rng.normal(size=500_000) for _ in range(20)], schema=schema)
+            pq.write_table(rows, path, 500_000, compression="none", use_dictionary=False)
         else:
             data = Dataset.from_parquet(path)
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -346,5 +377,5 @@ def test_a_large_row_group_streams_in_little_memory(tmp_path: Path) -> None:
             check=True,
         )
     rows, grown = map(int, ran.stdout.split())
-    assert rows == 1_000_000
-    assert grown < 40 << 10  # KiB
+    assert rows == 500_000
+    assert grown < 27 << 10  # KiB

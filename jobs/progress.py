@@ -1,0 +1,61 @@
+"""Progress bars on a terminal: rows, rows per second, time remaining."""
+
+from __future__ import annotations
+
+import threading
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from jobs.words import SCANS, count
+
+
+class RowsColumn(ProgressColumn):
+    """Rows done of all, and rows per second."""
+
+    def render(self, task: Task) -> Text:
+        total = "" if task.total is None else f" of {count(task.total)}"
+        rate = task.finished_speed or task.speed
+        return Text(f"{count(task.completed)}{total} rows" + (f", {count(rate)} rows/s" if rate else ""))
+
+
+class Bars:
+    """One bar per scan on ``console``; implements :class:`reduce.engines.base.Progress`. Use as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            TextColumn("{task.description:>22}"),
+            BarColumn(bar_width=None),
+            RowsColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=console, expand=True, transient=True)
+        self._task: TaskID | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def begin(self, stage: str, rows: int, size: int) -> None:
+        with self._lock:
+            self._task = self._progress.add_task(SCANS.get(stage, stage), total=rows)
+
+    def advance(self, rows: int) -> None:
+        with self._lock:
+            if self._task is not None:
+                self._progress.advance(self._task, rows)
+
+    def end(self) -> None:
+        with self._lock:
+            if self._task is not None:
+                self._progress.stop_task(self._task)
+            self._task = None
+
+
+__all__ = ["Bars"]

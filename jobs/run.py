@@ -1,0 +1,219 @@
+"""Run a job: plan, fit, save, write, report. Run again, it verifies; interrupted and run again, it goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jobs import quality
+from jobs.build import build_dataset, build_engine, build_estimator, build_sink, work_directory
+from jobs.config import Job, JobFile
+from jobs.fitted import Fitted, fit_key, found_model, save_fitted
+from jobs.meter import Meter, peak_memory
+from jobs.report import Bytes, Digests, RunReport, Written, all_versions, scan_records, stage_seconds
+from reduce import Dataset, Manifest, Sink, files
+from reduce.discovery import MAGIC
+from reduce.engines.base import Engine, Progress
+from reduce.errors import ConfigError, DoesNotFitError, OutputError
+from reduce.plan import Plan, explain
+from reduce.sink import read_manifest
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job ready to run: nothing has been read but metadata."""
+
+    source: JobFile
+    data: Dataset
+    estimator: Any
+    engine: Engine
+    sink: Sink | None
+    key: str
+    work: Path | None
+
+    @property
+    def job(self) -> Job:
+        return self.source.job
+
+    def plan(self) -> Plan:
+        """What the job will take."""
+        return explain(self.estimator, self.data, self.engine, self.sink)
+
+
+def prepare(source: JobFile, progress: Progress | None = None) -> Prepared:
+    """The job's data set, estimator, engine and sink.
+
+    Raises:
+        ConfigError: the job contradicts itself.
+        DataError: the input is not there, or not what the job says.
+    """
+    job = source.job
+    with source.blame("output"):
+        _refuse_overlap(job)
+    data = build_dataset(source)
+    estimator = build_estimator(job.reduce)
+    key = fit_key(job, data)
+    work = work_directory(job, key)
+    # A scaler keeps the columns and so their names.
+    names = list(data.feature_names) if job.reduce.method == "scale" and "prefix" not in job.output.model_fields_set else None
+    sink = None if job.output.features is None else build_sink(source, names)
+    return Prepared(source, data, estimator, build_engine(source, work, progress), sink, key, work)
+
+
+def run(source: JobFile, progress: Progress | None = None) -> RunReport:
+    """Run a job to its end.
+
+    A run that was killed or interrupted goes on where it stopped when the same job is run again; a job that is
+    complete is verified and not repeated.
+
+    Raises:
+        EigenmillError: see :mod:`reduce.errors`. What is finished stays, and running again goes on from it.
+    """
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    meter = Meter(progress)
+    with meter.stage("plan"):
+        ready = prepare(source, meter)
+        output = ready.job.output
+        model = found_model(ready.job, ready.data, ready.key)
+        fitted = model is None
+        plan = ready.plan()
+        if fitted and not plan.fits:
+            raise DoesNotFitError(f"expected a plan within engine.memory, found that {plan.advice}")
+        _refuse_other_features(ready)
+        resumed = ready.work is not None and any(ready.work.glob("*.state"))
+    manifest: Manifest | None = None
+    with _workplace(ready.work):
+        if model is None:
+            with meter.stage("fit"):
+                model = ready.estimator.fit(ready.data, engine=ready.engine, keep_state=output.state)
+        digest = getattr(model, "digest_", None)
+        if output.model is not None and fitted:
+            with meter.stage("save"):
+                digest = _save(ready, model)
+        if ready.sink is not None:
+            with meter.stage("write"):
+                manifest = ready.engine.write(model.transform(ready.data), ready.sink)
+    scans = scan_records(meter.scans)
+    written = [s for s in meter.scans if s.name == "write"]
+    resumed |= any(0 < s.planned < ready.data.n_rows for s in written)
+    unchanged = not fitted and not any(s.planned for s in written)
+    encoded = sum(f.encoded for f in ready.data.source.files)
+    share = sum(min(s.rows / max(ready.data.n_rows, 1), 1.0) for s in scans)
+    ratio = getattr(model, "explained_variance_ratio_", None)
+    table = quality.columns(model.quality_, model._names)
+    seconds = stage_seconds(meter)
+    report = RunReport(
+        status="unchanged" if unchanged else "complete",
+        resumed=resumed,
+        fitted=fitted,
+        started=started,
+        method=ready.job.reduce.method,
+        solver=getattr(model, "solver_", plan.solver),
+        reason=plan.reason,
+        rows=model.quality_.rows,
+        features=ready.data.n_features,
+        components=getattr(model, "n_components_", None),
+        files=plan.files,
+        fragments=plan.fragments,
+        bytes=Bytes(input=encoded, read=round(encoded * share), written=manifest.bytes if manifest else 0),
+        scans=scans,
+        seconds=seconds,
+        rows_per_second=ready.data.n_rows / seconds["total"] if seconds["total"] else 0.0,
+        peak_memory=peak_memory(),
+        memory_limit=ready.engine.memory_limit(),
+        workers=getattr(ready.engine, "workers", None),
+        explained_variance_ratio=None if ratio is None else [float(r) for r in ratio],
+        explained_variance=None if ratio is None else float(np.sum(ratio)),
+        quality=quality.summary(table, model.quality_.rows),
+        digests=Digests(
+            input=ready.data.source.digest, model=digest, output=None if manifest is None else manifest.as_json()["digest"]
+        ),
+        output=Written(
+            features=ready.job.echo()["output"]["features"],
+            model=ready.job.echo()["output"]["model"],
+            rows=None if manifest is None else manifest.rows,
+            parts=None if manifest is None else sum(len(p.files) for p in manifest.parts),
+            names=[] if manifest is None else [(name, kind) for name, kind in manifest.schema],
+        ),
+        versions=all_versions(),
+        job=ready.job.echo(),
+    )
+    # The report of the run that did the work is worth more than that of one that found it done.
+    if output.report is not None and not (unchanged and _exists(output.report)):
+        report.save(output.report)
+    return report
+
+
+def _save(ready: Prepared, model: Any) -> str:
+    """Save the model and, after it, which job it belongs to; returns the model's digest."""
+    output, spec = ready.job.output, ready.job.input
+    path = str(output.model)
+    digest: str = model.save(path, state=output.state, overwrite=output.overwrite)
+    save_fitted(path, Fitted(ready.key, digest, list(spec.carry), spec.weights, ready.job.model_dump(mode="json")["input"]["filters"]))
+    return digest
+
+
+@contextlib.contextmanager
+def _workplace(work: Path | None) -> Iterator[None]:
+    """The directory of checkpoints, there while the job runs and left there when it does not end well."""
+    if work is None:
+        yield
+        return
+    with files.explained(str(work), "create"):
+        work.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            work.rmdir()  # an empty one is of no use, whatever happened
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _exists(path: str) -> bool:
+    fs, target = files.resolve(path)
+    return files.exists(fs, target)
+
+
+def _refuse_other_features(ready: Prepared) -> None:
+    """Refuse an output that the write would refuse, before the fit and not after it."""
+    if ready.sink is None or ready.job.output.overwrite:
+        return
+    fs, path = files.resolve(ready.sink.path)
+    names = files.names(fs, path) if files.exists(fs, path) else []
+    if "_manifest.json" in names:
+        found = read_manifest(ready.sink.path)
+        if found.input.get("digest") != ready.data.source.digest:
+            raise OutputError(
+                f"expected output.features to be absent or written by this same job, found features of another input "
+                f"({found.rows} rows) at {path}; choose another path, or set output.overwrite: true"
+            )
+    elif "_job.json" not in names and names and files.visible_files(fs, path):
+        raise OutputError(
+            f"expected output.features to be absent or empty, found files such as {next(iter(files.visible_files(fs, path)))} "
+            f"at {path}; choose another path"
+        )
+
+
+def _refuse_overlap(job: Job) -> None:
+    """Refuse outputs that lie in one another or in a directory of the input, where a later run would read them."""
+    paths = [job.input.path] if isinstance(job.input.path, str) else job.input.path
+    places = [("input.path", path) for path in paths if not MAGIC.search(path)]
+    places += [("output.features", job.output.features), ("output.model", job.output.model)]
+    found = [(name, files.resolve(path)[1].rstrip("/") + "/") for name, path in places if path is not None]
+    for name, path in found:
+        for other, outer in found:
+            if name == other or not path.startswith(outer):
+                continue
+            # A model under a name that readers skip may lie in the features.
+            if path == outer or not path.removeprefix(outer).startswith(("_", ".")):
+                raise ConfigError(f"expected {name} apart from {other}, found {path} in {outer}; choose another directory")
+
+
+__all__ = ["Prepared", "prepare", "run"]

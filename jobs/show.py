@@ -1,0 +1,262 @@
+"""Results as rich tables, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from jobs.apply import Update
+from jobs.quality import Column
+from jobs.report import RunReport
+from jobs.words import SCANS, count, number, percent, seconds
+from reduce import Manifest
+from reduce.engines.memory import Memory, format_bytes
+from reduce.plan import Plan
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def _facts(title: str, rows: Sequence[tuple[str, RenderableType | None]]) -> RenderableType:
+    """Names and values, those without a value left out."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        if value is not None:
+            table.add_row(name, value)
+    return Group(Text(title, "bold"), table)
+
+
+def _grid(*columns: str, title: str | None = None) -> Table:
+    """A table whose first column is text and whose others are numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    return table
+
+
+def sparkline(values: Sequence[float], width: int = 60) -> str:
+    """``values`` in [0, 1] as a line of blocks; longer ones are sampled evenly."""
+    if len(values) == 0:
+        return ""
+    picked = np.asarray(values)[np.linspace(0, len(values) - 1, min(width, len(values))).round().astype(int)]
+    return "".join(BLOCKS[min(int(max(v, 0.0) * len(BLOCKS)), len(BLOCKS) - 1)] for v in picked)
+
+
+def bar(share: float, width: int = 30) -> str:
+    """A bar as long as ``share`` of ``width``."""
+    return "█" * max(round(share * width), 1 if share > 0 else 0)
+
+
+def plan(found: Plan) -> RenderableType:
+    """What ``explain`` shows."""
+    limit = "no limit" if found.memory_limit is None else format_bytes(found.memory_limit)
+    k = found.components
+    asked = None if k is None else f"{count(k)} at most" if k == min(found.features, found.rows) else count(k)
+    facts = _facts(
+        "Plan",
+        [
+            ("solver", f"{found.solver}: {found.reason}"),
+            ("input", f"{count(found.rows)} rows x {count(found.features)} {found.dtype} features"),
+            ("files", f"{count(found.files)} in {count(found.fragments)} fragments, {count(found.leaves)} leaves"),
+            ("bytes", f"{format_bytes(found.encoded_bytes)} encoded, {format_bytes(found.decoded_bytes)} decoded"),
+            ("blocks", f"of {count(found.block_height)} rows"),
+            ("components", asked),
+            ("output", f"about {format_bytes(found.output_bytes)} in {found.parts} parts" if found.output_bytes else None),
+            ("time", f"about {seconds(found.seconds)}"),
+            ("memory", Text(f"{format_bytes(found.peak)} at the peak, {limit}", "" if found.fits else "bold red")),
+        ],
+    )
+    names = [f for f in Memory.__dataclass_fields__ if f != "workers" and any(getattr(s.memory, f) for s in found.scans)]
+    table = _grid("scan", "reads", "time", "workers", *names, "peak", title="Scans, and what takes memory in each")
+    for scan in found.scans:
+        parts = [format_bytes(getattr(scan.memory, name)) for name in names]
+        fits = found.memory_limit is None or scan.memory.peak <= found.memory_limit
+        table.add_row(
+            f"{scan.name} ({SCANS[scan.name]})" if scan.name in SCANS else scan.name,
+            format_bytes(scan.reads_bytes),
+            seconds(scan.seconds),
+            str(scan.memory.workers),
+            *parts,
+            Text(format_bytes(scan.memory.peak), "" if fits else "bold red"),
+        )
+    verdict = [] if found.fits else [Text(f"Does not fit: {found.advice}", "bold red")]
+    return Group(facts, "", table, *verdict)
+
+
+def variance(ratio: Sequence[float], *, listed: int = 10) -> RenderableType:
+    """The explained variance: the first components one by one, and the whole curve."""
+    table = _grid("component", "share", "in all", title="Explained variance")
+    table.add_column("")
+    together = np.cumsum(ratio)
+    for j, share in enumerate(ratio[:listed]):
+        table.add_row(str(j + 1), percent(share), percent(together[j]), bar(share / max(ratio[0], 1e-300)))
+    if len(ratio) > listed:
+        table.add_row("...", "", "", "")
+        table.add_row(str(len(ratio)), percent(ratio[-1]), percent(together[-1]), bar(ratio[-1] / max(ratio[0], 1e-300)))
+    curve = Text.assemble(("in all, from 1 to ", "dim"), (str(len(ratio)), "dim"), "  ", sparkline(together.tolist()))
+    return Group(table, curve)
+
+
+def report(found: RunReport) -> RenderableType:
+    """What ``reduce`` shows at its end."""
+    if found.status == "unchanged":
+        title = "Nothing to do: everything was there already and has been verified"
+    else:
+        title = "Done, going on from an interrupted run" if found.resumed else "Done"
+    done = found.components
+    output, quality = found.output, found.quality
+    flaws = [
+        f"{count(quality[key])} {word}"
+        for key, word in [
+            ("missing", "missing values"),
+            ("non_finite", "infinities"),
+            ("constant_columns", "constant columns"),
+        ]
+        if quality[key]
+    ]
+    model = f"{found.method}, solver {found.solver}" + ("" if found.fitted else ", fitted by an earlier run")
+    kept = "" if found.explained_variance is None else f", {percent(found.explained_variance)} of the variance"
+    facts = _facts(
+        title,
+        [
+            ("input", f"{count(found.rows)} rows x {count(found.features)} features in {count(found.files)} files"),
+            ("found in it", ", ".join(flaws) or "no gaps"),
+            ("model", model),
+            ("components", None if done is None else f"{count(done)}{kept}"),
+            ("read", f"{format_bytes(found.bytes.read)} in {len(found.scans)} scans"),
+            (
+                "features",
+                None
+                if output.features is None
+                else f"{output.features}  ({count(output.rows or 0)} rows, {output.parts} files, {format_bytes(found.bytes.written)})",
+            ),
+            ("model at", output.model),
+            ("time", f"{seconds(found.seconds['total'])}, {count(found.rows_per_second)} rows/s"),
+            ("memory", f"{format_bytes(found.peak_memory)} at the peak"),
+        ],
+    )
+    return Group(facts, "", stages(found))
+
+
+def stages(found: RunReport) -> Table:
+    """Seconds by stage, with the scans that ran in them."""
+    table = _grid("stage", "time", "rows/s")
+    table.add_column("")
+    total = max(found.seconds["total"], 1e-9)
+    for name, duration in found.seconds.items():
+        if name != "total":
+            table.add_row(name, seconds(duration), "", bar(duration / total))
+        for scan in found.scans if name in ("fit", "write") else ():
+            if (scan.name == "write") == (name == "write"):
+                word = SCANS.get(scan.name, scan.name)
+                table.add_row(Text(f"  {word}", "dim"), seconds(scan.seconds), count(scan.rows_per_second), "")
+    return table
+
+
+def columns(table: Sequence[Column], rows: int, *, listed: int = 30) -> RenderableType:
+    """The data-quality table, columns with flaws first."""
+    grid = _grid("column", "n", "missing", "non-finite", "min", "max", "mean", "sd", "", title=f"Quality of {count(rows)} rows")
+    order = sorted(range(len(table)), key=lambda j: (not table[j].flawed, -(table[j].missing + table[j].non_finite), j))
+    for j in order[:listed]:
+        c = table[j]
+        note = "empty" if c.n == 0 else "constant" if c.constant else ""
+        gaps = [Text(count(v), "bold red" if v else "dim") for v in (c.missing, c.non_finite)]
+        grid.add_row(c.name, number(c.n), *gaps, *(number(v) for v in (c.min, c.max, c.mean, c.sd)), Text(note, "yellow"))
+    rest = len(table) - listed
+    flawed = sum(c.flawed for c in table)
+    notes = [Text(f"{count(flawed)} of {count(len(table))} columns have gaps or are constant", "dim")]
+    if rest > 0:
+        notes.append(Text(f"... and {count(rest)} columns more; --rows shows them, --json all", "dim"))
+    return Group(grid, *notes)
+
+
+def model(found: Any, path: str) -> RenderableType:
+    """A saved model in a few lines."""
+    ratio = getattr(found, "explained_variance_ratio_", None)
+    parameters = ", ".join(f"{k}={v!r}" for k, v in found.get_params(deep=False).items() if v is not None)
+    seen = found._seen
+    facts = _facts(
+        f"{type(found).__name__} at {path}",
+        [
+            ("parameters", parameters),
+            ("fitted to", f"{count(seen['rows'])} rows of {count(seen['files'])} files, {count(found.n_features_in_)} features"),
+            ("components", None if ratio is None else f"{found.n_components_}, {percent(float(ratio.sum()))} of the variance"),
+            ("solver", getattr(found, "solver_", None)),
+            ("state", "saved: eigenmill update goes on from it" if found._record is not None else "none"),
+            ("digest", found.digest_),
+        ],
+    )
+    return Group(facts, "", variance(ratio.tolist())) if ratio is not None else facts
+
+
+def manifest(found: Manifest, path: str) -> RenderableType:
+    """A finished output in a few lines."""
+    files = sum(len(p.files) for p in found.parts)
+    shown = ", ".join(f"{name} {kind}" for name, kind in found.schema[:8]) + (" ..." if len(found.schema) > 8 else "")
+    return _facts(
+        f"Output at {path}",
+        [
+            ("rows", f"{count(found.rows)} in {count(files)} files, {format_bytes(found.bytes)}"),
+            ("columns", shown),
+            ("made of", f"{count(int(found.input['rows']))} rows x {count(int(found.input['features']))} features"),
+            ("model", found.model),
+        ],
+    )
+
+
+def errors(found: dict[str, Any], *, listed: int = 10) -> RenderableType:
+    """The error of reconstruction, the worst columns first."""
+    facts = _facts(
+        "Error of reconstruction",
+        [
+            ("rows", count(found["rows"])),
+            ("root mean square", number(found["rmse_total"])),
+            ("not explained", percent(found["unexplained"])),
+        ],
+    )
+    table = _grid("column", "rmse", title="Worst columns")
+    for name, value in sorted(found["rmse"].items(), key=lambda item: -item[1])[:listed]:
+        table.add_row(name, number(value))
+    return Group(facts, "", table)
+
+
+def update(found: Update, path: str) -> RenderableType:
+    """What ``update`` has added."""
+    title = f"Model at {path} has seen all of it already" if not found.changed else f"Model at {path} goes on"
+    return _facts(
+        title,
+        [
+            ("new", f"{count(found.rows)} rows of {count(found.files)} files" if found.changed else None),
+            ("in all", f"{count(found.total_rows)} rows of {count(found.total_files)} files"),
+            ("digest", found.digest),
+        ],
+    )
+
+
+def failure(console: Console, message: str) -> None:
+    """An error, each of its lines as it is."""
+    for i, line in enumerate(message.splitlines() or [message]):
+        console.print(Text.assemble(("error: " if i == 0 else "       ", "bold red"), line), soft_wrap=True)
+
+
+__all__ = [
+    "bar",
+    "columns",
+    "errors",
+    "failure",
+    "manifest",
+    "model",
+    "plan",
+    "report",
+    "sparkline",
+    "stages",
+    "update",
+    "variance",
+]

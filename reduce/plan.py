@@ -1,0 +1,193 @@
+"""The plan of a job: which solver and why, how many scans, how much memory and time. Only metadata is read.
+
+Scans and bytes follow from the files; memory from the same model that refuses a scan (:mod:`reduce.engines.memory`);
+time from the arithmetic of the passes, a quick measurement of this machine's matrix product, and rates of decoding
+and writing that are typical of Parquet (``DECODE``, ``ENCODE``), so expect it to be right within a factor of two.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from reduce.blocks import block_height
+from reduce.dataset import Dataset
+from reduce.engines.base import Engine, one_blas_thread, plan_leaves
+from reduce.engines.memory import Memory, estimate, format_bytes
+from reduce.estimators.base import Estimator
+from reduce.estimators.linear import Linear
+from reduce.estimators.solver import choose
+from reduce.passes.moments import Intake, MomentsPass
+from reduce.passes.tsqr import TsqrPass
+from reduce.sink import Sink, plan_parts
+
+DECODE = 0.6e9
+"""Decoded bytes per second and thread."""
+ENCODE = 0.15e9
+"""Bytes of features written per second and thread."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One pass over the input, or the write.
+
+    Attributes:
+        name: moments, gram, rows, tsqr or write.
+        reads_bytes: encoded bytes that are read.
+        seconds: estimated duration.
+        memory: estimated peak, by what takes it; None where it cannot be told before another scan.
+    """
+
+    name: str
+    reads_bytes: int
+    seconds: float
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job will do. ``str(plan)`` is a short text; :meth:`as_json` everything."""
+
+    solver: str
+    reason: str
+    rows: int
+    features: int
+    dtype: str
+    files: int
+    fragments: int
+    leaves: int
+    encoded_bytes: int
+    decoded_bytes: int
+    block_height: int
+    scans: tuple[Scan, ...]
+    components: int | None
+    output_bytes: int
+    parts: int
+    memory_limit: int | None
+    advice: str | None
+
+    @property
+    def seconds(self) -> float:
+        return sum(scan.seconds for scan in self.scans)
+
+    @property
+    def peak(self) -> int:
+        return max((scan.memory.peak for scan in self.scans), default=0)
+
+    @property
+    def fits(self) -> bool:
+        return self.memory_limit is None or self.peak <= self.memory_limit
+
+    def as_json(self) -> dict[str, Any]:
+        plain = asdict(self)
+        for scan, entry in zip(self.scans, plain["scans"], strict=True):
+            entry["memory"]["peak"] = scan.memory.peak
+        return {**plain, "seconds": self.seconds, "peak": self.peak, "fits": self.fits}
+
+    def __str__(self) -> str:
+        scans = ", ".join(scan.name for scan in self.scans)
+        budget = "" if self.memory_limit is None else f" of {format_bytes(self.memory_limit)}"
+        return (
+            f"{self.solver} ({self.reason}): {len(self.scans)} scans ({scans}) of {format_bytes(self.encoded_bytes)} "
+            f"in {self.fragments} fragments, about {self.seconds:.0f} s and {format_bytes(self.peak)}{budget} of memory"
+        )
+
+
+def explain(estimator: Estimator, data: Dataset, engine: Engine | None = None, sink: Sink | None = None) -> Plan:
+    """The plan of fitting ``estimator`` to ``data`` and, with a ``sink``, of writing the features there."""
+    from reduce.engines import connect
+
+    engine = engine or connect("local")
+    estimator._validate()
+    wanted, limit = int(getattr(engine, "workers", 1)), engine.memory_limit()
+    policy = data.cleaning.resolve(data.feature_names)
+    if data.cleaning.clip_sd is not None:
+        unlimited = np.full(data.n_features, np.inf)
+        policy = policy.with_limits(-unlimited, unlimited)
+    intake = Intake(data.feature_names, estimator._dtype(data), policy)
+    solver, first = estimator._pass(intake, data.n_rows)
+    reason = "one scan"
+    if isinstance(estimator, Linear):
+        reason = choose(estimator.solver, data.n_rows, data.n_features)[1]
+    d, n = data.n_features, data.n_rows
+    k = _components(estimator, d, n)
+    passes: list[tuple[str, Any, float]] = []
+    if data.cleaning.clip_sd is not None:
+        passes.append(("moments", MomentsPass(intake), 4.0 * n * d))
+    flops = {"gram": float(n) * d * d, "dual": float(n) * n * d, "moments": 4.0 * n * d}[solver]
+    passes.append((solver if solver != "dual" else "rows", first, flops))
+    if getattr(estimator, "refine", False) and solver == "gram":
+        wide = Intake(intake.names, np.dtype(np.float64), policy)
+        # Zeros that are never touched take no memory.
+        tsqr = TsqrPass(wide, np.zeros(d), np.zeros(d), np.zeros((d, k)))
+        passes.append(("tsqr", tsqr, 2.0 * n * k * (d + k)))
+    files = data.source.files
+    encoded = sum(f.encoded for f in files)
+    decoded = n * len(data.source.names) * data.source.dtype.itemsize
+    rate = _flops(intake.dtype)
+    scans = [
+        _scan(name, pass_, data, wanted, limit, encoded, decoded / DECODE + work / rate) for name, pass_, work in passes
+    ]
+    item = 8 if sink is not None and sink.dtype == "float64" else data.dtype.itemsize
+    output, parts = 0, 0
+    if sink is not None:
+        output = n * k * item
+        parts = len(plan_parts(data.fragments, k, item, sink.part_bytes))
+        seconds = decoded / DECODE + 2.0 * n * d * k / rate + output / ENCODE
+        scans.append(_scan("write", None, data, wanted, limit, encoded, seconds))
+    over = [scan for scan in scans if limit is not None and scan.memory.peak > limit]
+    advice = None
+    if over:
+        need = max(scan.memory.peak for scan in over)
+        advice = (
+            f"the {over[0].name} scan needs {format_bytes(need)} with one worker; "
+            f"give memory='{format_bytes(need * 1.02).replace(' ', '')}', or choose fewer columns"
+        )
+    return Plan(
+        solver,
+        reason,
+        n,
+        d,
+        data.dtype.name,
+        len(files),
+        len(data.fragments),
+        len(plan_leaves(data)),
+        encoded,
+        decoded,
+        block_height(len(data.source.names)),
+        tuple(scans),
+        k if isinstance(estimator, Linear) else d,
+        output,
+        parts,
+        limit,
+        advice,
+    )
+
+
+def _components(estimator: Estimator, d: int, n: int) -> int:
+    """The number of components, or its largest possible value."""
+    k = getattr(estimator, "n_components", d)
+    return int(k) if isinstance(k, int | np.integer) else max(min(d, n), 1)
+
+
+def _scan(name: str, pass_: Any, data: Dataset, wanted: int, limit: int | None, encoded: int, work: float) -> Scan:
+    """The scan with as many workers as the limit allows, or one when none fits."""
+    choices = [estimate(pass_, data, workers) for workers in range(wanted, 0, -1)]
+    memory = next((m for m in choices if limit is None or m.peak <= limit), choices[-1])
+    return Scan(name, encoded, work / memory.workers, memory)
+
+
+def _flops(dtype: np.dtype[Any]) -> float:
+    """Multiply-adds of a symmetric product per second and thread, counted as n d^2 for an n x d matrix."""
+    a = np.ones((256, 2048), dtype=dtype)
+    with one_blas_thread():
+        a @ a.T
+        best = np.inf
+        for _ in range(3):
+            start = time.perf_counter()
+            a @ a.T
+            best = min(best, time.perf_counter() - start)
+    return float(256 * 256 * 2048 / best)
