@@ -2,10 +2,9 @@
 
     python -m benchmarks.data --rows 400000 --layout scalar --layout list
 
-Row i is the same, number for number, in every layout, row group size and file size. Rows are made in chunks:
-the 64 latent factors are fresh for each chunk; the noise comes from a fixed pool, rotated by a column each time
-it is used up, so that 20 GB cost little more than writing them. A data set that is complete (``_COMPLETE``) is
-not made again.
+Row i is the same, number for number, in every layout, row group size and file size. Rows come in chunks: the 64
+latent factors are fresh for each chunk; the noise is a fixed pool, rotated by one more column each time it is used
+up, so that 20 GB cost little more than writing them. A complete data set (``_COMPLETE``) is not made again.
 """
 
 from __future__ import annotations
@@ -81,11 +80,7 @@ class Rows:
         rng = np.random.default_rng((SEED, index))
         X: F32 = rng.standard_normal((CHUNK, RANK), dtype=np.float32) @ self.loadings
         start, turn = index * CHUNK % POOL, 1 + index * CHUNK // POOL
-        X += (
-            np.roll(self.noise[start : start + CHUNK], turn, axis=1)
-            if turn > 1
-            else self.noise[start : start + CHUNK]
-        )
+        X += np.roll(self.noise[start : start + CHUNK], turn, axis=1) if turn > 1 else self.noise[start : start + CHUNK]
         X *= self.scale
         X += self.mean
         return X

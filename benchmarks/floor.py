@@ -8,7 +8,7 @@ numpy let us be. Choices that were measured:
 - one buffer per thread for the whole scan; the pivot is subtracted while the block is copied into it;
 - scalar columns become a (d, h) buffer, rows of lists (h, d): both contiguous, and numpy hands ``B @ B.T`` /
   ``B.T @ B`` to BLAS as a symmetric product (syrk), which costs half; 512 columns are gathered by one
-  ``to_tensor`` call, without the interpreter's lock: with two threads 7 % faster than a loop over columns;
+  ``to_tensor`` call, without the interpreter's lock: 3 to 7 % faster (fit) than a loop over columns;
 - products in float32, sums over blocks in float64; means and deviations come from the same scan, scaling is
   folded into the d x d matrix;
 - the second scan subtracts the pivot in the same way and multiplies by the scaled components.

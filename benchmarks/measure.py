@@ -1,8 +1,8 @@
 """One case in one fresh process: seconds inside it, and peak memory seen from outside.
 
-``measure("floor", spec, workers=2)`` starts ``python -m benchmarks.measure``. The child runs the job once on 2,000
-rows (imports and first-use costs of every side are paid there), then on the clock. The parent follows ``VmHWM``
-in ``/proc``: unlike ``ru_maxrss`` it does not inherit the size of the process that started it.
+``measure("floor", spec, workers=2)`` starts ``python -m benchmarks.measure``. The child runs the job once on
+2,000 rows (imports and first-use costs of every side are paid there), then on the clock. The parent follows
+``VmHWM`` in ``/proc``: unlike ``ru_maxrss`` it does not inherit the size of the process that started it.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def peak(pid: int | str = "self") -> int:
 def measure(case: str, spec: Spec, *, cache: Path = CACHE, **options: Any) -> dict[str, Any]:
     """Run ``case`` on a data set that is already made.
 
-    To the case's own result it adds ``cpu`` and ``process`` (seconds of the clocked job, and of the whole process),
-    ``rss`` and ``written`` (bytes) and ``rows`` (in the output).
+    Adds to the case's own result: ``cpu`` (s, clocked job), ``process`` (s, all of it), ``rss`` and ``written``
+    (bytes), ``rows`` (in the output).
     """
     request = {"case": case, "cache": str(cache), "spec": vars(spec), "options": options}
     began = time.perf_counter()

@@ -82,16 +82,12 @@ def huge(bench: Bench, spec: Spec, rows: int = HUGE_ROWS) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="benchmarks memory", description="peak resident set of the whole job"
-    )
+    parser = argparse.ArgumentParser(prog="benchmarks memory", description="peak resident set of the whole job")
     parser.add_argument("--rows", type=int, default=400_000, help="n")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--layout", action="append", choices=LAYOUTS, help="default: scalar and list")
     parser.add_argument("--only", choices=("growth", "tall"))
-    parser.add_argument(
-        "--huge", action="store_true", help="the 20.9 GB data set instead; default layout: scalar"
-    )
+    parser.add_argument("--huge", action="store_true", help="the 20.9 GB data set instead; default layout: scalar")
     parser.add_argument("--huge-rows", type=int, default=HUGE_ROWS)
     parser.add_argument("--side", choices=("eigenmill", "floor"), default="eigenmill")
     parser.add_argument("--clean", action="store_true", help="delete each data set after its run")

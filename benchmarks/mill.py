@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-def run(
-    path: Path, out: Path, *, workers: int = 2, components: int = 50, memory: str = "2GiB"
-) -> dict[str, Any]:
+def run(path: Path, out: Path, *, workers: int = 2, components: int = 50, memory: str = "2GiB") -> dict[str, Any]:
     """The whole job. Seconds of the fit and of the whole, opening the files included; the variances."""
     from reduce import PCA, Dataset, connect
 

@@ -1,7 +1,7 @@
 """scikit-learn on the same files: standardize + PCA(50) + features. Features are computed, not written.
 
-Each case is ``run(path, out) -> result`` and runs in a process of its own (``benchmarks.measure``), with as many BLAS
-and Arrow threads as the library takes by itself.
+Each case is ``run(path, out) -> result`` and runs in a process of its own (``benchmarks.measure``), with as many
+BLAS and Arrow threads as the library takes by itself.
 """
 
 from __future__ import annotations
@@ -73,9 +73,7 @@ def incremental(path: Path, out: Path, *, components: int = 50) -> dict[str, Any
     return report(began, fitted, pca)
 
 
-def in_memory(
-    path: Path, out: Path, *, components: int = 50, solver: str = "covariance_eigh"
-) -> dict[str, Any]:
+def in_memory(path: Path, out: Path, *, components: int = 50, solver: str = "covariance_eigh") -> dict[str, Any]:
     """StandardScaler (in place) and PCA on one array; reading it is on the clock."""
     began = time.perf_counter()
     X = whole(path)

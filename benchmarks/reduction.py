@@ -3,15 +3,17 @@
     python -m benchmarks.reduction                        # everything, about ten minutes
     python -m benchmarks.reduction --only floor-2 --only eigenmill-2 --layout scalar --repeat 5
 
-The job: 400,000 x 512 float32 in Parquet, standardize + PCA(50) + write features (id carried, zstd). Each run is a
-fresh process; rounds go through the cases forwards, then backwards; the table shows medians, ratios are ratios of
-medians. Peers run in the first ``--repeat-peers`` rounds. Every case's 50 variances are compared with the floor's.
+The job: 400,000 x 512 float32 in Parquet, standardize + PCA(50) + write features (id carried, zstd). Each run is
+a fresh process; rounds go through the cases forwards, then backwards; the table shows medians, and ratios are
+ratios of medians. Peers run in the first ``--repeat-peers`` rounds. Every case's 50 variances are compared with
+the floor's. Nothing else should run on the machine: the load average before the start is printed and kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -126,20 +128,18 @@ def verdicts(runs: Runs, rows: int) -> Iterator[tuple[str, float, str, bool]]:
 
 def show(layout: str, rows: int, runs: Runs) -> list[dict[str, Any]]:
     """Print both tables of a layout; the verdicts as records."""
-    print(
-        f"\n| {layout} | median s | best s | fit s | CPU s | whole process s | peak MB | variances differ |"
-    )
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    keys = ("seconds", "fit", "cpu", "process", "rss", "written")
+    heads = ("median s", "best s", "fit s", "CPU s", "process s", "peak MB", "MB out", "variances differ")
+    print(f"\n| {layout} | {' | '.join(heads)} |\n|---|{'---:|' * len(heads)}")
     for name in (*OURS, *PEERS):
         if name not in runs:
             continue
-        mid = {
-            key: median(run[key] for run in runs[name]) for key in ("seconds", "fit", "cpu", "process", "rss")
-        }
-        best = min(run["seconds"] for run in runs[name])
+        mid = {key: median(run[key] for run in runs[name]) for key in keys}
+        best, error = min(run["seconds"] for run in runs[name]), variance_error(runs, name)
         print(
             f"| {name} ({len(runs[name])} runs) | {mid['seconds']:.2f} | {best:.2f} | {mid['fit']:.2f} "
-            f"| {mid['cpu']:.2f} | {mid['process']:.2f} | {mid['rss'] / MB:.0f} | {variance_error(runs, name):.1e} |"
+            f"| {mid['cpu']:.2f} | {mid['process']:.2f} | {mid['rss'] / MB:.0f} "
+            f"| {mid['written'] / MB:.0f} | {error:.1e} |"
         )
     print(f"\n| {layout} | measured | bar | |\n|---|---:|---|---|")
     records = []
@@ -151,9 +151,7 @@ def show(layout: str, rows: int, runs: Runs) -> list[dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="benchmarks reduction", description="eigenmill, the floor and scikit-learn"
-    )
+    parser = argparse.ArgumentParser(prog="benchmarks reduction", description="eigenmill, the floor and scikit-learn")
     parser.add_argument("--rows", type=int, default=400_000)
     parser.add_argument("--repeat", type=int, default=5, help="rounds of floor and eigenmill")
     parser.add_argument("--repeat-peers", type=int, default=1)
@@ -162,7 +160,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cache", type=Path, default=CACHE)
     args = parser.parse_args(argv)
     cases = [name for name in (*OURS, *PEERS) if not args.only or name in args.only]
-    written: dict[str, Any] = {"rows": args.rows, "layouts": {}}
+    load = os.getloadavg()[0]
+    print(f"{os.cpu_count()} cores, load average before the start {load:.2f}", flush=True)
+    written: dict[str, Any] = {"rows": args.rows, "cores": os.cpu_count(), "load": load, "layouts": {}}
     for layout in args.layout or ["scalar", "list"]:
         spec = Spec(rows=args.rows, layout=layout)
         runs = run_all(spec, cases, args.repeat, args.repeat_peers, args.cache)

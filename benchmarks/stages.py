@@ -3,8 +3,8 @@
     python -m benchmarks.stages [--layout scalar] [--repeat 3]
 
 The floor's own pieces are called one after the other with a clock between them: CPU seconds of the one thread,
-median over the repetitions. The last line is the same fit written plainly, a fresh array for every block: what the
-floor's tuning is worth.
+median over the repetitions. The last line is the same fit written plainly, a fresh array for every block: what
+the floor's tuning is worth.
 """
 
 from __future__ import annotations

@@ -30,8 +30,9 @@ def transform(
     """Reduce new files with a saved model. ``carry=None`` carries what the job that fitted it carried."""
     model, fitted = load(model_path), load_fitted(model_path)
     data = read_input(model, path, carry=fitted.carry if carry is None else list(carry))
-    names = list(data.feature_names) if isinstance(model, StandardScaler) and options.get("layout") == "columns" else None
-    manifest: Manifest = engine.write(model.transform(data), Sink(out, names=names, **options))
+    named = isinstance(model, StandardScaler) and options.get("layout") == "columns"
+    sink = Sink(out, names=list(data.feature_names) if named else None, **options)
+    manifest: Manifest = engine.write(model.transform(data), sink)
     return manifest
 
 
@@ -67,7 +68,8 @@ def reconstruct(
         out: output directory.
         engine: where to run.
         against: the input that the features were made of, to measure the error in one more scan.
-        vector, columns: where the features are, in files that eigenmill has not written.
+        vector: the column of the features, in files that eigenmill has not written ...
+        columns: ... or their columns.
         carry: columns that travel along; all others by default.
         options: as of :class:`reduce.Sink`.
     """
@@ -80,7 +82,7 @@ def reconstruct(
     if names is not None:
         options |= {"layout": "columns", "names": names}
     else:
-        options |= {"layout": "list", "column": str(model._layout.get("vector", model._names.prefix.rstrip("_") or "values"))}
+        options |= {"layout": "list", "column": str(model._layout.get("vector", "values"))}
     manifest = engine.write(model.inverse_transform(features), Sink(out, **options))
     return Reconstruction(manifest, None if against is None else _measured(model, against, model_path, engine, out))
 
@@ -116,23 +118,21 @@ def _features_layout(
         ) from error
     if list(manifest.transforms) not in [[digest] for digest in _digests(model)]:
         raise DataError(
-            f"expected features made by this model, found those of another (its digest is {manifest.model[:12]}) at {path}; "
+            f"expected features made by this model, found those of another ({manifest.model[:12]}) at {path}; "
             "give the model that belongs to them"
         )
-    options, names = manifest.options, [name for name, _ in manifest.schema]
-    if options["layout"] == "list":
-        width = int(model.n_features_in_ if isinstance(model, StandardScaler) else model.n_components_)
-        column = str(options["column"])
-        return {"vector": column, "n_features": width}, [name for name in names if name != column]
+    names = [name for name, _ in manifest.schema]
     width = int(model.n_features_in_ if isinstance(model, StandardScaler) else model.n_components_)
+    if manifest.options["layout"] == "list":
+        column = str(manifest.options["column"])
+        return {"vector": column, "n_features": width}, [name for name in names if name != column]
     return {"columns": names[-width:]}, names[:-width]
 
 
 def _digests(model: Any) -> list[str]:
     """Digests of the model as a transform, in both precisions."""
-    return [
-        model._transform(Input(model._names, np.dtype(dtype), model.cleaning_)).digest for dtype in ("float32", "float64")
-    ]
+    inputs = [Input(model._names, np.dtype(dtype), model.cleaning_) for dtype in ("float32", "float64")]
+    return [model._transform(each).digest for each in inputs]
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ def update(model_path: str, path: Any, engine: Engine) -> Update:
         # The job that fitted the model did so from other input: its key no longer stands for this one.
         save_fitted(model_path, Fitted("", digest, fitted.carry, fitted.weights, fitted.filters))
     seen = model._seen
-    return Update(seen["files"] - before["files"], seen["rows"] - before["rows"], seen["files"], seen["rows"], digest, changed)
+    files_, rows = seen["files"], seen["rows"]
+    return Update(files_ - before["files"], rows - before["rows"], files_, rows, digest, changed)
 
 
 __all__ = ["Reconstruction", "Update", "read_input", "reconstruct", "transform", "update"]

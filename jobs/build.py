@@ -67,10 +67,9 @@ def build_estimator(spec: Reduction) -> Any:
 def build_engine(source: JobFile, work: Path | None, progress: Progress | None) -> Engine:
     """The engine; no scan has begun."""
     spec = source.job.engine
+    options = {"workers": spec.workers, "memory": spec.memory, "work": work, "save_every": spec.save_every}
     with source.blame("engine"):
-        return connect(
-            spec.kind, workers=spec.workers, memory=spec.memory, work=work, save_every=spec.save_every, progress=progress
-        )
+        return connect(spec.kind, progress=progress, **options)
 
 
 def build_sink(source: JobFile, names: Sequence[str] | None = None) -> Sink:

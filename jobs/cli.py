@@ -66,7 +66,8 @@ def _fail(error: BaseException, *, as_json: bool, debug: bool) -> NoReturn:
     log = _stderr()
     code = exits.code_of(error)
     if debug:
-        log.print(redact.text("".join(traceback.format_exception(error))), markup=False, highlight=False, soft_wrap=True)
+        trace = redact.text("".join(traceback.format_exception(error)))
+        log.print(trace, markup=False, highlight=False, soft_wrap=True)
     if as_json:
         print(json.dumps(exits.as_json(error)))
     elif code == exits.INTERRUPTED:
@@ -106,9 +107,10 @@ app = typer.Typer(
     epilog=CODES,
 )
 
-Conf = Annotated[str, typer.Argument(metavar="CONF", help="The job file (YAML); `eigenmill schema` says what may be in it.")]
+Conf = Annotated[str, typer.Argument(metavar="CONF", help="The job file (YAML).")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value: --set reduce.components=50. Repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value: --set reduce.components=50. May be repeated."),
 ]
 Kind = Annotated[str | None, typer.Option("--engine", help="Where to run: takes the place of engine.kind.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, also about an error.")]
@@ -129,7 +131,7 @@ FeatureType = Annotated[str | None, typer.Option("--dtype", help="float32 or flo
 def start(
     ctx: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False
 ) -> None:
-    """Reduce data sets that are too large for one machine's memory: standardize, PCA, truncated SVD; Parquet in, Parquet out.
+    """Reduce data sets that are too large for memory: standardize, PCA, truncated SVD; Parquet in, Parquet out.
 
     Try it: [cyan]eigenmill demo[/cyan]
     """
@@ -141,7 +143,12 @@ def start(
 
 @app.command("reduce")
 def reduce_command(
-    conf: Conf, overrides: Overrides = None, engine: Kind = None, json_: Json = False, quiet: Quiet = False, debug: Debug = False
+    conf: Conf,
+    overrides: Overrides = None,
+    engine: Kind = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Run a job: read, clean, fit, write the features, the model and a report.
 
@@ -156,7 +163,9 @@ def reduce_command(
 
 
 @app.command()
-def explain(conf: Conf, overrides: Overrides = None, engine: Kind = None, json_: Json = False, debug: Debug = False) -> None:
+def explain(
+    conf: Conf, overrides: Overrides = None, engine: Kind = None, json_: Json = False, debug: Debug = False
+) -> None:
     """Say what a job will take, reading metadata only: solver, scans, bytes, memory, time.
 
     A plan that does not fit in engine.memory ends with exit code 4, and says what would fit.
@@ -224,12 +233,16 @@ def inspect(
 @app.command()
 def transform(
     model: ModelPath,
-    path: Annotated[str, typer.Argument(metavar="INPUT", help="Parquet files with the columns that the model was fitted on.")],
+    path: Annotated[str, typer.Argument(metavar="INPUT", help="Parquet files with the model's columns.")],
     out: Out,
     carry: Carry = None,
-    layout: Annotated[str, typer.Option("--layout", help="list: one list column; columns: one column per feature.")] = "list",
+    layout: Annotated[
+        str, typer.Option("--layout", help="list: one column of lists; columns: one per feature.")
+    ] = "list",
     dtype: FeatureType = None,
-    partition_by: Annotated[str | None, typer.Option("--partition-by", help="A carried column that becomes directories.")] = None,
+    partition_by: Annotated[
+        str | None, typer.Option("--partition-by", help="A carried column that becomes directories.")
+    ] = None,
     overwrite: Overwrite = False,
     workers: Workers = None,
     memory: MemoryBudget = None,
@@ -254,7 +267,7 @@ def reconstruct(
     features: Annotated[str, typer.Argument(metavar="FEATURES", help="Features that this model has made.")],
     out: Out,
     against: Annotated[
-        str | None, typer.Option("--against", metavar="INPUT", help="The original files: measure how far from them it is.")
+        str | None, typer.Option("--against", metavar="INPUT", help="The original files: measure the error.")
     ] = None,
     vector: Vector = None,
     columns: Columns = None,
@@ -297,7 +310,7 @@ def reconstruct(
 @app.command()
 def update(
     model: ModelPath,
-    path: Annotated[str, typer.Argument(metavar="INPUT", help="New Parquet files; those seen already may be among them.")],
+    path: Annotated[str, typer.Argument(metavar="INPUT", help="New Parquet files; known ones are skipped.")],
     workers: Workers = None,
     memory: MemoryBudget = None,
     json_: Json = False,
@@ -319,9 +332,8 @@ def update(
 def demo(
     directory: Annotated[str, typer.Option("--dir", help="Where everything goes.")] = "demo-out",
     small: Annotated[
-        bool | None,
-        typer.Option("--small/--full", help="5,000 digits (a smaller download) or all 70,000; all by default, if they can be had."),
-    ] = None,
+        bool, typer.Option("--small/--full", help="5,000 digits (1 MB to fetch) or all 70,000 (20 MB).")
+    ] = False,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -336,7 +348,7 @@ def demo(
     from jobs.demo import demonstrate
 
     with _bars(quiet or json_) as bars:
-        found = demonstrate(directory, small=small, progress=bars, notice=lambda text: _stderr().print(text, highlight=False))
+        found = demonstrate(directory, small=small, progress=bars, notice=_notice)
     _show(found.shown(), found.as_json(), json_)
 
 
@@ -385,6 +397,10 @@ def _model_json(model: Any) -> dict[str, Any]:
 
 def _stderr() -> Console:
     return Console(stderr=True)
+
+
+def _notice(text: str) -> None:
+    _stderr().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -339,7 +339,8 @@ def _sentence(path: tuple[Step, ...], items: Sequence[Any]) -> str:
         return f"expected this key, found none; {_purpose(path)}"
     if kind == "value_error":
         message = str(items[0]["ctx"]["error"])
-        return f"expected {message.removeprefix('expected ')}" + ("" if "found" in message else f", found {_shown(found)}")
+        rest = "" if "found" in message else f", found {_shown(found)}"
+        return f"expected {message.removeprefix('expected ')}{rest}"
     expected = " or ".join(dict.fromkeys(filter(None, map(_expectation, items))))
     hint = ""
     allowed = [name for item in items for name in _allowed(item)]

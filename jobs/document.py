@@ -61,7 +61,9 @@ class Document:
         path = tuple(dotted.strip().split("."))
         shown = dotted if redact.value({path[-1]: "x"})[path[-1]] == redact.MASK else redact.text(assignment)
         if not equals or not all(path):
-            raise ConfigError(f"--set {shown}: expected section.key=value, such as reduce.components=50, found no such form")
+            raise ConfigError(
+                f"--set {shown}: expected section.key=value, such as reduce.components=50, found no such form"
+            )
         replacement = parse(text, f"--set {shown}").value
         value = dict(self.value) if isinstance(self.value, dict) else {}
         held = value
@@ -69,7 +71,9 @@ class Document:
             inner = held.get(step)
             if inner is not None and not isinstance(inner, dict):
                 before = ".".join(path[: depth + 1])
-                raise ConfigError(f"--set {shown}: expected {before} to hold keys, found {inner!r:.80}; set {before} itself")
+                raise ConfigError(
+                    f"--set {shown}: expected {before} to hold keys, found {inner!r:.80}; set {before} itself"
+                )
             held[step] = dict(inner or {})
             held = held[step]
         held[path[-1]] = replacement
@@ -112,7 +116,8 @@ def _check(node: yaml.Node, name: str, seen: list[int], above: tuple[int, ...]) 
         raise ConfigError(f"{place}: expected an alias to something complete, found one to what it stands in")
     if seen[0] > MAX_NODES or len(above) >= MAX_DEPTH:
         raise ConfigError(
-            f"{place}: expected at most {MAX_NODES} values nested at most {MAX_DEPTH} deep, found more; write out fewer aliases"
+            f"{place}: expected at most {MAX_NODES} values nested at most {MAX_DEPTH} deep, found more; "
+            "use fewer aliases"
         )
     above = (*above, id(node))
     if isinstance(node, yaml.SequenceNode):
@@ -126,8 +131,8 @@ def _check(node: yaml.Node, name: str, seen: list[int], above: tuple[int, ...]) 
                 raise ConfigError(f"{name}:{line}: expected a word as key, found a list or mapping")
             if key.value in lines and key.tag != "tag:yaml.org,2002:merge":
                 raise ConfigError(
-                    f"{name}:{line}: expected every key once, found {key.value!r} again (first on line {lines[key.value]}); "
-                    "remove one of them"
+                    f"{name}:{line}: expected every key once, found {key.value!r} again; "
+                    f"remove it here or on line {lines[key.value]}"
                 )
             lines[key.value] = line
             _check(item, name, seen, above)

@@ -55,8 +55,7 @@ def fit_key(job: Job, data: Dataset) -> str:
 def save_fitted(path: str, fitted: Fitted) -> None:
     """Put ``job.json`` beside the model at ``path``."""
     fs, directory = store.resolve(path)
-    plain = {name: value for name, value in vars(fitted).items()}
-    store.write_json(fs, f"{directory}/{NAME}", {"format": FORMAT, **plain})
+    store.write_json(fs, f"{directory}/{NAME}", {"format": FORMAT, **vars(fitted)})
 
 
 def load_fitted(path: str) -> Fitted:
@@ -96,7 +95,7 @@ def found_model(job: Job, data: Dataset, key: str) -> Any | None:
     difference = _difference(model, job, data)
     if difference is not None:
         raise OutputError(
-            f"expected output.model to be absent or fitted by this same job, found a model at {path} with {difference}; "
+            f"expected output.model to be absent or fitted by this same job, found one with {difference} at {path}; "
             "choose another path, or set output.overwrite: true"
         )
     return None

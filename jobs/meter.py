@@ -64,10 +64,16 @@ class Meter:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
 
-def peak_memory() -> int:
-    """Bytes that this process held at most so far.
+def forget_peak() -> None:
+    """Let the peak of memory begin anew, where Linux allows it."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as control:
+        control.write("5")
 
-    Linux counts them since the program began; ``ru_maxrss``, which it is elsewhere, also remembers the parent's.
+
+def peak_memory() -> int:
+    """Bytes that this process held at most, since it began or since :func:`forget_peak`.
+
+    ``ru_maxrss``, which it is where there is no /proc, cannot forget, and remembers the parent's memory too.
     """
     with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/status") as status:
         for line in status:
@@ -76,4 +82,4 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-__all__ = ["Meter", "Scan", "peak_memory"]
+__all__ = ["Meter", "Scan", "forget_peak", "peak_memory"]

@@ -9,7 +9,9 @@ from typing import Any
 MASK = "***"
 _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>[^\s'\"<>]+)")
 _VALUE = re.compile(r"=([^&#;]*)")
-_SECRET = re.compile(r"secret|token|passw|credential|signature|(^|[_-])(api|access|account|private)?[_-]?key$", re.IGNORECASE)
+_SECRET = re.compile(
+    r"secret|token|passw|credential|signature|(^|[_-])(api|access|account|private)?[_-]?key$", re.IGNORECASE
+)
 
 
 def text(message: str) -> str:

@@ -118,7 +118,9 @@ class RunReport(Record):
 def scan_records(scans: list[Scan]) -> list[ScanRecord]:
     """The scans that have read something."""
     return [
-        ScanRecord(name=s.name, rows=s.rows, seconds=s.seconds, rows_per_second=s.rows / s.seconds if s.seconds else 0.0)
+        ScanRecord(
+            name=s.name, rows=s.rows, seconds=s.seconds, rows_per_second=s.rows / s.seconds if s.seconds else 0.0
+        )
         for s in scans
         if s.rows
     ]
@@ -150,4 +152,14 @@ def finite(value: Any) -> Any:
     return value
 
 
-__all__ = ["Bytes", "Digests", "RunReport", "ScanRecord", "Written", "all_versions", "finite", "scan_records", "stage_seconds"]
+__all__ = [
+    "Bytes",
+    "Digests",
+    "RunReport",
+    "ScanRecord",
+    "Written",
+    "all_versions",
+    "finite",
+    "scan_records",
+    "stage_seconds",
+]

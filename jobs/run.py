@@ -16,7 +16,7 @@ from jobs import quality
 from jobs.build import build_dataset, build_engine, build_estimator, build_sink, work_directory
 from jobs.config import Job, JobFile
 from jobs.fitted import Fitted, fit_key, found_model, save_fitted
-from jobs.meter import Meter, peak_memory
+from jobs.meter import Meter, forget_peak, peak_memory
 from jobs.report import Bytes, Digests, RunReport, Written, all_versions, scan_records, stage_seconds
 from reduce import Dataset, Manifest, Sink, files
 from reduce.discovery import MAGIC
@@ -62,8 +62,8 @@ def prepare(source: JobFile, progress: Progress | None = None) -> Prepared:
     key = fit_key(job, data)
     work = work_directory(job, key)
     # A scaler keeps the columns and so their names.
-    names = list(data.feature_names) if job.reduce.method == "scale" and "prefix" not in job.output.model_fields_set else None
-    sink = None if job.output.features is None else build_sink(source, names)
+    named = job.reduce.method == "scale" and "prefix" not in job.output.model_fields_set
+    sink = None if job.output.features is None else build_sink(source, list(data.feature_names) if named else None)
     return Prepared(source, data, estimator, build_engine(source, work, progress), sink, key, work)
 
 
@@ -78,6 +78,7 @@ def run(source: JobFile, progress: Progress | None = None) -> RunReport:
     """
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     meter = Meter(progress)
+    forget_peak()
     with meter.stage("plan"):
         ready = prepare(source, meter)
         output = ready.job.output
@@ -133,7 +134,9 @@ def run(source: JobFile, progress: Progress | None = None) -> RunReport:
         explained_variance=None if ratio is None else float(np.sum(ratio)),
         quality=quality.summary(table, model.quality_.rows),
         digests=Digests(
-            input=ready.data.source.digest, model=digest, output=None if manifest is None else manifest.as_json()["digest"]
+            input=ready.data.source.digest,
+            model=digest,
+            output=None if manifest is None else manifest.as_json()["digest"],
         ),
         output=Written(
             features=ready.job.echo()["output"]["features"],
@@ -156,7 +159,8 @@ def _save(ready: Prepared, model: Any) -> str:
     output, spec = ready.job.output, ready.job.input
     path = str(output.model)
     digest: str = model.save(path, state=output.state, overwrite=output.overwrite)
-    save_fitted(path, Fitted(ready.key, digest, list(spec.carry), spec.weights, ready.job.model_dump(mode="json")["input"]["filters"]))
+    filters = spec.model_dump(mode="json")["filters"]
+    save_fitted(path, Fitted(ready.key, digest, list(spec.carry), spec.weights, filters))
     return digest
 
 
@@ -194,17 +198,17 @@ def _refuse_other_features(ready: Prepared) -> None:
                 f"expected output.features to be absent or written by this same job, found features of another input "
                 f"({found.rows} rows) at {path}; choose another path, or set output.overwrite: true"
             )
-    elif "_job.json" not in names and names and files.visible_files(fs, path):
+    elif "_job.json" not in names and (foreign := files.visible_files(fs, path)):
         raise OutputError(
-            f"expected output.features to be absent or empty, found files such as {next(iter(files.visible_files(fs, path)))} "
-            f"at {path}; choose another path"
+            f"expected output.features to be absent or empty, found files such as {next(iter(foreign))} at {path}; "
+            "choose another path"
         )
 
 
 def _refuse_overlap(job: Job) -> None:
     """Refuse outputs that lie in one another or in a directory of the input, where a later run would read them."""
     paths = [job.input.path] if isinstance(job.input.path, str) else job.input.path
-    places = [("input.path", path) for path in paths if not MAGIC.search(path)]
+    places: list[tuple[str, str | None]] = [("input.path", path) for path in paths if not MAGIC.search(path)]
     places += [("output.features", job.output.features), ("output.model", job.output.model)]
     found = [(name, files.resolve(path)[1].rstrip("/") + "/") for name, path in places if path is not None]
     for name, path in found:
@@ -213,7 +217,9 @@ def _refuse_overlap(job: Job) -> None:
                 continue
             # A model under a name that readers skip may lie in the features.
             if path == outer or not path.removeprefix(outer).startswith(("_", ".")):
-                raise ConfigError(f"expected {name} apart from {other}, found {path} in {outer}; choose another directory")
+                raise ConfigError(
+                    f"expected {name} apart from {other}, found {path} in {outer}; choose another directory"
+                )
 
 
 __all__ = ["Prepared", "prepare", "run"]

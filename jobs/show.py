@@ -68,12 +68,17 @@ def plan(found: Plan) -> RenderableType:
             ("bytes", f"{format_bytes(found.encoded_bytes)} encoded, {format_bytes(found.decoded_bytes)} decoded"),
             ("blocks", f"of {count(found.block_height)} rows"),
             ("components", asked),
-            ("output", f"about {format_bytes(found.output_bytes)} in {found.parts} parts" if found.output_bytes else None),
+            (
+                "output",
+                f"about {format_bytes(found.output_bytes)} in {found.parts} parts" if found.output_bytes else None,
+            ),
             ("time", f"about {seconds(found.seconds)}"),
             ("memory", Text(f"{format_bytes(found.peak)} at the peak, {limit}", "" if found.fits else "bold red")),
         ],
     )
-    names = [f for f in Memory.__dataclass_fields__ if f != "workers" and any(getattr(s.memory, f) for s in found.scans)]
+    names = [
+        f for f in Memory.__dataclass_fields__ if f != "workers" and any(getattr(s.memory, f) for s in found.scans)
+    ]
     table = _grid("scan", "reads", "time", "workers", *names, "peak", title="Scans, and what takes memory in each")
     for scan in found.scans:
         parts = [format_bytes(getattr(scan.memory, name)) for name in names]
@@ -99,7 +104,9 @@ def variance(ratio: Sequence[float], *, listed: int = 10) -> RenderableType:
         table.add_row(str(j + 1), percent(share), percent(together[j]), bar(share / max(ratio[0], 1e-300)))
     if len(ratio) > listed:
         table.add_row("...", "", "", "")
-        table.add_row(str(len(ratio)), percent(ratio[-1]), percent(together[-1]), bar(ratio[-1] / max(ratio[0], 1e-300)))
+        table.add_row(
+            str(len(ratio)), percent(ratio[-1]), percent(together[-1]), bar(ratio[-1] / max(ratio[0], 1e-300))
+        )
     curve = Text.assemble(("in all, from 1 to ", "dim"), (str(len(ratio)), "dim"), "  ", sparkline(together.tolist()))
     return Group(table, curve)
 
@@ -135,7 +142,8 @@ def report(found: RunReport) -> RenderableType:
                 "features",
                 None
                 if output.features is None
-                else f"{output.features}  ({count(output.rows or 0)} rows, {output.parts} files, {format_bytes(found.bytes.written)})",
+                else f"{output.features}: {count(output.rows or 0)} rows in {output.parts} files, "
+                f"{format_bytes(found.bytes.written)}",
             ),
             ("model at", output.model),
             ("time", f"{seconds(found.seconds['total'])}, {count(found.rows_per_second)} rows/s"),
@@ -162,13 +170,17 @@ def stages(found: RunReport) -> Table:
 
 def columns(table: Sequence[Column], rows: int, *, listed: int = 30) -> RenderableType:
     """The data-quality table, columns with flaws first."""
-    grid = _grid("column", "n", "missing", "non-finite", "min", "max", "mean", "sd", "", title=f"Quality of {count(rows)} rows")
+    grid = _grid(
+        "column", "n", "missing", "non-finite", "min", "max", "mean", "sd", "", title=f"Quality of {count(rows)} rows"
+    )
     order = sorted(range(len(table)), key=lambda j: (not table[j].flawed, -(table[j].missing + table[j].non_finite), j))
     for j in order[:listed]:
         c = table[j]
         note = "empty" if c.n == 0 else "constant" if c.constant else ""
         gaps = [Text(count(v), "bold red" if v else "dim") for v in (c.missing, c.non_finite)]
-        grid.add_row(c.name, number(c.n), *gaps, *(number(v) for v in (c.min, c.max, c.mean, c.sd)), Text(note, "yellow"))
+        grid.add_row(
+            c.name, number(c.n), *gaps, *(number(v) for v in (c.min, c.max, c.mean, c.sd)), Text(note, "yellow")
+        )
     rest = len(table) - listed
     flawed = sum(c.flawed for c in table)
     notes = [Text(f"{count(flawed)} of {count(len(table))} columns have gaps or are constant", "dim")]
@@ -186,8 +198,14 @@ def model(found: Any, path: str) -> RenderableType:
         f"{type(found).__name__} at {path}",
         [
             ("parameters", parameters),
-            ("fitted to", f"{count(seen['rows'])} rows of {count(seen['files'])} files, {count(found.n_features_in_)} features"),
-            ("components", None if ratio is None else f"{found.n_components_}, {percent(float(ratio.sum()))} of the variance"),
+            (
+                "fitted to",
+                f"{count(seen['rows'])} rows of {count(seen['files'])} files, {count(found.n_features_in_)} features",
+            ),
+            (
+                "components",
+                None if ratio is None else f"{found.n_components_}, {percent(float(ratio.sum()))} of the variance",
+            ),
             ("solver", getattr(found, "solver_", None)),
             ("state", "saved: eigenmill update goes on from it" if found._record is not None else "none"),
             ("digest", found.digest_),

@@ -112,9 +112,7 @@ def save_model(
     if states is not None:
         flat = {f"{state}/{name}": a for state, held in states.items() for name, a in held.items()}
         if any("/" in state for state in states):
-            raise ArtifactError(
-                f"expected state names without '/', found {sorted(states)}; rename the states"
-            )
+            raise ArtifactError(f"expected state names without '/', found {sorted(states)}; rename the states")
         empty = sorted(state for state, held in states.items() if not held)
         listed["state"] = {**_entry("state", flat), "meta": dict(state_meta or {}), "empty": empty}
     model = {
@@ -190,13 +188,9 @@ def _read_model(fs: pafs.FileSystem, where: str) -> dict[str, Any]:
     try:
         model = files.read_json(fs, where, ArtifactError)
     except FileNotFoundError as error:
-        raise ArtifactError(
-            f"expected a saved model, found no {where}; give the directory of a model"
-        ) from error
+        raise ArtifactError(f"expected a saved model, found no {where}; give the directory of a model") from error
     if not isinstance(model, dict) or (model.get("format"), model.get("version")) != (FORMAT, VERSION):
-        found = (
-            [model.get("format"), model.get("version")] if isinstance(model, dict) else type(model).__name__
-        )
+        found = [model.get("format"), model.get("version")] if isinstance(model, dict) else type(model).__name__
         raise ArtifactError(
             f"expected {where} to be {FORMAT} of version {VERSION}, found {found!r:.80}; "
             "load it with the eigenmill that saved it"
@@ -260,17 +254,13 @@ def _plain(value: Any, where: str, depth: int = files.MAX_DEPTH - 8) -> Any:
         return value
     if isinstance(value, int | float) and not isinstance(value, np.generic):
         if isinstance(value, float) and not math.isfinite(value):
-            raise ArtifactError(
-                f"expected finite numbers in {where}, found {value}; leave it out, or use None"
-            )
+            raise ArtifactError(f"expected finite numbers in {where}, found {value}; leave it out, or use None")
         return value
     if depth and isinstance(value, list | tuple):
         return [_plain(item, where, depth - 1) for item in value]
     if depth and isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: _plain(item, f"{where}.{key}", depth - 1) for key, item in value.items()}
-    raise ArtifactError(
-        f"expected plain JSON values in {where}, found {type(value).__name__}; convert it to one"
-    )
+    raise ArtifactError(f"expected plain JSON values in {where}, found {type(value).__name__}; convert it to one")
 
 
 # Checkpoints
@@ -293,9 +283,7 @@ def save_arrays(
     return digest
 
 
-def load_arrays(
-    path: str | os.PathLike[str], filesystem: Any = None
-) -> tuple[dict[str, Array], dict[str, Any]]:
+def load_arrays(path: str | os.PathLike[str], filesystem: Any = None) -> tuple[dict[str, Array], dict[str, Any]]:
     """What :func:`save_arrays` saved: the arrays by name, and the plain values.
 
     Raises:
@@ -446,9 +434,7 @@ def _read_listed(fs: pafs.FileSystem, path: str, entry: Mapping[str, Any]) -> di
         file.seek(0)
         header, _ = _read_header(file, size, path)
         table = {
-            name: {"dtype": a["dtype"], "shape": a["shape"]}
-            for name, a in header.items()
-            if name != "__metadata__"
+            name: {"dtype": a["dtype"], "shape": a["shape"]} for name, a in header.items() if name != "__metadata__"
         }
         if table != entry["table"]:
             raise _damaged(f"{path} to hold the arrays that model.json lists", "others")
@@ -459,9 +445,7 @@ def _read_header(file: Any, size: int, path: str) -> tuple[dict[str, Any], int]:
     """The header, checked against the size of the file, and where the data start; ``file`` stands there."""
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, MAX_HEADER):
-        raise _damaged(
-            f"a header of at most {min(max(size - 8, 0), MAX_HEADER)} bytes in {path}", f"{length}"
-        )
+        raise _damaged(f"a header of at most {min(max(size - 8, 0), MAX_HEADER)} bytes in {path}", f"{length}")
     header = files.parse_json(file.read(length), path, ArtifactError)
     if not isinstance(header, dict):
         raise _damaged(f"an object as the header of {path}", f"{type(header).__name__}")

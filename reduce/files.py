@@ -82,10 +82,8 @@ def resolve(path: str | os.PathLike[str], filesystem: Any = None) -> tuple[pafs.
         text, found = found.base_path.rstrip("/") + "/" + text.lstrip("/"), found.base_fs
     if isinstance(found, pafs.PyFileSystem) and isinstance(found.handler, pafs.FSSpecHandler):
         text = found.handler.fs._strip_protocol(text)
-        if "file" in _protocols(
-            found.handler.fs
-        ):  # the same disk, with the rename that fsspec does not offer
-            found = pafs.LocalFileSystem()
+        if "file" in _protocols(found.handler.fs):
+            found = pafs.LocalFileSystem()  # the same disk, with the atomic rename that fsspec does not offer
     return found, _local_path(text) if is_local(found) else text.rstrip("/")
 
 
@@ -276,9 +274,7 @@ def write_json(fs: pafs.FileSystem, path: str, value: Any) -> Written:
 
 def canonical(value: Any) -> bytes:
     """The one JSON text of ``value`` that digests are made of."""
-    return json.dumps(
-        value, sort_keys=True, allow_nan=False, ensure_ascii=True, separators=(",", ":")
-    ).encode()
+    return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=True, separators=(",", ":")).encode()
 
 
 def digest(value: Any) -> str:
@@ -387,9 +383,7 @@ def visible_files(fs: pafs.FileSystem, directory: str) -> dict[str, int]:
     with explained(directory, "list"):
         found = fs.get_file_info(pafs.FileSelector(directory, allow_not_found=True, recursive=True))
     files = {_below(i.path, directory): i.size for i in found if i.type == pafs.FileType.File}
-    return {
-        p: size for p, size in sorted(files.items()) if p and not any(n[:1] in "_." for n in p.split("/"))
-    }
+    return {p: size for p, size in sorted(files.items()) if p and not any(n[:1] in "_." for n in p.split("/"))}
 
 
 def names(fs: pafs.FileSystem, directory: str) -> list[str]:

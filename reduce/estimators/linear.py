@@ -120,7 +120,10 @@ class Linear(Estimator):
             product = lower @ V + np.tril(lower, -1).T @ V
             return np.asarray(np.maximum(np.einsum("ij,ij->j", V, product), 0.0) / n)
         rows: RowsState = result
-        scores = (rows.y + (np.nan_to_num(rows.pivot) - self.mean_)) @ V
+        y = rows.y + (np.nan_to_num(rows.pivot) - self.mean_)
+        if rows.present is not None:
+            y *= rows.present  # a gap is filled by the mean
+        scores = y @ V
         return np.asarray(rows.weights @ (scores - rows.weights @ scores / n) ** 2 / n)
 
     def _refined(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 import subprocess
@@ -79,11 +80,12 @@ def test_an_exception_at_every_step(tmp_path, monkeypatch, step, case):
 
     run(prepare("whole"), NEW)
     expected, hits = tree(tmp_path / "whole"), 0
-    for i, at in enumerate([0, 1, 3, 6, 11, 20, 30]):
+    for i, at in enumerate([0, 1, 3, 7, 15]):
         failure = KeyboardInterrupt("injected") if i % 2 else OSError(errno.EIO, "injected")
         sink = prepare("new")
         out = tmp_path / "new" / "out"
         before = tree(out) if case == "over" else {}
+        gc.collect()  # writers of the run before, which would close while this one counts
         with monkeypatch.context() as patch:
             failing = Failing(patch, *STEPS[step], failure, at)
             hit = caught(lambda sink=sink: run(sink, NEW), failure)

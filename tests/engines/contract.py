@@ -1,0 +1,305 @@
+"""What every engine promises. An engine's tests inherit :class:`EngineContract` and give the fixture ``engine``.
+
+The reference is the local engine with one worker; engines must agree with it to the byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from tests.engines.counting import failing_at
+
+from reduce import PCA, DataError, Dataset, DoesNotFitError, MissingValueError, Sink, StandardScaler, TruncatedSVD, connect
+from reduce.cleaning import Cleaning
+from reduce.digest import digest_of
+from reduce.engines.base import Tree
+from reduce.passes.base import to_arrays
+from reduce.passes.gram import GramPass
+from reduce.passes.moments import Intake, MomentsPass
+from reduce.passes.rows import RowsPass
+from reduce.passes.tsqr import TsqrPass
+
+KINDS = ("moments", "gram", "rows", "tsqr")
+INPUTS = ("scalar", "scalar32", "list", "sparse", "missing", "weights", "filters", "one row", "empty file", "transformed")
+D, N = 6, 230
+
+MakeEngine = Callable[..., Any]
+
+
+def write_files(folder: Path, *, dtype: Any = np.float64, bad_row: int | None = None, n: int = N) -> Path:
+    """Three files with row groups of 7 rows: scalars f0 ... f5, a list, sparse pairs, gaps g0 ... g5, weights, an id."""
+    rng, folder = np.random.default_rng(5), folder / "data"
+    folder.mkdir(exist_ok=True)
+    X = (rng.normal(size=(n, D)) * np.linspace(3, 1, D) + 1e3).astype(dtype)
+    if bad_row is not None:
+        X[bad_row, 2] = np.nan
+    S = np.where(rng.random((n, D)) < 0.4, np.round(rng.normal(size=(n, D)), 2), 0)
+    G = np.where(rng.random((n, D)) < 0.15, np.nan, X)
+    index = [np.flatnonzero(row).tolist() for row in S]
+    table = pa.table(
+        {
+            "id": np.arange(n),
+            **{f"f{j}": X[:, j] for j in range(D)},
+            **{f"g{j}": pa.array(G[:, j], from_pandas=True) for j in range(D)},
+            "v": pa.array(X.tolist(), pa.list_(pa.from_numpy_dtype(np.dtype(dtype)))),
+            "i": pa.array(index, pa.list_(pa.int32())),
+            "x": pa.array([S[r, c].tolist() for r, c in enumerate(index)], pa.list_(pa.float64())),
+            "w": rng.integers(0, 3, n),
+        }
+    )
+    for k, (a, b) in enumerate([(0, n // 3), (n // 3, n // 2), (n // 2, n)]):
+        pq.write_table(table.slice(a, b - a), folder / f"part-{k}.parquet", row_group_size=7)
+    return folder
+
+
+def open_input(kind: str, folder: Path) -> Dataset:
+    scalars, gaps = [f"f{j}" for j in range(D)], [f"g{j}" for j in range(D)]
+    if kind == "scalar32":
+        return Dataset.from_parquet(write_files(folder, dtype=np.float32), columns=scalars)
+    path = write_files(folder)
+    if kind == "list":
+        return Dataset.from_parquet(path, vector="v", carry="id")
+    if kind == "sparse":
+        return Dataset.from_parquet(path, sparse=("i", "x", D), carry="id")
+    if kind == "missing":
+        return Dataset.from_parquet(path, columns=gaps, missing="mean", carry="id")
+    if kind == "weights":
+        return Dataset.from_parquet(path, columns=gaps, missing="drop", weights="w", clip=(998.0, 1003.0), carry="id")
+    if kind == "filters":
+        return Dataset.from_parquet(path, columns=scalars, filters=(pc.field("id") % 3 != 0) & (pc.field("id") > 40), carry="id")
+    if kind == "one row":
+        return Dataset.from_parquet(path, columns=scalars, filters=pc.field("id") == 77, carry="id")
+    if kind == "empty file":
+        pq.write_table(pq.read_table(path / "part-0.parquet").slice(0, 0), path / "part-00.parquet")
+        return Dataset.from_parquet(path, columns=scalars, carry="id")
+    data = Dataset.from_parquet(path, columns=scalars, carry="id")
+    if kind == "transformed":
+        scaler = StandardScaler().fit(data)
+        return PCA(3).fit(scaler.transform(data)).transform(scaler.transform(data))
+    return data
+
+
+def pass_of(kind: str, data: Dataset) -> Any:
+    names = data.feature_names
+    intake = Intake(names, data.dtype, data.cleaning.resolve(names))
+    if kind == "tsqr":
+        d = len(names)
+        return TsqrPass(Intake(names, np.dtype(np.float64), intake.policy), np.zeros(d), np.full(d, 0.25), np.eye(d)[:, :2])
+    return {"moments": MomentsPass, "gram": GramPass, "rows": RowsPass}[kind](intake)
+
+
+def bytes_of(result: Any) -> str:
+    return digest_of(result if isinstance(result, np.ndarray) else to_arrays(result))
+
+
+def tree_of(folder: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+
+
+def reference() -> Any:
+    return connect("local", workers=1)
+
+
+class Told:
+    """A progress that remembers."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int]] = []
+        self.rows = self.ends = 0
+
+    def begin(self, stage: str, rows: int, size: int) -> None:
+        self.stages.append((stage, rows))
+
+    def advance(self, rows: int) -> None:
+        self.rows += rows
+
+    def end(self) -> None:
+        self.ends += 1
+
+
+class EngineContract:
+    """Inherit, and define ``make_engine``: a fixture that gives a function of the options ``memory``, ``work`` and
+    ``progress`` to an engine. Leaves are made tiny in this process; an engine with other processes overrides
+    ``tiny_leaves`` to set ``reduce.dataset.LEAF_BYTES`` there as well."""
+
+    @pytest.fixture
+    def make_engine(self) -> MakeEngine:
+        raise NotImplementedError
+
+    @pytest.fixture(autouse=True)
+    def tiny_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 1)  # a leaf is 12 rows: two row groups
+
+    @pytest.fixture
+    def engine(self, make_engine: MakeEngine) -> Any:
+        return make_engine()
+
+    @pytest.mark.parametrize("input_", INPUTS)
+    def test_the_bytes_of_every_pass(self, engine: Any, input_: str, tmp_path: Path) -> None:
+        data = open_input(input_, tmp_path)
+        for kind in KINDS:
+            pass_ = pass_of(kind, data)
+            assert bytes_of(engine.run(pass_, data)) == bytes_of(reference().run(pass_, data)), kind
+
+    @pytest.mark.parametrize("input_", [i for i in INPUTS if i != "one row"])
+    def test_the_bytes_of_models_and_parts(self, engine: Any, input_: str, tmp_path: Path) -> None:
+        data = open_input(input_, tmp_path)
+        Model: Any = TruncatedSVD if input_ == "sparse" else PCA
+        mine, theirs = (Model(2, scale=True, refine=True).fit(data, engine=e) for e in (engine, reference()))
+        for name, value in vars(theirs).items():
+            if isinstance(value, np.ndarray):
+                assert getattr(mine, name).tobytes() == value.tobytes(), name
+        for e, out in ((engine, "a"), (reference(), "b")):
+            e.write(mine.transform(data), Sink(tmp_path / out, part_bytes=300))
+        assert tree_of(tmp_path / "a") == tree_of(tmp_path / "b")
+        assert len(tree_of(tmp_path / "a")) > 4
+
+    def test_a_large_leaf_of_many_blocks(self, engine: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.undo()
+        X = np.random.default_rng(0).normal(size=(20_000, D))
+        pq.write_table(pa.table({f"f{j}": X[:, j] for j in range(D)}), tmp_path / "t.parquet", row_group_size=9000)
+        data = Dataset.from_parquet(tmp_path / "t.parquet")
+        for kind in KINDS:
+            assert bytes_of(engine.run(pass_of(kind, data), data)) == bytes_of(reference().run(pass_of(kind, data), data))
+
+    def test_no_rows(self, engine: Any, tmp_path: Path) -> None:
+        path = write_files(tmp_path)
+        data = Dataset.from_parquet(path, columns=["f0", "f1"], filters=pc.field("id") < 0, carry="id")
+        for kind in KINDS:
+            assert bytes_of(engine.run(pass_of(kind, data), data)) == bytes_of(reference().run(pass_of(kind, data), data))
+        with pytest.raises(DataError, match="at least one row"):
+            PCA(1).fit(data, engine=engine)
+        assert engine.write(data, Sink(tmp_path / "out")).rows == 0
+        assert pq.read_table(tmp_path / "out").num_rows == 0
+
+    def test_collecting_keeps_the_order_of_rows(self, engine: Any, tmp_path: Path) -> None:
+        data = open_input("scalar", tmp_path)
+        np.testing.assert_array_equal(data.to_numpy(engine), pq.read_table(tmp_path / "data", columns=list(data.feature_names)).to_pandas())
+
+    def test_data_errors_keep_their_words(self, engine: Any, tmp_path: Path) -> None:
+        path = write_files(tmp_path, bad_row=150)
+        data = Dataset.from_parquet(path, columns=[f"f{j}" for j in range(D)])
+        with pytest.raises(MissingValueError, match=r"column 'f2', found a missing value .* at .*part-2.parquet, row group 5, row 0 ") as raised:
+            engine.run(pass_of("gram", data), data)
+        with pytest.raises(MissingValueError) as expected:
+            reference().run(pass_of("gram", data), data)
+        assert str(raised.value) == str(expected.value)
+        model = PCA(2).fit(data.with_cleaning(missing="drop"), engine=engine)
+        features = model._transform  # the fitted policy drops the row, that of a stricter model does not
+        strict = PCA(2).fit(Dataset.from_parquet(write_files(tmp_path), columns=[f"f{j}" for j in range(D)]))
+        write_files(tmp_path, bad_row=150)
+        assert features is not None
+        with pytest.raises(MissingValueError, match="column 'f2'"):
+            engine.write(strict.transform(data), Sink(tmp_path / "out"))
+        assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+    def test_a_vanished_file_is_an_error(self, engine: Any, tmp_path: Path) -> None:
+        data = open_input("scalar", tmp_path)
+        (tmp_path / "data" / "part-1.parquet").unlink()
+        with pytest.raises(DataError, match=r"part-1\.parquet"):
+            engine.run(pass_of("moments", data), data)
+
+    def test_an_engine_survives_an_error(self, engine: Any, tmp_path: Path) -> None:
+        data = open_input("missing", tmp_path)
+        strict = data.with_cleaning(missing="error")
+        for _ in range(2):
+            with pytest.raises(MissingValueError):
+                engine.run(pass_of("gram", strict), strict)
+            assert bytes_of(engine.run(pass_of("gram", data), data)) == bytes_of(reference().run(pass_of("gram", data), data))
+
+    def test_going_on_from_a_tree(self, engine: Any, tmp_path: Path) -> None:
+        data = open_input("missing", tmp_path)
+        files = data.source.files
+        for kind in KINDS:
+            pass_, trees, results = pass_of(kind, data), [], []
+            for e in (engine, reference()):
+                tree: Tree[Any] = Tree()
+                for day in (files[:1], files[1:2], files[2:]):
+                    from dataclasses import replace
+
+                    results.append(bytes_of(e.run(pass_, replace(data, source=data.source.only(day)), tree=tree)))
+                trees.append(tree)
+            assert results[:3] == results[3:]
+            assert results[2] == bytes_of(reference().run(pass_, data))
+            mine, theirs = trees
+            assert (mine.leaves, mine.open_rows) == (theirs.leaves, theirs.open_rows)
+            assert {k: bytes_of(s) for k, s in mine.nodes.items()} == {k: bytes_of(s) for k, s in theirs.nodes.items()}
+
+    def test_progress_is_told(self, make_engine: MakeEngine, tmp_path: Path) -> None:
+        data, told = open_input("scalar", tmp_path), Told()
+        engine = make_engine(progress=told)
+        engine.run(pass_of("gram", data), data)
+        assert (told.stages, told.rows, told.ends) == ([("gram", N)], N, 1)
+        engine.write(data, Sink(tmp_path / "out"))
+        assert (told.stages[1:], told.rows, told.ends) == ([("write", N)], 2 * N, 2)
+        with pytest.raises(DataError):
+            engine.run(pass_of("gram", data), failing_at(data, 9, DataError("expected more")))
+        assert told.ends == 3
+
+    def test_what_does_not_fit_is_refused_before_reading(self, make_engine: MakeEngine, tmp_path: Path) -> None:
+        data = open_input("scalar", tmp_path)
+        for file in (tmp_path / "data").iterdir():
+            file.unlink()  # reading would be another error
+        with pytest.raises(DoesNotFitError, match=r"expected a plan within .*found.*MiB"):
+            make_engine(memory="1MiB").run(pass_of("gram", data), data)
+        with pytest.raises(DoesNotFitError):
+            PCA(2).fit(data, engine=make_engine(memory=1 << 20))
+        with pytest.raises(DoesNotFitError):
+            make_engine(memory="1MiB").write(data, Sink(tmp_path / "out"))
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("fragment", [0, 10, 30])
+    def test_a_stopped_scan_goes_on(self, make_engine: MakeEngine, kind: str, fragment: int, tmp_path: Path) -> None:
+        data = open_input("missing", tmp_path)
+        pass_, work = pass_of(kind, data), tmp_path / "work"
+        with pytest.raises(DataError, match="just once"):
+            make_engine(work=work).run(pass_, failing_at(data, fragment, DataError("just once")))
+        assert bytes_of(make_engine(work=work).run(pass_, data)) == bytes_of(reference().run(pass_, data))
+        # What is finished is not read again.
+        never = failing_at(data, fragment, DataError("never"))
+        assert bytes_of(make_engine(work=work).run(pass_, never)) == bytes_of(reference().run(pass_, data))
+
+    def test_a_stopped_write_goes_on(self, engine: Any, tmp_path: Path) -> None:
+        data = open_input("missing", tmp_path)
+        features = PCA(2).fit(data).transform(data)
+        with pytest.raises(DataError, match="just once"):
+            engine.write(failing_at(features, 17, DataError("just once")), Sink(tmp_path / "a", part_bytes=300))
+        engine.write(features, Sink(tmp_path / "a", part_bytes=300))
+        reference().write(features, Sink(tmp_path / "b", part_bytes=300))
+        assert tree_of(tmp_path / "a") == tree_of(tmp_path / "b")
+
+    def test_checkpoints_belong_to_one_history(self, make_engine: MakeEngine, tmp_path: Path) -> None:
+        """Two models that go on with the same day from different pasts must not share that day's checkpoint."""
+        rng = np.random.default_rng(0)
+        one, two, day = rng.normal(size=(50, 3)), rng.normal(size=(50, 3)) * 9, rng.normal(size=(30, 3))
+        engine = make_engine(work=tmp_path / "work")
+        for past in (one, two):
+            model = PCA().fit(past, engine=engine).partial_fit(day, engine=engine)
+            whole = PCA().fit(np.vstack([past, day]), engine=reference())
+            np.testing.assert_allclose(model.explained_variance_, whole.explained_variance_, rtol=1e-12)
+
+    def test_a_damaged_checkpoint_costs_time_only(self, make_engine: MakeEngine, tmp_path: Path) -> None:
+        data = open_input("scalar", tmp_path)
+        pass_, work = pass_of("gram", data), tmp_path / "work"
+        make_engine(work=work).run(pass_, data)
+        for file in work.rglob("*"):
+            if file.is_file():
+                file.write_bytes(file.read_bytes()[:-3] + b"abc")
+        assert bytes_of(make_engine(work=work).run(pass_, data)) == bytes_of(reference().run(pass_, data))
+
+
+def empty_policy(names: Any) -> Any:
+    return Cleaning().resolve(names)
+
+
+__all__ = ["EngineContract", "Told", "bytes_of", "open_input", "pass_of", "tree_of", "write_files"]

@@ -1,0 +1,152 @@
+"""The local engine keeps the contract with any number of threads, and its memory model is sane."""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.engines.contract import EngineContract, bytes_of, open_input, pass_of
+from tests.engines.counting import failing_at
+
+from reduce import PCA, ConfigError, Dataset, connect
+from reduce.cleaning import Cleaning
+from reduce.engines.base import one_blas_thread
+from reduce.engines.memory import estimate, format_bytes, parse_bytes
+from reduce.passes.gram import GramPass
+from reduce.passes.moments import Intake
+from reduce.passes.rows import RowsPass
+
+
+class TestLocal(EngineContract):
+    @pytest.fixture(params=[1, 2, 4])
+    def make_engine(self, request: Any) -> Any:  # type: ignore[override]
+        return lambda **options: connect("local", workers=request.param, **options)
+
+
+def test_the_first_error_stops_the_others(tmp_path: Path) -> None:
+    before = threading.active_count()
+    data = failing_at(open_input("scalar", tmp_path), 0, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        connect("local", workers=3).run(pass_of("gram", data), data)
+    assert threading.active_count() == before
+
+
+def test_bad_options() -> None:
+    for options in ({"workers": 0}, {"memory": "lots"}, {"memory": 0}, {"threads": 3}):
+        with pytest.raises(ConfigError):
+            connect("local", **options)
+    with pytest.raises(ConfigError, match="local"):
+        connect("hadoop")
+    with pytest.raises(ConfigError, match="client"):
+        connect("local", client=object())
+
+
+def test_engines_of_many_threads_share_the_blas_limit() -> None:
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    def threads() -> list[int]:
+        return [i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"]
+
+    with threadpool_limits(2):
+        before, X = threads(), np.random.default_rng(0).normal(size=(300, 40))
+        seen: list[list[int]] = []
+
+        def work() -> None:
+            for _ in range(5):
+                PCA(2).fit(X, engine=connect("local", workers=2))
+                with one_blas_thread(), one_blas_thread():
+                    seen.append(threads())
+
+        pool = [threading.Thread(target=work) for _ in range(3)]
+        for t in pool:
+            t.start()
+        for t in pool:
+            t.join()
+        assert threads() == before
+    assert set(map(tuple, seen)) == {tuple(1 for _ in before)}
+
+
+# The memory model
+
+
+def gram_of(d: int, rows: int = 100) -> tuple[Any, Dataset]:
+    data = Dataset.from_numpy(np.zeros((rows, d)))
+    return GramPass(Intake(data.feature_names, data.dtype, Cleaning().resolve(data.feature_names))), data
+
+
+def test_estimates_grow_with_columns_and_rows_of_a_block() -> None:
+    found = [estimate(*gram_of(d), 1) for d in (10, 100, 500, 1000)]
+    for small, large in zip(found, found[1:], strict=False):
+        assert small.states < large.states
+        assert small.blocks < large.blocks
+        assert small.finalize < large.finalize
+        assert small.peak - small.process < large.peak - large.process
+    # The state is half a matrix, the end two or three whole ones.
+    assert 0.5 * 8e6 <= found[-1].states <= 0.8 * 8e6
+    assert found[-1].finalize >= 2 * 8e6
+
+
+def test_estimates_grow_with_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 1)
+    pass_, data = gram_of(20, 4000)
+    found = [estimate(pass_, data, w) for w in (1, 2, 3, 8, 50)]
+    peaks = [m.peak - m.process for m in found]
+    assert peaks == sorted(peaks)
+    assert peaks[0] < peaks[-1]
+    assert estimate(pass_, data, 10_000).workers <= 100  # never more threads than leaves
+    assert estimate(None, data, 4).peak - found[0].process > estimate(None, data, 1).peak - found[0].process - (1 << 22)
+
+
+def test_estimates_cover_gaps_and_rows() -> None:
+    pass_, data = gram_of(100)
+    names = data.feature_names
+    gaps = GramPass(Intake(names, data.dtype, Cleaning(missing="mean").resolve(names)))
+    assert estimate(gaps, data, 1).states >= estimate(pass_, data, 1).states + 16 * 100 * 100
+    assert estimate(RowsPass(pass_.intake), data, 1).states >= 8 * 100 * 100
+
+
+def test_a_budget_lowers_the_workers_and_keeps_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 1)
+    from reduce.engines.memory import workers_that_fit
+
+    X = np.random.default_rng(0).normal(size=(4000, 200))
+    data = Dataset.from_numpy(X)
+    pass_ = GramPass(Intake(data.feature_names, data.dtype, Cleaning().resolve(data.feature_names)))
+    one, many = estimate(pass_, data, 1), estimate(pass_, data, 8)
+    budget = (one.peak + many.peak) // 2
+    assert 1 <= workers_that_fit(pass_, data, 8, budget) < 8
+    small = connect("local", workers=8, memory=budget + (64 << 20)).run(pass_, data)
+    assert bytes_of(small) == bytes_of(connect("local", workers=1).run(pass_, data))
+
+
+@given(value=st.integers(1, 1 << 50))
+def test_bytes_are_read_back(value: int) -> None:
+    assert parse_bytes(value) == parse_bytes(str(value)) == parse_bytes(f" {value} b ") == value
+    text = format_bytes(value)
+    back = parse_bytes(text.replace(" ", ""))
+    assert back is not None
+    assert abs(back - value) <= max(0.051 * value, 0)
+    assert re.fullmatch(r"\d+(\.\d)? ([KMGT]iB|B)", text)
+
+
+@given(number=st.integers(1, 4096), unit=st.sampled_from(["", "k", "M", "g", "T"]), binary=st.booleans(), b=st.sampled_from(["", "B", "b"]))
+def test_units(number: int, unit: str, binary: bool, b: str) -> None:
+    power = " kmgt".index(unit.lower()) if unit else 0
+    text = f"{number} {unit}{'i' if binary and unit else ''}{b}"
+    assert parse_bytes(text) == number * (1024 if binary and unit else 1000) ** power
+
+
+@pytest.mark.parametrize("text", ["", "B", "1.5.2 GB", "-1", "1 XB", "GiB", "1e9", "0", "0.1 B", "nan", True])
+def test_what_is_no_size(text: Any) -> None:
+    with pytest.raises(ConfigError, match="size"):
+        parse_bytes(text)
+
+
+def test_a_missing_size_is_no_limit() -> None:
+    assert parse_bytes(None) is None

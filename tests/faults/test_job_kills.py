@@ -1,0 +1,161 @@
+"""Kill the job at random moments of fit and of write; the rerun ends with the same bytes, whatever was half done."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import reduce.dataset
+from reduce import PCA, Dataset
+from reduce.engines.local import LocalEngine
+
+MOMENTS = 20
+COLUMNS = [f"c{j}" for j in range(48)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kills")
+    rng = np.random.default_rng(0)
+    (folder / "data").mkdir()
+    for f in range(3):
+        X = rng.standard_normal((30_000, len(COLUMNS))) + 5
+        table = pa.table({"id": np.arange(len(X)) + f * len(X)} | dict(zip(COLUMNS, X.T, strict=True)))
+        pq.write_table(table, folder / f"data/{f}.parquet", row_group_size=1500)
+    return folder
+
+
+@pytest.fixture
+def space() -> Iterator[Path]:
+    """A directory in memory where there is one: hundreds of synced files would wait for the disk otherwise."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+class Tell:
+    """Progress that tells the parent when a stage begins, and may raise at a given call."""
+
+    def __init__(self, pipe: Connection | None = None, fail_at: int | None = None) -> None:
+        self.pipe, self.fail_at, self.calls = pipe, fail_at, 0
+
+    def begin(self, stage: str, rows: int, size: int) -> None:
+        if self.pipe is not None:
+            self.pipe.send(stage)
+
+    def advance(self, rows: int) -> None:
+        self.calls += 1
+        if self.calls == self.fail_at:
+            raise RuntimeError("planted")
+
+    def end(self) -> None:
+        pass
+
+
+def job(data: str, out: str, tell: Tell) -> None:
+    """Fit with a checkpoint after every leaf, save, write many parts."""
+    reduce.dataset.LEAF_BYTES = 8 * 48 * 1500
+    dataset = Dataset.from_parquet(data, columns=COLUMNS, carry=["id"])
+    engine = LocalEngine(workers=2, work=f"{out}/work", save_every=0.0, progress=tell)
+    pca = PCA(5, scale=True).fit(dataset, engine=engine)
+    pca.save(f"{out}/model")
+    pca.transform(dataset).to_parquet(f"{out}/features", engine=engine, part_bytes=4 * 5 * 4000)
+
+
+def child(data: str, out: str, pipe: Connection) -> None:
+    job(data, out, Tell(pipe))
+    pipe.send("done")
+
+
+def digests(out: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(out.rglob("*"))
+        if p.is_file() and "work" not in p.relative_to(out).parts
+    }
+
+
+@pytest.fixture(scope="module")
+def context() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["reduce"])
+    return context
+
+
+def run(context: Any, data: Path, out: Path, kill_in: str | None = None, after: float = 0.0) -> dict[str, float]:
+    """Run the job in a child; kill it ``after`` seconds into the stage ``kill_in``. Returns when stages began."""
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=child, args=(str(data), str(out), theirs))
+    process.start()
+    theirs.close()
+    began: dict[str, float] = {}
+    try:
+        while "done" not in began:
+            stage = ours.recv()
+            began[stage] = time.monotonic()
+            if stage == kill_in:
+                time.sleep(after)
+                process.kill()
+                break
+    except EOFError:
+        pass
+    process.join()
+    ours.close()
+    return began
+
+
+@pytest.mark.parametrize("stage", ["gram", "write"])
+def test_a_killed_job_run_again_ends_with_the_same_bytes(
+    stage: str, folder: Path, context: Any, space: Path
+) -> None:
+    whole = space / "whole"
+    began = run(context, folder / "data", whole)
+    expected = digests(whole)
+    assert "features/_SUCCESS" in expected
+    assert "model/model.json" in expected
+    length = began["write"] - began["gram"] if stage == "gram" else began["done"] - began["write"]
+    rng = random.Random(stage)
+    hit = 0
+    for moment in range(MOMENTS):
+        out = space / f"run{moment}"
+        began = run(context, folder / "data", out, stage, rng.uniform(0, length))
+        hit += not (out / "features/_SUCCESS").exists()
+        run(context, folder / "data", out)
+        assert digests(out) == expected, f"killed at moment {moment} of {stage}"
+        shutil.rmtree(out)
+    assert hit >= MOMENTS // 2, "most kills must come before the end, or nothing is tested"
+
+
+@pytest.mark.parametrize("stage", ["fit", "write"])
+def test_an_exception_leaves_nothing_half_written(stage: str, folder: Path, space: Path) -> None:
+    whole = space / "whole"
+    counter = Tell()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reduce.dataset, "LEAF_BYTES", reduce.dataset.LEAF_BYTES)
+        job(str(folder / "data"), str(whole), counter)
+        expected, half = digests(whole), counter.calls // 2
+        rng = random.Random(stage)
+        for moment in range(MOMENTS):
+            out = space / f"run{moment}"
+            at = rng.randint(1, half) if stage == "fit" else rng.randint(half + 1, 2 * half)
+            with pytest.raises(RuntimeError, match="planted"):
+                job(str(folder / "data"), str(out), Tell(fail_at=at))
+            assert not (out / "features/_SUCCESS").exists()
+            for part in (out / "features").glob("*.parquet"):
+                assert pq.read_table(part).num_rows > 0
+            job(str(folder / "data"), str(out), Tell())
+            assert digests(out) == expected
+            shutil.rmtree(out)
