@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jobs.fitted import Fitted, load_fitted, save_fitted
+from jobs.fitted import Fitted, keeps_state, load_fitted, save_fitted
 from reduce import Dataset, Manifest, Sink, StandardScaler, files, load
 from reduce.engines.base import Engine
 from reduce.errors import ConfigError, DataError, OutputError
@@ -155,7 +155,7 @@ def update(model_path: str, path: Any, engine: Engine) -> Update:
         ChangedInputError: a file that it has seen is not what it was.
     """
     model, fitted = load(model_path), load_fitted(model_path)
-    if model._record is None:
+    if not keeps_state(model):
         raise ConfigError(
             f"expected a model saved with its state at {model_path}, found one without; "
             "fit it with output.state: true in the job file"

@@ -24,6 +24,7 @@ import reduce
 from jobs import apply, exits, quality, redact, show
 from jobs.build import build_dataset, build_engine
 from jobs.config import Job, load_job
+from jobs.fitted import keeps_state
 from jobs.progress import Bars
 from jobs.report import finite
 from jobs.run import prepare, run
@@ -391,7 +392,7 @@ def _model_json(model: Any) -> dict[str, Any]:
         "features": int(model.n_features_in_),
         "components": getattr(model, "n_components_", None),
         "explained_variance_ratio": None if ratio is None else ratio.tolist(),
-        "state": model._record is not None,
+        "state": keeps_state(model),
     }
 
 

@@ -46,6 +46,10 @@ class Document:
         for step in path:
             found = _child(node, step)
             if found is None:
+                # A section that only an override speaks of.
+                inside = [text for place, text in self.overrides.items() if place[: len(path)] == tuple(path)]
+                if inside:
+                    return f"--set {inside[0]}"
                 break
             mark, node = found
             line = mark.line + 1

@@ -74,6 +74,11 @@ def has_model(path: str) -> bool:
     return store.exists(fs, f"{directory}/model.json")
 
 
+def keeps_state(model: Any) -> bool:
+    """Whether :meth:`partial_fit` can go on with a loaded model; its state is not read for the answer."""
+    return any(getattr(model, name, None) is not None for name in ("_record", "_load_record"))
+
+
 def found_model(job: Job, data: Dataset, key: str) -> Any | None:
     """The model of this very job if it has been fitted and saved; None when it must be fitted.
 
@@ -142,4 +147,4 @@ def _same_policy(wanted: Resolved, learnt: Resolved, *, limits: bool) -> bool:
     return bool(fills) and digest_of([wanted.low, wanted.high]) == digest_of([learnt.low, learnt.high])
 
 
-__all__ = ["Fitted", "fit_key", "found_model", "has_model", "load_fitted", "save_fitted", "seen_digest"]
+__all__ = ["Fitted", "fit_key", "found_model", "has_model", "keeps_state", "load_fitted", "save_fitted", "seen_digest"]

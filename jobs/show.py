@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.apply import Update
+from jobs.fitted import keeps_state
 from jobs.quality import Column
 from jobs.report import RunReport
 from jobs.words import SCANS, count, number, percent, seconds
@@ -207,7 +208,7 @@ def model(found: Any, path: str) -> RenderableType:
                 None if ratio is None else f"{found.n_components_}, {percent(float(ratio.sum()))} of the variance",
             ),
             ("solver", getattr(found, "solver_", None)),
-            ("state", "saved: eigenmill update goes on from it" if found._record is not None else "none"),
+            ("state", "saved: eigenmill update goes on from it" if keeps_state(found) else "none"),
             ("digest", found.digest_),
         ],
     )

@@ -23,7 +23,8 @@ from reduce.estimators.pca import PCA
 from reduce.estimators.scaler import StandardScaler
 from reduce.estimators.store import load
 from reduce.estimators.svd import TruncatedSVD
-from reduce.sink import Manifest, Sink
+from reduce.manifest import Manifest
+from reduce.sink import Sink
 
 __version__ = "0.1.0"
 

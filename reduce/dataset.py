@@ -26,7 +26,7 @@ from reduce.digest import digest_of
 from reduce.errors import ConfigError, SchemaError
 
 if TYPE_CHECKING:
-    from reduce.sink import Manifest
+    from reduce.manifest import Manifest
     from reduce.transforms import Transform
 
 LEAF_BYTES = 64 << 20

@@ -20,9 +20,9 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pyarrow import fs
 
+from reduce import uris
 from reduce.errors import ConfigError, DataError, EigenmillError, SchemaError
 
-SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 QUERY = re.compile(r"\?(?=[a-z_]+=)")
 MAGIC = re.compile(r"[*?\[]")
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -51,7 +51,6 @@ _LOCAL = fs.LocalFileSystem()
 @lru_cache(maxsize=16)
 def _from_uri(uri: str) -> tuple[fs.FileSystem, str]:
     """The file system and the path in it: pyarrow's own if it knows the scheme, else fsspec's."""
-    scheme = uri.split("://", 1)[0]
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
         return filesystem, path
@@ -61,12 +60,8 @@ def _from_uri(uri: str) -> tuple[fs.FileSystem, str]:
 
             filesystem, path = url_to_fs(uri)
         except (ImportError, ValueError) as error:
-            # Neither message is repeated: it may hold the URI, and a URI may hold a password.
-            raise ConfigError(
-                f"expected a URI that pyarrow or fsspec can open, found the scheme {scheme!r} "
-                f"({type(unknown).__name__}, {type(error).__name__}); "
-                "install the fsspec package for it, or give filesystem="
-            ) from None
+            advice = "install the fsspec package for it, or give filesystem="
+            raise uris.refused(uri, "pyarrow or fsspec", advice, unknown, error) from None
         return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
 
 
@@ -101,9 +96,7 @@ def discover(path: Any, filesystem: Any = None) -> Listing:
     items: list[Any] = list(path) if several else [path]
     for item in items:
         if not isinstance(item, str | os.PathLike):
-            raise ConfigError(
-                f"expected a path (str or Path) or a list of paths, found {type(item).__name__}"
-            )
+            raise ConfigError(f"expected a path (str or Path) or a list of paths, found {type(item).__name__}")
     if not items:
         raise SchemaError("expected at least one path, found an empty list")
     stores, paths = zip(*(_locate(os.fspath(item), filesystem) for item in items), strict=True)
@@ -126,9 +119,7 @@ def listing(store: Store, files: Sequence[str], root: str, *, listed: bool = Fal
     """The listing of full paths ``files``, with the hive keys in them."""
     twice = sorted({file for file in files if files.count(file) > 1}) if len(set(files)) < len(files) else []
     if twice:
-        raise SchemaError(
-            f"expected every file once, found {twice[0]} more than once; remove it, or weight its rows"
-        )
+        raise SchemaError(f"expected every file once, found {twice[0]} more than once; remove it, or weight its rows")
     relative = tuple(posixpath.relpath(file, root) if root else file for file in files)
     return Listing(store, root, relative, hive_partitions(files), listed)
 
@@ -147,24 +138,18 @@ def from_dataset(dataset: Any) -> Listing:
             "use Dataset.from_arrow(dataset.to_table()) if it fits into memory"
         )
     if (getattr(dataset, "_scan_options", None) or {}).get("filter") is not None:
-        raise ConfigError(
-            "expected a pyarrow dataset without a filter, found one; give the filter as filters="
-        )
+        raise ConfigError("expected a pyarrow dataset without a filter, found one; give the filter as filters=")
     files = list(dataset.files)
     if not files:
         raise SchemaError("expected a pyarrow dataset with at least one file, found none")
-    found = listing(
-        Store(given=dataset.filesystem), files, posixpath.commonpath([posixpath.dirname(f) for f in files])
-    )
+    found = listing(Store(given=dataset.filesystem), files, posixpath.commonpath([posixpath.dirname(f) for f in files]))
     keys = tuple(ds.get_partition_keys(fragment.partition_expression) for fragment in dataset.get_fragments())
     return Listing(found.store, found.root, found.files, keys) if any(keys) else found
 
 
 def hive_partitions(files: Sequence[str]) -> tuple[Mapping[str, PartitionValue], ...]:
     """The ``key=value`` directories of each path. A key with whole numbers in all files holds ints."""
-    raw = [
-        dict(part.split("=", 1) for part in posixpath.dirname(f).split("/") if _is_hive(part)) for f in files
-    ]
+    raw = [dict(part.split("=", 1) for part in posixpath.dirname(f).split("/") if _is_hive(part)) for f in files]
     keys = {key for values in raw for key in values}
     texts = {k: {unquote(v[k]) for v in raw if k in v} - {HIVE_NULL} for k in keys}
     whole = {k: bool(texts[k]) and all(WHOLE_NUMBER.fullmatch(text) for text in texts[k]) for k in keys}
@@ -181,7 +166,7 @@ def _is_hive(part: str) -> bool:
 
 def _locate(path: str, filesystem: Any) -> tuple[Store, str]:
     """The store, and the path within it; local paths become absolute, for workers run elsewhere."""
-    scheme = SCHEME.match(path)
+    scheme = uris.SCHEME.match(path)
     if filesystem is None:
         if scheme is None:
             return Store(), os.path.abspath(path).replace(os.sep, "/")
@@ -221,9 +206,7 @@ def _expand(filesystem: fs.FileSystem, path: str, *, alone: bool) -> tuple[str, 
             )
         return root, files
     if info.type == fs.FileType.NotFound:
-        raise SchemaError(
-            f"expected a file, directory or glob pattern, found nothing at {path}; check the path"
-        )
+        raise SchemaError(f"expected a file, directory or glob pattern, found nothing at {path}; check the path")
     if info.type == fs.FileType.File:
         # One file is a path like any other; in a list it is the user's word that the file is live.
         if alone:
@@ -252,8 +235,7 @@ def _list(filesystem: fs.FileSystem, directory: str, *, recursive: bool = False)
         )
     except OSError as error:
         raise DataError(
-            f"expected to list the directory {directory}, found an error: {error}; "
-            "check permissions and network"
+            f"expected to list the directory {directory}, found an error: {error}; check permissions and network"
         ) from error
     return infos
 

@@ -9,6 +9,7 @@
     │   ├── MissingValueError               a missing or non-finite value under the policy "error"
     │   └── ChangedInputError               a file is not the one that was planned or recorded
     ├── DoesNotFitError      (MemoryError)  the plan needs more memory than the budget allows
+    ├── EngineError          (RuntimeError) a cluster is gone, or its workers are not what they should be
     ├── OutputError          (OSError)      an output exists, belongs to another job, or cannot be written
     └── ArtifactError        (ValueError)   a saved model or state is damaged or of another kind
 
@@ -44,6 +45,10 @@ class ChangedInputError(DataError):
 
 class DoesNotFitError(EigenmillError, MemoryError):
     """The plan needs more memory than the budget allows; raised before any data is read."""
+
+
+class EngineError(EigenmillError, RuntimeError):
+    """A cluster does not answer, or its workers are not what they should be."""
 
 
 class OutputError(EigenmillError, OSError):

@@ -28,20 +28,17 @@ from typing import Any, BinaryIO, Literal, cast
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from reduce.errors import ArtifactError, ConfigError, EigenmillError, OutputError
+from reduce import plain, uris
+from reduce.errors import ConfigError, EigenmillError, OutputError
 
 MAX_JSON = 256 << 20
 """Bytes of the largest JSON file that is read: a million feature names take 20 MB."""
-MAX_DEPTH = 64
-"""Deepest nesting of a JSON file."""
 SILENT_SECONDS = 3600.0
 """A temporary file of another host counts as abandoned when it was not written to for so long."""
 OBJECT_STORES = ("s3", "gcs", "abfs")
 """File systems without directories: creating one leaves an empty object behind."""
 
 _ATTEMPT = re.compile(r"\.(?P<host>[0-9A-Za-z]+)-\d+-[0-9a-f]{8}\.tmp$")
-
-Refusal = type[OutputError] | type[ArtifactError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +69,7 @@ def resolve(path: str | os.PathLike[str], filesystem: Any = None) -> tuple[pafs.
         try:
             found, inner = pafs.FileSystem.from_uri(text)
         except (ValueError, OSError, NotImplementedError) as error:
-            raise ConfigError(
-                f"expected a local path or a URI that pyarrow knows, found {text!r} ({error}); "
-                "give filesystem= for any other file system"
-            ) from error
+            raise uris.refused(text, "pyarrow", "give filesystem= for any other file system", error) from None
         return found, inner.rstrip("/")
     found = filesystem if isinstance(filesystem, pafs.FileSystem) else _from_fsspec(filesystem)
     while isinstance(found, pafs.SubTreeFileSystem):
@@ -272,16 +266,6 @@ def write_json(fs: pafs.FileSystem, path: str, value: Any) -> Written:
     return write_bytes(fs, path, (text + "\n").encode())
 
 
-def canonical(value: Any) -> bytes:
-    """The one JSON text of ``value`` that digests are made of."""
-    return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=True, separators=(",", ":")).encode()
-
-
-def digest(value: Any) -> str:
-    """SHA-256 (hex) of the canonical JSON of ``value``."""
-    return hashlib.sha256(canonical(value)).hexdigest()
-
-
 # Reading
 
 
@@ -304,11 +288,10 @@ def digest_file(fs: pafs.FileSystem, path: str) -> Written:
     return Written(size, sha.hexdigest())
 
 
-def read_json(fs: pafs.FileSystem, path: str, refusal: Refusal = OutputError, limit: int = MAX_JSON) -> Any:
+def read_json(fs: pafs.FileSystem, path: str, refusal: plain.Refusal = OutputError, limit: int = MAX_JSON) -> Any:
     """The value in a JSON file; damage raises ``refusal``, absence ``FileNotFoundError``.
 
-    Refused are: more than ``limit`` bytes, other encodings than UTF-8, NaN and infinities, keys given twice,
-    and nesting deeper than ``MAX_DEPTH``.
+    Refused are more than ``limit`` bytes, and what :func:`reduce.plain.parse` refuses.
     """
     try:
         info = fs.get_file_info(path)
@@ -325,51 +308,7 @@ def read_json(fs: pafs.FileSystem, path: str, refusal: Refusal = OutputError, li
         if isinstance(error, EigenmillError):
             raise
         raise refusal(f"expected to read {path}, found: {error}; check its permissions") from error
-    return parse_json(content, path, refusal)
-
-
-def parse_json(content: bytes, name: str, refusal: Refusal) -> Any:
-    """The value of a JSON text, as strictly as :func:`read_json`; ``name`` is for the message."""
-    try:
-        value = json.loads(
-            content.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_constant=_no_constant,
-            parse_float=_finite,
-        )
-        _check_depth(value, MAX_DEPTH)
-    except (ValueError, RecursionError) as error:
-        raise refusal(
-            f"expected {name} to be plain JSON, found: {str(error)[:200]}; "
-            "the file is damaged or not ours: restore it or remove it"
-        ) from error
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key that is given twice")
-    return found
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text}, which is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"the number {text[:40]}, which is beyond float64")
-    return value
-
-
-def _check_depth(value: Any, left: int) -> None:
-    if isinstance(value, dict | list):
-        if left == 0:
-            raise ValueError(f"nesting deeper than {MAX_DEPTH}")
-        for item in value.values() if isinstance(value, dict) else value:
-            _check_depth(item, left - 1)
+    return plain.parse(content, path, refusal)
 
 
 # Listing and removing
@@ -438,72 +377,3 @@ def _remove_abandoned(path: str) -> bool:
 def _host() -> str:
     """This host's name in characters that no separator of a temporary name uses."""
     return "".join(c for c in socket.gethostname() if c.isascii() and c.isalnum())[:32] or "host"
-
-
-# Directories that are replaced by moving a link
-
-
-def version_path(path: str, number: int) -> str:
-    """The hidden directory beside ``path`` that holds its version ``number``."""
-    parent, name = os.path.split(path)
-    return os.path.join(parent, f".{name}.v{number:06d}")
-
-
-def version_numbers(path: str) -> list[int]:
-    """The versions of ``path`` that exist beside it, ascending."""
-    parent, name = os.path.split(path)
-    pattern = re.compile(rf"\.{re.escape(name)}\.v(\d{{6,}})")
-    with explained(parent, "list"):
-        return sorted(int(match[1]) for entry in os.listdir(parent) if (match := pattern.fullmatch(entry)))
-
-
-def current_version(path: str) -> int:
-    """The version that the link ``path`` points to; 0 when it is a plain directory or absent."""
-    if os.path.islink(path):
-        for number in version_numbers(path):
-            if os.readlink(path) == os.path.basename(version_path(path, number)):
-                return number
-    return 0
-
-
-def follow_foreign_links(path: str) -> str:
-    """``path`` with links followed, except one to a version of it: a user's own link must not be replaced."""
-    while os.path.islink(path) and not re.fullmatch(r"\..+\.v\d{6,}", os.readlink(path)):
-        path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
-    return path
-
-
-def point(path: str, version: str) -> None:
-    """Makes ``path`` a link to the directory ``version`` beside it, atomically if it is a link already.
-
-    A plain directory at ``path`` is first renamed to the version number below; a crash between the two steps
-    leaves no ``path``, and :func:`finish_pointing` takes the second.
-    """
-    parent, name = os.path.split(version)
-    with explained(path, "replace"):
-        if os.path.islink(path) and os.readlink(path) == name:
-            return
-        waiting = _waiting_link(path)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(waiting)
-        os.symlink(name, waiting)
-        if os.path.isdir(path) and not os.path.islink(path):
-            os.rename(path, version_path(path, int(name.rpartition(".v")[2]) - 1))
-        os.replace(waiting, path)
-        sync_directory(parent)
-
-
-def finish_pointing(path: str) -> None:
-    """Repairs what a crash within :func:`point` left."""
-    waiting = _waiting_link(path)
-    with explained(path, "replace"):
-        if os.path.islink(waiting):
-            if os.path.lexists(path):
-                os.unlink(waiting)
-            else:
-                os.replace(waiting, path)
-
-
-def _waiting_link(path: str) -> str:
-    parent, name = os.path.split(path)
-    return os.path.join(parent, f".{name}.next")

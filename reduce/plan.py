@@ -20,9 +20,10 @@ from reduce.engines.memory import Memory, estimate, format_bytes
 from reduce.estimators.base import Estimator
 from reduce.estimators.linear import Linear
 from reduce.estimators.solver import choose
+from reduce.parts import plan_parts
 from reduce.passes.moments import Intake, MomentsPass
 from reduce.passes.tsqr import TsqrPass
-from reduce.sink import Sink, plan_parts
+from reduce.sink import Sink
 
 DECODE = 0.6e9
 """Decoded bytes per second and thread."""

@@ -12,20 +12,35 @@ def connect(kind: str = "local", client: Any = None, **options: Any) -> Engine:
     """The engine called ``kind``.
 
     Args:
-        kind: ``"local"``: threads of this process.
-        client: what the engine connects through; the local engine takes none.
-        options: as of :class:`reduce.engines.local.LocalEngine`: ``workers``, ``memory``, ``work``, ``progress``.
+        kind: ``"local"``: threads of this process; ``"dask"``: a Dask cluster; ``"spark"``: Spark.
+        client: what the engine connects through: a ``distributed.Client`` or a scheduler's address, a ``SparkSession``.
+        options: as of :class:`reduce.engines.local.LocalEngine` , :class:`reduce.engines.dask.DaskEngine`,
+            :class:`reduce.engines.spark.SparkEngine`.
     """
-    if kind == "local":
-        from reduce.engines.local import LocalEngine
+    if kind == "local" and client is not None:
+        raise ConfigError("expected no client for the local engine")
+    if kind == "spark" and client is None:
+        raise ConfigError("expected connect('spark', session) with a SparkSession")
+    if kind == "dask" and client is None:
+        raise ConfigError("expected connect('dask', client) with a distributed.Client or a scheduler's address")
+    try:
+        if kind == "local":
+            from reduce.engines.local import LocalEngine
 
-        if client is not None:
-            raise ConfigError("expected no client for the local engine")
-        try:
             return LocalEngine(**options)
-        except TypeError as error:
-            raise ConfigError(f"expected workers, memory, work or progress: {error}") from error
-    raise ConfigError(f"expected an engine among: local; found {kind!r}")
+        if kind == "spark":
+            from reduce.engines.spark import SparkEngine
+
+            return SparkEngine(client, **options)
+        if kind == "dask":
+            from reduce.engines.dask import DaskEngine
+
+            return DaskEngine(client, **options)
+    except TypeError as error:
+        raise ConfigError(f"expected options of the engine {kind!r}: {error}") from error
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"expected the extra for {kind!r}: pip install 'eigenmill[{kind}]' ({error})") from error
+    raise ConfigError(f"expected an engine among local, dask, spark; found {kind!r}")
 
 
 __all__ = ["Engine", "connect"]

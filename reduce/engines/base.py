@@ -63,8 +63,8 @@ class Merger(Generic[S]):
     def __init__(self, pass_: Pass[S, Any], tree: Tree[S]) -> None:
         self.pass_, self.tree, self.lock = pass_, tree, threading.Lock()
 
-    def add(self, leaf: int, state: S) -> None:
-        level, index = 0, leaf
+    def add(self, index: int, state: S, level: int = 0) -> None:
+        """Add the state of a leaf, or of the complete node (level, index)."""
         while True:
             with self.lock:
                 sibling = self.tree.nodes.pop((level, index ^ 1), None)

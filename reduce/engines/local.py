@@ -34,8 +34,10 @@ from reduce.engines.base import (
 )
 from reduce.engines.memory import parse_bytes, workers_that_fit
 from reduce.errors import ArtifactError, ConfigError
+from reduce.manifest import Manifest, PartRecord
+from reduce.parts import Part
 from reduce.passes.base import Pass
-from reduce.sink import Manifest, Part, PartRecord, Sink
+from reduce.sink import Sink
 
 S = TypeVar("S")
 R = TypeVar("R")

@@ -82,8 +82,12 @@ class Memory:
         return self.process + RESERVE + max(scan, self.finalize)
 
 
-def estimate(pass_: Pass[Any, Any] | None, data: Dataset, workers: int) -> Memory:
-    """The peak of ``pass_`` over ``data`` with this many threads; ``pass_=None`` is a write."""
+def estimate(pass_: Pass[Any, Any] | None, data: Dataset, workers: int, *, process: int | None = None) -> Memory:
+    """The peak of ``pass_`` over ``data`` with this many threads; ``pass_=None`` is a write.
+
+    ``process`` is what the process holds before it reads, by default what this one holds now.
+    """
+    process = resident() if process is None else process
     source = data.source
     d, leaves = len(source.names), plan_leaves(data)
     height = block_height(d)
@@ -97,10 +101,10 @@ def estimate(pass_: Pass[Any, Any] | None, data: Dataset, workers: int) -> Memor
         decoding = int(4 * block + 2.5 * min(group, source.stored_columns * PAGE))
     blocks = 2 * block + sum(rows * len(t.names) * 8 for t in data.transforms)
     if pass_ is None:
-        return Memory(workers, resident(), 0, blocks - block + WRITING, decoding, 0, 0)
+        return Memory(workers, process, 0, blocks - block + WRITING, decoding, 0, 0)
     state, scratch, final = pass_.sizes(rows, data.n_rows)
     pending = math.ceil(math.log2(len(leaves) + 1)) if len(leaves) > workers else 0
-    return Memory(workers, resident(), state, blocks + scratch, decoding, pending * state, final)
+    return Memory(workers, process, state, blocks + scratch, decoding, pending * state, final)
 
 
 def workers_that_fit(pass_: Pass[Any, Any] | None, data: Dataset, workers: int, memory: int | None) -> int:

@@ -246,7 +246,11 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return policy
 
     def _refuse_empty(self, moments: Moments, policy: Resolved) -> None:
-        """Refuse data without rows, and columns that mean imputation has nothing to learn from."""
+        """Refuse data without columns or rows, and columns that mean imputation has nothing to learn from."""
+        if not len(moments.count):
+            raise DataError("expected at least one feature column, found none; name the columns to read")
+        if 0 < moments.total < 1:
+            raise DataError(f"expected a sum of weights of at least 1, found {moments.total:g}; weights are frequencies")
         if moments.total <= 0:
             raise DataError(f"expected at least one row with all its values, found none among {moments.rows} rows read")
         empty = (moments.count == 0) & (policy.code == MEAN)

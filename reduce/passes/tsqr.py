@@ -24,9 +24,9 @@ class TsqrState:
 
 @dataclass(frozen=True)
 class TsqrPass:
-    """R of ``sqrt(w) * ((X - pivot) - offset) @ weights``; ``weights`` (d, l) is Q over the scale; a gap that
-    the mean fills enters the product as ``gap`` (d,), or as 0 (centred data).
+    """R of ``sqrt(w) * ((X - pivot) - offset) @ weights``; ``weights`` (d, l) is Q over the scale.
 
+    A gap that the mean fills enters the product as ``gap`` (d,), or as 0 (centred data).
     The intake's dtype should be float64: this scan is made for digits.
     """
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from tests.engines.counting import failing_at
 
-from reduce import PCA, DataError, Dataset, DoesNotFitError, MissingValueError, Sink, StandardScaler, TruncatedSVD, connect
-from reduce.cleaning import Cleaning
+from reduce import (
+    PCA,
+    DataError,
+    Dataset,
+    DoesNotFitError,
+    MissingValueError,
+    Sink,
+    StandardScaler,
+    TruncatedSVD,
+    connect,
+)
 from reduce.digest import digest_of
 from reduce.engines.base import Tree
 from reduce.passes.base import to_arrays
@@ -26,16 +35,28 @@ from reduce.passes.gram import GramPass
 from reduce.passes.moments import Intake, MomentsPass
 from reduce.passes.rows import RowsPass
 from reduce.passes.tsqr import TsqrPass
+from tests.engines.counting import failing_at
 
 KINDS = ("moments", "gram", "rows", "tsqr")
-INPUTS = ("scalar", "scalar32", "list", "sparse", "missing", "weights", "filters", "one row", "empty file", "transformed")
-D, N = 6, 230
+INPUTS = (
+    "scalar",
+    "scalar32",
+    "list",
+    "sparse",
+    "missing",
+    "weights",
+    "filters",
+    "one row",
+    "empty file",
+    "transformed",
+)
+D, N = 6, 160
 
 MakeEngine = Callable[..., Any]
 
 
 def write_files(folder: Path, *, dtype: Any = np.float64, bad_row: int | None = None, n: int = N) -> Path:
-    """Three files with row groups of 7 rows: scalars f0 ... f5, a list, sparse pairs, gaps g0 ... g5, weights, an id."""
+    """Three files with row groups of 7 rows: scalars f*, gaps g*, a list, sparse pairs, weights, an id."""
     rng, folder = np.random.default_rng(5), folder / "data"
     folder.mkdir(exist_ok=True)
     X = (rng.normal(size=(n, D)) * np.linspace(3, 1, D) + 1e3).astype(dtype)
@@ -74,7 +95,12 @@ def open_input(kind: str, folder: Path) -> Dataset:
     if kind == "weights":
         return Dataset.from_parquet(path, columns=gaps, missing="drop", weights="w", clip=(998.0, 1003.0), carry="id")
     if kind == "filters":
-        return Dataset.from_parquet(path, columns=scalars, filters=(pc.field("id") % 3 != 0) & (pc.field("id") > 40), carry="id")
+        return Dataset.from_parquet(
+            path,
+            columns=scalars,
+            filters=(pc.bit_wise_and(pc.field("id"), pc.scalar(3)) != 0) & (pc.field("id") > 40),
+            carry="id",
+        )
     if kind == "one row":
         return Dataset.from_parquet(path, columns=scalars, filters=pc.field("id") == 77, carry="id")
     if kind == "empty file":
@@ -92,7 +118,9 @@ def pass_of(kind: str, data: Dataset) -> Any:
     intake = Intake(names, data.dtype, data.cleaning.resolve(names))
     if kind == "tsqr":
         d = len(names)
-        return TsqrPass(Intake(names, np.dtype(np.float64), intake.policy), np.zeros(d), np.full(d, 0.25), np.eye(d)[:, :2])
+        return TsqrPass(
+            Intake(names, np.dtype(np.float64), intake.policy), np.zeros(d), np.full(d, 0.25), np.eye(d)[:, :2]
+        )
     return {"moments": MomentsPass, "gram": GramPass, "rows": RowsPass}[kind](intake)
 
 
@@ -102,7 +130,9 @@ def bytes_of(result: Any) -> str:
 
 def tree_of(folder: Path) -> dict[str, str]:
     return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
     }
 
 
@@ -170,13 +200,17 @@ class EngineContract:
         pq.write_table(pa.table({f"f{j}": X[:, j] for j in range(D)}), tmp_path / "t.parquet", row_group_size=9000)
         data = Dataset.from_parquet(tmp_path / "t.parquet")
         for kind in KINDS:
-            assert bytes_of(engine.run(pass_of(kind, data), data)) == bytes_of(reference().run(pass_of(kind, data), data))
+            assert bytes_of(engine.run(pass_of(kind, data), data)) == bytes_of(
+                reference().run(pass_of(kind, data), data)
+            )
 
     def test_no_rows(self, engine: Any, tmp_path: Path) -> None:
         path = write_files(tmp_path)
         data = Dataset.from_parquet(path, columns=["f0", "f1"], filters=pc.field("id") < 0, carry="id")
         for kind in KINDS:
-            assert bytes_of(engine.run(pass_of(kind, data), data)) == bytes_of(reference().run(pass_of(kind, data), data))
+            assert bytes_of(engine.run(pass_of(kind, data), data)) == bytes_of(
+                reference().run(pass_of(kind, data), data)
+            )
         with pytest.raises(DataError, match="at least one row"):
             PCA(1).fit(data, engine=engine)
         assert engine.write(data, Sink(tmp_path / "out")).rows == 0
@@ -184,21 +218,24 @@ class EngineContract:
 
     def test_collecting_keeps_the_order_of_rows(self, engine: Any, tmp_path: Path) -> None:
         data = open_input("scalar", tmp_path)
-        np.testing.assert_array_equal(data.to_numpy(engine), pq.read_table(tmp_path / "data", columns=list(data.feature_names)).to_pandas())
+        np.testing.assert_array_equal(
+            data.to_numpy(engine), pq.read_table(tmp_path / "data", columns=list(data.feature_names)).to_pandas()
+        )
 
     def test_data_errors_keep_their_words(self, engine: Any, tmp_path: Path) -> None:
         path = write_files(tmp_path, bad_row=150)
         data = Dataset.from_parquet(path, columns=[f"f{j}" for j in range(D)])
-        with pytest.raises(MissingValueError, match=r"column 'f2', found a missing value .* at .*part-2.parquet, row group 5, row 0 ") as raised:
+        with pytest.raises(
+            MissingValueError, match=r"column 'f2', found a missing value .* at .*part-2.parquet, row group 10, row 0 "
+        ) as raised:
             engine.run(pass_of("gram", data), data)
         with pytest.raises(MissingValueError) as expected:
             reference().run(pass_of("gram", data), data)
         assert str(raised.value) == str(expected.value)
-        model = PCA(2).fit(data.with_cleaning(missing="drop"), engine=engine)
-        features = model._transform  # the fitted policy drops the row, that of a stricter model does not
+        dropping = PCA(2).fit(data.with_cleaning(missing="drop"), engine=engine)
+        assert engine.write(dropping.transform(data), Sink(tmp_path / "dropped")).rows == N - 1
         strict = PCA(2).fit(Dataset.from_parquet(write_files(tmp_path), columns=[f"f{j}" for j in range(D)]))
         write_files(tmp_path, bad_row=150)
-        assert features is not None
         with pytest.raises(MissingValueError, match="column 'f2'"):
             engine.write(strict.transform(data), Sink(tmp_path / "out"))
         assert not (tmp_path / "out" / "_SUCCESS").exists()
@@ -215,7 +252,9 @@ class EngineContract:
         for _ in range(2):
             with pytest.raises(MissingValueError):
                 engine.run(pass_of("gram", strict), strict)
-            assert bytes_of(engine.run(pass_of("gram", data), data)) == bytes_of(reference().run(pass_of("gram", data), data))
+            assert bytes_of(engine.run(pass_of("gram", data), data)) == bytes_of(
+                reference().run(pass_of("gram", data), data)
+            )
 
     def test_going_on_from_a_tree(self, engine: Any, tmp_path: Path) -> None:
         data = open_input("missing", tmp_path)
@@ -225,8 +264,6 @@ class EngineContract:
             for e in (engine, reference()):
                 tree: Tree[Any] = Tree()
                 for day in (files[:1], files[1:2], files[2:]):
-                    from dataclasses import replace
-
                     results.append(bytes_of(e.run(pass_, replace(data, source=data.source.only(day)), tree=tree)))
                 trees.append(tree)
             assert results[:3] == results[3:]
@@ -258,7 +295,7 @@ class EngineContract:
             make_engine(memory="1MiB").write(data, Sink(tmp_path / "out"))
 
     @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("fragment", [0, 10, 30])
+    @pytest.mark.parametrize("fragment", [0, 11])
     def test_a_stopped_scan_goes_on(self, make_engine: MakeEngine, kind: str, fragment: int, tmp_path: Path) -> None:
         data = open_input("missing", tmp_path)
         pass_, work = pass_of(kind, data), tmp_path / "work"
@@ -296,10 +333,6 @@ class EngineContract:
             if file.is_file():
                 file.write_bytes(file.read_bytes()[:-3] + b"abc")
         assert bytes_of(make_engine(work=work).run(pass_, data)) == bytes_of(reference().run(pass_, data))
-
-
-def empty_policy(names: Any) -> Any:
-    return Cleaning().resolve(names)
 
 
 __all__ = ["EngineContract", "Told", "bytes_of", "open_input", "pass_of", "tree_of", "write_files"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 from pathlib import Path
@@ -11,8 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.engines.contract import EngineContract, bytes_of, open_input, pass_of
-from tests.engines.counting import failing_at
 
 from reduce import PCA, ConfigError, Dataset, connect
 from reduce.cleaning import Cleaning
@@ -21,6 +20,8 @@ from reduce.engines.memory import estimate, format_bytes, parse_bytes
 from reduce.passes.gram import GramPass
 from reduce.passes.moments import Intake
 from reduce.passes.rows import RowsPass
+from tests.engines.contract import EngineContract, bytes_of, open_input, pass_of
+from tests.engines.counting import failing_at
 
 
 class TestLocal(EngineContract):
@@ -72,6 +73,23 @@ def test_engines_of_many_threads_share_the_blas_limit() -> None:
     assert set(map(tuple, seen)) == {tuple(1 for _ in before)}
 
 
+def test_bytes_do_not_depend_on_the_calling_thread() -> None:
+    """threadpoolctl obeys one thread only, the first that asked; Dask's tasks and notebooks run in others."""
+    from threadpoolctl import threadpool_limits
+
+    X, found = np.random.default_rng(1).normal(size=(900, 420)), []
+
+    def fit() -> None:
+        found.append(PCA(5).fit(X, engine=connect("local", workers=1)).components_.tobytes())
+
+    with threadpool_limits(2):
+        fit()
+        thread = threading.Thread(target=fit)
+        thread.start()
+        thread.join()
+    assert found[0] == found[1]
+
+
 # The memory model
 
 
@@ -82,7 +100,7 @@ def gram_of(d: int, rows: int = 100) -> tuple[Any, Dataset]:
 
 def test_estimates_grow_with_columns_and_rows_of_a_block() -> None:
     found = [estimate(*gram_of(d), 1) for d in (10, 100, 500, 1000)]
-    for small, large in zip(found, found[1:], strict=False):
+    for small, large in itertools.pairwise(found):
         assert small.states < large.states
         assert small.blocks < large.blocks
         assert small.finalize < large.finalize
@@ -135,7 +153,12 @@ def test_bytes_are_read_back(value: int) -> None:
     assert re.fullmatch(r"\d+(\.\d)? ([KMGT]iB|B)", text)
 
 
-@given(number=st.integers(1, 4096), unit=st.sampled_from(["", "k", "M", "g", "T"]), binary=st.booleans(), b=st.sampled_from(["", "B", "b"]))
+@given(
+    number=st.integers(1, 4096),
+    unit=st.sampled_from(["", "k", "M", "g", "T"]),
+    binary=st.booleans(),
+    b=st.sampled_from(["", "B", "b"]),
+)
 def test_units(number: int, unit: str, binary: bool, b: str) -> None:
     power = " kmgt".index(unit.lower()) if unit else 0
     text = f"{number} {unit}{'i' if binary and unit else ''}{b}"

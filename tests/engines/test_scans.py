@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.engines.counting import CountingEngine
 
 from reduce import PCA, Dataset, Sink, StandardScaler, TruncatedSVD, connect
+from tests.engines.counting import CountingEngine
 
 N = 1000
 
@@ -47,7 +47,9 @@ def engine() -> CountingEngine:
 )
 @pytest.mark.parametrize("clip_sd", [None, 3.0])
 @pytest.mark.parametrize("missing", ["error", "mean"])
-def test_scans_of_a_fit(model: Any, scans: list[str], clip_sd: float | None, missing: str, data: Dataset, engine: CountingEngine) -> None:
+def test_scans_of_a_fit(
+    model: Any, scans: list[str], clip_sd: float | None, missing: str, data: Dataset, engine: CountingEngine
+) -> None:
     model.fit(data.with_cleaning(clip_sd=clip_sd, missing=missing), engine=engine)
     assert engine.scans == (["MomentsPass"] if clip_sd else []) + scans
     assert engine.rows == N * len(engine.scans)

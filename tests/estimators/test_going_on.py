@@ -50,7 +50,9 @@ MODELS = [
 @pytest.mark.parametrize("make", MODELS)
 @pytest.mark.parametrize("days", [(1, 1, 1), (2, 1), (1, 2), (3,)])
 @pytest.mark.parametrize("policy", ["error", "mean"])
-def test_day_by_day_equals_the_full_fit_to_the_byte(make: Any, days: tuple[int, ...], policy: str, tmp_path: Path) -> None:
+def test_day_by_day_equals_the_full_fit_to_the_byte(
+    make: Any, days: tuple[int, ...], policy: str, tmp_path: Path
+) -> None:
     files = [tmp_path / f"data/{i}.parquet" for i in range(sum(days))]
     for i, file in enumerate(files):
         write(file, 101 + 40 * i, i, missing=policy == "mean" and i == 1)

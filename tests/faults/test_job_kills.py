@@ -6,9 +6,7 @@ import hashlib
 import multiprocessing
 import random
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,8 @@ from reduce.engines.local import LocalEngine
 
 MOMENTS = 20
 COLUMNS = [f"c{j}" for j in range(48)]
+FILES, LEAVES, LEAF_ROWS = 3, 20, 300
+"""Many leaves, each with its checkpoint, and many parts; few rows, for the time goes into files and processes."""
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +31,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kills")
     rng = np.random.default_rng(0)
     (folder / "data").mkdir()
-    for f in range(3):
-        X = rng.standard_normal((30_000, len(COLUMNS))) + 5
+    for f in range(FILES):
+        X = rng.standard_normal((LEAVES * LEAF_ROWS, len(COLUMNS))) + 5
         table = pa.table({"id": np.arange(len(X)) + f * len(X)} | dict(zip(COLUMNS, X.T, strict=True)))
-        pq.write_table(table, folder / f"data/{f}.parquet", row_group_size=1500)
+        pq.write_table(table, folder / f"data/{f}.parquet", row_group_size=LEAF_ROWS)
     return folder
-
-
-@pytest.fixture
-def space() -> Iterator[Path]:
-    """A directory in memory where there is one: hundreds of synced files would wait for the disk otherwise."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        yield Path(folder)
 
 
 class Tell:
@@ -67,12 +59,12 @@ class Tell:
 
 def job(data: str, out: str, tell: Tell) -> None:
     """Fit with a checkpoint after every leaf, save, write many parts."""
-    reduce.dataset.LEAF_BYTES = 8 * 48 * 1500
+    reduce.dataset.LEAF_BYTES = 8 * len(COLUMNS) * LEAF_ROWS
     dataset = Dataset.from_parquet(data, columns=COLUMNS, carry=["id"])
     engine = LocalEngine(workers=2, work=f"{out}/work", save_every=0.0, progress=tell)
     pca = PCA(5, scale=True).fit(dataset, engine=engine)
     pca.save(f"{out}/model")
-    pca.transform(dataset).to_parquet(f"{out}/features", engine=engine, part_bytes=4 * 5 * 4000)
+    pca.transform(dataset).to_parquet(f"{out}/features", engine=engine, part_bytes=4 * 5 * 2 * LEAF_ROWS)
 
 
 def child(data: str, out: str, pipe: Connection) -> None:
@@ -91,7 +83,7 @@ def digests(out: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def context() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["reduce"])
+    context.set_forkserver_preload(["reduce", __name__])  # no child imports what all need
     return context
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,9 @@ class Case:
             Q = np.linalg.qr(np.random.default_rng(self.d).normal(size=(self.d, self.d)))[0]
             here = np.isfinite(self.X)
             pivot = np.where(here, self.X, 0).sum(axis=0) / np.maximum(here.sum(axis=0), 1)
-            return TsqrPass(Intake(intake.names, np.dtype(np.float64), intake.policy), np.round(pivot), pivot - np.round(pivot), Q)
+            return TsqrPass(
+                Intake(intake.names, np.dtype(np.float64), intake.policy), np.round(pivot), pivot - np.round(pivot), Q
+            )
         return {"moments": MomentsPass, "gram": GramPass, "rows": RowsPass}[kind](intake)
 
     def block(self, a: int, b: int, workspace: Workspace | None = None) -> Block:
@@ -62,7 +65,7 @@ class Case:
     def blocks(self, cuts: tuple[int, ...] | None = None, start: int = 0, stop: int | None = None) -> list[Block]:
         stop = len(self.X) if stop is None else stop
         edges = [start, *sorted({c for c in (self.cuts if cuts is None else cuts) if start < c < stop}), stop]
-        return [self.block(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+        return [self.block(a, b) for a, b in itertools.pairwise(edges) if b > a]
 
 
 @st.composite

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.laws.made import gamma
+from sklearn.base import clone
 
 from reduce import PCA, Dataset, StandardScaler, TruncatedSVD, connect
 from reduce.blocks import Workspace
@@ -24,6 +26,7 @@ from reduce.passes.gram import Gram, GramPass
 from reduce.passes.moments import Intake, MomentsPass
 from reduce.passes.rows import RowsPass
 from reduce.passes.tsqr import TsqrPass
+from tests.laws.made import gamma
 
 D = 3
 
@@ -75,16 +78,6 @@ def aligned_runs(leaves: int, draw: Any) -> list[tuple[int, int]]:
     return runs
 
 
-def send(merger: Merger[Any], level: int, index: int, state: Any) -> None:
-    """What an engine does with the state of an aligned run that a worker sent: the rule of Merger.add from a level."""
-    nodes = merger.tree.nodes
-    while (level, index ^ 1) in nodes:
-        sibling = nodes.pop((level, index ^ 1))
-        state = merger.pass_.merge(state, sibling) if index % 2 == 0 else merger.pass_.merge(sibling, state)
-        level, index = level + 1, index // 2
-    nodes[level, index] = state
-
-
 def run_state(pass_: Any, level: int, index: int, leaf: Any) -> Any:
     own: Tree[Any] = Tree()
     merger = Merger(pass_, own)
@@ -116,14 +109,14 @@ def test_one_expression_for_all_orders_splits_and_threads(data: Any, leaves: int
     merger = Merger(pass_, sent)
     runs = aligned_runs(leaves, data.draw)
     for level, index in data.draw(st.permutations(runs)):
-        send(merger, level, index, run_state(pass_, level, index, str))
+        merger.add(index, run_state(pass_, level, index, str), level)
     assert sent.nodes == straight.nodes
     if leaves:
         assert sent.total(pass_) == expected
 
 
 @pytest.mark.parametrize("kind", list(passes()))
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(data=st.data(), n=st.integers(0, 70 * 2 * D))
 def test_one_digest(kind: str, data: Any, n: int) -> None:
     """Random leaf counts, orders, aligned splits and interruptions give the same bytes of the result."""
@@ -141,7 +134,7 @@ def test_one_digest(kind: str, data: Any, n: int) -> None:
         order = data.draw(st.permutations(range(full))) if way in ("shuffled", "stopped") else list(range(full))
         if way == "runs":
             for level, index in data.draw(st.permutations(aligned_runs(full, data.draw))):
-                send(merger, level, index, run_state(pass_, level, index, leaf))
+                merger.add(index, run_state(pass_, level, index, leaf), level)
             order = []
         if way == "stopped":
             for i in order[: data.draw(st.integers(0, full))]:
@@ -186,7 +179,7 @@ def test_free_regrouping_agrees_within_the_bound(data: Any, n: int) -> None:
         edges = [0, *sorted(c for c in cuts if 0 < c < n), n]
         states = [
             fold_leaf(pass_, part, leaf, Workspace())
-            for a, b in zip(edges, edges[1:], strict=False)
+            for a, b in itertools.pairwise(edges)
             for part in [Dataset.from_numpy(X[a:b], feature_names="abc")]
             for leaf in plan_leaves(part)
         ]
@@ -222,37 +215,47 @@ def test_pending_states_are_what_the_memory_model_counts(monkeypatch: pytest.Mon
 # Going on from a state
 
 
-@pytest.mark.parametrize("make", [lambda: PCA(2), lambda: TruncatedSVD(2), lambda: PCA(2, scale=True), StandardScaler, lambda: PCA(2, solver="dual")])
-@settings(max_examples=12)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PCA(2),
+        lambda: TruncatedSVD(2),
+        lambda: PCA(2, scale=True),
+        StandardScaler,
+        lambda: PCA(2, solver="dual"),
+    ],
+)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_array_partial_fits_agree_with_the_fit(make: Any, data: Any) -> None:
     X = np.nan_to_num(rows(data.draw(st.integers(8, 90))))
     cuts = sorted(data.draw(st.lists(st.integers(3, len(X) - 1), max_size=4, unique=True)))
     model = make()
     edges = [0, *cuts, len(X)]
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in itertools.pairwise(edges):
         if hasattr(model, "solver") and model.solver == "auto":
             model.solver = "gram"
         model.partial_fit(X[a:b])
     whole = make().fit(X)
     for name in ("mean_", "scale_", "var_", "explained_variance_"):
-        if getattr(whole, name, None) is not None:
-            np.testing.assert_allclose(getattr(model, name), getattr(whole, name), rtol=1e-12, err_msg=name)
+        value = getattr(whole, name, None)
+        if value is not None:
+            # Eigenvalues are known relative to the first one.
+            room = 1e-13 * value.max() if name == "explained_variance_" else 0
+            np.testing.assert_allclose(getattr(model, name), value, rtol=1e-12, atol=room, err_msg=name)
     if hasattr(whole, "singular_values_"):
-        apart = abs(model.singular_values_ - whole.singular_values_)
-        # An uncentred sigma_2 far below sigma_1 is known to the bound only.
-        room = np.maximum(1e-12 * whole.singular_values_, model.error_bounds_ + whole.error_bounds_ if isinstance(whole, TruncatedSVD) else 0)
-        assert (apart <= room).all()
+        apart, bounds = abs(model.singular_values_ - whole.singular_values_), model.error_bounds_ + whole.error_bounds_
+        assert (apart <= np.maximum(1e-12 * whole.singular_values_, bounds)).all()
     assert model.quality_.rows == whole.quality_.rows
 
 
-@pytest.mark.parametrize("make", [lambda: PCA(2), lambda: TruncatedSVD(2), StandardScaler, lambda: PCA(2, solver="dual")])
-@settings(max_examples=12)
+@pytest.mark.parametrize(
+    "make", [lambda: PCA(2), lambda: TruncatedSVD(2), StandardScaler, lambda: PCA(2, solver="dual")]
+)
+@settings(max_examples=8)
 @given(data=st.data(), full=st.booleans())
 def test_going_on_gives_the_bytes_of_the_fit(make: Any, data: Any, full: bool) -> None:
     """On arrays whose cut falls between fragments: the same leaves, so the same bytes, an open leaf included."""
-    import dataclasses
-
     X = np.nan_to_num(rows(data.draw(st.integers(12, 120))))
     if hasattr(make(), "solver"):
         whole_model = make().set_params(solver=make().solver if make().solver == "dual" else "gram")
@@ -276,10 +279,8 @@ def test_going_on_gives_the_bytes_of_the_fit(make: Any, data: Any, full: bool) -
     cuts = sorted({c // step * step for c in data.draw(st.lists(st.integers(step, len(X) - 1), max_size=4))} - {0})
     edges = [0, *cuts, len(X)]
     model: Any = None
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in itertools.pairwise(edges):
         if model is None:
-            from sklearn.base import clone
-
             model = clone(whole_model).fit(dataset(a, b), keep_state=True)
         else:
             model.partial_fit(dataset(a, b))

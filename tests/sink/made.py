@@ -14,7 +14,9 @@ import pyarrow as pa
 
 from reduce.blocks import Block, Columns, Origin, Workspace
 from reduce.dataset import Dataset, FileInfo, Fragment, Numbered
-from reduce.sink import Job, Manifest, Part, Sink
+from reduce.manifest import Manifest
+from reduce.parts import Part
+from reduce.sink import Job, Sink
 
 FLOAT32 = np.dtype(np.float32)
 

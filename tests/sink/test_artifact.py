@@ -208,8 +208,8 @@ def test_arrays_of_another_model(tmp_path):
         max_size=3,
     ),
 )
-def test_checkpoints_come_back(tmp_path_factory, arrays, meta):
-    path = tmp_path_factory.mktemp("c") / "state"
+def test_checkpoints_come_back(tmp_path, arrays, meta):
+    path = tmp_path / "c" / "state"
     digest = save_arrays(path, arrays, meta)
     found, values = load_arrays(path)
     assert values == meta

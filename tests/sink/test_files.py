@@ -4,16 +4,18 @@ import errno
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import fsspec
 import pytest
 from pyarrow import fs as pafs
 
-from reduce import files
+from reduce import files, plain
 from reduce.errors import ArtifactError, ConfigError, OutputError
 
 LOCAL = pafs.LocalFileSystem()
@@ -47,6 +49,30 @@ def test_resolve(tmp_path, monkeypatch):
         files.resolve("nowhere://x")
     with pytest.raises(ConfigError, match="found int"):
         files.resolve("x", 3)
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("nope://user:secret@host/path", "nope://***@host/path"),
+        ("nope://user:se/cret?@host/path", "nope://***"),
+        ("nope://host/path?key=secret", "nope://host/path?***"),
+        ("nope://user:secret@host?key=secret", "nope://***@host?***"),
+        ("s3://key:secret@bucket?nonsense=secret", "s3://***@bucket?***"),
+        ("secret s3://bucket", "***"),
+    ],
+)
+def test_uris_in_messages_are_masked(uri, shown):
+    with pytest.raises(ConfigError, match=re.escape(f"found {shown!r} (")) as caught:
+        files.resolve(uri)
+    told = "".join(traceback.format_exception(caught.value, chain=True))
+    assert "secret" not in told
+    assert "cret?" not in told
+
+
+def test_a_uri_that_hides_nothing_is_repeated_with_the_reason():
+    with pytest.raises(ConfigError, match=r"found 'ftps://host/x' \(Unrecognized .*ftps"):
+        files.resolve("ftps://host/x")
 
 
 def test_publish_replaces_and_leaves_nothing_beside(tmp_path):
@@ -194,8 +220,8 @@ def test_json_that_is_absent_or_a_directory(tmp_path):
 
 
 def test_canonical_digest():
-    assert files.digest({"a": 1, "b": [1.5]}) == files.digest(json.loads('{"b": [1.5], "a": 1}'))
-    assert files.digest({"a": 1}) != files.digest({"a": 1.5})
+    assert plain.digest({"a": 1, "b": [1.5]}) == plain.digest(json.loads('{"b": [1.5], "a": 1}'))
+    assert plain.digest({"a": 1}) != plain.digest({"a": 1.5})
 
 
 def test_visible_files(tmp_path):

@@ -9,7 +9,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from reduce import sink as sinks
+from reduce import partition
 from reduce.dataset import Dataset
 from reduce.errors import ConfigError
 from reduce.sink import Sink
@@ -64,7 +64,7 @@ def test_types_of_values(tmp_path, values, names):
 def test_large_parts_are_written_in_rounds(tmp_path, monkeypatch):
     values = [f"v{i % 3}" for i in range(2000)]
     run(Sink(tmp_path / "one", partition_by="key"), keyed(values, step=2000))
-    monkeypatch.setattr(sinks, "PARTITION_BYTES", 20_000)
+    monkeypatch.setattr(partition, "PARTITION_BYTES", 20_000)
     manifest = run(Sink(tmp_path / "out", partition_by="key"), keyed(values, step=2000))
     assert {"key=v0/part-00000.parquet", "key=v2/part-00000-1.parquet"} <= {f.path for f in manifest.parts[0].files}
     one, many = (pq.read_table(tmp_path / name).sort_by("row") for name in ("one", "out"))
@@ -80,7 +80,7 @@ def test_the_same_bytes_and_dropped_rows(tmp_path):
 
 
 def test_too_many_values(tmp_path, monkeypatch):
-    monkeypatch.setattr(sinks, "PARTITION_VALUES", 10)
+    monkeypatch.setattr(partition, "PARTITION_VALUES", 10)
     with pytest.raises(ConfigError, match="at most 10 values of 'key'"):
         run(Sink(tmp_path / "out", partition_by="key"), keyed([str(i) for i in range(100)]))
     assert not list((tmp_path / "out").rglob("*.parquet*"))

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reduce import sink as sinks
+from reduce import encode
 from reduce.dataset import Dataset, Fragment
 from reduce.errors import ChangedInputError, ConfigError, DataError, SchemaError
-from reduce.sink import PART_BYTES, Part, Sink, plan_parts
+from reduce.parts import PART_BYTES, Part, plan_parts
+from reduce.sink import COMPRESSIONS, Sink
 from tests.sink.made import MadeSource, Scaled, carried_table, drawn, made, run, tree, write_parts
 
 
@@ -84,7 +85,7 @@ def test_metadata_and_manifest(tmp_path):
 
 
 def test_row_groups_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(sinks, "GROUP_BYTES", 150 * 5 * 4)
+    monkeypatch.setattr(encode, "GROUP_BYTES", 150 * 5 * 4)
     data = made(1000, carry=False, step=1000)
     run(Sink(tmp_path / "out"), data)
     footer = pq.read_metadata(tmp_path / "out" / "part-00000.parquet")
@@ -110,7 +111,7 @@ def test_all_rows_dropped(tmp_path):
     assert pq.read_table(tmp_path / "out").num_rows == 0
 
 
-@pytest.mark.parametrize("compression", sinks.COMPRESSIONS)
+@pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_the_same_bytes_each_time(tmp_path, compression):
     for name in ("a", "b"):
         run(Sink(tmp_path / name, compression=compression), made(600))

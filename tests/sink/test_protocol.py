@@ -10,10 +10,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import fs as pafs
 
-from reduce import files
+from reduce import plain
 from reduce.dataset import Dataset
 from reduce.errors import OutputError
-from reduce.sink import Sink, read_manifest
+from reduce.manifest import read_manifest
+from reduce.sink import Sink
 from tests.sink.made import MadeSource, Scaled, drawn, made, run, tree, write_parts
 
 LOCAL = pafs.LocalFileSystem()
@@ -202,7 +203,7 @@ def rewrite(path, change):
     value = json.loads(path.read_text())
     change(value)
     del value["digest"]
-    path.write_text(json.dumps({**value, "digest": files.digest(value)}))
+    path.write_text(json.dumps({**value, "digest": plain.digest(value)}))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from pyarrow import fs as pafs
 
 from reduce import artifact, files
 from reduce.errors import ArtifactError, OutputError
-from reduce.sink import Sink, read_manifest
+from reduce.manifest import read_manifest
+from reduce.sink import Sink
 from tests.sink.made import Scaled, made, run, tree, write_parts
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of moto and its server

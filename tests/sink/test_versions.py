@@ -10,7 +10,8 @@ from pyarrow import fs as pafs
 
 from reduce import files
 from reduce.errors import OutputError
-from reduce.sink import Sink, read_manifest
+from reduce.manifest import read_manifest
+from reduce.sink import Sink
 from tests.sink.made import Scaled, made, run, tree, write_parts
 
 

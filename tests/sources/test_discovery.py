@@ -151,7 +151,7 @@ def test_what_is_no_path(tree: Path) -> None:
 
 
 def test_unknown_schemes_do_not_spell_out_the_uri() -> None:
-    with pytest.raises(ConfigError, match="scheme 'nope'") as caught:
+    with pytest.raises(ConfigError, match="nope://\\*\\*\\*@host") as caught:
         discover("nope://user:secret@host/path")
     assert "secret" not in str(caught.value)
 

@@ -1,0 +1,134 @@
+"""What a cluster's task does: fold an aligned run of leaves, merge trees, write a part.
+
+Every engine with workers in other processes is made of these. A task carries only the descriptions of the files it
+reads, so that its size does not grow with the data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from reduce.blocks import Block, Workspace
+from reduce.dataset import Dataset
+from reduce.engines.base import Leaf, Merger, Tree, fold_leaf, one_blas_thread, plan_leaves
+from reduce.passes.base import Pass
+from reduce.sink import Job, Part, PartRecord
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class FoldTask(Generic[S]):
+    """Fold ``leaves`` of ``data``; ``start`` is the open state that the first one continues."""
+
+    pass_: Pass[S, Any]
+    data: Dataset
+    leaves: tuple[Leaf, ...]
+    rows: int
+    start: S | None = None
+
+    def __call__(self) -> Tree[S]:
+        tree: Tree[S] = Tree()
+        merger, workspace = Merger(self.pass_, tree), Workspace()
+        with one_blas_thread():
+            for leaf in self.leaves:
+                state = fold_leaf(self.pass_, self.data, leaf, workspace, self.start if leaf.continues else None)
+                if leaf.full:
+                    merger.add(leaf.index, state)
+                else:
+                    tree.open, tree.open_rows = state, leaf.rows
+        tree.leaves = self.leaves[-1].index + (1 if self.leaves[-1].full else 0)
+        return tree
+
+
+@dataclass(frozen=True)
+class WriteTask:
+    """Write one part of ``job``; ``fragments`` index into ``data``."""
+
+    job: Job
+    part: Part
+    data: Dataset
+    fragments: range
+    rows: int
+
+    def __call__(self) -> PartRecord:
+        with one_blas_thread():
+            return self.job.write_part(self.part, self._blocks())
+
+    def _blocks(self) -> Iterator[Block]:
+        workspace = Workspace()
+        for i in self.fragments:
+            yield from self.data.blocks(self.data.fragments[i], workspace, carry=True)
+
+
+def merge_trees(pass_: Pass[S, Any], trees: Iterable[Tree[S]]) -> Tree[S]:
+    """One tree with the leaves of all; where two neighbours of equal size meet, they merge."""
+    whole: Tree[S] = Tree()
+    merger = Merger(pass_, whole)
+    with one_blas_thread():
+        for tree in trees:
+            for (level, index), state in sorted(tree.nodes.items(), key=lambda item: item[0][1] << item[0][0]):
+                merger.add(index, state, level)
+            if tree.open is not None:
+                whole.open, whole.open_rows = tree.open, tree.open_rows
+            whole.leaves = max(whole.leaves, tree.leaves)
+    return whole
+
+
+def total_of(pass_: Pass[S, Any], tree: Tree[S]) -> Tree[S]:
+    """The tree with all its leaves in one state, kept as ``open``."""
+    with one_blas_thread():
+        return Tree(open=tree.total(pass_))
+
+
+def fold_tasks(pass_: Pass[S, Any], data: Dataset, tree: Tree[S], most: int) -> list[FoldTask[S]]:
+    """``data`` cut into at most about ``most`` tasks over aligned runs of 2^g leaves."""
+    leaves = plan_leaves(data, after=tree)
+    size = 0
+    while len(leaves) >> size > most:
+        size += 1
+    runs: dict[int, list[Leaf]] = {}
+    for leaf in leaves:
+        runs.setdefault(leaf.index >> size, []).append(leaf)
+    cut = _Cutter(data)
+    tasks = []
+    for run in runs.values():
+        part, first = cut(run[0].fragments.start, run[-1].fragments.stop)
+        moved = tuple(
+            replace(leaf, fragments=range(leaf.fragments.start - first, leaf.fragments.stop - first)) for leaf in run
+        )
+        rows = sum(data.fragments[i].rows for leaf in run for i in leaf.fragments)
+        tasks.append(FoldTask(pass_, part, moved, rows, tree.open if run[0].continues else None))
+    return tasks
+
+
+def write_tasks(data: Dataset, job: Job) -> list[WriteTask]:
+    """One task for each pending part; a task's job knows no part but its own."""
+    cut = _Cutter(data)
+    tasks = []
+    for part in job.pending:
+        part_data, first = cut(part.fragments.start, part.fragments.stop)
+        fragments = range(part.fragments.start - first, part.fragments.stop - first)
+        rows = sum(data.fragments[i].rows for i in part.fragments)
+        tasks.append(WriteTask(replace(job, parts=(part,), pending=(part,)), part, part_data, fragments, rows))
+    return tasks
+
+
+class _Cutter:
+    """Restricts a data set to the files of a run of fragments."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data, self.first = data, dict[int, int]()
+        for i, fragment in enumerate(data.fragments):
+            self.first.setdefault(fragment.file, i)
+
+    def __call__(self, start: int, stop: int) -> tuple[Dataset, int]:
+        """(data of the files of fragments ``start:stop``, index of its first fragment in the whole)."""
+        source, fragments = self.data.source, self.data.fragments
+        if not source.files or start == stop:
+            return self.data, 0
+        low, high = fragments[start].file, fragments[stop - 1].file
+        files: Sequence[Any] = [source.files[f] for f in range(low, high + 1)]
+        return replace(self.data, source=source.only(files)), self.first[low]

@@ -1,0 +1,252 @@
+"""What is in an output's directory: whose it is, how far it came, and what of it can be trusted.
+
+Beginning, going on and finishing are steps over the files that :mod:`reduce.sink` lists; each may be repeated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pyarrow import fs as pafs
+
+from reduce import files, plain, versions
+from reduce.errors import OutputError
+from reduce.manifest import (
+    FORMAT,
+    MANIFEST,
+    RESTORE,
+    FileRecord,
+    Manifest,
+    PartRecord,
+    expect,
+    expect_format,
+    read_at,
+)
+from reduce.parts import Part
+
+JOB, SUCCESS, RECORDS = "_job.json", "_SUCCESS", "_parts"
+_PART_FILE = re.compile(r"(?:[^/]+=[^/]+/)?part-(\d{5,})(?:-\d+)?\.parquet")
+
+
+# Looking
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is at a path: whose output it is (``key``; None when it is damaged: see ``reason``)."""
+
+    state: Literal["nothing", "begun", "finished", "foreign"]
+    key: str | None = None
+    reason: str = ""
+
+
+def look(fs: pafs.FileSystem, directory: str) -> Found:
+    """What is at ``directory``; reads its manifest or its job, no data."""
+    with files.explained(directory, "look into"):
+        kind = fs.get_file_info(directory).type
+    if kind == pafs.FileType.File:
+        return Found("foreign", reason="a file")
+    present = set(files.names(fs, directory))
+    try:
+        if {SUCCESS, MANIFEST} <= present:
+            return Found("finished", read_at(fs, directory).key)
+        if JOB in present:
+            return Found("begun", _read_job(fs, directory)["key"])
+    except OutputError as error:
+        return Found("finished" if SUCCESS in present else "begun", reason=str(error))
+    visible = list(files.visible_files(fs, directory))
+    return Found("foreign", reason=f"files such as {visible[0]}") if visible else Found("nothing")
+
+
+def refusal(found: Found, directory: str, key: str) -> str:
+    """Why the job ``key`` cannot write where ``found`` is, and what to do."""
+    what = {"begun": "an unfinished output", "finished": "a finished output", "foreign": "files"}[found.state]
+    if found.reason:
+        what = found.reason
+    elif found.key != key:
+        what += f" of another job (key {str(found.key)[:12]})"
+    advice = "choose another path" + ("" if found.state == "foreign" else ", or write with overwrite=True")
+    return (
+        f"expected {directory} to be absent, empty, or an output of the same data, model and options "
+        f"(key {key[:12]}), found {what}; {advice}"
+    )
+
+
+def _read_job(fs: pafs.FileSystem, directory: str) -> dict[str, Any]:
+    where = f"{directory}/{JOB}"
+    try:
+        value = files.read_json(fs, where)
+    except FileNotFoundError as error:
+        raise OutputError(f"expected a job in {directory}, found no {JOB}; open the sink again") from error
+    expect_format(value, FORMAT + "-job", where)
+    fields: dict[str, type] = {
+        "format": str,
+        "version": int,
+        "key": str,
+        "model": str,
+        "transforms": list,
+        "options": dict,
+    }
+    expect(value, {**fields, "input": dict, "schema": list, "parts": list}, where)
+    if value["key"] != plain.digest({name: v for name, v in value.items() if name != "key"}):
+        raise OutputError(f"expected {where} to match its key {value['key']}, found other content; {RESTORE}")
+    return dict(value)
+
+
+# Beginning
+
+
+def begin(fs: pafs.FileSystem, directory: str, description: Mapping[str, Any]) -> None:
+    """Writes ``_job.json``, with which an output begins."""
+    files.make_directory(fs, directory)
+    files.clean(fs, directory)
+    # A manifest or marker without the other is left of something else, and would make a later look go wrong.
+    files.remove(fs, f"{directory}/{SUCCESS}")
+    files.remove(fs, f"{directory}/{MANIFEST}")
+    files.write_json(fs, f"{directory}/{JOB}", description)
+
+
+# Going on
+
+
+def _record_path(directory: str, index: int) -> str:
+    return f"{directory}/{RECORDS}/{index:05d}.json"
+
+
+def write_record(fs: pafs.FileSystem, directory: str, key: str, record: PartRecord) -> None:
+    """Says that a part is finished; goes after its files."""
+    files.write_json(fs, _record_path(directory, record.index), {"key": key, "part": asdict(record)})
+
+
+def read_records(fs: pafs.FileSystem, directory: str, key: str, parts: Sequence[Part]) -> dict[int, PartRecord]:
+    """The records by part. One that cannot be read is none: its part is written again."""
+    found: dict[int, PartRecord] = {}
+    for part in parts if files.names(fs, f"{directory}/{RECORDS}") else ():
+        where = _record_path(directory, part.index)
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                value = files.read_json(fs, where)
+                expect(value, {"key": str, "part": dict}, where)
+                record = PartRecord.from_json(value["part"], where)
+            except OutputError:
+                continue
+            if value["key"] != key or record.index != part.index or record.source != part.source:
+                raise OutputError(
+                    f"expected {where} to be of this job (key {key[:12]}), found the record of part "
+                    f"{record.index} of the job {value['key'][:12]}; remove it to have the part written again"
+                )
+            found[part.index] = record
+    return found
+
+
+def check_listing(fs: pafs.FileSystem, directory: str, records: Sequence[PartRecord], pending: Sequence[Part]) -> None:
+    """Refuses files of another size, and data files without a record; pending parts may have left some."""
+    recorded = {file.path: file for record in records for file in record.files}
+    expected = {part.index for part in pending}
+    visible = files.visible_files(fs, directory)
+    for path in visible:
+        match = _PART_FILE.fullmatch(path)
+        if path not in recorded and not (match and int(match[1]) in expected):
+            raise OutputError(
+                f"expected only files of this output in {directory}, found {path}, which readers would take "
+                "for a part of it; move it away"
+            )
+    for path, file in recorded.items():
+        if visible.get(path) != file.bytes:
+            found = f"{visible[path]} bytes" if path in visible else "no such file"
+            raise OutputError(_other_file(f"{directory}/{path}", f"{file.bytes} bytes", found))
+
+
+def verify(fs: pafs.FileSystem, directory: str, records: Sequence[PartRecord]) -> None:
+    """Reads every finished file and compares it with its record."""
+    recorded = [file for record in records for file in record.files]
+
+    def check(file: FileRecord) -> None:
+        path = f"{directory}/{file.path}"
+        with files.explained(path, "read"):
+            found = files.digest_file(fs, path)
+        if (found.bytes, found.sha256) != (file.bytes, file.sha256):
+            raise OutputError(_other_file(path, f"the digest {file.sha256[:16]}", found.sha256[:16]))
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(check, recorded):
+            pass
+
+
+def _other_file(path: str, expected: str, found: str) -> str:
+    return (
+        f"expected {path} to have {expected} as recorded, found {found}: it is damaged, or a part of another "
+        "output; restore it, or remove its record in _parts/ to have it written again, or use overwrite=True"
+    )
+
+
+# Finishing
+
+
+def finish(fs: pafs.FileSystem, directory: str, key: str, planned: Sequence[Part]) -> Manifest:
+    """Writes the manifest, then ``_SUCCESS``.
+
+    Raises:
+        OutputError: a part is missing, another job is here, or there are files that no part has written.
+    """
+    description = _read_job(fs, directory)
+    if description["key"] != key:
+        raise OutputError(refusal(Found("begun", description["key"]), directory, key))
+    records = read_records(fs, directory, key, planned)
+    missing = [p.index for p in planned if p.index not in records]
+    if missing:
+        raise OutputError(
+            f"expected records of {len(planned)} parts in {directory}, found {len(records)}; "
+            f"write the parts {missing[:10]} first"
+        )
+    parts = tuple(records[p.index] for p in planned)
+    check_listing(fs, directory, parts, pending=())
+    manifest = Manifest(
+        key=key,
+        model=description["model"],
+        transforms=tuple(description["transforms"]),
+        options=description["options"],
+        input=description["input"],
+        schema=tuple((name, kind) for name, kind in description["schema"]),
+        rows=sum(p.rows for p in parts),
+        parts=parts,
+        versions={name: _version(name) for name in ("eigenmill", "numpy", "pyarrow")},
+    )
+    files.write_json(fs, f"{directory}/{MANIFEST}", manifest.as_json())
+    files.write_bytes(fs, f"{directory}/{SUCCESS}", b"")
+    return manifest
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def remove_traces(fs: pafs.FileSystem, directory: str) -> None:
+    """What only an unfinished job needs, and what dead attempts left."""
+    files.remove(fs, f"{directory}/{RECORDS}", "directory")
+    files.remove(fs, f"{directory}/{JOB}")
+    files.clean(fs, directory)
+
+
+def retire(path: str) -> None:
+    """Removes all versions but the current one and the last finished one before it."""
+    current = versions.current(path)
+    kept = 1
+    for number in reversed(versions.numbers(path)):
+        version = versions.path_of(path, number)
+        if number < current and kept and os.path.exists(os.path.join(version, SUCCESS)):
+            kept -= 1
+        elif number != current:
+            with files.explained(version, "remove"):
+                shutil.rmtree(version)

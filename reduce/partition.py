@@ -1,0 +1,115 @@
+"""Partitioned parts: one file per value of a carried column, in directories ``column=value``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import fs as pafs
+
+from reduce import files
+from reduce.blocks import Array, Block
+from reduce.discovery import HIVE_NULL
+from reduce.encode import Encoding, Rows, matrix, write_file
+from reduce.errors import ConfigError
+from reduce.manifest import FileRecord
+from reduce.parts import Part
+
+PARTITION_BYTES = 128 << 20
+"""What a partitioned part gathers before it writes one file per value. A format constant."""
+PARTITION_VALUES = 4096
+"""Most values of the partition column within one part."""
+
+
+def check_column(partition_by: str, carried: pa.Schema) -> None:
+    """Refuses a partition column that is not carried, whose name cannot be a directory, or of a type without text.
+
+    Raises:
+        ConfigError: always when it refuses.
+    """
+    if partition_by not in carried.names:
+        raise ConfigError(
+            f"expected partition_by to be one of the carried columns {carried.names}, found {partition_by!r}"
+        )
+    if partition_by[:1] in ("_", ".") or re.search(r"[/=%\\\0]", partition_by):
+        raise ConfigError(
+            f"expected partition_by to be a name that can be a directory, found {partition_by!r}: readers "
+            "skip or misread such directories; rename the column"
+        )
+    kind = carried.field(partition_by).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        raise ConfigError(f"expected partition_by to hold text, numbers or dates, found {kind}; choose another column")
+
+
+def write_values(
+    fs: pafs.FileSystem, directory: str, encoding: Encoding, part: Part, blocks: Iterable[Block]
+) -> list[FileRecord]:
+    """One file per value of the partition column; more when the part is larger than ``PARTITION_BYTES``."""
+    gathered: dict[str, Rows] = {}
+    values: set[str] = set()
+    written: list[FileRecord] = []
+    rounds = 0
+
+    def flush() -> None:
+        for value in sorted(gathered):
+            rows = gathered[value]
+            name = f"{encoding.partition_by}={value}/{part.name}{f'-{rounds}' if rounds else ''}.parquet"
+
+            def fill(writer: pq.ParquetWriter, rows: Rows = rows, name: str = name) -> int:
+                count = rows.count
+                with files.explained(f"{directory}/{name}"):
+                    writer.write_table(rows.table(), row_group_size=encoding.group_rows)
+                return count
+
+            written.append(write_file(fs, directory, encoding, part, name, fill))
+        gathered.clear()
+
+    for block in blocks:
+        for value, X, carried in _split(encoding, block):
+            values.add(value)
+            if value not in gathered:
+                gathered[value] = Rows(encoding, len(X))
+            gathered[value].add(X, carried)
+        if len(values) > PARTITION_VALUES:
+            raise ConfigError(
+                f"expected at most {PARTITION_VALUES} values of {encoding.partition_by!r} within a part, "
+                f"found {len(values)} by {block.origin.at()}; partition by a column with fewer values"
+            )
+        if sum(rows.nbytes for rows in gathered.values()) >= PARTITION_BYTES:
+            flush()
+            rounds += 1
+    flush()
+    return written
+
+
+def _split(encoding: Encoding, block: Block) -> Iterator[tuple[str, Array, pa.RecordBatch]]:
+    """The block by value of the partition column: directory's value, features, carried columns; row order."""
+    if block.carried is None:  # the job has seen to it
+        return
+    X, carried = matrix(encoding, block), block.carried
+    column = carried.column(encoding.partition_by)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    encoded = pc.dictionary_encode(column.cast(pa.string()), null_encoding="encode")
+    directories = [_hive(value) for value in encoded.dictionary.to_pylist()]
+    values, position = np.unique(directories, return_inverse=True)  # null and the empty string share one
+    codes = position[encoded.indices.to_numpy()]
+    rest = carried.select([f.name for f in encoding.carried if f.name != encoding.partition_by])
+    if len(values) > 1:
+        order = np.argsort(codes, kind="stable")
+        X, rest, codes = X[order], rest.take(pa.array(order)), codes[order]
+    for code, value in enumerate(values.tolist()):
+        a, b = (int(i) for i in np.searchsorted(codes, [code, code + 1]))
+        yield value, X[a:b], rest[a:b]
+
+
+def _hive(value: str | None) -> str:
+    """A value in a directory's name. Only ASCII is escaped: Spark decodes byte by byte, Arrow as UTF-8."""
+    if not value:
+        return HIVE_NULL
+    return "".join(c if c.isalnum() or c in "_.-" or ord(c) > 127 else f"%{ord(c):02X}" for c in value)

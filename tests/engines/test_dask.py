@@ -1,0 +1,43 @@
+"""The Dask engine keeps the contract, on a real scheduler and two worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import reduce.dataset
+from reduce import connect
+from tests.engines.contract import EngineContract
+
+distributed = pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None, memory_limit="4GiB"
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def set_leaf_bytes(size: int) -> None:
+    reduce.dataset.LEAF_BYTES = size
+
+
+class TestDask(EngineContract):
+    @pytest.fixture
+    def make_engine(self, client: Any) -> Any:  # type: ignore[override]
+        return lambda **options: connect("dask", client, **options)
+
+    @pytest.fixture(autouse=True)
+    def tiny_leaves(self, client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # type: ignore[override]
+        whole = reduce.dataset.LEAF_BYTES
+        monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 1)
+        client.run(set_leaf_bytes, 1)
+        yield
+        client.run(set_leaf_bytes, whole)

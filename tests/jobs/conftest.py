@@ -1,0 +1,88 @@
+"""Small inputs and jobs over them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from jobs.cli import app
+
+D, ROWS, FILES = 24, 1200, 3
+
+
+def write_vectors(folder: Path, *, files: int = FILES, rows: int = ROWS, group: int = 400, seed: int = 0) -> Path:
+    """Files of ``id``, ``label`` and a vector ``x`` of 24 bytes with five directions in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    directions = rng.normal(size=(5, D))
+    for f in range(files):
+        X = (
+            (rng.normal(size=(rows, 5)) @ directions * 10 + rng.normal(size=(rows, D)) + 100)
+            .clip(0, 255)
+            .astype(np.uint8)
+        )
+        ids, labels = np.arange(rows) + f * rows, (np.arange(rows) % 3).astype(np.int8)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), D)
+        pq.write_table(
+            pa.table({"id": ids, "label": labels, "x": vectors}), folder / f"{f}.parquet", row_group_size=group
+        )
+    return folder
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> Path:
+    return write_vectors(tmp_path / "data")
+
+
+@pytest.fixture
+def job(tmp_path: Path, vectors: Path) -> Path:
+    """A job over ``vectors`` that writes all there is."""
+    path = tmp_path / "job.yaml"
+    path.write_text(job_text(vectors, tmp_path / "out"))
+    return path
+
+
+def job_text(data: Path, out: Path, **engine: Any) -> str:
+    engine = {"workers": 2, **engine}
+    return "\n".join(
+        [
+            f"input: {{path: {data}, vector: x, carry: [id, label]}}",
+            "reduce: {method: pca, components: 5, scale: true}",
+            f"output: {{features: {out}/features, model: {out}/model, report: {out}/report.json, part_bytes: 1KiB}}",
+            f"engine: {json.dumps(engine)}",
+        ]
+    )
+
+
+Call = Callable[..., Any]
+
+
+@pytest.fixture
+def eigenmill() -> Call:
+    """The command line in this process: returns what typer's runner does."""
+    runner = CliRunner()
+
+    def call(*arguments: Any, code: int = 0) -> Any:
+        result = runner.invoke(app, [str(a) for a in arguments])
+        assert result.exit_code == code, result.output
+        return result
+
+    return call
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """All files below a directory, by relative path."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def files_of() -> Callable[[Path], dict[str, bytes]]:
+    return tree
