@@ -16,9 +16,8 @@ from reduce import Dataset, load
 from reduce import files as store
 from reduce.cleaning import MEAN, Resolved
 from reduce.digest import digest_of
-from reduce.engines.base import Tree
 from reduce.errors import ArtifactError, OutputError
-from reduce.estimators.record import Record
+from reduce.estimators.record import fingerprint
 from reduce.estimators.store import names_to_json
 
 NAME = "job.json"
@@ -132,9 +131,7 @@ def _named(data: Dataset) -> Any:
 
 def seen_digest(data: Dataset) -> str | None:
     """The fingerprint that a model fitted to ``data`` records."""
-    policy = data.cleaning.resolve(data.feature_names)
-    seen = Record(Tree(), tuple(data.source.files), "", data.n_rows, "", policy, data.dtype).seen()
-    digest: str | None = seen["digest"]
+    digest: str | None = fingerprint(data.source.files, data.n_rows)["digest"]
     return digest
 
 

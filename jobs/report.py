@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-import reduce
 from jobs.meter import Meter, Scan
 from reduce import files
-from reduce.estimators.store import versions
+from reduce.about import versions
 
 
 class Record(BaseModel):
@@ -134,7 +133,6 @@ def stage_seconds(meter: Meter) -> dict[str, float]:
 def all_versions() -> dict[str, str]:
     """What the bytes of the results may depend on."""
     return {
-        "eigenmill": reduce.__version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         **versions(),

@@ -5,6 +5,7 @@ Public names: data (:class:`Dataset`, :class:`Cleaning`), estimators (:class:`St
 :class:`Manifest`), and the errors of :mod:`reduce.errors`.
 """
 
+from reduce.about import __version__
 from reduce.cleaning import Cleaning
 from reduce.dataset import Dataset
 from reduce.engines import connect
@@ -15,6 +16,7 @@ from reduce.errors import (
     DataError,
     DoesNotFitError,
     EigenmillError,
+    EngineError,
     MissingValueError,
     OutputError,
     SchemaError,
@@ -26,8 +28,6 @@ from reduce.estimators.svd import TruncatedSVD
 from reduce.manifest import Manifest
 from reduce.sink import Sink
 
-__version__ = "0.1.0"
-
 __all__ = [
     "PCA",
     "ArtifactError",
@@ -38,6 +38,7 @@ __all__ = [
     "Dataset",
     "DoesNotFitError",
     "EigenmillError",
+    "EngineError",
     "Manifest",
     "MissingValueError",
     "OutputError",

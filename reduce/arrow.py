@@ -86,8 +86,7 @@ def field_of(schema: pa.Schema, name: str, role: str, path: str) -> pa.Field:
         )
     if not found:
         raise SchemaError(
-            f"expected a column {name!r} ({role}), found none of that name in {path}. "
-            f"{near_names(name, schema.names)}"
+            f"expected a column {name!r} ({role}), found none of that name in {path}. {near_names(name, schema.names)}"
         )
     return schema.field(found[0])
 

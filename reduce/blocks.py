@@ -100,6 +100,11 @@ class Block:
     carried: pa.RecordBatch | None = None
     origin: Origin = field(default_factory=Origin)
     workspace: Workspace = field(default_factory=Workspace, repr=False, compare=False)
+    offsets: npt.NDArray[np.intp] | None = field(default=None, repr=False, compare=False)
+
+    def at(self, row: int) -> str:
+        """Where row number ``row`` of the block lies in its file, also after rows before it were dropped."""
+        return self.origin.at(row if self.offsets is None else int(self.offsets[row]))
 
     @property
     def rows(self) -> int:
@@ -118,6 +123,7 @@ class Block:
             X=self.X[keep],
             weights=None if self.weights is None else self.weights[keep],
             carried=None if self.carried is None else self.carried.filter(pa.array(keep)),
+            offsets=(np.arange(self.rows) if self.offsets is None else self.offsets)[keep],
         )
 
     def with_matrix(self, X: Matrix) -> Block:

@@ -123,7 +123,7 @@ def mend(block: Block, X: Floats, policy: Resolved, names: Sequence[str]) -> tup
         row, column = (int(i) for i in np.argwhere(refused)[0])
         value = "a missing value (null or NaN)" if np.isnan(X[row, column]) else f"{X[row, column]}"
         raise MissingValueError(
-            f"expected finite numbers in column {names[column]!r}, found {value} at {block.origin.at(row)} "
+            f"expected finite numbers in column {names[column]!r}, found {value} at {block.at(row)} "
             f"(NaN, infinity or a value too large for {X.dtype}); "
             "clean the data or choose missing='drop', 'mean', 'zero' or a number"
         )

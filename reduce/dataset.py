@@ -162,7 +162,9 @@ class ArraySource:
         if X.ndim != 2:
             raise SchemaError(f"expected a matrix with 2 dimensions, found {X.ndim}; reshape the input")
         if X.dtype.kind not in "fiub":
-            raise SchemaError(f"expected a numeric or boolean matrix, found dtype {X.dtype}; encode it as numbers first")
+            raise SchemaError(
+                f"expected a numeric or boolean matrix, found dtype {X.dtype}; encode it as numbers first"
+            )
         self.X = X
         self.names: Sequence[str] = Numbered("x", X.shape[1]) if names is None else tuple(names)
         if len(self.names) != X.shape[1]:
@@ -216,7 +218,9 @@ class ArraySource:
 
 def feature_dtype(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
     """float32 when every dtype is exact in it (float16, float32, bool, integers of up to 16 bits), else float64."""
-    small = all(t.kind == "b" or (t.kind == "f" and t.itemsize <= 4) or (t.kind in "iu" and t.itemsize <= 2) for t in dtypes)
+    small = all(
+        t.kind == "b" or (t.kind == "f" and t.itemsize <= 4) or (t.kind in "iu" and t.itemsize <= 2) for t in dtypes
+    )
     return np.dtype(np.float32 if small and dtypes else np.float64)
 
 
@@ -256,7 +260,7 @@ class Dataset:
     @property
     def sparse(self) -> bool:
         """Whether blocks arrive as CSR."""
-        return self.transforms[-1].sparse if self.transforms else self.source.sparse
+        return self.source.sparse and all(t.sparse for t in self.transforms)
 
     @property
     def n_rows(self) -> int:
@@ -318,7 +322,9 @@ class Dataset:
         return manifest
 
     @classmethod
-    def from_numpy(cls, X: Any, *, feature_names: Sequence[str] | None = None, weights: Any = None, **cleaning: Any) -> Dataset:
+    def from_numpy(
+        cls, X: Any, *, feature_names: Sequence[str] | None = None, weights: Any = None, **cleaning: Any
+    ) -> Dataset:
         """A NumPy array or SciPy sparse matrix of shape (n, d); ``weights`` (n,) are frequencies."""
         return cls(ArraySource(X, feature_names, weights), Cleaning(**cleaning))
 

@@ -39,14 +39,10 @@ class RowFilter:
     def keeps(self, batch: pa.RecordBatch, keys: Mapping[str, Any]) -> Mask:
         """(h,) true for the rows that are kept; ``keys`` are the file's hive keys."""
         arrays = [
-            constant(keys.get(f.name), f.type, batch.num_rows)
-            if f.name in self.hive
-            else batch.column(f.name)
+            constant(keys.get(f.name), f.type, batch.num_rows) if f.name in self.hive else batch.column(f.name)
             for f in self.schema
         ]
-        table = (
-            pa.table(arrays, names=self.schema.names) if arrays else pa.table({"": pa.nulls(batch.num_rows)})
-        )
+        table = pa.table(arrays, names=self.schema.names) if arrays else pa.table({"": pa.nulls(batch.num_rows)})
         plan = acero.Declaration.from_sequence(
             [
                 acero.Declaration("table_source", acero.TableSourceNodeOptions(table)),
@@ -96,9 +92,7 @@ def row_filter(filters: Any, schema: pa.Schema, hive: Sequence[str] = ()) -> Row
             f"in a list of lists, found {filters!r}: {error}"
         ) from error
     if "FieldPath(" in str(expression):
-        raise ConfigError(
-            f"expected filters that name their columns, found a column by number in {expression}"
-        )
+        raise ConfigError(f"expected filters that name their columns, found a column by number in {expression}")
     names = schema.names
     failure = _failure(expression, schema, names)
     if failure is not None:
@@ -107,9 +101,7 @@ def row_filter(filters: Any, schema: pa.Schema, hive: Sequence[str] = ()) -> Row
             f"expected filters over the columns {known}, found {expression}: {failure}; check names and types"
         )
     needed = _needed(expression, schema, names, [])
-    return RowFilter(
-        expression, pa.schema([schema.field(n) for n in needed]), frozenset(hive) & frozenset(needed)
-    )
+    return RowFilter(expression, pa.schema([schema.field(n) for n in needed]), frozenset(hive) & frozenset(needed))
 
 
 def _failure(expression: pc.Expression, schema: pa.Schema, names: Sequence[str]) -> pa.ArrowException | None:

@@ -140,11 +140,7 @@ class SparkVector:
         odd = ~missing & (kind != DENSE) & ((kind != SPARSE) | (not self.sparse))
         if odd.any():
             row = int(np.argmax(odd))
-            wanted = (
-                "type 0 (sparse) or 1 (dense)"
-                if self.sparse
-                else "type 1 (dense), as the file's statistics say"
-            )
+            wanted = "type 0 (sparse) or 1 (dense)" if self.sparse else "type 1 (dense), as the file's statistics say"
             raise DataError(
                 f"expected Spark vectors of {wanted} in column {self.column!r}, found type "
                 f"{kinds[row].as_py()} in {origin.at(row)}; write the file again with Spark"
@@ -218,9 +214,7 @@ def wanted(
     """
     given = [k for k, v in {"columns": columns, "vector": vector, "sparse": sparse}.items() if v is not None]
     if len(given) > 1:
-        raise ConfigError(
-            f"expected one of columns, vector and sparse, found {' and '.join(given)}; give one of them"
-        )
+        raise ConfigError(f"expected one of columns, vector and sparse, found {' and '.join(given)}; give one of them")
     columns = (columns,) if isinstance(columns, str) else None if columns is None else tuple(columns)
     carry = (carry,) if isinstance(carry, str) else tuple(carry)
     if columns == ():
@@ -230,14 +224,10 @@ def wanted(
     for option, names in (("columns", columns or ()), ("carry", carry)):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ConfigError(
-                f"expected every column once in {option}, found {', '.join(map(repr, twice))} repeated"
-            )
+            raise ConfigError(f"expected every column once in {option}, found {', '.join(map(repr, twice))} repeated")
     if sparse is not None:
         if isinstance(sparse, str) or len(sparse) not in (2, 3):
-            raise ConfigError(
-                f"expected sparse=(indices, values) or (indices, values, n_features), found {sparse!r}"
-            )
+            raise ConfigError(f"expected sparse=(indices, values) or (indices, values, n_features), found {sparse!r}")
         if len(sparse) == 3:
             if n_features not in (None, sparse[2]):
                 raise ConfigError(
@@ -246,14 +236,10 @@ def wanted(
             n_features = sparse[2]
         if n_features is None:
             raise ConfigError("expected n_features with sparse: the rows do not say how wide the matrix is")
-    if n_features is not None and (
-        isinstance(n_features, bool) or int(n_features) != n_features or n_features < 1
-    ):
+    if n_features is not None and (isinstance(n_features, bool) or int(n_features) != n_features or n_features < 1):
         raise ConfigError(f"expected n_features >= 1, found {n_features!r}")
     if n_features is not None and columns is not None:
-        raise ConfigError(
-            "expected n_features with vector or sparse only: columns counts its features itself"
-        )
+        raise ConfigError("expected n_features with vector or sparse only: columns counts its features itself")
     if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):
         raise ConfigError(f"expected dtype float32 or float64, found {dtype!r}")
     pair = None if sparse is None else (str(sparse[0]), str(sparse[1]))
@@ -288,29 +274,21 @@ def choose(
         return _scalars([field_of(schema, name, "columns", path) for name in want.columns], want, path)
 
     taken = {*want.carry, want.weights}
-    left = [
-        f for f in schema if f.name not in taken and not f.name.startswith("__index_level_")
-    ]  # pandas' index
+    left = [f for f in schema if f.name not in taken and not f.name.startswith("__index_level_")]  # pandas' index
     scalars = [f for f in left if number_dtype(f.type) is not None]
     others = [f for f in left if number_dtype(f.type) is None and f.name not in unasked]
     if len(others) == 1 and not scalars and _is_vector(others[0].type):
         return _vector(others[0], want, first, path)
     if others:
-        found = ", ".join(f"{f.name!r} ({f.type})" for f in others[:10]) + (
-            " ..." if len(others) > 10 else ""
-        )
+        found = ", ".join(f"{f.name!r} ({f.type})" for f in others[:10]) + (" ..." if len(others) > 10 else "")
         raise SchemaError(
             f"expected numeric columns only, found {found} in {path}; list what is to travel along in "
             "carry=, or say which columns are the features by columns=, vector= or sparse="
         )
     if not scalars:
-        raise SchemaError(
-            f"expected at least one numeric column besides the carried ones, found none in {path}"
-        )
+        raise SchemaError(f"expected at least one numeric column besides the carried ones, found none in {path}")
     if want.n_features is not None:
-        raise SchemaError(
-            f"expected a vector column for n_features={want.n_features}, found scalar columns in {path}"
-        )
+        raise SchemaError(f"expected a vector column for n_features={want.n_features}, found scalar columns in {path}")
     return _scalars([field_of(schema, f.name, "columns", path) for f in scalars], want, path)
 
 
@@ -323,12 +301,8 @@ def _scalars(fields: Sequence[pa.Field], want: Wanted, path: str) -> Scalars:
 def _number(field: pa.Field, path: str) -> np.dtype[Any]:
     dtype = number_dtype(field.type)
     if dtype is None:
-        instead = (
-            "name it in vector=" if _is_vector(field.type) else "encode it as numbers, or name it in carry="
-        )
-        raise SchemaError(
-            f"expected numbers in column {field.name!r}, found {field.type} in {path}; {instead}"
-        )
+        instead = "name it in vector=" if _is_vector(field.type) else "encode it as numbers, or name it in carry="
+        raise SchemaError(f"expected numbers in column {field.name!r}, found {field.type} in {path}; {instead}")
     return dtype
 
 

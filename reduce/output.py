@@ -6,7 +6,6 @@ Beginning, going on and finishing are steps over the files that :mod:`reduce.sin
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import re
 import shutil
@@ -17,7 +16,7 @@ from typing import Any, Literal
 
 from pyarrow import fs as pafs
 
-from reduce import files, plain, versions
+from reduce import about, files, plain, versions
 from reduce.errors import OutputError
 from reduce.manifest import (
     FORMAT,
@@ -218,18 +217,11 @@ def finish(fs: pafs.FileSystem, directory: str, key: str, planned: Sequence[Part
         schema=tuple((name, kind) for name, kind in description["schema"]),
         rows=sum(p.rows for p in parts),
         parts=parts,
-        versions={name: _version(name) for name in ("eigenmill", "numpy", "pyarrow")},
+        versions={name: about.versions()[name] for name in ("eigenmill", "numpy", "pyarrow")},
     )
     files.write_json(fs, f"{directory}/{MANIFEST}", manifest.as_json())
     files.write_bytes(fs, f"{directory}/{SUCCESS}", b"")
     return manifest
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def remove_traces(fs: pafs.FileSystem, directory: str) -> None:

@@ -193,9 +193,7 @@ class ParquetSource:
     def path(self, file: int) -> str:
         return join(self.root, self.files[file].path)
 
-    def blocks(
-        self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool
-    ) -> Iterator[Block]:
+    def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         """As promised by :class:`reduce.dataset.Source`; a filter makes blocks shorter, and may leave none.
 
         Raises:
@@ -219,9 +217,7 @@ class ParquetSource:
                     buffer_size=READ,
                     page_checksum_verification=True,
                 )
-                batches = reader.iter_batches(
-                    height, row_groups=list(groups), columns=list(columns), use_threads=False
-                )
+                batches = reader.iter_batches(height, row_groups=list(groups), columns=list(columns), use_threads=False)
             done = 0
             while done < sum(rows for _, rows in spans):
                 start = locate(path, spans, done)
@@ -244,9 +240,7 @@ class ParquetSource:
         carried = [n for n in self.carried.names if not (self.keys and n in self.keys[0])] if carry else []
         weights = [] if self.weights is None else [self.weights]
         return tuple(
-            dict.fromkeys(
-                [*self.layout.columns, *weights, *(self.where.columns if self.where else ()), *carried]
-            )
+            dict.fromkeys([*self.layout.columns, *weights, *(self.where.columns if self.where else ()), *carried])
         )
 
     def _block(
@@ -271,9 +265,7 @@ class ParquetSource:
                 constant(keys[f.name], f.type, batch.num_rows) if f.name in keys else batch.column(f.name)
                 for f in self.carried
             ]
-            arrays = [
-                a if a.type == f.type else a.cast(f.type) for a, f in zip(arrays, self.carried, strict=True)
-            ]
+            arrays = [a if a.type == f.type else a.cast(f.type) for a, f in zip(arrays, self.carried, strict=True)]
             carried = pa.RecordBatch.from_arrays(arrays, schema=self.carried)
         weights: F64 | None = None
         if self.weights is not None:
@@ -303,8 +295,7 @@ class ParquetSource:
 
 def _changed(path: str, found: str) -> ChangedInputError:
     return ChangedInputError(
-        f"expected the file that was planned, found {found} at {path}; "
-        "the input changed meanwhile: start again"
+        f"expected the file that was planned, found {found} at {path}; the input changed meanwhile: start again"
     )
 
 
@@ -362,9 +353,7 @@ def plan(listing: Listing, want: Wanted, filters: Any = None) -> ParquetSource:
             )
     used = [n for n in hive.names if n in carried.names or (where and n in where.hive)]
     keys = tuple({name: values[name] for name in used} for values in listing.partitions) if used else ()
-    source = ParquetSource(
-        listing.store, listing.root, (), layout, carried, want.weights, where, keys, listing.listed
-    )
+    source = ParquetSource(listing.store, listing.root, (), layout, carried, want.weights, where, keys, listing.listed)
     columns = source.columns(carry=True)
     expected = {name: schema.field(name).type for name in columns}
     vector = layout.column if isinstance(layout, SparkVector) else None

@@ -95,9 +95,7 @@ class TableSource:
     def describe(self) -> Mapping[str, Any]:
         return self.layout.describe()
 
-    def blocks(
-        self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool
-    ) -> Iterator[Block]:
+    def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         for a in range(fragment.start, fragment.stop, height):
             part = self.table.slice(a, min(height, fragment.stop - a))
             batch = part.to_batches()[0]
@@ -107,9 +105,7 @@ class TableSource:
             weights: F64 | None = None
             if self.weights is not None:
                 weights = numbers(batch.column(self.weights)).astype(np.float64, copy=False)
-            carried = (
-                batch.select(self.carried.names).cast(self.carried) if carry and len(self.carried) else None
-            )
+            carried = batch.select(self.carried.names).cast(self.carried) if carry and len(self.carried) else None
             yield Block(self.layout.matrix(batch, origin), weights, carried, origin, workspace)
 
 
@@ -125,9 +121,7 @@ def as_table(data: Any) -> pa.Table:
         return pa.Table.from_batches([data])
     if hasattr(data, "__arrow_c_stream__"):
         return pa.table(data)
-    raise ConfigError(
-        f"expected an Arrow table, found {type(data).__name__}; for paths use Dataset.from_parquet"
-    )
+    raise ConfigError(f"expected an Arrow table, found {type(data).__name__}; for paths use Dataset.from_parquet")
 
 
 def pandas_table(frame: Any) -> pa.Table:
@@ -140,8 +134,7 @@ def pandas_table(frame: Any) -> pa.Table:
         return pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise SchemaError(
-            f"expected columns of one type each, found a DataFrame that Arrow cannot hold: {error}; "
-            "convert the column"
+            f"expected columns of one type each, found a DataFrame that Arrow cannot hold: {error}; convert the column"
         ) from error
 
 

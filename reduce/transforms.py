@@ -97,7 +97,8 @@ class Standardize(_Digested):
         return self.mean is None
 
     def __call__(self, block: Block) -> Block:
-        if sparse.issparse(block.X) and self.mean is None and np.isfinite(block.X.data).all():
+        clips = self.input.policy.clips
+        if sparse.issparse(block.X) and self.mean is None and not clips and np.isfinite(block.X.data).all():
             X = block.X.astype(self.dtype)
             if self.scale is not None:
                 X.data /= self.scale.astype(self.dtype)[X.indices]

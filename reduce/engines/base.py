@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import OpenBLASController, threadpool_limits
 
 from reduce.blocks import Workspace
 from reduce.dataset import Dataset, leaf_rows
@@ -186,6 +186,7 @@ def one_blas_thread() -> Iterator[None]:
     global _limit_depth, _limit
     with _limit_lock:
         if _limit_depth == 0:
+            _free_control()
             _limit = threadpool_limits(limits=1)
         _limit_depth += 1
     try:
@@ -194,7 +195,14 @@ def one_blas_thread() -> Iterator[None]:
         with _limit_lock:
             _limit_depth -= 1
             if _limit_depth == 0:
+                _free_control()
                 _limit.restore_original_limits()
+                _free_control()
                 _limit = None
 
 
+def _free_control() -> None:
+    """Let this thread set the limit: threadpoolctl 3.8 obeys only the first living thread that ever set one."""
+    clear = getattr(OpenBLASController, "clear_controlling_thread", None)
+    if clear is not None:
+        clear(force=True)

@@ -16,14 +16,14 @@ import numpy as np
 from distributed import Client, Future, as_completed
 from distributed.scheduler import KilledWorker
 
-import reduce
+from reduce.about import versions
 from reduce.blocks import Array, Workspace
 from reduce.dataset import Dataset
 from reduce.engines.base import Progress, Tree, one_blas_thread
 from reduce.engines.memory import estimate, format_bytes, parse_bytes
 from reduce.engines.ship import pack, unpack
-from reduce.engines.tasks import fold_tasks, merge_trees, total_of, write_tasks
-from reduce.errors import ConfigError, DoesNotFitError, EngineError
+from reduce.engines.tasks import compare_versions, fold_tasks, merge_trees, total_of, write_tasks
+from reduce.errors import ConfigError, DoesNotFitError, EigenmillError, EngineError
 from reduce.passes.base import Pass
 from reduce.sink import Manifest, Sink
 
@@ -115,7 +115,8 @@ class DaskEngine:
     def collect(self, data: Dataset) -> Array:
         """All rows of ``data`` as one array (n, d) in this process: for data that fits, such as reduced features."""
         self._admit(None, data)
-        found = self._results(self._submit("collect", _rows, [(pack((data, i), self.work),) for i in range(len(data.fragments))]))
+        payloads = [(pack((data, i), self.work),) for i in range(len(data.fragments))]
+        found = self._results(self._submit("collect", _rows, payloads))
         return np.concatenate(found) if found else np.empty((0, data.n_features), data.dtype)
 
     # Dask.
@@ -144,17 +145,12 @@ class DaskEngine:
                 )
 
     def _check_versions(self, addresses: list[str]) -> None:
-        mine = _versions()
         try:
-            theirs = self.client.run(_versions, workers=addresses)
+            theirs = self.client.run(versions, workers=addresses)
         except ModuleNotFoundError as error:
             raise EngineError(f"expected eigenmill on every worker, found {error}; install it there") from error
         for address, found in theirs.items():
-            if found != mine:
-                raise EngineError(
-                    f"expected {mine} on every worker, found {found} on {address}; "
-                    "install the same versions there, for results depend on them"
-                )
+            compare_versions(versions(), found, f"the worker {address}")
 
     def _submit(self, name: str, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Future]:
         token = uuid.uuid4().hex[:8]
@@ -194,8 +190,6 @@ class DaskEngine:
         try:
             yield
         except (TimeoutError, OSError, RuntimeError) as error:
-            from reduce.errors import EigenmillError
-
             if isinstance(error, EigenmillError):
                 raise
             raise EngineError(
@@ -235,9 +229,3 @@ def _rows(payload: bytes) -> Array:
     with one_blas_thread():
         blocks = [b.dense(data.dtype).copy() for b in data.blocks(data.fragments[i], workspace)]
     return np.concatenate(blocks) if blocks else np.empty((0, data.n_features), data.dtype)
-
-
-def _versions() -> dict[str, str]:
-    import pyarrow
-
-    return {"eigenmill": reduce.__version__, "numpy": np.__version__, "pyarrow": pyarrow.__version__}

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from reduce import files
 from reduce.artifact import load_arrays, save_arrays
 from reduce.blocks import Array, Block, Workspace
 from reduce.dataset import Dataset, Fragment
@@ -42,6 +43,7 @@ from reduce.sink import Sink
 S = TypeVar("S")
 R = TypeVar("R")
 T = TypeVar("T")
+AHEAD = 4
 Watch = Callable[[int], None]
 """Told of every block's rows; raises when the scan is to stop."""
 
@@ -90,8 +92,8 @@ class LocalEngine:
             return pass_.finalize(tree.total(pass_, keep=keep))
 
     def write(self, data: Dataset, sink: Sink) -> Manifest:
-        job = sink.open(data)
         workers = workers_that_fit(None, data, self.workers, self.memory)
+        job = sink.open(data)
         rows = sum(data.fragments[i].rows for part in job.pending for i in part.fragments)
         progress = self.progress
         if progress is not None:
@@ -161,9 +163,13 @@ class LocalEngine:
             checkpoint.save(whole=True)
 
     def _map(self, task: Callable[[T, Workspace, Watch], Any], items: Sequence[T], workers: int) -> None:
-        """Run ``task`` on every item, at most ``workers`` at once, started in order; the first error stops all."""
+        """Run ``task`` on every item, at most ``workers`` at once, started in order; the first error stops all.
+
+        No item starts more than ``AHEAD`` per worker after the oldest that runs: states that wait for a slow one
+        would pile up.
+        """
         stop, advance = threading.Event(), None if self.progress is None else self.progress.advance
-        lock, todo = threading.Lock(), iter(items)
+        turn, todo, running = threading.Condition(), iter(enumerate(items)), set[int]()
 
         def watch(rows: int) -> None:
             if stop.is_set():
@@ -174,11 +180,20 @@ class LocalEngine:
         def loop() -> None:
             workspace = Workspace()
             while not stop.is_set():
-                with lock:
-                    item = next(todo, None)
-                if item is None:
-                    return
-                task(item, workspace, watch)
+                with turn:
+                    try:
+                        number, item = next(todo)
+                    except StopIteration:
+                        return
+                    running.add(number)
+                    while not stop.is_set() and number - min(running) > AHEAD * workers:
+                        turn.wait()
+                try:
+                    task(item, workspace, watch)
+                finally:
+                    with turn:
+                        running.discard(number)
+                        turn.notify_all()
 
         if min(workers, len(items)) <= 1:
             loop()
@@ -192,6 +207,8 @@ class LocalEngine:
                 failed = [f.exception() for f in futures if f.done() and f.exception() is not None]
                 if failed or not all(f.done() for f in futures):
                     stop.set()
+                    with turn:
+                        turn.notify_all()
         for error in failed:
             if error is not None and not isinstance(error, _StoppedError):
                 raise error
@@ -216,7 +233,8 @@ class _Checkpoint:
         tree = merger.tree
         # A tree that goes on from an earlier day cannot fold that day's leaves again, so it is saved only when whole.
         self.fresh = not tree.nodes and tree.open is None
-        self.path = work / f"{digest_of([type(pass_).__name__, pass_, data.digest, tree.leaves, tree.open_rows])}.state"
+        past = None if self.fresh else tree_arrays(tree)
+        self.path = work / f"{digest_of([type(pass_).__name__, pass_, data.digest, past])}.state"
         self.last, self.lock = time.monotonic(), threading.Lock()
 
     def resume(self) -> bool:
@@ -245,6 +263,7 @@ class _Checkpoint:
         """Write the states at rest; leaves in flight are simply folded again after a resume."""
         with self.lock, self.merger.lock:
             self.last = time.monotonic()
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with files.explained(str(self.path.parent), "make"):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             arrays, meta = tree_arrays(self.merger.tree)
             save_arrays(self.path, arrays, {**meta, "whole": whole})

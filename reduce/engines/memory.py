@@ -103,7 +103,9 @@ def estimate(pass_: Pass[Any, Any] | None, data: Dataset, workers: int, *, proce
     if pass_ is None:
         return Memory(workers, process, 0, blocks - block + WRITING, decoding, 0, 0)
     state, scratch, final = pass_.sizes(rows, data.n_rows)
-    pending = math.ceil(math.log2(len(leaves) + 1)) if len(leaves) > workers else 0
+    # The counter's own nodes, and those that wait for leaves still running, which are at most 4 per worker behind.
+    waiting = workers * math.ceil(math.log2(4 * workers)) if workers > 1 else 0
+    pending = min(math.ceil(math.log2(len(leaves) + 1)) + waiting, len(leaves))
     return Memory(workers, process, state, blocks + scratch, decoding, pending * state, final)
 
 

@@ -10,22 +10,23 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
+from pyspark.sql.functions import col, floor
 
-import reduce
 from reduce import errors
+from reduce.about import versions
 from reduce.blocks import Array, Workspace
 from reduce.dataset import Dataset
 from reduce.engines.base import Progress, Tree, one_blas_thread
 from reduce.engines.memory import estimate, format_bytes, parse_bytes
 from reduce.engines.ship import pack, unpack
-from reduce.engines.tasks import fold_tasks, merge_trees, total_of, write_tasks
+from reduce.engines.tasks import compare_versions, fold_tasks, merge_trees, total_of, write_tasks
 from reduce.engines.wire import from_bytes, joined, pieces, to_bytes
 from reduce.errors import ConfigError, DoesNotFitError, EngineError
 from reduce.passes.base import Pass
@@ -95,7 +96,7 @@ class SparkEngine:
                 while count > 1 and count * state > AT_ONCE:
                     count = -(-count // fan)
                     merge = _merger(payload, total and count == 1)
-                    group = F.floor(F.col("key") / fan).cast("long").alias("group")
+                    group = floor(col("key") / fan).cast("long").alias("group")
                     frame = frame.groupBy(group).applyInArrow(merge, SCHEMA)
                 trees = (from_bytes(p, pass_) for _, p in self._collect(frame, f"{name} of {rows} rows"))
                 found = merge_trees(pass_, trees)
@@ -137,7 +138,7 @@ class SparkEngine:
     def _map(self, shipped: Sequence[bytes], work: Callable[[bytes], bytes]) -> Any:
         """A frame with the result of ``work`` on every shipped task, one Spark task each."""
         return self.session.range(0, len(shipped), 1, len(shipped)).mapInArrow(
-            _mapper(list(shipped), work, _versions()), SCHEMA
+            _mapper(list(shipped), work, versions()), SCHEMA
         )
 
     def _collect(self, frame: Any, description: str) -> Iterator[tuple[int, bytes]]:
@@ -217,12 +218,16 @@ class SparkEngine:
 
 
 def _mapper(
-    shipped: list[bytes], work: Callable[[bytes], bytes], versions: dict[str, str]
+    shipped: list[bytes], work: Callable[[bytes], bytes], expected: dict[str, str]
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def task(key: int) -> bytes:
+        compare_versions(expected, versions(), "a Python worker")
+        return work(shipped[key])
+
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for key in batch.column(0).to_pylist():
-                yield from _answer(key, lambda key=key: _checked(versions) or work(shipped[key]))
+                yield from _answer(key, partial(task, key))
 
     return run
 
@@ -283,25 +288,12 @@ def _rows(payload: bytes) -> bytes:
         return b"".join(b.dense(data.dtype).tobytes() for b in data.blocks(data.fragments[i], workspace))
 
 
-def _versions() -> dict[str, str]:
-    return {"eigenmill": reduce.__version__, "numpy": np.__version__, "pyarrow": pa.__version__}
-
-
-def _checked(expected: dict[str, str]) -> None:
-    found = _versions()
-    if found != expected:
-        raise EngineError(
-            f"expected {expected} in every Python worker, found {found}; "
-            "install the same versions there, for results depend on them"
-        )
-
-
 def _restored(error: str) -> errors.EigenmillError:
     _, kind, message = json.loads(error)
     found = getattr(errors, kind, None)
-    known = isinstance(found, type) and issubclass(found, errors.EigenmillError)
-    restored: errors.EigenmillError = found(message) if known else EngineError(message)
-    return restored
+    if isinstance(found, type) and issubclass(found, errors.EigenmillError):
+        return found(message)
+    return EngineError(message)
 
 
 def _explained(error: Exception) -> EngineError:
@@ -311,5 +303,5 @@ def _explained(error: Exception) -> EngineError:
             "expected eigenmill in every Python worker, found none; install it there, or give the zip of `make dist` "
             "to spark-submit --py-files"
         )
-    last = [line for line in text.splitlines() if line.strip()][-1:]
-    return EngineError(f"expected the Spark job to end, found {type(error).__name__}: {' '.join(last)[:500]}; see its log")
+    last = " ".join([line for line in text.splitlines() if line.strip()][-1:])
+    return EngineError(f"expected the Spark job to end, found {type(error).__name__}: {last[:500]}; see its log")

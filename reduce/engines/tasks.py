@@ -6,6 +6,7 @@ reads, so that its size does not grow with the data set.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -13,10 +14,12 @@ from typing import Any, Generic, TypeVar
 from reduce.blocks import Block, Workspace
 from reduce.dataset import Dataset
 from reduce.engines.base import Leaf, Merger, Tree, fold_leaf, one_blas_thread, plan_leaves
+from reduce.errors import EngineError
 from reduce.passes.base import Pass
 from reduce.sink import Job, Part, PartRecord
 
 S = TypeVar("S")
+log = logging.getLogger("eigenmill")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,17 @@ class WriteTask:
         workspace = Workspace()
         for i in self.fragments:
             yield from self.data.blocks(self.data.fragments[i], workspace, carry=True)
+
+
+def compare_versions(mine: dict[str, str], theirs: dict[str, str], where: str) -> None:
+    """Refuse a worker with other versions of what a result depends on; warn of another CPU kernel or BLAS build."""
+    other = {name: theirs.get(name) for name in mine if theirs.get(name) != mine[name]}
+    if other.keys() - {"blas"}:
+        raise EngineError(
+            f"expected { {name: mine[name] for name in other} } on {where}, found {other}; install the same versions"
+        )
+    if other:
+        log.warning("%s runs BLAS %s, here %s: results agree to rounding only", where, theirs["blas"], mine["blas"])
 
 
 def merge_trees(pass_: Pass[S, Any], trees: Iterable[Tree[S]]) -> Tree[S]:

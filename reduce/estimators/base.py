@@ -23,7 +23,7 @@ from reduce.dataset import Dataset, as_dataset
 from reduce.engines import connect
 from reduce.engines.base import Engine, Tree, one_blas_thread
 from reduce.errors import ConfigError, DataError
-from reduce.estimators.record import Record, unseen
+from reduce.estimators.record import Record, fingerprint, located, unseen
 from reduce.passes.base import Pass
 from reduce.passes.moments import Intake, Moments, MomentsPass
 from reduce.transforms import Input, Transform
@@ -31,6 +31,8 @@ from reduce.transforms import Input, Transform
 
 def is_lazy(X: Any) -> bool:
     """Whether ``X`` is data to be read by an engine, as against an array or data frame."""
+    if isinstance(X, list | tuple):
+        return bool(X) and all(isinstance(path, str | os.PathLike) for path in X)
     return isinstance(X, Dataset | str | os.PathLike) or type(X).__module__.partition(".")[0] == "pyarrow"
 
 
@@ -96,7 +98,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         data = self._dataset(X, sample_weight, reset=True)
         engine = engine or connect("local")
         policy = self._policy(data, engine)
-        record = Record(Tree(), (), "", 0, "", policy, self._dtype(data))
+        record = Record(Tree(), (), 0, "", policy, self._dtype(data))
         if keep_state is None:
             kept = Intake(data.feature_names, record.dtype, policy)
             keep_state = not is_lazy(X) and self._pass(kept, data.n_rows)[0] != "dual"
@@ -120,7 +122,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                     "fit with keep_state=True, or load a model saved with state=True"
                 )
             data = self._dataset(X, sample_weight, reset=True)
-            record = Record(Tree(), (), "", 0, "", self._policy(data, engine), self._dtype(data))
+            record = Record(Tree(), (), 0, "", self._policy(data, engine), self._dtype(data))
         else:
             data = unseen(self._dataset(X, sample_weight, reset=False), record)
             if not data.fragments:
@@ -146,12 +148,12 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             moments = self._finish(result, solver, intake, again, engine)
         source = data.source
         record = Record(
-            tree or record.tree, (*record.files, *source.files), source.root, rows, solver, record.policy, record.dtype
+            tree or record.tree, (*record.files, *located(source)), rows, solver, record.policy, record.dtype
         )
         self.quality_ = moments
         self.cleaning_ = record.policy.with_means(moments.mean)
         self._layout, self._dtype_ = dict(source.describe()), data.dtype
-        self._seen = record.seen()
+        self._seen = fingerprint(record.files, rows)
         self._record = record if keep else None
         if not hasattr(self, "n_features_in_"):
             self.n_features_in_ = data.n_features
@@ -250,7 +252,9 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         if not len(moments.count):
             raise DataError("expected at least one feature column, found none; name the columns to read")
         if 0 < moments.total < 1:
-            raise DataError(f"expected a sum of weights of at least 1, found {moments.total:g}; weights are frequencies")
+            raise DataError(
+                f"expected a sum of weights of at least 1, found {moments.total:g}; weights are frequencies"
+            )
         if moments.total <= 0:
             raise DataError(f"expected at least one row with all its values, found none among {moments.rows} rows read")
         empty = (moments.count == 0) & (policy.code == MEAN)
@@ -271,9 +275,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         out = data.then(self._transform(Input(self._names, dtype, self.cleaning_)))
         return out if is_lazy(X) else self._collect(out)
 
-    def fit_transform(
-        self, X: Any, y: Any = None, sample_weight: Any = None, *, engine: Engine | None = None
-    ) -> Any:
+    def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None, *, engine: Engine | None = None) -> Any:
         """``fit(X).transform(X)``."""
         return self.fit(X, y, sample_weight, engine=engine).transform(X)
 

@@ -150,7 +150,7 @@ class Linear(Estimator):
         wide = Intake(intake.names, np.dtype(np.float64), intake.policy)
         weights = spectrum.vectors if self.scale_ is None else spectrum.vectors / self.scale_[:, None]
         r = engine.run(TsqrPass(wide, pivot, centre - pivot, np.ascontiguousarray(weights), self.mean_ - centre), data)
-        return refined(spectrum, r, result.terms, block_height(len(intake.names)))
+        return refined(spectrum, r, result.depth, block_height(len(intake.names)))
 
     # The maps.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from reduce.cleaning import Resolved
-from reduce.dataset import Dataset, FileInfo
+from reduce.dataset import Dataset, FileInfo, Source
 from reduce.digest import digest_of
+from reduce.discovery import join
 from reduce.engines.base import Tree
 from reduce.errors import ChangedInputError, ConfigError
 
@@ -23,8 +25,7 @@ class Record:
 
     Attributes:
         tree: complete states and the open leaf.
-        files: the files seen, in order; empty for arrays.
-        root: directory that their paths are relative to.
+        files: the files seen, in order, by their full paths; empty for arrays.
         rows: rows seen, by the metadata.
         solver: the solver that the tree belongs to; empty before the first run.
         policy: the cleaning policy, limits included; means are learnt anew each time.
@@ -33,16 +34,16 @@ class Record:
 
     tree: Tree[Any]
     files: tuple[FileInfo, ...]
-    root: str
     rows: int
     solver: str
     policy: Resolved
     dtype: np.dtype[Any]
 
-    def seen(self) -> dict[str, Any]:
-        """The input's fingerprint: number of files and rows, and one digest over the files in order."""
-        content = [[f.size, f.digest] for f in self.files]
-        return {"files": len(self.files), "rows": self.rows, "digest": digest_of(content) if content else None}
+
+def fingerprint(files: Sequence[FileInfo], rows: int) -> dict[str, Any]:
+    """Numbers of files and rows, and one digest over the contents of the files in order; None for arrays."""
+    content = [[f.size, f.digest] for f in files]
+    return {"files": len(files), "rows": rows, "digest": digest_of(content) if content else None}
 
 
 def unseen(data: Dataset, record: Record) -> Dataset:
@@ -54,11 +55,10 @@ def unseen(data: Dataset, record: Record) -> Dataset:
         return data
     if not record.files:
         raise ConfigError("expected arrays, as in the fit that this model goes on from, found files")
-    seen = {_join(record.root, f.path): f for f in record.files}
+    seen = {f.path: f for f in record.files}
     contents = {(f.size, f.digest) for f in record.files}
     fresh, listed = [], set()
-    for f in source.files:
-        path = _join(source.root, f.path)
+    for f, path in zip(source.files, (g.path for g in located(source)), strict=True):
         listed.add(path)
         known = seen.get(path)
         if known is not None and (known.size, known.digest) != (f.size, f.digest):
@@ -75,11 +75,12 @@ def unseen(data: Dataset, record: Record) -> Dataset:
                 f"expected all {len(seen)} files that the model has seen, found {len(gone)} of them gone from "
                 f"{source.root}, first {gone[0]}; bring them back, give only the new files, or fit again"
             )
-    late = [f.path for f in fresh if _join(source.root, f.path) < max(seen)]
+    late = [f.path for f in fresh if join(source.root, f.path) < max(seen)]
     if late:
         log.warning("%d file(s) sort before files already seen and are appended, first %s", len(late), late[0])
     return replace(data, source=source.only(fresh))
 
 
-def _join(root: str, path: str) -> str:
-    return f"{root.rstrip('/')}/{path}" if root else path
+def located(source: Source) -> tuple[FileInfo, ...]:
+    """The source's files under their full paths, which tell days in directories of their own apart."""
+    return tuple(replace(f, path=join(source.root, f.path)) for f in source.files)

@@ -167,14 +167,17 @@ def _completed(vectors: F64, size: int) -> F64:
 def refined(spectrum: Spectrum, r: F64, stages: int, height: int) -> Spectrum:
     """The spectrum on the span of its vectors from the R factor of ``A Q``, to full precision.
 
-    A singular value then errs by at most ``(gamma_d + stages l gamma_m) ||A||_F``: the product's rounding, and that of
-    ``stages`` Householder factorisations of m = height + l rows on the way of a row to R (Higham 2002, theorem 19.4).
+    A singular value then errs by at most ``(sqrt(l) gamma_d + stages l gamma_m) ||A||_F``: the product's rounding, and
+    that of ``stages`` Householder factorisations of m = height + l rows on the way of a row to R (Higham 2002,
+    theorem 19.4).
     """
     _, s, right = np.linalg.svd(r, full_matrices=False)
     d, width = spectrum.vectors.shape
     eps = float(np.finfo(np.float64).eps)
     top = float(s[0]) if len(s) else 0.0
-    error = (gamma(d + 4, eps / 2) + stages * width * gamma(height + width, eps / 2)) * np.sqrt(spectrum.total)
+    error = (np.sqrt(width) * gamma(d + 4, eps / 2) + stages * width * gamma(height + width, eps / 2)) * np.sqrt(
+        spectrum.total
+    )
     return replace(
         spectrum,
         values=s**2,

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import os
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import scipy
-from threadpoolctl import threadpool_info
 
+from reduce.about import versions
 from reduce.artifact import Loaded, load_model, load_state, save_model
 from reduce.cleaning import Resolved
 from reduce.dataset import FileInfo, Numbered
@@ -29,6 +28,7 @@ from reduce.estimators.svd import TruncatedSVD
 from reduce.passes.base import from_arrays, to_arrays
 from reduce.passes.moments import Intake, Moments
 
+log = logging.getLogger("eigenmill")
 KINDS: dict[str, type[Estimator]] = {kind.__name__: kind for kind in (PCA, TruncatedSVD, StandardScaler)}
 """The closed registry of what a model file may ask for."""
 
@@ -77,10 +77,10 @@ def save(model: Estimator, path: str | os.PathLike[str], *, state: bool, overwri
         state_meta = {
             "tree": tree_meta,
             "files": [[f.path, f.size, f.digest, list(f.rows), f.encoded] for f in record.files],
-            "root": record.root,
             "rows": record.rows,
             "solver": record.solver,
             "dtype": record.dtype.name,
+            "versions": versions(),
         }
     return save_model(
         path,
@@ -106,7 +106,9 @@ def load(path: str | os.PathLike[str]) -> Any:
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         if isinstance(error, ArtifactError):
             raise
-        raise ArtifactError(f"expected a whole {loaded.kind} model at {path}, found {error!r}; save it again") from error
+        raise ArtifactError(
+            f"expected a whole {loaded.kind} model at {path}, found {error!r}; save it again"
+        ) from error
 
 
 def _restore(loaded: Loaded, path: str | os.PathLike[str]) -> Estimator:
@@ -158,13 +160,19 @@ def _restore_record(path: str | os.PathLike[str], names: Any, model: Estimator) 
     loaded = load_state(path)
     try:
         meta, arrays = loaded.meta, loaded.states
+        mine, theirs = versions(), meta["versions"]
+        other = [f"{name} {theirs.get(name)} (now {mine[name]})" for name in mine if theirs.get(name) != mine[name]]
+        if other:
+            log.warning(
+                "the state at %s was made with %s: the result may differ in its last digits", path, ", ".join(other)
+            )
         policy = from_arrays(Resolved, arrays["policy"])
         dtype = np.dtype(meta["dtype"])
         files = tuple(FileInfo(p, int(s), g, tuple(map(int, rows)), int(e)) for p, s, g, rows, e in meta["files"])
         pass_ = model._pass(Intake(names, dtype, policy), int(meta["rows"]))[1]
         tree: Tree[Any] = Tree()
         restore_tree(arrays["tree"], meta["tree"], pass_.state_type(), tree)
-        return Record(tree, files, meta["root"], int(meta["rows"]), meta["solver"], policy, dtype)
+        return Record(tree, files, int(meta["rows"]), meta["solver"], policy, dtype)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, ArtifactError):
             raise
@@ -181,20 +189,3 @@ def names_from_json(value: Any) -> Any:
     if isinstance(value, dict):
         return Numbered(str(value["prefix"]), int(value["count"]))
     return tuple(str(name) for name in value)
-
-
-def versions() -> dict[str, str]:
-    """What the bytes of a result may depend on besides the input: library versions, BLAS build, CPU kernel."""
-    blas = sorted(
-        {
-            f"{i.get('internal_api')} {i.get('version')} {i.get('architecture')}"
-            for i in threadpool_info()
-            if i["user_api"] == "blas"
-        }
-    )
-    return {
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "pyarrow": pa.__version__,
-        "blas": "; ".join(blas),
-    }

@@ -80,6 +80,7 @@ class Gram:
         n: sum of the weights of the rows kept.
         pivot, offset: (d,) the mean of the cleaned columns is their sum.
         cross: (d, d) centred cross product; only the lower triangle is defined.
+        depth: blocks and merges on the longest way of a row into the sums.
         gross, terms: rounding of ``cross`` is at most ``gamma(terms) sqrt(gross_j gross_k)`` per entry.
     """
 
@@ -90,6 +91,7 @@ class Gram:
     cross: F64
     gross: F64
     terms: int
+    depth: int
 
     @property
     def mean(self) -> F64:
@@ -112,7 +114,11 @@ class GramPass:
         taken = self.intake.take(state.moments, block, squares=False)
         if taken is None:
             return state
-        state.pivot = state.moments.pivot.copy()
+        # A column that so far was only filled chooses its pivot when it first shows a value of its own.
+        pivot = np.nan_to_num(state.moments.pivot)
+        if state.n and (pivot != state.pivot).any():
+            _shift(state, state.pivot - pivot)
+        state.pivot = pivot
         gain, sums, diagonal = _multiply(state, taken, block.workspace)
         if not taken.counted:
             state.moments.add(np.full(len(sums), gain), sums, diagonal)
@@ -139,7 +145,7 @@ class GramPass:
         for a, b, panel in panels(state.products, d):
             cross[a:b, :b] = panel
         terms = state.height + state.depth + 8
-        return Gram(state.moments, state.n, state.pivot, state.offset, cross, state.gross, terms)
+        return Gram(state.moments, state.n, state.pivot, state.offset, cross, state.gross, terms, state.depth)
 
     def sizes(self, height: int, rows: int) -> tuple[int, int, int]:
         d, item = len(self.intake.names), self.intake.dtype.itemsize
@@ -192,7 +198,11 @@ def centre(state: GramState) -> None:
     counts = state.counts
     step = np.divide(state.sums, counts, out=np.zeros_like(state.sums), where=counts > 0)
     if step.any():
-        _shift(state, -step)
+        if state.pair_sums is None:
+            for a, b, panel in panels(state.products, len(step)):
+                panel -= np.outer(state.n * step[a:b], step[:b])
+        else:
+            _shift(state, -step)
         state.offset += step
         state.sums = np.zeros_like(state.sums)
 
@@ -200,14 +210,16 @@ def centre(state: GramState) -> None:
 def _shift(state: GramState, t: F64) -> None:
     """Replace every deviation y by y + t where a value is present."""
     sums, counts = state.pair_sums, state.pair_counts
+    state.gross += 2 * np.abs(t * state.sums) + state.counts * t**2
     for a, b, panel in panels(state.products, len(t)):
         if sums is None or counts is None:
-            # Only called to centre: with t = -sums / n the three terms of the general case are one.
-            panel -= np.outer(state.n * t[a:b], t[:b])
+            panel += np.outer(state.sums[a:b], t[:b])
+            panel += np.outer(t[a:b], state.n * t[:b] + state.sums[:b])
         else:
             panel += sums[a:b, :b] * t[:b]
             panel += t[a:b, None] * sums[:b, a:b].T
             panel += np.outer(t[a:b], t[:b]) * counts[a:b, :b]
+    state.sums = state.sums + state.counts * t
     if sums is not None and counts is not None:
         sums += t[:, None] * counts
 
@@ -226,6 +238,7 @@ def _merge(a: GramState, b: GramState, moments: Moments) -> GramState:
     if paired:
         _shift(a, -apart * (count_b / both))
         _shift(b, apart * (count_a / both))
+        a.sums = np.zeros_like(a.sums)  # about the common centre the two sums cancel
         a.pair_sums, a.pair_counts = a.pair_sums + b.pair_sums, a.pair_counts + b.pair_counts  # type: ignore[operator]
         a.products += b.products
     else:

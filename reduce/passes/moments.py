@@ -19,6 +19,8 @@ from reduce.blocks import F64, Block, Floats
 from reduce.cleaning import ERROR, FILL, KEEP, Resolved, mend
 from reduce.errors import DataError
 
+FAR = {np.dtype(np.float32): 2.0**55, np.dtype(np.float64): 2.0**500}
+"""Deviations up to which 8,192 squares and their sum stay within a precision's range. Format constants."""
 PIVOT_ROWS = 256
 """Rows at the head of a block whose mean becomes the pivot. A format constant."""
 
@@ -145,7 +147,8 @@ class Intake:
         unseen = np.isnan(moments.pivot)
         if unseen.any():
             moments.pivot[unseen] = pivot_of(block.head(PIVOT_ROWS), self.dtype)[unseen]
-        y, w = block.dense(self.dtype, moments.pivot), block.weights
+        reach = np.maximum(high - moments.pivot, moments.pivot - low)
+        y, w = block.dense(self._product_dtype(reach, block), moments.pivot), block.weights
         moments.rows += block.rows
         total = float(block.rows if w is None else w.sum())
         moments.total += total
@@ -156,6 +159,19 @@ class Intake:
                 sums, second = w @ y, np.einsum("i,ij,ij->j", w, y, y, dtype=np.float64)
             moments.add(np.full(len(self.names), total), sums, second)
         return Shifted(y, None, w, squares)
+
+    def _product_dtype(self, reach: F64, block: Block) -> np.dtype[Any]:
+        """float64 for a block whose deviations, at most ``reach`` (d,), have squares outside float32's range."""
+        most = FAR[np.dtype(np.float64)]
+        far, near = float(reach.max(initial=0.0)), float(reach[reach > 0].min(initial=1.0))
+        if far > most or near < 1 / most:
+            column = int(np.argmax((reach > most) | ((reach > 0) & (reach < 1 / most))))
+            raise DataError(
+                f"expected values whose squares float64 can hold, found a deviation of {reach[column]:.3g} in column "
+                f"{self.names[column]!r} at or after {block.at(0)}; rescale the column, clip it or leave it out"
+            )
+        small = self.dtype == np.float32 and (far > FAR[self.dtype] or near < 1 / FAR[self.dtype])
+        return np.dtype(np.float64) if small else self.dtype
 
     def scratch(self, height: int) -> int:
         """Bytes that mending one block takes beyond the block itself, when the policy may have to."""
@@ -177,11 +193,15 @@ class Intake:
         weights = block.weights
         if len(X) == 0:
             return None
-        unseen = np.isnan(moments.pivot)
+        unseen = np.isnan(moments.pivot) & finite_any(X)
         if unseen.any():
-            moments.pivot[unseen] = np.where(finite_any(X), pivot_of(X, self.dtype), policy.fill)[unseen]
-        y = block.workspace.array("mended", X.shape, self.dtype)
-        np.subtract(X, moments.pivot.astype(self.dtype), out=y)
+            moments.pivot[unseen] = pivot_of(X, self.dtype)[unseen]
+        pivot = np.nan_to_num(moments.pivot)
+        with np.errstate(invalid="ignore"):
+            reach = np.abs(X - pivot, where=~bad, out=np.zeros(X.shape)).max(axis=0)
+        dtype = self._product_dtype(reach, block)
+        y = block.workspace.array("mended", X.shape, dtype)
+        np.subtract(X, pivot.astype(dtype), out=y)
         y[bad] = 0
         w = np.ones(len(y)) if weights is None else weights
         count, sums = w @ ~bad, w @ y
@@ -189,7 +209,7 @@ class Intake:
         moments.add(count, sums, np.einsum("i,ij,ij->j", w, y, y, dtype=np.float64))
         filling = policy.code == FILL
         if filling.any():
-            value = (policy.fill - moments.pivot).astype(self.dtype)
+            value = (policy.fill - pivot).astype(dtype)
             y[:, filling] = np.where(bad[:, filling], value[filling], y[:, filling])
             bad[:, filling] = False
         return Shifted(y, ~bad if bad.any() else None, weights, counted=True)
@@ -203,9 +223,7 @@ def weigh(block: Block) -> Block:
     wrong = ~((w >= 0) & np.isfinite(w))
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise DataError(
-            f"expected finite weights >= 0, found {w[row]} at {block.origin.at(row)}; weights are frequencies"
-        )
+        raise DataError(f"expected finite weights >= 0, found {w[row]} at {block.at(row)}; weights are frequencies")
     return block if w.all() else block.take(w > 0)
 
 

@@ -1,4 +1,4 @@
-"""Spark's rules are those of test_files.test_visible_files; the other readers are asked themselves."""
+"""Every reader is asked itself; Spark, which takes its time, at three moments only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from reduce import files
 from reduce.sink import Sink
-from tests.sink.made import Scaled, made, run, write_parts
+from tests.sink.made import Scaled, carried_table, made, run, write_parts
 
 
 def by_arrow(path):
@@ -101,3 +101,33 @@ def test_values_by_every_reader(tmp_path, layout):
     else:
         assert frame[columns].to_numpy().tolist() == X
         assert [list(row) for row in rows] == X
+
+
+def by_spark(spark, path):
+    return sorted((row.asDict() for row in spark.read.parquet(str(path)).collect()), key=lambda row: row["id"])
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("partition_by", [None, "kind"])
+def test_spark_reads_values(spark, tmp_path, partition_by):
+    data = made(300)
+    run(Sink(tmp_path / "out", partition_by=partition_by, part_bytes=2000), data)
+    rows = by_spark(spark, tmp_path / "out")
+    table = carried_table(300)
+    for name in table.column_names:
+        assert [row[name] for row in rows] == table[name].to_pylist()
+    assert [row["features"] for row in rows] == data.source.X.tolist()
+    schema = spark.read.parquet(str(tmp_path / "out")).schema
+    assert schema["features"].dataType.simpleString() == "array<float>"
+
+
+@pytest.mark.filterwarnings("default")
+def test_spark_reads_the_whole_parts_of_an_unfinished_output(spark, tmp_path):
+    data = made(400)
+    job = Sink(tmp_path / "out", part_bytes=2000).open(data)
+    write_parts(job, data, job.parts[:2])
+    (tmp_path / "out" / ".part-00002.parquet.host-1-0123abcd.tmp").write_bytes(b"PAR1 of a dead attempt")
+    assert {"_job.json", "_parts"} <= set(os.listdir(tmp_path / "out"))
+    rows = by_spark(spark, tmp_path / "out")
+    assert [row["id"] for row in rows] == list(range(200))
+    assert [row["features"] for row in rows] == data.source.X[:200].tolist()

@@ -47,9 +47,7 @@ def read_whole(data: Dataset, *, height: int | None = None, carry: bool = True) 
             if block.carried is not None:
                 assert block.carried.num_rows == block.rows
                 carried.append(block.carried)
-    table = (
-        pa.Table.from_batches(carried, data.source.carried) if carry and len(data.source.carried) else None
-    )
+    table = pa.Table.from_batches(carried, data.source.carried) if carry and len(data.source.carried) else None
     return Whole(np.concatenate(parts), np.concatenate(weights) if weights else None, table, sizes)
 
 

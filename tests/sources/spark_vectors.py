@@ -1,8 +1,7 @@
-"""Writes Spark ML vectors with a real Spark: ``python spark_vectors.py DIRECTORY``. Run by the tests."""
+"""Writes Spark ML vectors, and hive partitions, with a real Spark."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 WIDTH = 5
@@ -11,28 +10,13 @@ SPARSE: list[Any] = [{0: 1.0, 4: 2.0}, {}, None, {2: 0.0}, {1: -3.0, 2: 4.0, 3: 
 KINDS: dict[str, list[Any]] = {"dense": DENSE, "sparse": SPARSE, "mixed": [*DENSE, *SPARSE]}
 
 
-def main(directory: str) -> None:
+def write(spark: Any, directory: str) -> None:
     from pyspark.ml.linalg import Vectors, VectorUDT
-    from pyspark.sql import SparkSession
     from pyspark.sql.types import LongType, StructField, StructType
 
     def vector(row: Any) -> Any:
-        return (
-            Vectors.sparse(WIDTH, row)
-            if isinstance(row, dict)
-            else None
-            if row is None
-            else Vectors.dense(row)
-        )
+        return Vectors.sparse(WIDTH, row) if isinstance(row, dict) else None if row is None else Vectors.dense(row)
 
-    spark = (
-        SparkSession.builder.master("local[1]")
-        .config("spark.ui.enabled", "false")
-        .config("spark.driver.host", "127.0.0.1")
-        .config("spark.driver.bindAddress", "127.0.0.1")
-        .config("spark.sql.shuffle.partitions", "1")
-        .getOrCreate()
-    )
     schema = StructType([StructField("id", LongType()), StructField("features", VectorUDT())])
     for kind, rows in KINDS.items():
         frame = spark.createDataFrame([(i, vector(row)) for i, row in enumerate(rows)], schema)
@@ -40,8 +24,3 @@ def main(directory: str) -> None:
     spark.createDataFrame(
         [(i, float(i), i % 2 == 0) for i in range(10)], "a long, b double, even boolean"
     ).write.partitionBy("even").mode("overwrite").parquet(f"{directory}/scalars")
-    spark.stop()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -29,11 +29,7 @@ def first_block(data: Dataset, height: int = 1000) -> Any:
 
 def both(table: pa.Table, path: Path, **options: Any) -> list[Dataset]:
     """The table in memory, sliced out of a larger one, and in a file of three row groups."""
-    padded = (
-        pa.concat_tables([table.slice(0, 1), table, table.slice(0, 1)])
-        .combine_chunks()
-        .slice(1, table.num_rows)
-    )
+    padded = pa.concat_tables([table.slice(0, 1), table, table.slice(0, 1)]).combine_chunks().slice(1, table.num_rows)
     pq.write_table(table, path / "t.parquet", row_group_size=max(table.num_rows // 3, 1))
     return [
         Dataset.from_arrow(table, **options),
@@ -114,9 +110,7 @@ def test_dictionary_encoded_numbers_and_all_null_columns(tmp_path: Path, whole: 
 
 
 def test_carried_and_weight_columns_are_no_features_by_default(tmp_path: Path, whole: Any) -> None:
-    table = pa.table(
-        {"id": ["x", "y"], "a": [1.0, 2.0], "w": pa.array([3, None]), "__index_level_0__": [5, 6]}
-    )
+    table = pa.table({"id": ["x", "y"], "a": [1.0, 2.0], "w": pa.array([3, None]), "__index_level_0__": [5, 6]})
     for data in both(table, tmp_path, carry="id", weights="w"):
         assert list(data.feature_names) == ["a"]
         assert data.source.weighted
@@ -156,9 +150,7 @@ def test_the_dtype_can_be_chosen() -> None:
         (pa.array(["1", "2"]).dictionary_encode(), "encode it as numbers"),
     ],
 )
-def test_what_is_no_number_is_refused_with_file_and_column(
-    column: pa.Array, hint: str, tmp_path: Path
-) -> None:
+def test_what_is_no_number_is_refused_with_file_and_column(column: pa.Array, hint: str, tmp_path: Path) -> None:
     table = pa.table({"a": [1.0, 2.0], "what": column})
     pq.write_table(table, tmp_path / "t.parquet")
     with pytest.raises(SchemaError, match=rf"'what'.*t\.parquet.*{hint}"):
@@ -245,9 +237,7 @@ def test_lists_without_nulls_are_views_also_of_slices() -> None:
 def test_a_null_list_may_hide_values_in_memory(whole: Any) -> None:
     mask, values = pa.array([False, True, False]), pa.array([1.0, 2, 9, 9, 5, 6])
     lists = pa.ListArray.from_arrays(pa.array([0, 2, 4, 6], pa.int32()), values, mask=mask)
-    np.testing.assert_array_equal(
-        whole(Dataset.from_arrow(pa.table({"v": lists}))).X, [[1, 2], [NAN, NAN], [5, 6]]
-    )
+    np.testing.assert_array_equal(whole(Dataset.from_arrow(pa.table({"v": lists}))).X, [[1, 2], [NAN, NAN], [5, 6]])
 
 
 def test_tensor_columns(tmp_path: Path, whole: Any) -> None:
@@ -262,9 +252,7 @@ def test_ragged_lists_name_file_row_group_and_row(tmp_path: Path, whole: Any) ->
     pq.write_table(pa.table({"v": rows}), tmp_path / "t.parquet", row_group_size=5)
     data = Dataset.from_parquet(tmp_path / "t.parquet")
     for height in (1, 2, 3, 1000):
-        with pytest.raises(
-            SchemaError, match=r"expected 2 .*'v', found 1 in .*t\.parquet, row group 1, row 2;"
-        ):
+        with pytest.raises(SchemaError, match=r"expected 2 .*'v', found 1 in .*t\.parquet, row group 1, row 2;"):
             whole(data, height=height)
     with pytest.raises(SchemaError, match=r"expected 2 .*'v', found 1 in <table>, row 7;"):
         whole(Dataset.from_arrow(pa.table({"v": rows})))
@@ -348,9 +336,7 @@ def test_sparse_and_mixed_spark_vectors_are_csr(tmp_path: Path, whole: Any) -> N
 
 def test_bad_spark_vectors_name_the_row(whole: Any) -> None:
     def read(rows: list[Any]) -> Any:
-        return whole(
-            Dataset.from_arrow(pa.table({"f": pa.array(rows, SPARK_VECTOR)}), vector="f", n_features=3)
-        )
+        return whole(Dataset.from_arrow(pa.table({"f": pa.array(rows, SPARK_VECTOR)}), vector="f", n_features=3))
 
     with pytest.raises(SchemaError, match=r"expected 3 .* found 4 in <table>, row 1"):
         read([spark_sparse(3, {}), spark_sparse(4, {})])
@@ -465,9 +451,7 @@ def tables(draw: st.DrawFn) -> tuple[pa.Table, dict[str, Any], np.ndarray[Any, A
         dense = draw(st.lists(listed, min_size=n, max_size=n))
         type_ = draw(st.sampled_from([pa.float32(), pa.float64(), pa.decimal128(9, 2)]))
         cast = (lambda v: decimal.Decimal(v)) if pa.types.is_decimal(type_) else float
-        columns = {
-            f"c{j}": pa.array([None if r[j] is None else cast(r[j]) for r in dense], type_) for j in range(d)
-        }
+        columns = {f"c{j}": pa.array([None if r[j] is None else cast(r[j]) for r in dense], type_) for j in range(d)}
         return pa.table(columns), {}, reference(dense, d)
     if layout in ("list", "large", "fixed"):
         type_ = {
@@ -517,6 +501,4 @@ def test_any_table_in_any_layout_equals_the_reference(
         whole(Dataset.from_parquet(tmp_path / "t.parquet", **options), height=height).X, expected
     )
     chunked = pa.concat_tables([table.slice(0, split), table.slice(split)]).slice(start)
-    np.testing.assert_array_equal(
-        whole(Dataset.from_arrow(chunked, **options), height=height).X, expected[start:]
-    )
+    np.testing.assert_array_equal(whole(Dataset.from_arrow(chunked, **options), height=height).X, expected[start:])

@@ -27,9 +27,7 @@ from reduce.errors import ChangedInputError, DataError, SchemaError
 
 def table(n: int, start: int = 0) -> pa.Table:
     x = np.arange(start, start + n, dtype=np.float32)
-    return pa.table(
-        {"id": pa.array([f"r{i}" for i in range(start, start + n)], pa.string()), "a": x, "b": -x}
-    )
+    return pa.table({"id": pa.array([f"r{i}" for i in range(start, start + n)], pa.string()), "a": x, "b": -x})
 
 
 @pytest.fixture
@@ -55,9 +53,7 @@ def test_blocks_have_the_asked_height_across_row_groups(files: Path, whole: Any)
     assert whole(Dataset.from_parquet(files, carry="id"), height=64).blocks == [64, 64, 64, 58, 64, 64, 2, 20]
 
 
-def test_small_row_groups_join_and_files_do_not(
-    files: Path, monkeypatch: pytest.MonkeyPatch, whole: Any
-) -> None:
+def test_small_row_groups_join_and_files_do_not(files: Path, monkeypatch: pytest.MonkeyPatch, whole: Any) -> None:
     data = Dataset.from_parquet(files, carry="id")
     assert [(f.file, f.start, f.stop, f.rows) for f in data.fragments] == [
         (0, 0, 3, 250),
@@ -163,12 +159,8 @@ def test_only_some_files(files: Path, whole: Any) -> None:
 
 
 def test_another_type_names_both_files_the_column_and_both_types(files: Path) -> None:
-    pq.write_table(
-        pa.table({"id": ["x"], "a": [1.0], "b": pa.array([1.0], pa.float32())}), files / "part-9.parquet"
-    )
-    with pytest.raises(
-        SchemaError, match=r"'a' .* float in .*part-0\.parquet and double in .*part-9\.parquet"
-    ):
+    pq.write_table(pa.table({"id": ["x"], "a": [1.0], "b": pa.array([1.0], pa.float32())}), files / "part-9.parquet")
+    with pytest.raises(SchemaError, match=r"'a' .* float in .*part-0\.parquet and double in .*part-9\.parquet"):
         Dataset.from_parquet(files, carry="id")
     assert Dataset.from_parquet(files, columns=["b"]).n_rows == 401
 
@@ -180,9 +172,7 @@ def test_a_missing_column_names_its_file(files: Path) -> None:
 
 
 def test_the_names_of_list_elements_and_their_nullability_may_differ(tmp_path: Path, whole: Any) -> None:
-    for i, field in enumerate(
-        [pa.field("item", pa.float32()), pa.field("element", pa.float32(), nullable=False)]
-    ):
+    for i, field in enumerate([pa.field("item", pa.float32()), pa.field("element", pa.float32(), nullable=False)]):
         column = pa.array([[1.0, i], [2.0, i]], pa.list_(field))
         pq.write_table(pa.table({"v": column, "tags": column}), tmp_path / f"{i}.parquet")
     read = whole(Dataset.from_parquet(tmp_path, vector="v", carry="tags"))
@@ -193,9 +183,7 @@ def test_the_names_of_list_elements_and_their_nullability_may_differ(tmp_path: P
 def test_columns_may_lie_in_another_order_and_have_dots(tmp_path: Path, whole: Any) -> None:
     pq.write_table(pa.table({"a": [1.0], "a.b": [2.0], "c": [3.0]}), tmp_path / "1.parquet")
     pq.write_table(pa.table({"c": [6.0], "a.b": [5.0], "a": [4.0]}), tmp_path / "2.parquet")
-    np.testing.assert_array_equal(
-        whole(Dataset.from_parquet(tmp_path, columns=["c", "a"])).X, [[3, 1], [6, 4]]
-    )
+    np.testing.assert_array_equal(whole(Dataset.from_parquet(tmp_path, columns=["c", "a"])).X, [[3, 1], [6, 4]])
     np.testing.assert_array_equal(whole(Dataset.from_parquet(tmp_path, columns=["a.b"])).X, [[2], [5]])
 
 
@@ -270,17 +258,13 @@ def test_a_damaged_page_names_row_group_and_row(tmp_path: Path, checksums: bool,
 def test_a_file_that_was_written_anew_is_refused(files: Path, whole: Any) -> None:
     data = Dataset.from_parquet(files, carry="id")
     pq.write_table(table(131), files / "part-1.parquet", row_group_size=100)
-    with pytest.raises(
-        ChangedInputError, match=r"planned, found \d+ bytes instead of \d+ at .*part-1\.parquet"
-    ):
+    with pytest.raises(ChangedInputError, match=r"planned, found \d+ bytes instead of \d+ at .*part-1\.parquet"):
         whole(data)
 
 
 def test_a_file_of_the_same_size_with_other_rows_is_refused(tmp_path: Path, whole: Any) -> None:
     def write(value: float) -> int:
-        pq.write_table(
-            pa.table({"a": [value] * 9}), tmp_path / "t.parquet", use_dictionary=False, compression="none"
-        )
+        pq.write_table(pa.table({"a": [value] * 9}), tmp_path / "t.parquet", use_dictionary=False, compression="none")
         return (tmp_path / "t.parquet").stat().st_size
 
     size = write(1.0)
@@ -325,9 +309,7 @@ def test_no_data_at_all(tmp_path: Path, whole: Any) -> None:
 
 def test_long_footers_are_read_whole(tmp_path: Path, whole: Any) -> None:
     X = np.random.default_rng(0).normal(size=(40, 300))
-    pq.write_table(
-        pa.table({f"c{j}": X[:, j] for j in range(300)}), tmp_path / "t.parquet", row_group_size=10
-    )
+    pq.write_table(pa.table({f"c{j}": X[:, j] for j in range(300)}), tmp_path / "t.parquet", row_group_size=10)
     with (tmp_path / "t.parquet").open("rb") as file:
         file.seek(-8, os.SEEK_END)
         assert int.from_bytes(file.read(4), "little") > parquet.TAIL

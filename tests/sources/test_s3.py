@@ -86,9 +86,7 @@ def test_a_uri_with_credentials_from_the_environment(
 
 def test_a_dataset_on_s3(s3: fs.S3FileSystem, whole: Any) -> None:
     dataset = ds.dataset("bucket/in", filesystem=s3, partitioning="hive")
-    data = Dataset.from_pyarrow(
-        dataset, columns="a", carry="day", filters=[("day", "=", 2), ("a", ">=", 290)]
-    )
+    data = Dataset.from_pyarrow(dataset, columns="a", carry="day", filters=[("day", "=", 2), ("a", ">=", 290)])
     np.testing.assert_array_equal(whole(data).X, np.arange(290.0, 300.0)[:, None])
 
 

@@ -2,53 +2,33 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
 from reduce.dataset import Dataset
+from tests.sources import spark_vectors
 
-SCRIPT = Path(__file__).with_name("spark_vectors.py")
-JAVA = shutil.which("java") or os.environ.get("JAVA_HOME")
-pytestmark = pytest.mark.skipif(not JAVA, reason="Spark needs Java")
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("spark_vectors", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("spark")
-    env = {**os.environ, "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
-    subprocess.run(
-        [sys.executable, str(SCRIPT), str(directory)], check=True, env=env, capture_output=True, timeout=300
-    )
+    spark_vectors.write(spark, str(directory))
     return directory
 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse", "mixed"])
-def test_vectors_as_spark_writes_them(written: Path, script: ModuleType, kind: str, whole: Any) -> None:
-    rows = script.KINDS[kind]
+def test_vectors_as_spark_writes_them(written: Path, kind: str, whole: Any) -> None:
+    rows = spark_vectors.KINDS[kind]
     expected = np.array(
         [
-            [np.nan] * script.WIDTH
+            [np.nan] * spark_vectors.WIDTH
             if row is None
-            else [row.get(j, 0.0) for j in range(script.WIDTH)]
+            else [row.get(j, 0.0) for j in range(spark_vectors.WIDTH)]
             if isinstance(row, dict)
             else row
             for row in rows
@@ -56,14 +36,14 @@ def test_vectors_as_spark_writes_them(written: Path, script: ModuleType, kind: s
     )
     data = Dataset.from_parquet(written / kind, vector="features", carry="id")
     assert data.source.sparse == (kind != "dense")
-    assert data.n_features == script.WIDTH
+    assert data.n_features == spark_vectors.WIDTH
     for height in (2, 1000):
         read = whole(data, height=height)
         np.testing.assert_array_equal(read.X, expected)
         assert read.carried["id"].to_pylist() == list(range(len(rows)))
 
 
-def test_dense_and_sparse_files_together(written: Path, script: ModuleType, whole: Any) -> None:
+def test_dense_and_sparse_files_together(written: Path, whole: Any) -> None:
     data = Dataset.from_parquet([written / "dense", written / "sparse"], vector="features", carry="id")
     assert data.source.sparse
     np.testing.assert_array_equal(
