@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -20,9 +21,10 @@ from reduce.about import versions
 from reduce.blocks import Array, Workspace
 from reduce.dataset import Dataset
 from reduce.engines.base import Progress, Tree, one_blas_thread
+from reduce.engines.checkpoint import Checkpoint
 from reduce.engines.memory import estimate, format_bytes, parse_bytes
 from reduce.engines.ship import pack, unpack
-from reduce.engines.tasks import compare_versions, fold_tasks, merge_trees, total_of, write_tasks
+from reduce.engines.tasks import attempt, compare_versions, fold_tasks, merge_trees, total_of, write_tasks
 from reduce.errors import ConfigError, DoesNotFitError, EigenmillError, EngineError
 from reduce.passes.base import Pass
 from reduce.sink import Manifest, Sink
@@ -43,8 +45,9 @@ class DaskEngine:
     Args:
         client: a ``distributed.Client``, or the address of a scheduler. The cluster stays the caller's.
         memory: budget of one worker process; by default the workers' own limit.
-        work: directory that all workers see, for arrays above 32 MiB.
-        retries: how often a failed task is tried again on another worker; errors in the data are not.
+        work: directory that this process and all workers see, for arrays above 32 MiB and finished scans.
+        retries: how often a task is tried again after an error that may pass, such as a store that does not answer;
+            what is wrong with the data is not. Tasks of workers that die are run elsewhere by Dask.
         progress: told of scans and rows.
     """
 
@@ -53,7 +56,7 @@ class DaskEngine:
         client: Client | str,
         memory: int | str | None = None,
         *,
-        work: str | None = None,
+        work: str | os.PathLike[str] | None = None,
         retries: int = 3,
         progress: Progress | None = None,
     ) -> None:
@@ -64,7 +67,8 @@ class DaskEngine:
                 raise EngineError(f"expected a Dask scheduler at {client}, found {error}; start it first") from error
         if not isinstance(client, Client):
             raise ConfigError(f"expected a distributed.Client or an address, found {type(client).__name__}")
-        self.client, self.memory, self.work = client, parse_bytes(memory), work
+        self.client, self.memory = client, parse_bytes(memory)
+        self.work = None if work is None else str(work)
         self.retries, self.progress = retries, progress
         self._checked: frozenset[str] = frozenset()
 
@@ -83,11 +87,22 @@ class DaskEngine:
     def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
         self._admit(pass_, data)
         keep, tree = tree is not None, Tree() if tree is None else tree
+        saved = None
+        if self.work is not None:
+            saved = Checkpoint(self.work, pass_, data, tree, form="tree" if keep or tree.nodes else "total")
+        if saved is None or not saved.resume():
+            self._fold(pass_, data, tree, keep=keep)
+            if saved is not None:
+                saved.save(whole=True)
+        with one_blas_thread():
+            return pass_.finalize(tree.total(pass_, keep=keep))
+
+    def _fold(self, pass_: Pass[S, Any], data: Dataset, tree: Tree[S], *, keep: bool) -> None:
         name = type(pass_).__name__.removesuffix("Pass").lower()
         tasks = fold_tasks(pass_, data, tree, TASKS)
         with self._stage(name, tasks):
             payload = pack(pass_, self.work)
-            trees = self._submit(f"fold-{name}", _call, [(pack(task, self.work),) for task in tasks])
+            trees = self._submit(f"fold-{name}", _call, [(pack(task, self.work), self.retries) for task in tasks])
             self._watch(trees, tasks)
             while len(trees) > 1:
                 groups = [trees[i : i + FAN_IN] for i in range(0, len(trees), FAN_IN)]
@@ -99,15 +114,13 @@ class DaskEngine:
             whole = merge_trees(pass_, [Tree(tree.nodes), found[0]])
             tree.nodes, tree.open, tree.open_rows = whole.nodes, whole.open, whole.open_rows
             tree.leaves = max(tree.leaves, whole.leaves)
-        with one_blas_thread():
-            return pass_.finalize(tree.total(pass_, keep=keep))
 
     def write(self, data: Dataset, sink: Sink) -> Manifest:
         self._admit(None, data)
         job = sink.open(data)
         tasks = write_tasks(data, job)
         with self._stage("write", tasks):
-            records = self._submit("write-part", _call, [(pack(task, self.work),) for task in tasks])
+            records = self._submit("write-part", _call, [(pack(task, self.work), self.retries) for task in tasks])
             self._watch(records, tasks)
             self._results(records)
         return job.commit()
@@ -137,10 +150,10 @@ class DaskEngine:
         for address, worker in workers.items():
             limit = self.memory or worker["memory_limit"]
             need = estimate(pass_, data, worker["nthreads"], process=PROCESS)
-            if limit and need.peak > limit:
+            if limit and need.scan > limit:
                 raise DoesNotFitError(
                     f"expected a plan within {format_bytes(limit)} on the worker {address}, found that its "
-                    f"{worker['nthreads']} threads need {format_bytes(need.peak)}; start workers with fewer threads "
+                    f"{worker['nthreads']} threads need {format_bytes(need.scan)}; start workers with fewer threads "
                     "or more memory"
                 )
 
@@ -156,9 +169,7 @@ class DaskEngine:
         token = uuid.uuid4().hex[:8]
         with self._alive():
             return [
-                self.client.submit(
-                    function, *args, key=f"eigenmill-{name}-{token}-{i}", retries=self.retries, pure=False
-                )
+                self.client.submit(function, *args, key=f"eigenmill-{name}-{token}-{i}", pure=False)
                 for i, args in enumerate(arguments)
             ]
 
@@ -210,8 +221,8 @@ class DaskEngine:
 # On the workers.
 
 
-def _call(payload: bytes) -> Any:
-    return unpack(payload)()
+def _call(payload: bytes, retries: int) -> Any:
+    return attempt(lambda: unpack(payload)(), retries)
 
 
 def _merge(payload: bytes, trees: list[Tree[Any]]) -> Tree[Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -17,11 +16,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from reduce import files
-from reduce.artifact import load_arrays, save_arrays
 from reduce.blocks import Array, Block, Workspace
 from reduce.dataset import Dataset, Fragment
-from reduce.digest import digest_of
 from reduce.engines.base import (
     Leaf,
     Merger,
@@ -30,11 +26,10 @@ from reduce.engines.base import (
     fold_leaf,
     one_blas_thread,
     plan_leaves,
-    restore_tree,
-    tree_arrays,
 )
+from reduce.engines.checkpoint import Checkpoint
 from reduce.engines.memory import parse_bytes, workers_that_fit
-from reduce.errors import ArtifactError, ConfigError
+from reduce.errors import ConfigError
 from reduce.manifest import Manifest, PartRecord
 from reduce.parts import Part
 from reduce.passes.base import Pass
@@ -136,7 +131,9 @@ class LocalEngine:
 
     def _fold(self, pass_: Pass[S, Any], data: Dataset, leaves: Sequence[Leaf], tree: Tree[S], workers: int) -> None:
         merger = Merger(pass_, tree)
-        checkpoint = None if self.work is None else _Checkpoint(self.work, pass_, data, merger, self.save_every)
+        checkpoint = (
+            None if self.work is None else Checkpoint(self.work, pass_, data, tree, merger.lock, self.save_every)
+        )
         if not leaves or (checkpoint is not None and checkpoint.resume()):
             return
         continued, tree.open = tree.open, None
@@ -223,47 +220,3 @@ def _watched(data: Dataset, part: Part, workspace: Workspace, watch: Watch) -> I
         for block in data.blocks(data.fragments[i], workspace, carry=True):
             yield block
             watch(block.rows)
-
-
-class _Checkpoint:
-    """The tree of one scan on disk; its name is the digest of the pass and the input."""
-
-    def __init__(self, work: Path, pass_: Any, data: Dataset, merger: Merger[Any], every: float) -> None:
-        self.kind, self.merger, self.every = pass_.state_type(), merger, every
-        tree = merger.tree
-        # A tree that goes on from an earlier day cannot fold that day's leaves again, so it is saved only when whole.
-        self.fresh = not tree.nodes and tree.open is None
-        past = None if self.fresh else tree_arrays(tree)
-        self.path = work / f"{digest_of([type(pass_).__name__, pass_, data.digest, past])}.state"
-        self.last, self.lock = time.monotonic(), threading.Lock()
-
-    def resume(self) -> bool:
-        """Take over what an earlier run has saved; true when that was the whole scan."""
-        if not self.path.exists():
-            return False
-        saved: Tree[Any] = Tree()
-        try:
-            arrays, meta = load_arrays(self.path)
-            restore_tree(arrays, meta, self.kind, saved)
-        except ArtifactError:
-            self.path.unlink()  # a damaged checkpoint costs time, not correctness: the leaves are folded again
-            return False
-        tree = self.merger.tree
-        if meta.get("whole"):
-            vars(tree).update(vars(saved))
-            return True
-        tree.nodes = saved.nodes
-        return False
-
-    def save_if_due(self, *, now: bool = False) -> None:
-        if self.fresh and (now or time.monotonic() - self.last > self.every):
-            self.save()
-
-    def save(self, *, whole: bool = False) -> None:
-        """Write the states at rest; leaves in flight are simply folded again after a resume."""
-        with self.lock, self.merger.lock:
-            self.last = time.monotonic()
-            with files.explained(str(self.path.parent), "make"):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            arrays, meta = tree_arrays(self.merger.tree)
-            save_arrays(self.path, arrays, {**meta, "whole": whole})

@@ -77,9 +77,14 @@ class Memory:
     finalize: int
 
     @property
+    def scan(self) -> int:
+        """The peak of the scan alone: what a cluster's worker needs, which does not finalize."""
+        return self.process + RESERVE + self.workers * (self.states + self.blocks + self.decoding) + self.tree
+
+    @property
     def peak(self) -> int:
-        scan = self.workers * (self.states + self.blocks + self.decoding) + self.tree
-        return self.process + RESERVE + max(scan, self.finalize)
+        """The peak of scan and finalization in one process."""
+        return max(self.scan, self.process + RESERVE + self.finalize)
 
 
 def estimate(pass_: Pass[Any, Any] | None, data: Dataset, workers: int, *, process: int | None = None) -> Memory:

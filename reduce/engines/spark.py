@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -24,9 +25,10 @@ from reduce.about import versions
 from reduce.blocks import Array, Workspace
 from reduce.dataset import Dataset
 from reduce.engines.base import Progress, Tree, one_blas_thread
+from reduce.engines.checkpoint import Checkpoint
 from reduce.engines.memory import estimate, format_bytes, parse_bytes
 from reduce.engines.ship import pack, unpack
-from reduce.engines.tasks import compare_versions, fold_tasks, merge_trees, total_of, write_tasks
+from reduce.engines.tasks import attempt, compare_versions, fold_tasks, merge_trees, total_of, write_tasks
 from reduce.engines.wire import from_bytes, joined, pieces, to_bytes
 from reduce.errors import ConfigError, DoesNotFitError, EngineError
 from reduce.passes.base import Pass
@@ -40,6 +42,8 @@ FAN_IN = 8
 """Trees that meet in one group: a power of two, so that the runs stay aligned. Two, when states are large."""
 AT_ONCE = 64 << 20
 """Bytes of states up to which the driver takes all trees without a round of merging."""
+RETRIES = 3
+"""How often a task is tried again after an error of the file system that may pass."""
 PROCESS = 300 << 20
 """Bytes that a Python worker holds before it reads."""
 SCHEMA = "key long, piece int, payload binary, error string"
@@ -52,7 +56,7 @@ class SparkEngine:
         session: a ``pyspark.sql.SparkSession``, classic or Connect. It stays the caller's.
         memory: budget of one executor's Python workers together; by default ``spark.executor.pyspark.memory`` or
             ``spark.executor.memoryOverhead`` when they are set.
-        work: directory that all executors see, for arrays above 32 MiB.
+        work: directory that this process and all executors see, for arrays above 32 MiB and finished scans.
         progress: told of scans and, at their end, rows.
     """
 
@@ -61,12 +65,13 @@ class SparkEngine:
         session: SparkSession,
         memory: int | str | None = None,
         *,
-        work: str | None = None,
+        work: str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
     ) -> None:
         if not hasattr(session, "range") or not hasattr(session, "conf"):
             raise ConfigError(f"expected a SparkSession, found {type(session).__name__}")
-        self.session, self.memory, self.work, self.progress = session, parse_bytes(memory), work, progress
+        self.session, self.memory, self.progress = session, parse_bytes(memory), progress
+        self.work = None if work is None else str(work)
 
     def __repr__(self) -> str:
         return f"SparkEngine({type(self.session).__module__}, memory={self.memory})"
@@ -82,6 +87,17 @@ class SparkEngine:
     def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
         self._admit(pass_, data)
         keep, tree = tree is not None, Tree() if tree is None else tree
+        saved = None
+        if self.work is not None:
+            saved = Checkpoint(self.work, pass_, data, tree, form="tree" if keep or tree.nodes else "total")
+        if saved is None or not saved.resume():
+            self._fold(pass_, data, tree, keep=keep)
+            if saved is not None:
+                saved.save(whole=True)
+        with one_blas_thread():
+            return pass_.finalize(tree.total(pass_, keep=keep))
+
+    def _fold(self, pass_: Pass[S, Any], data: Dataset, tree: Tree[S], *, keep: bool) -> None:
         name = type(pass_).__name__.removesuffix("Pass").lower()
         tasks = fold_tasks(pass_, data, tree, TASKS)
         rows = sum(task.rows for task in tasks)
@@ -106,8 +122,6 @@ class SparkEngine:
             whole = merge_trees(pass_, [Tree(tree.nodes), found])
             tree.nodes, tree.open, tree.open_rows = whole.nodes, whole.open, whole.open_rows
             tree.leaves = max(tree.leaves, whole.leaves)
-        with one_blas_thread():
-            return pass_.finalize(tree.total(pass_, keep=keep))
 
     def write(self, data: Dataset, sink: Sink) -> Manifest:
         self._admit(None, data)
@@ -195,7 +209,7 @@ class SparkEngine:
         if limit is None:
             return
         cores = self.workers
-        need = cores * estimate(pass_, data, 1, process=PROCESS).peak
+        need = cores * estimate(pass_, data, 1, process=PROCESS).scan
         if need > limit:
             raise DoesNotFitError(
                 f"expected a plan within {format_bytes(limit)} for the Python workers of an executor, found that "
@@ -222,7 +236,7 @@ def _mapper(
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def task(key: int) -> bytes:
         compare_versions(expected, versions(), "a Python worker")
-        return work(shipped[key])
+        return attempt(lambda: work(shipped[key]), RETRIES)
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:

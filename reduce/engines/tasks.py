@@ -7,18 +7,21 @@ reads, so that its size does not grow with the data set.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from reduce.blocks import Block, Workspace
 from reduce.dataset import Dataset
 from reduce.engines.base import Leaf, Merger, Tree, fold_leaf, one_blas_thread, plan_leaves
-from reduce.errors import EngineError
+from reduce.errors import EigenmillError, EngineError
 from reduce.passes.base import Pass
 from reduce.sink import Job, Part, PartRecord
 
 S = TypeVar("S")
+T = TypeVar("T")
+LASTING = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
 log = logging.getLogger("eigenmill")
 
 
@@ -64,6 +67,20 @@ class WriteTask:
         workspace = Workspace()
         for i in self.fragments:
             yield from self.data.blocks(self.data.fragments[i], workspace, carry=True)
+
+
+def attempt(work: Callable[[], T], retries: int) -> T:
+    """The result of ``work``, tried again after an error of the file system that may pass."""
+    for left in range(retries, -1, -1):
+        try:
+            return work()
+        except (EigenmillError, OSError) as error:
+            cause = error if type(error) is OSError else error.__cause__
+            if not left or not isinstance(cause, OSError) or isinstance(cause, LASTING):
+                raise
+            log.warning("trying again after %s", error)
+            time.sleep(0.5 * 2 ** (retries - left))
+    raise EngineError("expected retries >= 0, found fewer")
 
 
 def compare_versions(mine: dict[str, str], theirs: dict[str, str], where: str) -> None:

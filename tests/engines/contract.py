@@ -194,8 +194,12 @@ class EngineContract:
         assert tree_of(tmp_path / "a") == tree_of(tmp_path / "b")
         assert len(tree_of(tmp_path / "a")) > 4
 
-    def test_a_large_leaf_of_many_blocks(self, engine: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def whole_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Undo ``tiny_leaves`` within a test."""
         monkeypatch.undo()
+
+    def test_a_large_leaf_of_many_blocks(self, engine: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        self.whole_leaves(monkeypatch)
         X = np.random.default_rng(0).normal(size=(20_000, D))
         pq.write_table(pa.table({f"f{j}": X[:, j] for j in range(D)}), tmp_path / "t.parquet", row_group_size=9000)
         data = Dataset.from_parquet(tmp_path / "t.parquet")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from reduce.dataset import Dataset
@@ -51,18 +54,34 @@ class WatchedSource:
             raise AttributeError(name)
         return getattr(self._source, name)
 
+    def only(self, files: Any) -> WatchedSource:
+        return WatchedSource(self._source.only(files), self._tell)
+
     def blocks(self, fragment: Any, height: int, workspace: Any, *, carry: bool) -> Iterator[Any]:
         for block in self._source.blocks(fragment, height, workspace, carry=carry):
             self._tell(fragment, block)
             yield block
 
 
+@dataclass(frozen=True)
+class FailOnce:
+    """Raises at the first block of one fragment, once in all processes: a marker file remembers."""
+
+    path: str
+    start: int
+    error: BaseException
+    marker: str
+
+    def __call__(self, fragment: Any, block: Any) -> None:
+        if block.origin.path == self.path and fragment.start == self.start and not os.path.exists(self.marker):
+            Path(self.marker).touch()
+            raise self.error
+
+
 def failing_at(data: Dataset, fragment: int, error: BaseException) -> Dataset:
     """``data`` whose fragment of that number raises ``error`` when it is read first, and never again."""
-    left = [error]
-
-    def tell(read: Any, block: Any) -> None:
-        if read.index == fragment and left:
-            raise left.pop()
-
-    return replace(data, source=WatchedSource(data.source, tell))  # type: ignore[arg-type]
+    chosen: Any = data.fragments[fragment]
+    source: Any = data.source
+    marker = os.path.join(tempfile.mkdtemp(), "failed")
+    tell = FailOnce(source.path(chosen.file), chosen.start, error, marker)
+    return replace(data, source=WatchedSource(source, tell))  # type: ignore[arg-type]

@@ -18,11 +18,14 @@ distributed = pytest.importorskip("distributed")
 def client() -> Iterator[Any]:
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None, memory_limit="4GiB"
+            n_workers=2, threads_per_worker=2, processes=True, dashboard_address="127.0.0.1:0", memory_limit="4GiB"
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
         yield client
+
+
+WHOLE = reduce.dataset.LEAF_BYTES
 
 
 def set_leaf_bytes(size: int) -> None:
@@ -36,8 +39,12 @@ class TestDask(EngineContract):
 
     @pytest.fixture(autouse=True)
     def tiny_leaves(self, client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # type: ignore[override]
-        whole = reduce.dataset.LEAF_BYTES
+        self.client = client
         monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 1)
         client.run(set_leaf_bytes, 1)
         yield
-        client.run(set_leaf_bytes, whole)
+        client.run(set_leaf_bytes, WHOLE)
+
+    def whole_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().whole_leaves(monkeypatch)
+        self.client.run(set_leaf_bytes, WHOLE)

@@ -1,0 +1,82 @@
+"""A scan's merge tree on disk, in the engine's work directory: what a stopped run goes on from.
+
+The file's name is the digest of the pass, the input and what the scan goes on from, so that it fits one scan only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from reduce import files
+from reduce.artifact import load_arrays, save_arrays
+from reduce.dataset import Dataset
+from reduce.digest import digest_of
+from reduce.engines.base import Tree, restore_tree, tree_arrays
+from reduce.errors import ArtifactError
+
+
+class Checkpoint:
+    """The tree of one scan on disk.
+
+    Args:
+        work: the directory.
+        pass_, data: the scan.
+        tree: filled by the scan; what it holds now is what the scan goes on from.
+        lock: held while the tree changes.
+        every: seconds between two saves while the scan runs.
+        form: distinguishes trees of which only the total is kept.
+    """
+
+    def __init__(
+        self,
+        work: str | os.PathLike[str],
+        pass_: Any,
+        data: Dataset,
+        tree: Tree[Any],
+        lock: contextlib.AbstractContextManager[Any] | None = None,
+        every: float = 30.0,
+        form: str = "tree",
+    ) -> None:
+        self.kind, self.tree, self.every = pass_.state_type(), tree, every
+        self.tree_lock = lock or contextlib.nullcontext()
+        # A tree that goes on from an earlier day cannot fold that day's leaves again, so it is saved only when whole.
+        self.fresh = not tree.nodes and tree.open is None
+        past = None if self.fresh else tree_arrays(tree)
+        self.path = Path(work) / f"{digest_of([type(pass_).__name__, pass_, data.digest, past, form])}.state"
+        self.last, self.lock = time.monotonic(), threading.Lock()
+
+    def resume(self) -> bool:
+        """Take over what an earlier run has saved; true when that was the whole scan."""
+        if not self.path.exists():
+            return False
+        saved: Tree[Any] = Tree()
+        try:
+            arrays, meta = load_arrays(self.path)
+            restore_tree(arrays, meta, self.kind, saved)
+        except ArtifactError:
+            self.path.unlink()  # a damaged checkpoint costs time, not correctness: the leaves are folded again
+            return False
+        if meta.get("whole"):
+            vars(self.tree).update(vars(saved))
+            return True
+        self.tree.nodes = saved.nodes
+        return False
+
+    def save_if_due(self, *, now: bool = False) -> None:
+        """Save when the time has come, or ``now``, if a part of the scan is of use."""
+        if self.fresh and (now or time.monotonic() - self.last > self.every):
+            self.save()
+
+    def save(self, *, whole: bool = False) -> None:
+        """Write the states at rest; leaves in flight are simply folded again after a resume."""
+        with self.lock, self.tree_lock:
+            self.last = time.monotonic()
+            with files.explained(str(self.path.parent), "make"):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            arrays, meta = tree_arrays(self.tree)
+            save_arrays(self.path, arrays, {**meta, "whole": whole})
