@@ -138,14 +138,17 @@ class Block:
         dtype = np.dtype(dtype)
         X, (h, d) = self.X, self.X.shape
         moved = None if shift is None else np.asarray(shift, dtype=dtype)
-        if isinstance(X, Columns) or (isinstance(X, np.ndarray) and X.flags.f_contiguous and not X.flags.c_contiguous):
+        if isinstance(X, Columns):
             out = self.workspace.array(name, (d, h), dtype)
-            if isinstance(X, Columns):
-                # One call for all columns: a loop over hundreds of them costs as much as the copy.
-                np.concatenate(X.arrays, out=out.reshape(-1), casting="unsafe")
-                if moved is not None:
-                    out -= moved[:, None]
-            elif moved is None:
+            for row, column, move in zip(out, X.arrays, [None] * d if moved is None else moved, strict=True):
+                if move is None:
+                    row[...] = column
+                else:
+                    np.subtract(column, move, out=row, dtype=dtype, casting="unsafe")
+            return out.T
+        if isinstance(X, np.ndarray) and X.flags.f_contiguous and not X.flags.c_contiguous:
+            out = self.workspace.array(name, (d, h), dtype)
+            if moved is None:
                 out[...] = X.T
             else:
                 np.subtract(X.T, moved[:, None], out=out, dtype=dtype, casting="unsafe")

@@ -296,6 +296,7 @@ class Dataset:
             for transform in self.transforms:
                 block = transform(block)
             yield block
+            del block
 
     def to_numpy(self, engine: Any = None) -> Any:
         """All rows as one array (n, d) in this process: for data that fits, such as reduced features."""
@@ -402,6 +403,10 @@ def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return {name: value for name, value in options.items() if name not in cleaning}, cleaning
 
 
+COLLECTIONS = ("dask", "pyspark")
+"""Packages whose collections are taken as data: each has an engine of its own."""
+
+
 def as_dataset(X: Any) -> Dataset:
     """The data set that ``X`` stands for.
 
@@ -423,6 +428,10 @@ def as_dataset(X: Any) -> Dataset:
         return Dataset.from_pandas(X)
     if module.startswith("pyarrow._dataset"):
         return Dataset.from_pyarrow(X)
+    if module.partition(".")[0] in COLLECTIONS:
+        from reduce.engines.collections import source_of
+
+        return Dataset(source_of(X))
     if hasattr(X, "__arrow_c_stream__"):
         return Dataset.from_arrow(X)
     raise ConfigError(

@@ -32,7 +32,7 @@ from reduce.arrow import (
     unwrapped,
     wrong_length,
 )
-from reduce.blocks import Columns, Matrix, Origin
+from reduce.blocks import Array, Columns, Matrix, Origin
 from reduce.dataset import Numbered, feature_dtype
 from reduce.errors import ConfigError, DataError, SchemaError
 
@@ -71,7 +71,7 @@ class Layout(Protocol):
 
 @dataclass(frozen=True)
 class Scalars:
-    """One column per feature; ``plain`` when all are of Arrow's own integer and floating types."""
+    """One column per feature; ``plain`` when all are of one of Arrow's floating types of 32 or 64 bits."""
 
     columns: tuple[str, ...]
     dtype: np.dtype[Any]
@@ -83,10 +83,13 @@ class Scalars:
         return self.columns
 
     def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Matrix:
-        arrays = batch.columns[: len(self.columns)]
-        if self.plain and not any(a.null_count for a in arrays):
-            return Columns([a.to_numpy(zero_copy_only=True) for a in arrays], batch.num_rows)
-        return Columns([numbers(a) for a in arrays], batch.num_rows)
+        d = len(self.columns)
+        if self.plain:
+            # One copy in C++: a loop over hundreds of columns holds the interpreter's lock as long as it takes.
+            features = batch if batch.num_columns == d else batch.select(list(range(d)))
+            dense: Array = features.to_tensor(null_to_nan=True, row_major=False).to_numpy()
+            return dense
+        return Columns([numbers(a) for a in batch.columns[:d]], batch.num_rows)
 
     def describe(self) -> Mapping[str, Any]:
         return {"columns": list(self.columns)}
@@ -294,7 +297,8 @@ def choose(
 
 def _scalars(fields: Sequence[pa.Field], want: Wanted, path: str) -> Scalars:
     dtypes = [_number(field, path) for field in fields]
-    plain = all(pa.types.is_floating(f.type) or pa.types.is_integer(f.type) for f in fields)
+    kinds = {f.type for f in fields}
+    plain = len(kinds) == 1 and kinds <= {pa.float32(), pa.float64()}
     return Scalars(tuple(f.name for f in fields), want.dtype or feature_dtype(dtypes), plain)
 
 

@@ -218,7 +218,7 @@ class ParquetSource:
                     page_checksum_verification=True,
                 )
                 batches = reader.iter_batches(height, row_groups=list(groups), columns=list(columns), use_threads=False)
-            done = 0
+            done, asis = 0, None
             while done < sum(rows for _, rows in spans):
                 start = locate(path, spans, done)
                 with readable(start.at()):
@@ -227,13 +227,17 @@ class ParquetSource:
                     raise DataError(
                         f"expected more rows, found the end of the data in {start.at()}; write the file again"
                     )
-                if batch.schema.names != list(columns):
-                    batch = batch.select(columns)  # a column called "a.b" comes along with "a"
+                if asis is None:
+                    asis = batch.schema.names == list(columns)
+                if not asis:
+                    batch = batch.select(columns)  # files have an order of their own, and "a.b" comes along with "a"
                 origin = FileOrigin(path, start.row_group, start.row, spans, done)
                 done += batch.num_rows
                 block = self._block(batch, origin, keys, workspace, carry=carry)
+                del batch  # and below the block: their memory is what the next batch is decoded into
                 if block is not None:
                     yield block
+                del block
 
     def columns(self, *, carry: bool) -> tuple[str, ...]:
         """The columns to read from the files; those of the layout come first."""

@@ -122,6 +122,7 @@ def fold_leaf(
             state = pass_.fold(state, block)
             if progress is not None:
                 progress(block.rows)
+            del block  # its memory is what the next one is decoded into
     return state
 
 

@@ -19,9 +19,10 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from reduce.cleaning import KEEP, MEAN, Cleaning, Resolved
-from reduce.dataset import Dataset, as_dataset
+from reduce.dataset import COLLECTIONS, Dataset, as_dataset
 from reduce.engines import connect
 from reduce.engines.base import Engine, Tree, one_blas_thread
+from reduce.engines.collections import Collection
 from reduce.errors import ConfigError, DataError
 from reduce.estimators.record import Record, fingerprint, located, unseen
 from reduce.passes.base import Pass
@@ -33,7 +34,15 @@ def is_lazy(X: Any) -> bool:
     """Whether ``X`` is data to be read by an engine, as against an array or data frame."""
     if isinstance(X, list | tuple):
         return bool(X) and all(isinstance(path, str | os.PathLike) for path in X)
-    return isinstance(X, Dataset | str | os.PathLike) or type(X).__module__.partition(".")[0] == "pyarrow"
+    package = type(X).__module__.partition(".")[0]
+    return isinstance(X, Dataset | str | os.PathLike) or package in ("pyarrow", *COLLECTIONS)
+
+
+def engine_for(data: Dataset, engine: Engine | None) -> Engine:
+    """The engine asked for, else the one that a collection belongs to, else this process."""
+    if engine is not None:
+        return engine
+    return data.source.engine() if isinstance(data.source, Collection) else connect("local")
 
 
 def lazy_data_passes_by(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,7 +105,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """
         self._validate()
         data = self._dataset(X, sample_weight, reset=True)
-        engine = engine or connect("local")
+        engine = engine_for(data, engine)
         policy = self._policy(data, engine)
         record = Record(Tree(), (), 0, "", policy, self._dtype(data))
         if keep_state is None:
@@ -114,7 +123,6 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """
         self._validate()
         record = self._known()
-        engine = engine or connect("local")
         if record is None:
             if hasattr(self, "cleaning_"):
                 raise ConfigError(
@@ -122,11 +130,13 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                     "fit with keep_state=True, or load a model saved with state=True"
                 )
             data = self._dataset(X, sample_weight, reset=True)
+            engine = engine_for(data, engine)
             record = Record(Tree(), (), 0, "", self._policy(data, engine), self._dtype(data))
         else:
             data = unseen(self._dataset(X, sample_weight, reset=False), record)
             if not data.fragments:
                 return self
+            engine = engine_for(data, engine)
         return self._run(data, record, engine, keep=True)
 
     def _run(self, data: Dataset, record: Record, engine: Engine, *, keep: bool) -> Self:
@@ -273,6 +283,8 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         data = self._dataset(X, None, reset=False)
         dtype = np.dtype(np.float64) if getattr(self, "precision", None) == "float64" else data.dtype
         out = data.then(self._transform(Input(self._names, dtype, self.cleaning_)))
+        if isinstance(data.source, Collection) and not isinstance(X, Dataset):
+            return data.source.applied(out)
         return out if is_lazy(X) else self._collect(out)
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None, *, engine: Engine | None = None) -> Any:

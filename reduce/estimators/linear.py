@@ -10,10 +10,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from reduce.blocks import F64, block_height
 from reduce.dataset import Dataset, Numbered
-from reduce.engines import connect
 from reduce.engines.base import Engine
 from reduce.errors import ConfigError, DataError
-from reduce.estimators.base import Estimator
+from reduce.estimators.base import Estimator, engine_for
 from reduce.estimators.scaler import scale_of
 from reduce.estimators.solver import choose, first_pass
 from reduce.estimators.spectrum import Spectrum, dual_r, of_gram, of_rows, refined
@@ -195,7 +194,7 @@ class Linear(Estimator):
         input = Input(self._names, np.dtype(np.float64), self.cleaning_)
         residual = data.then(Residual(Project(input, self._shift, weights, self._output_names()), basis))
         policy = residual.cleaning.resolve(residual.feature_names)
-        run = (engine or connect("local")).run
+        run = engine_for(residual, engine).run
         found: Moments = run(MomentsPass(Intake(residual.feature_names, np.dtype(np.float64), policy)), residual)
         squares = found.m2 + found.count * found.mean**2
         spread = float(self.quality_.m2.sum()) * (found.total / self.quality_.total)

@@ -9,9 +9,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from reduce.blocks import F64
 from reduce.dataset import Dataset
-from reduce.engines import connect
 from reduce.engines.base import Engine
 from reduce.errors import ConfigError
+from reduce.estimators.base import engine_for
 from reduce.estimators.linear import Linear
 from reduce.estimators.spectrum import Spectrum, minka_rank, optimal_threshold, rank_for_share
 from reduce.passes.moments import Intake, Moments, MomentsPass
@@ -147,7 +147,7 @@ class PCA(Linear):
         data = self._dataset(X, None, reset=False).then(self._likelihood())
         names = data.feature_names
         pass_ = MomentsPass(Intake(names, np.dtype(np.float64), data.cleaning.resolve(names)))
-        found: Moments = (engine or connect("local")).run(pass_, data)
+        found: Moments = engine_for(data, engine).run(pass_, data)
         return float(found.mean[0])
 
     def _likelihood(self) -> LogLikelihood:
