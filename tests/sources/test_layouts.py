@@ -86,9 +86,19 @@ def test_all_numeric_types_together_are_one_matrix(tmp_path: Path, whole: Any) -
         np.testing.assert_array_equal(whole(data).X, expected)
 
 
-def test_float_columns_without_nulls_are_views(tmp_path: Path) -> None:
+def test_float_columns_of_one_type_are_one_column_major_array(tmp_path: Path) -> None:
     values = np.arange(100, dtype=np.float32)
-    table = pa.table({"a": values, "b": values + 1})
+    table = pa.table({"a": values, "b": values + 1, "n": pa.array([None, *values[1:]], pa.float32())})
+    block = first_block(Dataset.from_arrow(table.slice(0, 50)))
+    assert block.X.dtype == np.float32
+    assert block.X.flags.f_contiguous
+    np.testing.assert_array_equal(block.X[:, 1], values[:50] + 1)
+    np.testing.assert_array_equal(block.X[:, 2], [NAN, *values[1:50]])
+
+
+def test_float_columns_of_several_types_are_views(tmp_path: Path) -> None:
+    values = np.arange(100, dtype=np.float32)
+    table = pa.table({"a": values, "b": values.astype(np.float64) + 1})
     block = first_block(Dataset.from_arrow(table.slice(10, 50)))
     assert isinstance(block.X, Columns)
     assert np.shares_memory(block.X.arrays[0], values)

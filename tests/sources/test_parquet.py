@@ -320,7 +320,7 @@ def test_interleaved_streams_do_not_disturb_each_other(files: Path) -> None:
     data = Dataset.from_parquet(files, carry="id")
     one, two = (data.source.blocks(data.fragments[0], 30, Workspace(), carry=False) for _ in range(2))
     for a, b in zip(one, two, strict=True):
-        np.testing.assert_array_equal(a.X.arrays[0], b.X.arrays[0])
+        np.testing.assert_array_equal(a.X, b.X)
 
 
 def test_leaf_rows_decide_the_cut() -> None:
