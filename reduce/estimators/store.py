@@ -29,6 +29,8 @@ from reduce.passes.base import from_arrays, to_arrays
 from reduce.passes.moments import Intake, Moments
 
 log = logging.getLogger("eigenmill")
+STRANGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
+"""What values of an unexpected kind lead to."""
 KINDS: dict[str, type[Estimator]] = {kind.__name__: kind for kind in (PCA, TruncatedSVD, StandardScaler)}
 """The closed registry of what a model file may ask for."""
 
@@ -103,7 +105,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     loaded = load_model(path)
     try:
         return _restore(loaded, path)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except STRANGE as error:
         if isinstance(error, ArtifactError):
             raise
         raise ArtifactError(
@@ -173,7 +175,7 @@ def _restore_record(path: str | os.PathLike[str], names: Any, model: Estimator) 
         tree: Tree[Any] = Tree()
         restore_tree(arrays["tree"], meta["tree"], pass_.state_type(), tree)
         return Record(tree, files, int(meta["rows"]), meta["solver"], policy, dtype)
-    except (KeyError, TypeError, ValueError) as error:
+    except STRANGE as error:
         if isinstance(error, ArtifactError):
             raise
         raise ArtifactError(f"expected a whole state at {path}, found {error!r}; fit again") from error
