@@ -123,9 +123,6 @@ class Source(Protocol):
         """Whether blocks arrive as CSR."""
 
     @property
-    def weighted(self) -> bool: ...
-
-    @property
     def digest(self) -> str:
         """Identifies the rows and how they are read: the files and the layout, or the content of arrays."""
 
@@ -192,10 +189,6 @@ class ArraySource:
     @property
     def sparse(self) -> bool:
         return bool(scipy.sparse.issparse(self.X))
-
-    @property
-    def weighted(self) -> bool:
-        return self.weights is not None
 
     @property
     def digest(self) -> str:

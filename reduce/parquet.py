@@ -163,10 +163,6 @@ class ParquetSource:
     def stored_columns(self) -> int:
         return len(self.columns(carry=False))
 
-    @property
-    def weighted(self) -> bool:
-        return self.weights is not None
-
     @cached_property
     def fragments(self) -> Sequence[Fragment]:
         """Files without rows have none."""

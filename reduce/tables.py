@@ -71,10 +71,6 @@ class TableSource:
     def stored_columns(self) -> int:
         return len(self.layout.columns)
 
-    @property
-    def weighted(self) -> bool:
-        return self.weights is not None
-
     @cached_property
     def digest(self) -> str:
         """Of the content, whatever its chunks."""

@@ -31,7 +31,6 @@ class MadeSource:
     form: str = "dense"
     tag: str = ""
     files: tuple[FileInfo, ...] = ()
-    weighted: bool = False
     fragments: tuple[Fragment, ...] = field(init=False)
 
     def __post_init__(self) -> None:

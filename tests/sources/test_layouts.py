@@ -123,7 +123,6 @@ def test_carried_and_weight_columns_are_no_features_by_default(tmp_path: Path, w
     table = pa.table({"id": ["x", "y"], "a": [1.0, 2.0], "w": pa.array([3, None]), "__index_level_0__": [5, 6]})
     for data in both(table, tmp_path, carry="id", weights="w"):
         assert list(data.feature_names) == ["a"]
-        assert data.source.weighted
         assert dict(data.source.describe()) == {"columns": ["a"]}
         read = whole(data)
         np.testing.assert_array_equal(read.weights, [3, NAN])
