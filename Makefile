@@ -2,13 +2,14 @@
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test slow check bench format lint-fix clean
+.PHONY: help demo test slow airflow check bench format lint-fix clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
 CORE  := $(VENV)/.core
 CHECK := $(VENV)/.check
 TEST  := $(VENV)/.test
+FLOW  := build/airflow
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST := PYSPARK_PYTHON=$(CURDIR)/$(BIN)/python PYSPARK_DRIVER_PYTHON=$(CURDIR)/$(BIN)/python $(BIN)/python -m pytest
 ARGS  ?=
@@ -20,10 +21,12 @@ demo: $(CORE)  ## install the core and run the demonstration
 	$(BIN)/eigenmill demo $(ARGS)
 
 test: $(TEST)  ## fast tests with coverage; ARGS='-k gram' goes to pytest
-	$(PYTEST) --cov --cov-report=term $(ARGS)
+	$(PYTEST) -n auto --dist loadfile --cov --cov-report=term $(ARGS)
 
-slow: $(TEST)  ## the slow tests
+slow: $(TEST) $(FLOW)/.installed  ## the slow tests
 	$(PYTEST) -m slow $(ARGS)
+
+airflow: $(FLOW)/.installed  ## Airflow in an environment of its own, for the test of the DAG
 
 check: $(CHECK)  ## lint, format, types, import rules
 	$(BIN)/ruff check .
@@ -48,6 +51,12 @@ clean:  ## remove .venv, caches and build output
 $(CORE): pyproject.toml constraints.txt scripts/venv.sh scripts/apt_install.sh
 	scripts/venv.sh $(VENV)
 	$(PIP) --editable .
+	@touch $@
+
+$(FLOW)/.installed: constraints-airflow.txt scripts/venv.sh
+	scripts/venv.sh $(FLOW)
+	$(FLOW)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-airflow.txt \
+		'apache-airflow==3.3.*'
 	@touch $@
 
 $(CHECK): $(CORE)

@@ -389,6 +389,18 @@ class Dataset:
 
         return cls.from_arrow(tables.pandas_table(frame), **options)
 
+    @classmethod
+    def from_spark(cls, frame: Any, **options: Any) -> Dataset:
+        """A Spark DataFrame, classic or Connect, whose rows reach the workers as Arrow batches; options as for Parquet.
+
+        Estimators given one fit on its own cluster. Nothing is read now but the first row of a vector column;
+        ``model.transform(frame)`` is a DataFrame again, and with ``carry`` has these columns and the features.
+        """
+        from reduce.engines.spark_frames import source_of
+
+        layout, cleaning = _split(options)
+        return cls(source_of(frame, **layout), Cleaning(**cleaning))
+
 
 def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Layout options and cleaning options."""

@@ -74,7 +74,7 @@ class Footer:
         return _parsed(self.tail)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)
 def _parsed(tail: bytes) -> pq.FileMetaData:
     # Kept: fragments of one file are read one after the other, and a wide footer takes long to parse.
     return pq.read_metadata(pa.BufferReader(tail))
@@ -234,6 +234,7 @@ class ParquetSource:
                 if block is not None:
                     yield block
                 del block
+            pa.default_memory_pool().release_unused()
 
     def columns(self, *, carry: bool) -> tuple[str, ...]:
         """The columns to read from the files; those of the layout come first."""

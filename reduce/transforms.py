@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from reduce.blocks import F64, Block, Floats
@@ -180,6 +181,34 @@ class Project(_Digested):
         np.matmul(y, weights, out=z)
         z += constant
         return z
+
+
+@dataclass(frozen=True)
+class Align(_Digested):
+    """Columns in another order and with other signs: ``z[:, permutation] * signs``; every value stays exact.
+
+    With it the features of a new model keep the places and signs that an earlier one gave them.
+
+    Args:
+        permutation: (k,) whole numbers 0 to k - 1, each once: column j of the output is column ``permutation[j]``.
+        signs: (k,) of 1.0 and -1.0.
+        names: (k,) feature names of the output.
+        dtype: float32 or float64, the precision of the columns.
+    """
+
+    permutation: npt.NDArray[np.int64]
+    signs: F64
+    names: Sequence[str]
+    dtype: np.dtype[Any]
+
+    @property
+    def n_features_in(self) -> int:
+        return len(self.permutation)
+
+    def __call__(self, block: Block) -> Block:
+        z = np.take(block.dense(self.dtype, name="unaligned"), self.permutation, axis=1)
+        z *= self.signs.astype(self.dtype)
+        return block.with_matrix(z)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,9 @@ def source_of(X: Any) -> Any:
     """The source of a Dask array, Dask DataFrame or Spark DataFrame."""
     package = type(X).__module__.partition(".")[0]
     if package == "dask":
-        from reduce.engines.dask_frames import source_of as adapted
-    else:
-        from reduce.engines.spark_frames import source_of as adapted
-    return adapted(X)
+        from reduce.engines import dask_frames
+
+        return dask_frames.source_of(X)
+    from reduce.engines import spark_frames
+
+    return spark_frames.source_of(X)

@@ -184,7 +184,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         if is_lazy(X):
             if sample_weight is not None:
                 raise ConfigError("expected sample_weight with arrays only; name a column of weights in the Dataset")
-            data = as_dataset(X) if reset or not isinstance(X, str | os.PathLike) else self._read(X)
+            data = as_dataset(X) if reset else self._read(X)
             if reset:
                 self.n_features_in_ = data.n_features
                 self._names = data.feature_names
@@ -217,9 +217,13 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _numbered(self) -> bool:
         return not isinstance(self._names, tuple)
 
-    def _read(self, path: str | os.PathLike[str]) -> Dataset:
-        """A path read in the layout that the model was fitted on."""
-        return Dataset.from_parquet(path, **self._layout)
+    def _read(self, X: Any) -> Dataset:
+        """Files and Spark DataFrames are read in the layout that the model was fitted on."""
+        if isinstance(X, str | os.PathLike):
+            return Dataset.from_parquet(X, **self._layout)
+        if type(X).__module__.startswith("pyspark."):
+            return Dataset.from_spark(X, **self._layout)
+        return as_dataset(X)
 
     def _aligned(self, data: Dataset) -> Dataset:
         if data.n_features != self.n_features_in_:
