@@ -44,6 +44,11 @@ class Store:
             return self.given
         return _LOCAL if self.uri is None else _from_uri(self.uri)[0]
 
+    @property
+    def remote(self) -> bool:
+        """Whether a read may cost a request."""
+        return not isinstance(self.filesystem, fs.LocalFileSystem)
+
 
 _LOCAL = fs.LocalFileSystem()
 

@@ -8,8 +8,9 @@ file that shrinks meanwhile is an error instead of a signal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -34,8 +35,10 @@ TAIL = 64 << 10
 """Bytes read from a file's end to get its footer; a longer footer costs a second read."""
 READ = 128 << 10
 """Bytes per read of a column chunk. Streams a row group of any size in bounded memory (tried)."""
-READERS = 32
-"""Threads that read footers: they wait for the store more than they compute."""
+READS, LEAST_READ = 16 << 20, 32 << 10
+"""Bytes of such reads of all columns together, and of one: on a local disk, many columns have smaller ones."""
+READERS = (4, 32)
+"""Threads that read footers, of a local disk and of a store: they wait for that more than they compute."""
 
 
 @contextmanager
@@ -210,7 +213,7 @@ class ParquetSource:
                     file,
                     metadata=footer.metadata,
                     pre_buffer=False,
-                    buffer_size=READ,
+                    buffer_size=READ if self.store.remote else min(READ, max(READS // len(columns), LEAST_READ)),
                     page_checksum_verification=True,
                 )
                 batches = reader.iter_batches(height, row_groups=list(groups), columns=list(columns), use_threads=False)
@@ -234,7 +237,6 @@ class ParquetSource:
                 if block is not None:
                     yield block
                 del block
-            pa.default_memory_pool().release_unused()
 
     def columns(self, *, carry: bool) -> tuple[str, ...]:
         """The columns to read from the files; those of the layout come first."""
@@ -359,22 +361,36 @@ def plan(listing: Listing, want: Wanted, filters: Any = None) -> ParquetSource:
     expected = {name: schema.field(name).type for name in columns}
     vector = layout.column if isinstance(layout, SparkVector) else None
 
-    def inspect(path: str, relative: str) -> tuple[FileInfo, bool]:
-        footer = footer_of(path)
+    found, dense = list[FileInfo](), True
+    footers = _ahead(footer_of, paths, READERS[listing.store.remote])
+    for path, relative, footer in zip(paths, listing.files, footers, strict=True):
         _agree(_schema(footer, path), expected, path, paths[0])
         with readable(path):
-            return _info(footer, relative, columns), vector is None or _all_dense(footer.metadata, vector)
-
-    with ThreadPoolExecutor(min(READERS, len(paths))) as pool:
-        found = list(pool.map(inspect, paths, listing.files))
+            found.append(_info(footer, relative, columns))
+            dense = dense and (vector is None or _all_dense(footer.metadata, vector))
     if isinstance(layout, SparkVector):
-        layout = replace(layout, sparse=not all(dense for _, dense in found))
-    return replace(source, files=tuple(info for info, _ in found), layout=layout)
+        layout = replace(layout, sparse=not dense)
+    return replace(source, files=tuple(found), layout=layout)
+
+
+def _ahead(read: Callable[[str], Footer], paths: Sequence[str], readers: int) -> Iterator[Footer]:
+    """The footers in order, read by many threads a few ahead of the one that parses them.
+
+    Parsed in one thread, their memory is used again; parsed in many, each keeps some of its own.
+    """
+    with ThreadPoolExecutor(min(readers, len(paths))) as pool:
+        waiting = deque[Future[Footer]]()
+        for path in paths:
+            waiting.append(pool.submit(read, path))
+            if len(waiting) > readers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _schema(footer: Footer, path: str) -> pa.Schema:
-    with readable(path):
-        return footer.metadata.schema.to_arrow_schema()
+    with readable(path), pq.ParquetFile(pa.BufferReader(footer.tail), metadata=footer.metadata) as reader:
+        return reader.schema_arrow
 
 
 def _carried(schema: pa.Schema, name: str, path: str) -> pa.Field:
@@ -406,9 +422,8 @@ def _agree(schema: pa.Schema, expected: Mapping[str, pa.DataType], path: str, fi
 
 def _info(footer: Footer, relative: str, columns: Sequence[str]) -> FileInfo:
     metadata, wanted = footer.metadata, set(columns)
-    leaves = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    leaves, groups = _leaves(metadata), [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     read = [i for i, leaf in enumerate(leaves) if leaf in wanted or leaf.split(".", 1)[0] in wanted]
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     if len(read) == len(leaves):
         encoded = footer.size - len(footer.tail)
     else:
@@ -416,10 +431,21 @@ def _info(footer: Footer, relative: str, columns: Sequence[str]) -> FileInfo:
     return FileInfo(relative, footer.size, footer.digest, tuple(group.num_rows for group in groups), encoded)
 
 
+def _leaves(metadata: pq.FileMetaData) -> list[str]:
+    """Paths of the leaf columns; none in a file without row groups.
+
+    Not from ``metadata.schema``: that and the metadata refer to each other, and stay until the garbage is collected.
+    """
+    if not metadata.num_row_groups:
+        return []
+    group = metadata.row_group(0)
+    return [group.column(i).path_in_schema for i in range(group.num_columns)]
+
+
 def _all_dense(metadata: pq.FileMetaData, column: str) -> bool:
     """Whether the statistics say that every Spark vector of the column is dense."""
-    leaf = next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == f"{column}.type")
     for group in range(metadata.num_row_groups):
+        leaf = _leaves(metadata).index(f"{column}.type")
         chunk = metadata.row_group(group).column(leaf)
         known = chunk.statistics
         if known is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reduce.dataset import Fragment
 
-PART_BYTES = (4 << 20, 128 << 20)
+PART_BYTES = (8 << 20, 128 << 20)
 """Bounds of a part's feature bytes; between them an output has about 64 parts. Format constants."""
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from reduce.blocks import Array, Block, Workspace
 from reduce.dataset import Dataset, Fragment
@@ -175,6 +176,13 @@ class LocalEngine:
                 advance(rows)
 
         def loop() -> None:
+            try:
+                serve()
+            finally:
+                # What the allocator keeps for a thread that has ended, later threads would not use.
+                pa.default_memory_pool().release_unused()
+
+        def serve() -> None:
             workspace = Workspace()
             while not stop.is_set():
                 with turn:
