@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from jobs.config import Input, Job, JobFile, Output, Reduction
 from reduce import PCA, Dataset, Sink, StandardScaler, TruncatedSVD, connect
 from reduce.engines.base import Engine, Progress
+from reduce.errors import ConfigError
 
 
 def layout_of(spec: Input) -> dict[str, Any]:
@@ -64,12 +66,41 @@ def build_estimator(spec: Reduction) -> Any:
     return PCA(whiten=spec.whiten, **shared) if spec.method == "pca" else TruncatedSVD(**shared)
 
 
-def build_engine(source: JobFile, work: Path | None, progress: Progress | None) -> Engine:
-    """The engine; no scan has begun."""
+def build_engine(source: JobFile, work: str | None, progress: Progress | None) -> Engine:
+    """The engine; no scan has begun.
+
+    Raises:
+        ConfigError: an option is wrong, or no cluster is named.
+        EngineError: the cluster does not answer.
+    """
     spec = source.job.engine
-    options = {"workers": spec.workers, "memory": spec.memory, "work": work, "save_every": spec.save_every}
+    options: dict[str, Any] = {"memory": spec.memory, "work": work, "progress": progress}
     with source.blame("engine"):
-        return connect(spec.kind, progress=progress, **options)
+        if spec.kind == "dask":
+            return connect("dask", _scheduler(spec.address), **options)
+        if spec.kind == "spark":
+            return connect("spark", _session(spec.master, spec.remote), **options)
+        return connect("local", workers=spec.workers, save_every=spec.save_every, **options)
+
+
+def _scheduler(address: str | None) -> str:
+    """The address of the Dask scheduler."""
+    found = address or os.environ.get("DASK_SCHEDULER_ADDRESS")
+    if not found:
+        raise ConfigError(
+            "expected the scheduler of a Dask cluster, found none; "
+            "set engine.address=tcp://host:8786, or DASK_SCHEDULER_ADDRESS"
+        )
+    return found
+
+
+def _session(master: str | None, remote: str | None) -> Any:
+    """The Spark session of this process, started if there is none."""
+    try:
+        from reduce.engines.spark_session import session
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"expected the extra for 'spark': pip install 'eigenmill[spark]' ({error})") from error
+    return session(master=master, remote=remote)
 
 
 def build_sink(source: JobFile, names: Sequence[str] | None = None) -> Sink:
@@ -87,12 +118,32 @@ def sink_options(spec: Output) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in shared}
 
 
-def work_directory(job: Job, key: str) -> Path | None:
-    """Where an interrupted run leaves what it goes on from; None when all output is remote and no place is named."""
+def work_directory(job: Job, key: str) -> str | None:
+    """Where an interrupted run leaves what it goes on from: hidden beside the output, if no place is named.
+
+    None for a local engine whose output is remote: a cluster's workers see the remote place, and use it.
+    """
     if job.engine.work is not None:
-        return Path(job.engine.work) / f"eigenmill-{key[:16]}"
-    beside = next((p for p in (job.output.model, job.output.features) if p is not None and "://" not in p), None)
+        return _below(job.engine.work, f"eigenmill-{key[:16]}")
+    outputs = [path for path in (job.output.model, job.output.features) if path is not None]
+    beside = next((p for p in outputs if "://" not in p), None)
+    if job.engine.kind != "local":
+        beside = outputs[0]
     if beside is None:
         return None
+    if "://" in beside:
+        path, query = _split(beside)
+        parent, _, name = path.rstrip("/").rpartition("/")
+        return f"{parent}/.{name}.work-{key[:16]}{query}"
     target = Path(beside).absolute()
-    return target.parent / f".{target.name}.work-{key[:16]}"
+    return str(target.parent / f".{target.name}.work-{key[:16]}")
+
+
+def _below(directory: str, name: str) -> str:
+    path, query = _split(directory) if "://" in directory else (directory, "")
+    return f"{path.rstrip('/')}/{name}{query}"
+
+
+def _split(uri: str) -> tuple[str, str]:
+    path, question, query = uri.partition("?")
+    return path, question + query

@@ -196,16 +196,37 @@ class Output(Section):
 class Engine(Section):
     """Where it runs."""
 
-    kind: Literal["local"] = "local"
-    """`local`: threads of this process."""
+    kind: Literal["local", "dask", "spark"] = "local"
+    """`local`: threads of this process; `dask`, `spark`: the workers of a cluster."""
+    address: str | None = None
+    """Only for dask: the scheduler, such as tcp://host:8786; DASK_SCHEDULER_ADDRESS by default."""
+    master: str | None = None
+    """Only for spark: the cluster, such as spark://host:7077; by default the session that spark-submit starts."""
+    remote: str | None = None
+    """Only for spark: a Spark Connect server, such as sc://host:15002."""
     workers: int | None = Field(default=None, ge=1)
-    """Threads; all CPUs by default. Results do not depend on it."""
+    """Only for local: threads; all CPUs by default. Results do not depend on it."""
     memory: Size | None = None
-    """Budget of the process, such as 2GiB: a plan that does not fit is refused before data is read."""
+    """Budget of the process (of one worker of a cluster), such as 2GiB: what does not fit is refused before reading."""
     work: str | None = None
-    """Directory for what an interrupted run goes on from; by default hidden beside the output."""
+    """Directory for what an interrupted run goes on from; by default hidden beside the output. All workers see it."""
     save_every: float = Field(default=30.0, gt=0)
-    """Seconds between checkpoints of a scan in progress."""
+    """Only for local: seconds between checkpoints of a scan in progress."""
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> Engine:
+        own = {"local": {"workers", "save_every"}, "dask": {"address"}, "spark": {"master", "remote"}}
+        for kind, names in own.items():
+            given = sorted(n for n in names & self.model_fields_set if getattr(self, n) is not None)
+            if kind != self.kind and given:
+                advice = "a cluster has its own workers" if given[0] == "workers" else f"it belongs to kind: {kind}"
+                raise ValueError(
+                    f"no {given[0]} with kind: {self.kind}; found {given[0]}: "
+                    f"{redact.text(str(getattr(self, given[0])))}, remove it: {advice}"
+                )
+        if self.master is not None and self.remote is not None:
+            raise ValueError("one of master and remote; found both")
+        return self
 
 
 def _present(value: Any) -> Any:

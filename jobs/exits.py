@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs import redact
-from reduce.errors import ArtifactError, ConfigError, DataError, DoesNotFitError, OutputError
+from reduce.errors import ArtifactError, ConfigError, DataError, DoesNotFitError, EngineError, OutputError
 
 OK = 0
 FAILED = 1
@@ -12,6 +12,7 @@ BAD_DATA = 3
 DOES_NOT_FIT = 4
 BAD_OUTPUT = 5
 DAMAGED = 6
+NO_CLUSTER = 7
 INTERRUPTED = 130
 
 MEANINGS = {
@@ -22,6 +23,7 @@ MEANINGS = {
     DOES_NOT_FIT: "the plan does not fit in the memory allowed",
     BAD_OUTPUT: "an output exists already, or cannot be written",
     DAMAGED: "a saved model or state is damaged, or none",
+    NO_CLUSTER: "the cluster does not answer, or its workers are not what they should be",
     INTERRUPTED: "interrupted (Ctrl-C, SIGTERM); the same command goes on from there",
 }
 
@@ -32,6 +34,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (MemoryError, DOES_NOT_FIT),
     (OutputError, BAD_OUTPUT),
     (ArtifactError, DAMAGED),
+    (EngineError, NO_CLUSTER),
     (KeyboardInterrupt, INTERRUPTED),
 )
 
@@ -56,6 +59,7 @@ __all__ = [
     "FAILED",
     "INTERRUPTED",
     "MEANINGS",
+    "NO_CLUSTER",
     "OK",
     "as_json",
     "code_of",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import shutil
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ class Prepared:
     engine: Engine
     sink: Sink | None
     key: str
-    work: Path | None
+    work: str | None
 
     @property
     def job(self) -> Job:
@@ -88,7 +87,7 @@ def run(source: JobFile, progress: Progress | None = None) -> RunReport:
         if fitted and not plan.fits:
             raise DoesNotFitError(f"expected a plan within engine.memory, found that {plan.advice}")
         _refuse_other_features(ready)
-        resumed = ready.work is not None and any(ready.work.glob("*.state"))
+        resumed = _begun(ready.work)
     manifest: Manifest | None = None
     with _workplace(ready.work):
         if model is None:
@@ -164,20 +163,30 @@ def _save(ready: Prepared, model: Any) -> str:
     return digest
 
 
+def _begun(work: str | None) -> bool:
+    """Whether an earlier run has left something to go on from."""
+    if work is None:
+        return False
+    fs, directory = files.resolve(work)
+    return any(name.endswith(".state") for name in files.names(fs, directory))
+
+
 @contextlib.contextmanager
-def _workplace(work: Path | None) -> Iterator[None]:
+def _workplace(work: str | None) -> Iterator[None]:
     """The directory of checkpoints, there while the job runs and left there when it does not end well."""
     if work is None:
         yield
         return
-    with files.explained(str(work), "create"):
-        work.mkdir(parents=True, exist_ok=True)
+    fs, directory = files.resolve(work)
+    files.make_directory(fs, directory)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            work.rmdir()  # an empty one is of no use, whatever happened
-    shutil.rmtree(work, ignore_errors=True)
+            if files.is_local(fs):
+                os.rmdir(directory)  # an empty one is of no use, whatever happened
+    with contextlib.suppress(OutputError):
+        files.remove(fs, directory, "directory")
 
 
 def _exists(path: str) -> bool:

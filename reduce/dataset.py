@@ -389,11 +389,27 @@ class Dataset:
 
         return cls.from_arrow(tables.pandas_table(frame), **options)
 
+    @classmethod
+    def from_spark(cls, frame: Any, **options: Any) -> Dataset:
+        """A Spark DataFrame, classic or Connect, whose rows reach the workers as Arrow batches; options as for Parquet.
+
+        Estimators given one fit on its own cluster. Nothing is read now but the first row of a vector column;
+        ``model.transform(frame)`` is a DataFrame again, and with ``carry`` has these columns and the features.
+        """
+        from reduce.engines.spark_frames import source_of
+
+        layout, cleaning = _split(options)
+        return cls(source_of(frame, **layout), Cleaning(**cleaning))
+
 
 def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Layout options and cleaning options."""
     cleaning = {name: value for name, value in options.items() if name in ("missing", "clip", "clip_sd")}
     return {name: value for name, value in options.items() if name not in cleaning}, cleaning
+
+
+COLLECTIONS = ("dask", "pyspark")
+"""Packages whose collections are taken as data: each has an engine of its own."""
 
 
 def as_dataset(X: Any) -> Dataset:
@@ -417,6 +433,10 @@ def as_dataset(X: Any) -> Dataset:
         return Dataset.from_pandas(X)
     if module.startswith("pyarrow._dataset"):
         return Dataset.from_pyarrow(X)
+    if module.partition(".")[0] in COLLECTIONS:
+        from reduce.engines.collections import source_of
+
+        return Dataset(source_of(X))
     if hasattr(X, "__arrow_c_stream__"):
         return Dataset.from_arrow(X)
     raise ConfigError(

@@ -11,14 +11,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from threadpoolctl import OpenBLASController, threadpool_limits
 
 from reduce.blocks import Workspace
-from reduce.dataset import Dataset, leaf_rows
+from reduce.dataset import Dataset, Fragment, leaf_rows
 from reduce.errors import ArtifactError
 from reduce.passes.base import Pass, from_arrays, to_arrays
 
@@ -114,11 +114,16 @@ def fold_leaf(
     workspace: Workspace,
     start: S | None = None,
     progress: Callable[[int], None] | None = None,
+    fragments: Sequence[Fragment] | None = None,
 ) -> S:
-    """The one loop in which a block meets a pass; every engine's task runs it."""
+    """The one loop in which a block meets a pass; every engine's task runs it.
+
+    The leaf counts in ``fragments``, by default all of the data's.
+    """
     state = pass_.start() if start is None else start
+    fragments = data.fragments if fragments is None else fragments
     for i in leaf.fragments:
-        for block in data.blocks(data.fragments[i], workspace):
+        for block in data.blocks(fragments[i], workspace):
             state = pass_.fold(state, block)
             if progress is not None:
                 progress(block.rows)

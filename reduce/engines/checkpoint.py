@@ -9,7 +9,6 @@ import contextlib
 import os
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from reduce import files
@@ -24,7 +23,7 @@ class Checkpoint:
     """The tree of one scan on disk.
 
     Args:
-        work: the directory.
+        work: the directory, a path or URI.
         pass_, data: the scan.
         tree: filled by the scan; what it holds now is what the scan goes on from.
         lock: held while the tree changes.
@@ -47,19 +46,22 @@ class Checkpoint:
         # A tree that goes on from an earlier day cannot fold that day's leaves again, so it is saved only when whole.
         self.fresh = not tree.nodes and tree.open is None
         past = None if self.fresh else tree_arrays(tree)
-        self.path = Path(work) / f"{digest_of([type(pass_).__name__, pass_, data.digest, past, form])}.state"
+        self.fs, directory = files.resolve(work)
+        self.path = f"{directory}/{digest_of([type(pass_).__name__, pass_, data.digest, past, form])}.state"
         self.last, self.lock = time.monotonic(), threading.Lock()
 
     def resume(self) -> bool:
         """Take over what an earlier run has saved; true when that was the whole scan."""
-        if not self.path.exists():
+        if not files.exists(self.fs, self.path):
             return False
         saved: Tree[Any] = Tree()
         try:
-            arrays, meta = load_arrays(self.path)
+            arrays, meta = load_arrays(self.path, filesystem=self.fs)
             restore_tree(arrays, meta, self.kind, saved)
         except ArtifactError:
-            self.path.unlink()  # a damaged checkpoint costs time, not correctness: the leaves are folded again
+            files.remove(
+                self.fs, self.path
+            )  # a damaged checkpoint costs time, not correctness: the leaves are folded again
             return False
         if meta.get("whole"):
             vars(self.tree).update(vars(saved))
@@ -76,7 +78,6 @@ class Checkpoint:
         """Write the states at rest; leaves in flight are simply folded again after a resume."""
         with self.lock, self.tree_lock:
             self.last = time.monotonic()
-            with files.explained(str(self.path.parent), "make"):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+            files.make_directory(self.fs, files.split(self.path)[0])
             arrays, meta = tree_arrays(self.tree)
-            save_arrays(self.path, arrays, {**meta, "whole": whole})
+            save_arrays(self.path, arrays, {**meta, "whole": whole}, filesystem=self.fs)

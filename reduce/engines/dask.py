@@ -1,7 +1,8 @@
 """The engine on a Dask cluster: any ``distributed.Client``.
 
-Tasks fold aligned runs of leaves where the scheduler puts them, their trees meet eight at a time on the cluster, and
-one state comes back. Dask schedules, retries and recomputes what dies with a worker; the result depends on neither.
+One graph per scan: tasks fold aligned runs of leaves where the scheduler puts them, their trees meet on the cluster as
+soon as enough neighbours are there, and one state comes back. Dask schedules, retries and recomputes what dies with
+a worker; the result depends on neither. This process holds the descriptions of tasks and nothing of their results.
 """
 
 from __future__ import annotations
@@ -9,34 +10,45 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import queue
+import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
-from distributed import Client, Future, as_completed
-from distributed.scheduler import KilledWorker
+from dask import delayed
+from distributed import Client, Future
+from distributed.scheduler import KilledWorker, NoValidWorkerError
 
 from reduce.about import versions
-from reduce.blocks import Array, Workspace
+from reduce.blocks import Array
 from reduce.dataset import Dataset
 from reduce.engines.base import Progress, Tree, one_blas_thread
 from reduce.engines.checkpoint import Checkpoint
-from reduce.engines.memory import estimate, format_bytes, parse_bytes
-from reduce.engines.ship import pack, unpack
-from reduce.engines.tasks import attempt, compare_versions, fold_tasks, merge_trees, total_of, write_tasks
-from reduce.errors import ConfigError, DoesNotFitError, EigenmillError, EngineError
+from reduce.engines.memory import RESERVE, estimate, format_bytes, parse_bytes
+from reduce.engines.ship import Common, pack, refuse_secrets, unpack, unpack_common
+from reduce.engines.tasks import attempt, compare_versions, fold_tasks, merge_trees, rows_tasks, total_of, write_tasks
+from reduce.errors import ConfigError, DoesNotFitError, EngineError
 from reduce.passes.base import Pass
 from reduce.sink import Manifest, Sink
 
 S = TypeVar("S")
 R = TypeVar("R")
 FAN_IN = 8
-"""Trees that meet in one task: a power of two, so that the runs stay aligned."""
+"""Trees that meet in one task: a power of two, so that the runs stay aligned. Two, when states are large."""
+LARGE_STATE = 32 << 20
+"""Bytes from which a state is large: it travels between worker and client, not through the scheduler."""
 TASKS = 4096
 """Most tasks of one scan: enough for a thousand workers, little work for the scheduler."""
 PROCESS = 300 << 20
 """Bytes that a worker process holds before it reads."""
+POLL = 5.0
+"""Seconds without news after which the cluster is asked whether it is still there."""
 
 
 class DaskEngine:
@@ -46,9 +58,10 @@ class DaskEngine:
         client: a ``distributed.Client``, or the address of a scheduler. The cluster stays the caller's.
         memory: budget of one worker process; by default the workers' own limit.
         work: directory that this process and all workers see, for arrays above 32 MiB and finished scans.
-        retries: how often a task is tried again after an error that may pass, such as a store that does not answer;
-            what is wrong with the data is not. Tasks of workers that die are run elsewhere by Dask.
-        progress: told of scans and rows.
+        retries: how often a task is tried again after an error that may pass, such as a store that does not answer,
+            and after Dask has given it up because several workers died with it; what is wrong with the data is not.
+        patience: seconds to wait for a worker when there is none.
+        progress: told of scans and, as tasks end, of rows.
     """
 
     def __init__(
@@ -58,18 +71,23 @@ class DaskEngine:
         *,
         work: str | os.PathLike[str] | None = None,
         retries: int = 3,
+        patience: float = 30.0,
         progress: Progress | None = None,
     ) -> None:
         if isinstance(client, str):
             try:
-                client = Client(client, timeout=10)
-            except OSError as error:
+                client = Client(client, timeout=10, set_as_default=False)
+            except (OSError, ValueError) as error:
                 raise EngineError(f"expected a Dask scheduler at {client}, found {error}; start it first") from error
         if not isinstance(client, Client):
             raise ConfigError(f"expected a distributed.Client or an address, found {type(client).__name__}")
         self.client, self.memory = client, parse_bytes(memory)
-        self.work = None if work is None else str(work)
-        self.retries, self.progress = retries, progress
+        self.work = None if work is None else os.fspath(work)
+        if self.work is not None:
+            refuse_secrets(self.work, None)
+            # Workers run in directories of their own.
+            self.work = self.work if "://" in self.work else os.path.abspath(self.work)
+        self.retries, self.patience, self.progress = retries, patience, progress
         self._checked: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
@@ -100,109 +118,167 @@ class DaskEngine:
     def _fold(self, pass_: Pass[S, Any], data: Dataset, tree: Tree[S], *, keep: bool) -> None:
         name = type(pass_).__name__.removesuffix("Pass").lower()
         tasks = fold_tasks(pass_, data, tree, TASKS)
+        state = pass_.sizes(0, data.n_rows)[0]
+        fan = FAN_IN if state < LARGE_STATE else 2
         with self._stage(name, tasks):
-            payload = pack(pass_, self.work)
-            trees = self._submit(f"fold-{name}", _call, [(pack(task, self.work), self.retries) for task in tasks])
-            self._watch(trees, tasks)
-            while len(trees) > 1:
-                groups = [trees[i : i + FAN_IN] for i in range(0, len(trees), FAN_IN)]
-                trees = self._submit(f"merge-{name}", _merge, [(payload, group) for group in groups])
-            if trees and not keep and not tree.nodes:
-                trees = self._submit(f"total-{name}", _total, [(payload, tree) for tree in trees])
-            found = self._results(trees)
+            graph = _Graph(f"fold-{name}", tasks, self)
+            merged, level = graph.nodes, 0
+            whole = graph.node("pass", delayed(_identity), [pack(pass_, self.work)])[0] if tasks else None
+            while len(merged) > 1:
+                groups = [merged[i : i + fan] for i in range(0, len(merged), fan)]
+                merged, level = graph.node(f"merge-{name}-{level}", delayed(_merge), groups, whole), level + 1
+            if merged and not keep and not tree.nodes:
+                merged = graph.node(f"total-{name}", delayed(_total), merged, whole)
+            found = self._compute(graph, merged, direct=state >= LARGE_STATE)
         if found:
-            whole = merge_trees(pass_, [Tree(tree.nodes), found[0]])
-            tree.nodes, tree.open, tree.open_rows = whole.nodes, whole.open, whole.open_rows
-            tree.leaves = max(tree.leaves, whole.leaves)
+            joined = merge_trees(pass_, [Tree(tree.nodes), found[0]])
+            tree.nodes, tree.open, tree.open_rows = joined.nodes, joined.open, joined.open_rows
+            tree.leaves = max(tree.leaves, joined.leaves)
 
     def write(self, data: Dataset, sink: Sink) -> Manifest:
         self._admit(None, data)
         job = sink.open(data)
         tasks = write_tasks(data, job)
         with self._stage("write", tasks):
-            records = self._submit("write-part", _call, [(pack(task, self.work), self.retries) for task in tasks])
-            self._watch(records, tasks)
-            self._results(records)
+            self._compute(_Graph("write-part", tasks, self), [])
         return job.commit()
 
     def collect(self, data: Dataset) -> Array:
         """All rows of ``data`` as one array (n, d) in this process: for data that fits, such as reduced features."""
         self._admit(None, data)
-        payloads = [(pack((data, i), self.work),) for i in range(len(data.fragments))]
-        found = self._results(self._submit("collect", _rows, payloads))
+        graph = _Graph("collect", rows_tasks(data), self)
+        found = self._compute(graph, graph.nodes)
         return np.concatenate(found) if found else np.empty((0, data.n_features), data.dtype)
 
     # Dask.
 
+    def _compute(self, graph: _Graph, wanted: Sequence[Any], *, direct: bool = False) -> list[Any]:
+        """Run a graph to its end; what ``wanted`` nodes give."""
+        if not graph.all:
+            return []
+        with self._alive(), warnings.catch_warnings():
+            # Arrays that all tasks share travel in the graph, once.
+            warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+            futures: list[Future] = self.client.compute(graph.all)
+        by_key = {future.key: future for future in futures}
+        results = [by_key.pop(node.key) for node in wanted]
+        by_key.clear()
+        failed = self._watch(futures, graph.rows, keep={future.key for future in results})
+        if failed is not None:
+            with contextlib.suppress(Exception):
+                self.client.cancel(futures)
+            raise failed
+        with self._alive():
+            return list(self.client.gather(results, direct=direct or None))
+
+    def _watch(self, futures: list[Future], rows: Sequence[int], keep: set[str]) -> BaseException | None:
+        """Wait until all are done, letting go of each one that is; the first error that lasts."""
+        told: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        counts = {future.key: count for future, count in zip(futures, rows, strict=False)}
+        lives = dict.fromkeys((future.key for future in futures), self.retries)
+        pending = {future.key: future for future in futures}
+        futures.clear()
+        for future in pending.values():
+            future.add_done_callback(told.put)
+        alone = time.monotonic()
+        while pending:
+            try:
+                future = told.get(timeout=POLL)
+            except queue.Empty:
+                alone = self._still_there(alone)
+                continue
+            alone = time.monotonic()
+            status = future.status
+            if status == "pending":
+                continue  # tried again meanwhile, for the sake of another one
+            if status == "finished":
+                if future.key in counts and self.progress is not None:
+                    self.progress.advance(counts.pop(future.key))
+                # What the client no longer asks for the cluster forgets as soon as it is merged.
+                done = pending.pop(future.key, None)
+                if done is not None and done.key in keep:
+                    futures.append(done)
+                continue
+            futures.extend(pending.values())
+            if status != "error":
+                return EngineError(
+                    "expected a Dask cluster that answers, found that it has lost or cancelled this scan; "
+                    "check the scheduler, then run again to go on"
+                )
+            error = future.exception()
+            if isinstance(error, KilledWorker) and lives[future.key]:
+                lives[future.key] -= 1
+                with self._alive():
+                    self.client.retry([future])
+                again = [f for f in pending.values() if f.status == "pending"]
+                for other in again:
+                    other.add_done_callback(told.put)
+                futures.clear()
+                continue
+            return _explained(error)
+        return None
+
+    def _still_there(self, alone: float) -> float:
+        """Ask a silent cluster for its workers; the time since when there have been none."""
+        if self.client.status not in ("running", "connecting"):
+            raise EngineError(f"expected a Dask cluster that answers, found the client {self.client.status}; run again")
+        with self._alive():
+            if self._workers():
+                return time.monotonic()
+        if time.monotonic() - alone > self.patience:
+            raise self._abandoned()
+        return alone
+
     def _workers(self) -> dict[str, Any]:
         return dict(self.client.scheduler_info(n_workers=-1)["workers"])
+
+    def _abandoned(self) -> EngineError:
+        return EngineError(
+            f"expected workers at {self.client.scheduler.address}, found none for {self.patience:.0f} s; "
+            "start some with `dask worker`, then run again to go on"
+        )
 
     def _admit(self, pass_: Pass[Any, Any] | None, data: Dataset) -> None:
         """Refuse before anything is read: a cluster without workers, other versions, too little memory."""
         with self._alive():
-            if not self._workers():
-                self.client.wait_for_workers(1, timeout=30)
             workers = self._workers()
+            if not workers:
+                with contextlib.suppress(TimeoutError):
+                    self.client.wait_for_workers(1, timeout=self.patience)
+                workers = self._workers()
+                if not workers:
+                    raise self._abandoned()
             fresh = frozenset(workers) - self._checked
             if fresh:
                 self._check_versions(sorted(fresh))
                 self._checked = frozenset(workers)
-        for address, worker in workers.items():
-            limit = self.memory or worker["memory_limit"]
-            need = estimate(pass_, data, worker["nthreads"], process=PROCESS)
-            if limit and need.scan > limit:
+        state = 0 if pass_ is None else pass_.sizes(0, data.n_rows)[0]
+        merging = state * 2 * (FAN_IN if state < LARGE_STATE else 2)
+        # Workers of one size need one estimate, be they a thousand.
+        for threads, limit in sorted({(w["nthreads"], self.memory or w["memory_limit"]) for w in workers.values()}):
+            need = estimate(pass_, data, threads, process=PROCESS).scan
+            need = max(need, PROCESS + RESERVE + threads * merging) if len(data.fragments) > 1 else need
+            if limit and need > limit:
                 raise DoesNotFitError(
-                    f"expected a plan within {format_bytes(limit)} on the worker {address}, found that its "
-                    f"{worker['nthreads']} threads need {format_bytes(need.scan)}; start workers with fewer threads "
-                    "or more memory"
+                    f"expected a plan within {format_bytes(limit)} on every worker, found that {threads} threads need "
+                    f"{format_bytes(need)}; start workers with fewer threads or more memory"
                 )
 
     def _check_versions(self, addresses: list[str]) -> None:
-        try:
-            theirs = self.client.run(versions, workers=addresses)
-        except ModuleNotFoundError as error:
-            raise EngineError(f"expected eigenmill on every worker, found {error}; install it there") from error
+        theirs = self.client.run(versions, workers=addresses, on_error="return")
         for address, found in theirs.items():
+            if isinstance(found, BaseException):
+                raise _explained(found) from found
             compare_versions(versions(), found, f"the worker {address}")
-
-    def _submit(self, name: str, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Future]:
-        token = uuid.uuid4().hex[:8]
-        with self._alive():
-            return [
-                self.client.submit(function, *args, key=f"eigenmill-{name}-{token}-{i}", pure=False)
-                for i, args in enumerate(arguments)
-            ]
-
-    def _watch(self, futures: list[Future], tasks: Sequence[Any]) -> None:
-        rows = {future.key: task.rows for future, task in zip(futures, tasks, strict=True)}
-        with self._alive():
-            for future in as_completed(futures):
-                if future.status == "error":
-                    self._raise(future, futures)
-                if self.progress is not None:
-                    self.progress.advance(rows[future.key])
-
-    def _results(self, futures: list[Future]) -> list[Any]:
-        with self._alive():
-            return list(self.client.gather(futures))
-
-    def _raise(self, failed: Future, futures: list[Future]) -> None:
-        error = failed.exception()
-        self.client.cancel(futures)
-        if isinstance(error, KilledWorker):
-            raise EngineError(
-                f"expected workers that stay alive, found that {error}; look into their logs, most often memory"
-            ) from error
-        raise error
 
     @contextlib.contextmanager
     def _alive(self) -> Iterator[None]:
         """What Dask raises when its cluster is gone, as an EngineError."""
         try:
             yield
-        except (TimeoutError, OSError, RuntimeError) as error:
-            if isinstance(error, EigenmillError):
-                raise
+        except (EngineError, ConfigError):
+            raise
+        except (TimeoutError, OSError, RuntimeError, CancelledError) as error:
             raise EngineError(
                 f"expected a Dask cluster that answers, found {error!r}; check the scheduler, then run again to go on"
             ) from error
@@ -218,25 +294,90 @@ class DaskEngine:
                 self.progress.end()
 
 
+class _Graph:
+    """The nodes of one scan, named so that the dashboard tells what runs.
+
+    Attributes:
+        nodes: one for each task.
+        all: these, and all that is computed from them.
+        rows: of each task.
+    """
+
+    def __init__(self, name: str, tasks: Sequence[Any], engine: DaskEngine) -> None:
+        self.token = uuid.uuid4().hex[:8]
+        self.rows = [getattr(task, "rows", 0) for task in tasks]
+        common, work = Common(), engine.work
+        shipped = [pack(task, work, common) for task in tasks]
+        shared: Any = []
+        if common.objects:
+            # A task and not a scatter: what a dead worker held is made again.
+            key = f"eigenmill-shared-{self.token}"
+            shared = delayed(unpack_common, pure=False)(common.pack(), dask_key_name=key)
+        self.all: list[Any] = []
+        call, expected = delayed(_call, pure=False), versions()
+        parts = [task.data.source.parts(task.fragments) if _gathers(task.data) else [] for task in tasks]
+        self.nodes = self.node(name, call, shipped, shared, engine.retries, expected, extra=parts)
+
+    def node(
+        self, name: str, function: Any, items: Sequence[Any], *arguments: Any, extra: Sequence[Any] | None = None
+    ) -> list[Any]:
+        """One node of ``function`` for every item."""
+        extras: Sequence[Any] = [()] * len(items) if extra is None else [(e,) for e in extra]
+        nodes = [
+            function(item, *arguments, *more, dask_key_name=f"eigenmill-{name}-{self.token}-{i}")
+            for i, (item, more) in enumerate(zip(items, extras, strict=True))
+        ]
+        self.all += nodes
+        return nodes
+
+
+def _gathers(data: Dataset) -> bool:
+    """Whether the rows are partitions of a collection."""
+    return hasattr(data.source, "parts")
+
+
+def _explained(error: BaseException) -> BaseException:
+    """What a task raised, or what Dask says about it, as an error of ours where it is one of the cluster."""
+    if isinstance(error, KilledWorker):
+        return EngineError(
+            f"expected workers that stay alive, found that {error}; look into their logs, most often memory"
+        )
+    if isinstance(error, NoValidWorkerError):
+        return EngineError(f"expected workers that may run every task, found {error}")
+    if isinstance(error, ImportError | AttributeError):
+        return EngineError(f"expected this version of eigenmill on every worker, found {error!r}; install it there")
+    return error
+
+
 # On the workers.
 
 
-def _call(payload: bytes, retries: int) -> Any:
-    return attempt(lambda: unpack(payload)(), retries)
+def _identity(value: Any) -> Any:
+    return value
 
 
-def _merge(payload: bytes, trees: list[Tree[Any]]) -> Tree[Any]:
+@lru_cache(maxsize=64)
+def _same_versions(expected: tuple[tuple[str, str], ...]) -> None:
+    compare_versions(dict(expected), versions(), "a worker")
+
+
+def _call(payload: bytes, common: list[Any], retries: int, expected: dict[str, str], parts: Sequence[Any] = ()) -> Any:
+    # Workers may join at any time.
+    _same_versions(tuple(expected.items()))
+
+    def work() -> Any:
+        task = unpack(payload, common)
+        if _gathers(task.data):
+            task = replace(task, data=replace(task.data, source=task.data.source.loaded(task.fragments, parts)))
+        return task()
+
+    return attempt(work, retries)
+
+
+def _merge(trees: list[Tree[Any]], payload: bytes) -> Tree[Any]:
     # A merge consumes its states, and Dask may run it again on the ones it keeps.
     return merge_trees(unpack(payload), copy.deepcopy(trees))
 
 
-def _total(payload: bytes, tree: Tree[Any]) -> Tree[Any]:
+def _total(tree: Tree[Any], payload: bytes) -> Tree[Any]:
     return total_of(unpack(payload), copy.deepcopy(tree))
-
-
-def _rows(payload: bytes) -> Array:
-    data, i = unpack(payload)
-    workspace = Workspace()
-    with one_blas_thread():
-        blocks = [b.dense(data.dtype).copy() for b in data.blocks(data.fragments[i], workspace)]
-    return np.concatenate(blocks) if blocks else np.empty((0, data.n_features), data.dtype)

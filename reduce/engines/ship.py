@@ -2,65 +2,165 @@
 
 A pass or transform may hold a matrix of hundreds of megabytes. Arrays above :data:`LARGE` are written once, under
 their digest, to a directory that all workers see, and each worker process reads them once. Nothing pickled is ever
-written to disk; the files are plain safetensors.
+written to disk; the files are plain safetensors. What the tasks of a scan have in common, and is not small, can be
+packed once for all of them (:class:`Common`). No instruction carries credentials.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import os
 import pickle
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from pyarrow import fs as pafs
 
-from reduce import files
+from reduce import files, uris
 from reduce.artifact import load_arrays, save_arrays
 from reduce.digest import digest_of
-from reduce.errors import ConfigError
+from reduce.discovery import Store
+from reduce.errors import ArtifactError, ConfigError, EngineError
+from reduce.sink import Sink
 
 LARGE = 32 << 20
 """Bytes above which an array travels as a file."""
+SHARED = 64 << 10
+"""Bytes from which an array that several instructions have in common is packed apart."""
+NAMES = 1000
+"""Names from which on they are, too."""
+COMMON = 0
+_SECRET = re.compile(r"secret|token|passw|credential|signature|^sig$|^(access_?|account_?|api_?)?key$", re.IGNORECASE)
+_QUERY = re.compile(r"[?&]([^=&]+)=")
+
+
+class Common:
+    """Arrays and long tuples of names that several instructions share: packed once, read-only for who unpacks them."""
+
+    def __init__(self) -> None:
+        self.objects: list[Any] = []
+        self._numbers: dict[int, int] = {}
+
+    def number(self, obj: Any) -> int | None:
+        """The number of an object that is worth sharing."""
+        if isinstance(obj, np.ndarray):
+            if obj.nbytes < SHARED or obj.dtype.hasobject:
+                return None
+        elif type(obj) is not tuple or len(obj) < NAMES or type(obj[0]) is not str:
+            return None
+        if id(obj) not in self._numbers:
+            self._numbers[id(obj)] = len(self.objects)
+            self.objects.append(obj)
+        return self._numbers[id(obj)]
+
+    def pack(self) -> bytes:
+        """All of them as bytes, for :func:`unpack_common`."""
+        return pickle.dumps(self.objects, protocol=5)
+
+
+def unpack_common(payload: bytes) -> list[Any]:
+    """The objects of a packed :class:`Common`."""
+    objects: list[Any] = pickle.loads(payload)
+    for obj in objects:
+        if isinstance(obj, np.ndarray):
+            obj.flags.writeable = False
+    return objects
 
 
 class _Packer(pickle.Pickler):
-    def __init__(self, out: io.BytesIO, work: str | None) -> None:
+    def __init__(self, out: io.BytesIO, work: str | None, common: Common | None) -> None:
         super().__init__(out, protocol=5)
-        self.work = work
+        self.work, self.common = work, common
 
-    def persistent_id(self, obj: Any) -> tuple[str, str] | None:
+    def persistent_id(self, obj: Any) -> tuple[Any, Any] | None:
+        if isinstance(obj, Store):
+            refuse_secrets(obj.uri, obj.given)
+        elif isinstance(obj, Sink):
+            refuse_secrets(os.fspath(obj.path), obj.filesystem)
         if not isinstance(obj, np.ndarray) or obj.nbytes <= LARGE or obj.dtype.hasobject:
-            return None
+            number = None if self.common is None else self.common.number(obj)
+            return None if number is None else (COMMON, number)
         if self.work is None:
             raise ConfigError(
                 f"expected work=, a directory that all workers see, for an array of {obj.nbytes >> 20} MiB; "
                 "give it to connect()"
             )
+        refuse_secrets(self.work, None)
         name = digest_of(obj)
-        fs, path = files.resolve(f"{self.work.rstrip('/')}/{name}.shared")
-        if not files.exists(fs, path):
-            files.make_directory(fs, files.split(path)[0])
-            save_arrays(f"{self.work.rstrip('/')}/{name}.shared", {"array": obj}, {})
+        fs, directory = files.resolve(self.work)
+        if not files.exists(fs, f"{directory}/{name}.shared"):
+            files.make_directory(fs, directory)
+            save_arrays(f"{directory}/{name}.shared", {"array": obj}, {}, filesystem=fs)
         return self.work, name
 
 
 class _Unpacker(pickle.Unpickler):
+    def __init__(self, payload: bytes, common: Sequence[Any]) -> None:
+        super().__init__(io.BytesIO(payload))
+        self.common = common
+
     def persistent_load(self, pid: Any) -> Any:
-        return _shared(*pid)
+        place, name = pid
+        return self.common[name] if place == COMMON else _shared(place, name)
 
 
 @functools.lru_cache(maxsize=8)
 def _shared(work: str, name: str) -> Any:
-    return load_arrays(f"{work.rstrip('/')}/{name}.shared")[0]["array"]
+    fs, directory = files.resolve(work)
+    try:
+        array = load_arrays(f"{directory}/{name}.shared", filesystem=fs)[0]["array"]
+    except ArtifactError as error:
+        raise EngineError(
+            f"expected an array of this scan in work={work!r} on every worker, found {error}; "
+            "give a directory that this process and all workers see"
+        ) from error
+    array.flags.writeable = False
+    return array
 
 
-def pack(value: Any, work: str | None = None) -> bytes:
-    """``value`` as bytes for a worker; large arrays go to ``work``."""
+def refuse_secrets(uri: str | None, filesystem: Any) -> None:
+    """Refuse a place whose description holds credentials: descriptions travel, and workers have their own.
+
+    Raises:
+        ConfigError: the URI or the file system holds a user, password, key or token.
+    """
+    secret = uri is not None and "://" in uri and ("@" in uri or any(map(_SECRET.search, _QUERY.findall(uri))))
+    secret = secret or any(_SECRET.search(name) and value for name, value in _options(filesystem).items())
+    if secret:
+        place = "a file system" if uri is None or "://" not in uri else uris.masked(uri)
+        raise ConfigError(
+            f"expected {place} without credentials, found some in it; a task's description travels through the "
+            "cluster: give the workers credentials of their own, by their environment or role"
+        )
+
+
+def _options(filesystem: Any) -> Mapping[str, Any]:
+    """The options that a file system was made with."""
+    while isinstance(filesystem, pafs.SubTreeFileSystem):
+        filesystem = filesystem.base_fs
+    if isinstance(filesystem, pafs.PyFileSystem) and isinstance(filesystem.handler, pafs.FSSpecHandler):
+        filesystem = filesystem.handler.fs
+    if isinstance(filesystem, pafs.FileSystem):
+        # How pyarrow's file systems pickle: a function and one dictionary of options, or simple values.
+        return next((a for a in filesystem.__reduce__()[1] if isinstance(a, dict)), {})
+    options: Mapping[str, Any] = getattr(filesystem, "storage_options", {})
+    return options
+
+
+def pack(value: Any, work: str | None = None, common: Common | None = None) -> bytes:
+    """``value`` as bytes for a worker; large arrays go to ``work``, shared ones to ``common``.
+
+    Raises:
+        ConfigError: there is a large array and no ``work``, or ``value`` holds credentials.
+    """
     out = io.BytesIO()
-    _Packer(out, work).dump(value)
+    _Packer(out, work, common).dump(value)
     return out.getvalue()
 
 
-def unpack(payload: bytes) -> Any:
-    """What :func:`pack` packed."""
-    return _Unpacker(io.BytesIO(payload)).load()
+def unpack(payload: bytes, common: Sequence[Any] = ()) -> Any:
+    """What :func:`pack` packed. Arrays from elsewhere are read-only: this process keeps them."""
+    return _Unpacker(payload, common).load()

@@ -8,31 +8,29 @@ not try bad data four times; everything else Spark retries.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import col, floor
 
-from reduce import errors
 from reduce.about import versions
-from reduce.blocks import Array, Workspace
+from reduce.blocks import Array
 from reduce.dataset import Dataset
 from reduce.engines.base import Progress, Tree, one_blas_thread
 from reduce.engines.checkpoint import Checkpoint
 from reduce.engines.memory import estimate, format_bytes, parse_bytes
-from reduce.engines.ship import pack, unpack
-from reduce.engines.tasks import attempt, compare_versions, fold_tasks, merge_trees, total_of, write_tasks
-from reduce.engines.wire import from_bytes, joined, pieces, to_bytes
+from reduce.engines.ship import Common, pack, refuse_secrets
+from reduce.engines.spark_frames import FrameSource
+from reduce.engines.spark_rows import SCHEMA, fold, mapper, merger, restored, rows, rows_of, write
+from reduce.engines.tasks import fold_tasks, merge_trees, rows_tasks, write_tasks
+from reduce.engines.wire import from_bytes
 from reduce.errors import ConfigError, DoesNotFitError, EngineError
 from reduce.passes.base import Pass
-from reduce.sink import Manifest, PartRecord, Sink
+from reduce.sink import Manifest, Sink
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -42,11 +40,9 @@ FAN_IN = 8
 """Trees that meet in one group: a power of two, so that the runs stay aligned. Two, when states are large."""
 AT_ONCE = 64 << 20
 """Bytes of states up to which the driver takes all trees without a round of merging."""
-RETRIES = 3
-"""How often a task is tried again after an error of the file system that may pass."""
+COLLECTED = "eigenmill_features"
 PROCESS = 300 << 20
 """Bytes that a Python worker holds before it reads."""
-SCHEMA = "key long, piece int, payload binary, error string"
 
 
 class SparkEngine:
@@ -71,7 +67,11 @@ class SparkEngine:
         if not hasattr(session, "range") or not hasattr(session, "conf"):
             raise ConfigError(f"expected a SparkSession, found {type(session).__name__}")
         self.session, self.memory, self.progress = session, parse_bytes(memory), progress
-        self.work = None if work is None else str(work)
+        self.work = None if work is None else os.fspath(work)
+        if self.work is not None:
+            refuse_secrets(self.work, None)
+            # Workers run in directories of their own.
+            self.work = self.work if "://" in self.work else os.path.abspath(self.work)
 
     def __repr__(self) -> str:
         return f"SparkEngine({type(self.session).__module__}, memory={self.memory})"
@@ -88,7 +88,7 @@ class SparkEngine:
         self._admit(pass_, data)
         keep, tree = tree is not None, Tree() if tree is None else tree
         saved = None
-        if self.work is not None:
+        if self.work is not None and not isinstance(data.source, FrameSource):
             saved = Checkpoint(self.work, pass_, data, tree, form="tree" if keep or tree.nodes else "total")
         if saved is None or not saved.resume():
             self._fold(pass_, data, tree, keep=keep)
@@ -99,67 +99,86 @@ class SparkEngine:
 
     def _fold(self, pass_: Pass[S, Any], data: Dataset, tree: Tree[S], *, keep: bool) -> None:
         name = type(pass_).__name__.removesuffix("Pass").lower()
-        tasks = fold_tasks(pass_, data, tree, TASKS)
-        rows = sum(task.rows for task in tasks)
-        with self._stage(name, rows):
+        if isinstance(data.source, FrameSource):
+            close_leaf(pass_, tree)
+            count, n = len(data.fragments), data.n_rows
+            frame = data.source.folded(pass_, data, tree.leaves, self.work, SCHEMA) if count else None
+        else:
+            tasks = fold_tasks(pass_, data, tree, TASKS)
+            count, n = len(tasks), sum(task.rows for task in tasks)
+            frame = self._map(tasks, fold) if count else None
+        with self._stage(name, n):
             found: Tree[S] = Tree()
-            if tasks:
-                shipped, payload = [pack(task, self.work) for task in tasks], pack(pass_, self.work)
-                frame = self._map(shipped, _fold)
+            if frame is not None:
                 total = not keep and not tree.nodes
                 state = pass_.sizes(0, data.n_rows)[0]
-                count, fan = len(tasks), FAN_IN if state * FAN_IN < AT_ONCE else 2
+                fan, payload = FAN_IN if state * FAN_IN < AT_ONCE else 2, pack(pass_, self.work)
                 while count > 1 and count * state > AT_ONCE:
                     count = -(-count // fan)
-                    merge = _merger(payload, total and count == 1)
                     group = floor(col("key") / fan).cast("long").alias("group")
-                    frame = frame.groupBy(group).applyInArrow(merge, SCHEMA)
-                trees = (from_bytes(p, pass_) for _, p in self._collect(frame, f"{name} of {rows} rows"))
+                    frame = frame.groupBy(group).applyInArrow(merger(payload, total and count == 1), SCHEMA)
+                trees = (from_bytes(p, pass_) for _, p in self._collect(frame, f"{name} of {n} rows"))
                 found = merge_trees(pass_, trees)
             if self.progress is not None:
-                self.progress.advance(rows)
-        if tasks:
+                self.progress.advance(n)
+        if frame is not None:
             whole = merge_trees(pass_, [Tree(tree.nodes), found])
             tree.nodes, tree.open, tree.open_rows = whole.nodes, whole.open, whole.open_rows
             tree.leaves = max(tree.leaves, whole.leaves)
 
     def write(self, data: Dataset, sink: Sink) -> Manifest:
+        if isinstance(data.source, FrameSource):
+            raise ConfigError(
+                "expected Parquet files for a resumable output, found a Spark DataFrame; "
+                "write with Spark: model.transform(frame).write.parquet(path)"
+            )
         self._admit(None, data)
         job = sink.open(data)
         tasks = write_tasks(data, job)
-        rows = sum(task.rows for task in tasks)
-        with self._stage("write", rows):
+        n = sum(task.rows for task in tasks)
+        with self._stage("write", n):
             if tasks:
-                frame = self._map([pack(task, self.work) for task in tasks], _write)
-                for _, payload in self._collect(frame, f"write of {rows} rows"):
-                    json.loads(payload)
+                for _ in self._collect(self._map(tasks, write), f"write of {n} rows"):
+                    pass
             if self.progress is not None:
-                self.progress.advance(rows)
+                self.progress.advance(n)
         return job.commit()
 
     def collect(self, data: Dataset) -> Array:
         """All rows of ``data`` as one array (n, d) in this process: for data that fits, such as reduced features."""
+        if isinstance(data.source, FrameSource):
+            table = self._table(data.source.applied(data, COLLECTED).select(COLLECTED), "collect")
+            values = table.column(COLLECTED).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            return np.asarray(values, data.dtype).reshape(-1, data.n_features)
         self._admit(None, data)
-        count = len(data.fragments)
-        if not count:
+        tasks = rows_tasks(data)
+        if not tasks:
             return np.empty((0, data.n_features), data.dtype)
-        frame = self._map([pack((data, i), self.work) for i in range(count)], _rows)
-        found = [np.frombuffer(p, data.dtype) for _, p in self._collect(frame, "collect")]
+        found = [np.frombuffer(p, data.dtype) for _, p in self._collect(self._map(tasks, rows), "collect")]
         return np.concatenate(found).reshape(-1, data.n_features)
 
     # Spark.
 
-    def _map(self, shipped: Sequence[bytes], work: Callable[[bytes], bytes]) -> Any:
-        """A frame with the result of ``work`` on every shipped task, one Spark task each."""
+    def _map(self, tasks: Sequence[Any], work: Callable[[Any], bytes]) -> Any:
+        """A frame with the result of ``work`` on every task, one Spark task each."""
+        common = Common()
+        shipped = [pack(task, self.work, common) for task in tasks]
         return self.session.range(0, len(shipped), 1, len(shipped)).mapInArrow(
-            _mapper(list(shipped), work, versions()), SCHEMA
+            mapper(shipped, common.pack(), work, versions()), SCHEMA
         )
 
     def _collect(self, frame: Any, description: str) -> Iterator[tuple[int, bytes]]:
         """(key, payload) of a frame of results, in order; an error row is raised."""
+        table = self._table(frame, description)
+        wrong = [e for e in table.column("error").to_pylist() if e is not None]
+        if wrong:
+            raise restored(min(wrong))
+        return rows_of(table)
+
+    def _table(self, frame: Any, description: str) -> Any:
         with self._described(description):
             try:
-                table = frame.toArrow()
+                return frame.toArrow()
             except PySparkException as error:
                 raise _explained(error) from error
             except Exception as error:
@@ -167,11 +186,6 @@ class SparkEngine:
                 if type(error).__module__.partition(".")[0] in ("py4j", "grpc") or isinstance(error, OSError):
                     raise EngineError(f"expected a Spark cluster that answers, found {error!r}; run again") from error
                 raise
-        wrong = [e for e in table.column("error").to_pylist() if e is not None]
-        if wrong:
-            raise _restored(min(wrong))
-        columns = (table.column(c).to_pylist() for c in ("key", "piece", "payload"))
-        return joined(zip(*columns, strict=True))
 
     @contextlib.contextmanager
     def _described(self, description: str) -> Iterator[None]:
@@ -228,86 +242,11 @@ class SparkEngine:
                 self.progress.end()
 
 
-# In the Python workers.
-
-
-def _mapper(
-    shipped: list[bytes], work: Callable[[bytes], bytes], expected: dict[str, str]
-) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    def task(key: int) -> bytes:
-        compare_versions(expected, versions(), "a Python worker")
-        return attempt(lambda: work(shipped[key]), RETRIES)
-
-    def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for key in batch.column(0).to_pylist():
-                yield from _answer(key, partial(task, key))
-
-    return run
-
-
-def _merger(payload: bytes, total: bool) -> Callable[[Any, pa.Table], pa.Table]:
-    def merge(key: Any, table: pa.Table) -> pa.Table:
-        wrong = [e for e in table.column("error").to_pylist() if e is not None]
-        group = key[0].as_py()
-        if wrong:
-            return pa.Table.from_batches([_batch(group, 0, None, min(wrong))])
-
-        def work() -> bytes:
-            pass_ = unpack(payload)
-            columns = (table.column(c).to_pylist() for c in ("key", "piece", "payload"))
-            trees = (from_bytes(p, pass_) for _, p in joined(zip(*columns, strict=True)))
-            tree = merge_trees(pass_, trees)
-            return to_bytes(total_of(pass_, tree) if total else tree)
-
-        return pa.Table.from_batches(list(_answer(group, work)))
-
-    return merge
-
-
-def _answer(key: int, work: Callable[[], bytes]) -> Iterator[pa.RecordBatch]:
-    try:
-        result = work()
-    except errors.EigenmillError as error:
-        yield _batch(key, 0, None, json.dumps([f"{key:012d}", type(error).__name__, str(error)]))
-        return
-    for number, piece in enumerate(pieces(result)):
-        yield _batch(key, number, piece, None)
-
-
-def _batch(key: int, number: int, piece: bytes | None, error: str | None) -> pa.RecordBatch:
-    return pa.record_batch(
-        {
-            "key": pa.array([key], pa.int64()),
-            "piece": pa.array([number], pa.int32()),
-            "payload": pa.array([piece], pa.binary()),
-            "error": pa.array([error], pa.string()),
-        }
-    )
-
-
-def _fold(payload: bytes) -> bytes:
-    return to_bytes(unpack(payload)())
-
-
-def _write(payload: bytes) -> bytes:
-    record: PartRecord = unpack(payload)()
-    return json.dumps([record.index, record.rows]).encode()
-
-
-def _rows(payload: bytes) -> bytes:
-    data, i = unpack(payload)
-    workspace = Workspace()
-    with one_blas_thread():
-        return b"".join(b.dense(data.dtype).tobytes() for b in data.blocks(data.fragments[i], workspace))
-
-
-def _restored(error: str) -> errors.EigenmillError:
-    _, kind, message = json.loads(error)
-    found = getattr(errors, kind, None)
-    if isinstance(found, type) and issubclass(found, errors.EigenmillError):
-        return found(message)
-    return EngineError(message)
+def close_leaf(pass_: Pass[S, Any], tree: Tree[S]) -> None:
+    """Make the open leaf of a tree a complete one: partitions begin leaves of their own."""
+    if tree.open is not None:
+        whole = merge_trees(pass_, [Tree(tree.nodes), Tree({(0, tree.leaves): tree.open}, leaves=tree.leaves + 1)])
+        tree.nodes, tree.open, tree.open_rows, tree.leaves = whole.nodes, None, 0, tree.leaves + 1
 
 
 def _explained(error: Exception) -> EngineError:

@@ -1,19 +1,22 @@
 """What a cluster's task does: fold an aligned run of leaves, merge trees, write a part.
 
 Every engine with workers in other processes is made of these. A task carries only the descriptions of the files it
-reads, so that its size does not grow with the data set.
+reads, so that its size does not grow with the data set, and the fragments that the planner has cut.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from reduce.blocks import Block, Workspace
-from reduce.dataset import Dataset
+import numpy as np
+
+from reduce.blocks import Array, Block, Workspace
+from reduce.dataset import Dataset, Fragment
 from reduce.engines.base import Leaf, Merger, Tree, fold_leaf, one_blas_thread, plan_leaves
 from reduce.errors import EigenmillError, EngineError
 from reduce.passes.base import Pass
@@ -27,10 +30,11 @@ log = logging.getLogger("eigenmill")
 
 @dataclass(frozen=True)
 class FoldTask(Generic[S]):
-    """Fold ``leaves`` of ``data``; ``start`` is the open state that the first one continues."""
+    """Fold ``leaves``, which count in ``fragments`` of ``data``; the first may continue the open state ``start``."""
 
     pass_: Pass[S, Any]
     data: Dataset
+    fragments: tuple[Fragment, ...]
     leaves: tuple[Leaf, ...]
     rows: int
     start: S | None = None
@@ -40,7 +44,9 @@ class FoldTask(Generic[S]):
         merger, workspace = Merger(self.pass_, tree), Workspace()
         with one_blas_thread():
             for leaf in self.leaves:
-                state = fold_leaf(self.pass_, self.data, leaf, workspace, self.start if leaf.continues else None)
+                # A fold consumes its state, and a task may run twice.
+                start = copy.deepcopy(self.start) if leaf.continues else None
+                state = fold_leaf(self.pass_, self.data, leaf, workspace, start, fragments=self.fragments)
                 if leaf.full:
                     merger.add(leaf.index, state)
                 else:
@@ -51,12 +57,12 @@ class FoldTask(Generic[S]):
 
 @dataclass(frozen=True)
 class WriteTask:
-    """Write one part of ``job``; ``fragments`` index into ``data``."""
+    """Write one part of ``job``: the rows of ``fragments`` of ``data``."""
 
     job: Job
     part: Part
     data: Dataset
-    fragments: range
+    fragments: tuple[Fragment, ...]
     rows: int
 
     def __call__(self) -> PartRecord:
@@ -65,8 +71,22 @@ class WriteTask:
 
     def _blocks(self) -> Iterator[Block]:
         workspace = Workspace()
-        for i in self.fragments:
-            yield from self.data.blocks(self.data.fragments[i], workspace, carry=True)
+        for fragment in self.fragments:
+            yield from self.data.blocks(fragment, workspace, carry=True)
+
+
+@dataclass(frozen=True)
+class RowsTask:
+    """All rows of some fragments of ``data`` as one array (n, d)."""
+
+    data: Dataset
+    fragments: tuple[Fragment, ...]
+
+    def __call__(self) -> Array:
+        data, workspace = self.data, Workspace()
+        with one_blas_thread():
+            found = [b.dense(data.dtype).copy() for f in self.fragments for b in data.blocks(f, workspace)]
+        return np.concatenate(found) if found else np.empty((0, data.n_features), data.dtype)
 
 
 def attempt(work: Callable[[], T], retries: int) -> T:
@@ -126,12 +146,13 @@ def fold_tasks(pass_: Pass[S, Any], data: Dataset, tree: Tree[S], most: int) -> 
     cut = _Cutter(data)
     tasks = []
     for run in runs.values():
-        part, first = cut(run[0].fragments.start, run[-1].fragments.stop)
+        first = run[0].fragments.start
+        part, fragments = cut(first, run[-1].fragments.stop)
         moved = tuple(
             replace(leaf, fragments=range(leaf.fragments.start - first, leaf.fragments.stop - first)) for leaf in run
         )
-        rows = sum(data.fragments[i].rows for leaf in run for i in leaf.fragments)
-        tasks.append(FoldTask(pass_, part, moved, rows, tree.open if run[0].continues else None))
+        rows = sum(f.rows for f in fragments)
+        tasks.append(FoldTask(pass_, part, fragments, moved, rows, tree.open if run[0].continues else None))
     return tasks
 
 
@@ -140,26 +161,36 @@ def write_tasks(data: Dataset, job: Job) -> list[WriteTask]:
     cut = _Cutter(data)
     tasks = []
     for part in job.pending:
-        part_data, first = cut(part.fragments.start, part.fragments.stop)
-        fragments = range(part.fragments.start - first, part.fragments.stop - first)
-        rows = sum(data.fragments[i].rows for i in part.fragments)
+        part_data, fragments = cut(part.fragments.start, part.fragments.stop)
+        rows = sum(f.rows for f in fragments)
         tasks.append(WriteTask(replace(job, parts=(part,), pending=(part,)), part, part_data, fragments, rows))
     return tasks
+
+
+def rows_tasks(data: Dataset) -> list[RowsTask]:
+    """One task for each fragment."""
+    cut = _Cutter(data)
+    return [RowsTask(*cut(i, i + 1)) for i in range(len(data.fragments))]
 
 
 class _Cutter:
     """Restricts a data set to the files of a run of fragments."""
 
     def __init__(self, data: Dataset) -> None:
-        self.data, self.first = data, dict[int, int]()
-        for i, fragment in enumerate(data.fragments):
+        self.data, self.all = data, data.fragments
+        self.first: dict[int, int] = {}
+        for i, fragment in enumerate(self.all):
             self.first.setdefault(fragment.file, i)
 
-    def __call__(self, start: int, stop: int) -> tuple[Dataset, int]:
-        """(data of the files of fragments ``start:stop``, index of its first fragment in the whole)."""
-        source, fragments = self.data.source, self.data.fragments
+    def __call__(self, start: int, stop: int) -> tuple[Dataset, tuple[Fragment, ...]]:
+        """(data of the files of fragments ``start:stop``, these fragments as it numbers them)."""
+        source = self.data.source
         if not source.files or start == stop:
-            return self.data, 0
-        low, high = fragments[start].file, fragments[stop - 1].file
-        files: Sequence[Any] = [source.files[f] for f in range(low, high + 1)]
-        return replace(self.data, source=source.only(files)), self.first[low]
+            return self.data, tuple(self.all[start:stop])
+        low, high = self.all[start].file, self.all[stop - 1].file
+        part = replace(self.data, source=source.only([source.files[f] for f in range(low, high + 1)]))
+        first = self.first[low]
+        return part, tuple(
+            replace(fragment, index=fragment.index - first, file=fragment.file - low)
+            for fragment in self.all[start:stop]
+        )

@@ -19,9 +19,10 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from reduce.cleaning import KEEP, MEAN, Cleaning, Resolved
-from reduce.dataset import Dataset, as_dataset
+from reduce.dataset import COLLECTIONS, Dataset, as_dataset
 from reduce.engines import connect
 from reduce.engines.base import Engine, Tree, one_blas_thread
+from reduce.engines.collections import Collection
 from reduce.errors import ConfigError, DataError
 from reduce.estimators.record import Record, fingerprint, located, unseen
 from reduce.passes.base import Pass
@@ -34,12 +35,14 @@ def is_lazy(X: Any) -> bool:
     if isinstance(X, list | tuple):
         return bool(X) and all(isinstance(path, str | os.PathLike) for path in X)
     package = type(X).__module__.partition(".")[0]
-    return isinstance(X, Dataset | str | os.PathLike) or package == "pyarrow"
+    return isinstance(X, Dataset | str | os.PathLike) or package in ("pyarrow", *COLLECTIONS)
 
 
-def engine_for(engine: Engine | None) -> Engine:
-    """The engine asked for, else this process."""
-    return connect("local") if engine is None else engine
+def engine_for(data: Dataset, engine: Engine | None) -> Engine:
+    """The engine asked for, else the one that a collection belongs to, else this process."""
+    if engine is not None:
+        return engine
+    return data.source.engine() if isinstance(data.source, Collection) else connect("local")
 
 
 def lazy_data_passes_by(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,7 +105,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """
         self._validate()
         data = self._dataset(X, sample_weight, reset=True)
-        engine = engine_for(engine)
+        engine = engine_for(data, engine)
         policy = self._policy(data, engine)
         record = Record(Tree(), (), 0, "", policy, self._dtype(data))
         if keep_state is None:
@@ -127,13 +130,13 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                     "fit with keep_state=True, or load a model saved with state=True"
                 )
             data = self._dataset(X, sample_weight, reset=True)
-            engine = engine_for(engine)
+            engine = engine_for(data, engine)
             record = Record(Tree(), (), 0, "", self._policy(data, engine), self._dtype(data))
         else:
             data = unseen(self._dataset(X, sample_weight, reset=False), record)
             if not data.fragments:
                 return self
-            engine = engine_for(engine)
+            engine = engine_for(data, engine)
         return self._run(data, record, engine, keep=True)
 
     def _run(self, data: Dataset, record: Record, engine: Engine, *, keep: bool) -> Self:
@@ -181,7 +184,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         if is_lazy(X):
             if sample_weight is not None:
                 raise ConfigError("expected sample_weight with arrays only; name a column of weights in the Dataset")
-            data = as_dataset(X) if reset or not isinstance(X, str | os.PathLike) else self._read(X)
+            data = as_dataset(X) if reset else self._read(X)
             if reset:
                 self.n_features_in_ = data.n_features
                 self._names = data.feature_names
@@ -214,9 +217,13 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _numbered(self) -> bool:
         return not isinstance(self._names, tuple)
 
-    def _read(self, path: str | os.PathLike[str]) -> Dataset:
-        """A path read in the layout that the model was fitted on."""
-        return Dataset.from_parquet(path, **self._layout)
+    def _read(self, X: Any) -> Dataset:
+        """Files and Spark DataFrames are read in the layout that the model was fitted on."""
+        if isinstance(X, str | os.PathLike):
+            return Dataset.from_parquet(X, **self._layout)
+        if type(X).__module__.startswith("pyspark."):
+            return Dataset.from_spark(X, **self._layout)
+        return as_dataset(X)
 
     def _aligned(self, data: Dataset) -> Dataset:
         if data.n_features != self.n_features_in_:
@@ -280,6 +287,8 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         data = self._dataset(X, None, reset=False)
         dtype = np.dtype(np.float64) if getattr(self, "precision", None) == "float64" else data.dtype
         out = data.then(self._transform(Input(self._names, dtype, self.cleaning_)))
+        if isinstance(data.source, Collection) and not isinstance(X, Dataset):
+            return data.source.applied(out)
         return out if is_lazy(X) else self._collect(out)
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None, *, engine: Engine | None = None) -> Any:

@@ -194,7 +194,7 @@ class Linear(Estimator):
         input = Input(self._names, np.dtype(np.float64), self.cleaning_)
         residual = data.then(Residual(Project(input, self._shift, weights, self._output_names()), basis))
         policy = residual.cleaning.resolve(residual.feature_names)
-        run = engine_for(engine).run
+        run = engine_for(residual, engine).run
         found: Moments = run(MomentsPass(Intake(residual.feature_names, np.dtype(np.float64), policy)), residual)
         squares = found.m2 + found.count * found.mean**2
         spread = float(self.quality_.m2.sum()) * (found.total / self.quality_.total)

@@ -147,7 +147,7 @@ class PCA(Linear):
         data = self._dataset(X, None, reset=False).then(self._likelihood())
         names = data.feature_names
         pass_ = MomentsPass(Intake(names, np.dtype(np.float64), data.cleaning.resolve(names)))
-        found: Moments = engine_for(engine).run(pass_, data)
+        found: Moments = engine_for(data, engine).run(pass_, data)
         return float(found.mean[0])
 
     def _likelihood(self) -> LogLikelihood:

@@ -1,0 +1,279 @@
+"""Dask arrays and Dask DataFrames as data: partitions are folded where they are, and results are lazy again.
+
+A partition is one fragment. Lengths that the collection does not know are counted once, and only when a fit asks how
+many rows there are; to transform needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import dask
+import numpy as np
+import pyarrow as pa
+import scipy.sparse
+from dask import delayed
+from distributed import get_client
+
+from reduce.blocks import Block, Workspace, block_height
+from reduce.cleaning import DROP
+from reduce.dataset import ArraySource, Dataset, FileInfo, Fragment, Numbered, Source, feature_dtype
+from reduce.digest import digest_of
+from reduce.engines.base import Engine, one_blas_thread
+from reduce.engines.ship import pack, unpack
+from reduce.errors import ConfigError, EngineError, SchemaError
+from reduce.layouts import wanted
+from reduce.tables import TableSource, pandas_table
+
+POSITION = "__position__"
+"""Carried through transforms to tell which rows they have kept."""
+
+
+def source_of(X: Any) -> Any:
+    """The source of a Dask array (n, d) in row chunks, or of a Dask DataFrame of numeric columns.
+
+    Raises:
+        SchemaError: it has another number of dimensions, or columns that are no numbers.
+        ConfigError: it is another kind of Dask collection.
+    """
+    if hasattr(X, "chunks") and hasattr(X, "map_blocks"):
+        return ArrayParts(X)
+    if hasattr(X, "divisions") and hasattr(X, "columns"):
+        return FrameParts(X)
+    raise ConfigError(
+        f"expected a Dask array or DataFrame, found {type(X).__name__}; "
+        "turn it into one with .to_dataframe(), .to_dask_array() or da.stack"
+    )
+
+
+class Parts:
+    """What both have in common: rows in partitions on a cluster. Pickles without the collection and its graph."""
+
+    files: Sequence[FileInfo] = ()
+    root, listed, weighted = "", False, False
+    names: Sequence[str]
+    dtype: np.dtype[Any]
+    sparse = False
+    digest: str
+    collection: Any
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("names", "dtype", "sparse", "digest")}
+
+    @property
+    def carried(self) -> Any:
+        return pa.schema([])
+
+    @property
+    def stored_columns(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def fragments(self) -> tuple[Fragment, ...]:
+        lengths = self._lengths()
+        return tuple(Fragment(i, i, 0, rows, rows) for i, rows in enumerate(lengths))
+
+    def _lengths(self) -> Sequence[int]:
+        raise NotImplementedError
+
+    def only(self, files: Sequence[FileInfo]) -> Source:
+        return self
+
+    def describe(self) -> Mapping[str, Any]:
+        return {}
+
+    def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
+        raise EngineError(
+            "expected the engine of the cluster that a Dask collection lives on, found one that cannot reach its "
+            "rows; leave engine= away, or give engine=connect('dask', client)"
+        )
+
+    def engine(self) -> Engine:
+        """The engine on the current ``distributed.Client``."""
+        from reduce.engines.dask import DaskEngine
+
+        return DaskEngine(_client())
+
+    @cached_property
+    def _delayed(self) -> list[Any]:
+        return list(np.ravel(self.collection.to_delayed()))
+
+    def parts(self, fragments: Sequence[Fragment]) -> list[Any]:
+        """The partitions behind ``fragments``, not yet computed."""
+        return [self._delayed[fragment.file] for fragment in fragments]
+
+    def loaded(self, fragments: Sequence[Fragment], parts: Sequence[Any]) -> Source:
+        """On a worker: the source of these partitions, there in memory."""
+        return Loaded(self, {f.file: self._source(part) for f, part in zip(fragments, parts, strict=True)})
+
+    def _source(self, part: Any) -> Source:
+        raise NotImplementedError
+
+
+class ArrayParts(Parts):
+    """Rows of a Dask array of NumPy arrays or SciPy sparse matrices."""
+
+    def __init__(self, X: Any) -> None:
+        if X.ndim != 2:
+            raise SchemaError(f"expected a matrix with 2 dimensions, found {X.ndim}; reshape the array")
+        if X.dtype.kind not in "fiub":
+            raise SchemaError(f"expected a numeric or boolean array, found dtype {X.dtype}; encode it as numbers first")
+        if np.isnan(X.shape[1]):
+            raise SchemaError("expected a known number of columns, found none; call X.compute_chunk_sizes() first")
+        # All columns of a row in one place.
+        self.collection = X.rechunk({1: -1}) if X.numblocks[1] > 1 else X
+        self.names = Numbered("x", X.shape[1])
+        self.dtype = feature_dtype([X.dtype])
+        self.sparse = bool(scipy.sparse.issparse(X._meta))
+        self.digest = digest_of(["dask array", str(X.name), X.shape[1]])
+
+    def _lengths(self) -> Sequence[int]:
+        chunks = self.collection.chunks[0]
+        if not any(np.isnan(rows) for rows in chunks):
+            return [int(rows) for rows in chunks]
+        return _computed([delayed(_rows)(part) for part in self._delayed])
+
+    def _source(self, part: Any) -> Source:
+        return ArraySource(part)
+
+    def applied(self, data: Dataset) -> Any:
+        """``data`` as a Dask array, still lazy."""
+        X, k = self.collection, data.n_features
+        rows = tuple(np.nan for _ in X.chunks[0]) if _drops(data) else X.chunks[0]
+        payload = delayed(_identity)(pack(data.transforms))
+        return X.map_blocks(
+            _apply_array, payload=payload, dtype=data.dtype, chunks=(rows, (k,)), meta=np.empty((0, 0), data.dtype)
+        )
+
+
+class FrameParts(Parts):
+    """Rows of a Dask DataFrame with numeric and boolean columns."""
+
+    def __init__(self, X: Any) -> None:
+        if not hasattr(X, "to_delayed") or not hasattr(X._meta, "columns"):
+            raise ConfigError(f"expected a Dask DataFrame, found {type(X).__name__}; select columns with a list")
+        columns = list(X.columns)
+        strange = [(name, dtype) for name, dtype in X._meta.dtypes.items() if not _numeric(dtype)]
+        if strange or not columns:
+            found = f"{strange[0][0]!r} ({strange[0][1]})" if strange else "none"
+            raise SchemaError(
+                f"expected numeric columns only, found {found} in the Dask DataFrame; choose the features by "
+                "df[[...]], or convert them"
+            )
+        if any(not isinstance(name, str) for name in columns):
+            raise SchemaError(
+                f"expected columns named by text, found {columns[0]!r}; rename them with df.rename(columns=str)"
+            )
+        self.collection = X
+        self.names = tuple(columns)
+        self.dtype = _table(self.collection._meta, self.names).dtype
+        self.digest = digest_of(["dask frame", str(self.collection._name), list(columns)])
+
+    def _lengths(self) -> Sequence[int]:
+        # One column is enough, and of Parquet files only that one is read.
+        first = self.collection[[self.names[0]]]
+        return _computed([delayed(len)(part) for part in first.to_delayed()])
+
+    def _source(self, part: Any) -> Source:
+        return _table(part, self.names)
+
+    def applied(self, data: Dataset) -> Any:
+        """``data`` as a Dask DataFrame with the same index, still lazy."""
+        names, meta = list(data.feature_names), self.collection._meta
+        empty = type(meta)(np.empty((0, len(names)), data.dtype), columns=names, index=meta.index)
+        payload = delayed(_identity)(pack((data.transforms, self.names, names)))
+        return self.collection.map_partitions(_apply_frame, payload, meta=empty)
+
+
+class Loaded:
+    """Partitions in a worker's memory, in the place of the collection that they are of."""
+
+    def __init__(self, whole: Parts, sources: Mapping[int, Source]) -> None:
+        self._whole, self._sources = whole, sources
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._whole, name)
+
+    def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
+        rows = Fragment(0, 0, 0, fragment.rows, fragment.rows)
+        for block in self._sources[fragment.file].blocks(rows, height, workspace, carry=carry):
+            yield replace(block, origin=replace(block.origin, path=f"partition {fragment.file}"))
+            del block
+
+
+def _client() -> Any:
+    try:
+        return get_client()
+    except ValueError as error:
+        raise ConfigError(
+            "expected a Dask client for this collection, found none; start one: "
+            "client = distributed.Client(), or give engine=connect('dask', client)"
+        ) from error
+
+
+def _computed(counts: list[Any]) -> list[int]:
+    return [int(rows) for rows in dask.compute(*counts)]
+
+
+def _drops(data: Dataset) -> bool:
+    """Whether a transform may leave rows out."""
+    policies = [t.input.policy for t in data.transforms if hasattr(t, "input")]
+    return any(bool((policy.code == DROP).any()) for policy in policies)
+
+
+def _numeric(dtype: Any) -> bool:
+    kind = getattr(dtype, "kind", "O")
+    return kind in "fiub"
+
+
+def _table(frame: Any, names: Sequence[str]) -> TableSource:
+    return TableSource(pandas_table(frame[list(names)]), wanted(columns=list(names)))
+
+
+# On the workers.
+
+
+def _identity(value: Any) -> Any:
+    return value
+
+
+def _rows(part: Any) -> int:
+    return int(part.shape[0])
+
+
+def _transformed(source: Source, rows: int, transforms: Sequence[Any], width: int, dtype: Any) -> tuple[Any, Any]:
+    """(features (m, k), numbers of the m rows that are left)."""
+    out, kept = np.empty((rows, width), dtype), np.empty(rows, np.int64)
+    workspace, at, start = Workspace(), 0, 0
+    with one_blas_thread():
+        height = block_height(len(source.names))
+        for block in source.blocks(Fragment(0, 0, 0, rows, rows), height, workspace, carry=False):
+            numbers = pa.record_batch({POSITION: pa.array(np.arange(start, start + block.rows))})
+            start += block.rows
+            made = Block(block.X, None, numbers, block.origin, workspace)
+            for transform in transforms:
+                made = transform(made)
+            out[at : at + made.rows] = made.dense(dtype)
+            kept[at : at + made.rows] = made.carried.column(0).to_numpy() if made.carried is not None else ()
+            at += made.rows
+    return out[:at], kept[:at]
+
+
+def _apply_array(part: Any, payload: bytes) -> Any:
+    transforms = unpack(payload)
+    last = transforms[-1]
+    return _transformed(ArraySource(part), part.shape[0], transforms, len(last.names), last.dtype)[0]
+
+
+def _apply_frame(part: Any, payload: bytes) -> Any:
+    transforms, columns, names = unpack(payload)
+    X, kept = _transformed(_table(part, columns), len(part), transforms, len(names), transforms[-1].dtype)
+    return type(part)(X, columns=names, index=part.index[kept])
+
+
+__all__ = ["ArrayParts", "FrameParts", "source_of"]

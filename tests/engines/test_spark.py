@@ -1,0 +1,18 @@
+"""The Spark engine keeps the contract, on a session of this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from reduce import connect
+from tests.engines.contract import EngineContract
+
+pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
+
+
+class TestSpark(EngineContract):
+    @pytest.fixture
+    def make_engine(self, spark: Any) -> Any:  # type: ignore[override]
+        return lambda **options: connect("spark", spark, **options)

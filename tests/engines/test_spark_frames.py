@@ -1,0 +1,158 @@
+"""Spark DataFrames in, Spark DataFrames out; they agree with the same rows in files to 1e-12."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reduce import PCA, ConfigError, DataError, Dataset, Sink, StandardScaler, TruncatedSVD, connect
+from reduce.errors import EngineError, MissingValueError, SchemaError
+from tests.engines.contract import D, N, pass_of, write_files
+
+pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
+
+SCALARS = [f"f{j}" for j in range(D)]
+MODELS = [PCA(3, scale=True), TruncatedSVD(2), StandardScaler()]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_files(tmp_path_factory.mktemp("frames"))
+
+
+@pytest.fixture
+def frame(spark: Any, files: Path) -> Any:
+    # More partitions than the machine has cores, some of them without rows.
+    return spark.read.parquet(str(files)).repartitionByRange(5, "id").where("id < 60 or id >= 70")
+
+
+def from_files(files: Path, **layout: Any) -> Dataset:
+    return Dataset.from_parquet(files, filters=[[("id", "<", 60)], [("id", ">=", 70)]], carry="id", **layout)
+
+
+def vectors(frame: Any, *, sparse: bool) -> Any:
+    from pyspark.ml.linalg import Vectors, VectorUDT
+    from pyspark.sql.functions import udf
+
+    if sparse:
+        make: Any = udf(lambda i, x: Vectors.sparse(D, i, x) if len(i) % 2 else _dense(i, x), VectorUDT())
+        return frame.select("id", make("i", "x").alias("vec"))
+    return frame.select("id", udf(lambda v: Vectors.dense(v), VectorUDT())("v").alias("vec"))
+
+
+def _dense(i: list[int], x: list[float]) -> Any:
+    from pyspark.ml.linalg import Vectors
+
+    row = [0.0] * D
+    for j, value in zip(i, x, strict=True):
+        row[j] = value
+    return Vectors.dense(row)
+
+
+def numbers(table: Any, column: str = "features") -> Any:
+    return np.array(table.column(column).to_pylist())
+
+
+def agree(mine: Any, theirs: Any) -> None:
+    for name, value in vars(theirs).items():
+        if name.endswith("_") and name != "error_bounds_" and isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            scale = max(np.abs(value).max(), 1.0)
+            np.testing.assert_allclose(getattr(mine, name), value, rtol=1e-12, atol=1e-12 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("layout", ["list", "scalars", "dense", "sparse"])
+def test_frames_agree_with_files(frame: Any, files: Path, model: Any, layout: str) -> None:
+    if layout == "scalars":
+        data, told = frame.select("id", *SCALARS), {"columns": SCALARS}
+    elif layout == "list":
+        data, told = frame.select("id", "v"), {"vector": "v"}
+    else:
+        data, told = vectors(frame, sparse=layout == "sparse"), {"vector": "vec"}
+    stored = {"list": {"vector": "v"}, "dense": {"vector": "v"}, "sparse": {"sparse": ("i", "x", D)}}
+    expected = from_files(files, **stored.get(layout, {"columns": SCALARS}))
+    if layout == "sparse" and isinstance(model, StandardScaler):
+        model = StandardScaler(with_mean=False)
+    mine = type(model)(**model.get_params()).fit(Dataset.from_spark(data, **told))
+    theirs = type(model)(**model.get_params()).fit(expected)
+    agree(mine, theirs)
+    out = mine.transform(data)
+    assert out.columns == [*data.columns, "features"]
+    table = out.orderBy("id").select("id", "features").toArrow()
+    assert table.column("id").to_pylist() == [i for i in range(N) if not 60 <= i < 70]
+    expected_rows = theirs.transform(expected).to_numpy()
+    np.testing.assert_allclose(numbers(table), expected_rows, rtol=0, atol=1e-12 * np.abs(expected_rows).max())
+
+
+def test_the_obvious_column_needs_no_name(frame: Any, files: Path) -> None:
+    agree(PCA(2).fit(frame.select("v")), PCA(2).fit(from_files(files, vector="v")))
+    with pytest.raises(SchemaError, match="say which columns are the features"):
+        PCA(2).fit(frame)
+
+
+def test_weights_missing_values_and_dropped_rows(frame: Any, files: Path) -> None:
+    gaps = [f"g{j}" for j in range(D)]
+    how: dict[str, Any] = {"columns": gaps, "weights": "w", "missing": "drop", "carry": "id"}
+    expected = Dataset.from_parquet(files, filters=[[("id", "<", 60)], [("id", ">=", 70)]], **how)
+    data = Dataset.from_spark(frame, **how)
+    mine, theirs = PCA(2).fit(data), PCA(2).fit(expected)
+    agree(mine, theirs)
+    out = data.source.applied(mine.transform(data))
+    assert out.columns == ["id", "features"]
+    assert out.count() == len(theirs.transform(expected).to_numpy())
+    with pytest.raises(MissingValueError, match=r"column 'g\d', found a missing value .*<DataFrame> partition \d"):
+        PCA(2).fit(Dataset.from_spark(frame, columns=gaps))
+
+
+def test_going_on_with_more_rows(frame: Any, files: Path) -> None:
+    first, rest = frame.where("id < 50").select("v"), frame.where("id >= 50").select("v")
+    grown = PCA(2).partial_fit(first).partial_fit(rest)
+    agree(grown, PCA(2).fit(from_files(files, vector="v")))
+
+
+def test_rows_can_be_collected(frame: Any, files: Path) -> None:
+    data = Dataset.from_spark(frame.coalesce(1).orderBy("id"), vector="v")
+    np.testing.assert_array_equal(data.to_numpy(data.source.engine()), from_files(files, vector="v").to_numpy())
+
+
+def test_float32_stays_float32(frame: Any) -> None:
+    single = frame.selectExpr("id", "transform(v, x -> cast(x as float)) as v")
+    out = PCA(2).fit(Dataset.from_spark(single, vector="v")).transform(single)
+    assert out.schema["features"].dataType.elementType.typeName() == "float"
+
+
+def test_states_meet_in_rounds(frame: Any, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reduce.engines.spark.AT_ONCE", 1)
+    monkeypatch.setattr("reduce.engines.spark.FAN_IN", 2)
+    agree(PCA(2).fit(frame.select("v")), PCA(2).fit(from_files(files, vector="v")))
+
+
+def test_what_is_refused(spark: Any, frame: Any, tmp_path: Path) -> None:
+    data = Dataset.from_spark(frame, vector="v")
+    with pytest.raises(ConfigError, match="leave engine out"):
+        PCA(2).fit(data, engine=connect("local"))
+    with pytest.raises(ConfigError, match=r"write\.parquet"):
+        connect("spark", spark).write(data, Sink(tmp_path / "out"))
+    model = PCA(2).fit(data)
+    with pytest.raises(ConfigError, match="expected no column 'features'"):
+        model.transform(frame.select("v", "id").withColumnRenamed("id", "features"))
+    with pytest.raises(SchemaError, match="'v'"):
+        model.transform(frame.select("id"))
+    with pytest.raises(ConfigError, match="Spark DataFrame"):
+        PCA(2).fit(spark)
+    with pytest.raises(SchemaError, match="say n_features="):
+        PCA(2).fit(frame.select("v").where("v is null"))
+    with pytest.raises(DataError, match="at least one row"):
+        PCA(2).fit(frame.select(*SCALARS).where("f0 < 0"))
+    with pytest.raises(SchemaError, match="different names"):
+        PCA(2).fit(frame.select("f0", "f0"))
+
+
+def test_a_query_that_fails_is_an_engine_error(frame: Any) -> None:
+    broken = frame.selectExpr("case when id > 100 then raise_error('broken') else f0 end as a", "f1")
+    data = Dataset.from_spark(broken)
+    with pytest.raises(EngineError, match="broken"):
+        data.source.engine().run(pass_of("gram", data), data)
