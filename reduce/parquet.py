@@ -341,7 +341,7 @@ def plan(listing: Listing, want: Wanted, filters: Any = None) -> ParquetSource:
             with (
                 readable(path),
                 filesystem.open_input_file(path) as file,
-                pq.ParquetFile(file, buffer_size=READ) as reader,
+                pq.ParquetFile(file, pre_buffer=False, buffer_size=READ) as reader,
             ):
                 for batch in reader.iter_batches(16, columns=[column], use_threads=False):
                     yield batch.column(column)
