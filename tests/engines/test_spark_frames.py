@@ -34,22 +34,25 @@ def from_files(files: Path, **layout: Any) -> Dataset:
 
 
 def vectors(frame: Any, *, sparse: bool) -> Any:
+    from pyspark.ml.functions import array_to_vector
     from pyspark.ml.linalg import Vectors, VectorUDT
-    from pyspark.sql.functions import udf
+    from pyspark.sql.types import LongType, StructField, StructType
 
-    if sparse:
-        make: Any = udf(lambda i, x: Vectors.sparse(D, i, x) if len(i) % 2 else _dense(i, x), VectorUDT())
-        return frame.select("id", make("i", "x").alias("vec"))
-    return frame.select("id", udf(lambda v: Vectors.dense(v), VectorUDT())("v").alias("vec"))
+    if not sparse:
+        return frame.select("id", array_to_vector("v").alias("vec"))
+    schema = StructType([StructField("id", LongType()), StructField("vec", VectorUDT())])
+    rows = [
+        (n, Vectors.sparse(D, i, x) if len(i) % 2 else Vectors.dense(_dense(i, x)))
+        for n, i, x in frame.select("id", "i", "x").collect()
+    ]
+    return frame.sparkSession.createDataFrame(rows, schema).coalesce(3)
 
 
-def _dense(i: list[int], x: list[float]) -> Any:
-    from pyspark.ml.linalg import Vectors
-
+def _dense(i: list[int], x: list[float]) -> list[float]:
     row = [0.0] * D
     for j, value in zip(i, x, strict=True):
         row[j] = value
-    return Vectors.dense(row)
+    return row
 
 
 def numbers(table: Any, column: str = "features") -> Any:
