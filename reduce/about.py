@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import scipy
+import scipy.linalg  # brings a BLAS of its own, which is then the same in every process
 from threadpoolctl import threadpool_info
 
 __version__ = "0.1.0"

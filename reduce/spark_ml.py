@@ -90,7 +90,9 @@ class EigenmillPCA(Estimator, _Columns, DefaultParamsReadable, DefaultParamsWrit
     ) -> None:
         super().__init__()
         self._setDefault(scale=False, whiten=False, missing="error")
-        self._set(inputCol=inputCol, outputCol=outputCol, k=k, scale=scale, whiten=whiten, missing=missing)
+        given = {"inputCol": inputCol, "outputCol": outputCol, "k": k, "scale": scale, "whiten": whiten}
+        # Spark takes a None for a value that was set.
+        self._set(**{n: v for n, v in (given | {"missing": missing}).items() if v is not None})
 
     def setK(self, value: int) -> Self:  # noqa: N802
         """Number of components."""
@@ -105,9 +107,9 @@ class EigenmillPCA(Estimator, _Columns, DefaultParamsReadable, DefaultParamsWrit
             raise ConfigError("expected k to be set, found none; give k= with the number of components")
         chosen = {name: self.getOrDefault(name) for name in ("scale", "whiten")}
         pca = PCA(self.getOrDefault(self.k), **chosen)
-        missing = self.getOrDefault(self.missing)
-        pca.fit(Dataset.from_spark(dataset, vector=self._column("inputCol"), missing=missing))
+        missing, column = self.getOrDefault(self.missing), self._column("inputCol")
         self._column("outputCol")
+        pca.fit(Dataset.from_spark(dataset, vector=column, missing=missing))
         return self._copyValues(EigenmillPCAModel(pca))  # type: ignore[no-any-return]
 
 

@@ -50,6 +50,10 @@ def spark() -> Iterator[Any]:
             .config("spark.driver.host", "127.0.0.1")
             .config("spark.driver.bindAddress", "127.0.0.1")
             .config("spark.sql.shuffle.partitions", "1")
+            .config("spark.driver.memory", "1g")
+            # Many small jobs in a young JVM: what the second compiler would make pays only in long ones.
+            .config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+            .config("spark.python.worker.reuse", "true")
             .getOrCreate()
         )
         yield session

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
-from pyspark.sql.functions import col, floor
+from pyspark.sql.functions import col, floor, lit
 
 from reduce.about import versions
 from reduce.blocks import Array
@@ -115,7 +115,8 @@ class SparkEngine:
                 fan, payload = FAN_IN if state * FAN_IN < AT_ONCE else 2, pack(pass_, self.work)
                 while count > 1 and count * state > AT_ONCE:
                     count = -(-count // fan)
-                    group = floor(col("key") / fan).cast("long").alias("group")
+                    # The last round takes all: a DataFrame may have more partitions than when its rows were counted.
+                    group = (lit(0) if count == 1 else floor(col("key") / fan)).cast("long").alias("group")
                     frame = frame.groupBy(group).applyInArrow(merger(payload, total and count == 1), SCHEMA)
                 trees = (from_bytes(p, pass_) for _, p in self._collect(frame, f"{name} of {n} rows"))
                 found = merge_trees(pass_, trees)

@@ -70,12 +70,13 @@ def large_state(spark: Any, folder: Path) -> bool:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    d = 4200
-    rows = np.random.default_rng(0).normal(size=(64, d)).astype(np.float32)
+    d = 6000
+    rows = np.random.default_rng(0).normal(size=(32, d)).astype(np.float32)
     table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), d)})
     pq.write_table(table, folder / "wide.parquet", row_group_size=16)
     data = reduce.Dataset.from_parquet(folder / "wide.parquet")
     pass_ = pass_of("gram", data)
+    assert pass_.sizes(16, 32)[0] > 128 << 20
     return bytes_of(connect("spark", spark).run(pass_, data)) == bytes_of(reference().run(pass_, data))
 
 

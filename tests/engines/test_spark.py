@@ -16,3 +16,9 @@ class TestSpark(EngineContract):
     @pytest.fixture
     def make_engine(self, spark: Any) -> Any:  # type: ignore[override]
         return lambda **options: connect("spark", spark, **options)
+
+    @pytest.fixture(autouse=True)
+    def tiny_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 1)
+        # A task then folds runs of four leaves.
+        monkeypatch.setattr("reduce.engines.spark.TASKS", 4)

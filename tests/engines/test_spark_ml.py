@@ -15,9 +15,11 @@ from tests.engines.contract import D, write_files
 pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
 
 
-@pytest.fixture
-def frame(spark: Any, tmp_path: Path) -> Any:
-    return spark.read.parquet(str(write_files(tmp_path))).selectExpr("id", "v", "cast(id % 2 as double) as label")
+@pytest.fixture(scope="module")
+def frame(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    files = write_files(tmp_path_factory.mktemp("ml"))
+    frame = spark.read.parquet(str(files)).selectExpr("id", "v", "cast(id % 2 as double) as label")
+    return frame.coalesce(2).cache()
 
 
 def rows(frame: Any, column: str) -> Any:
@@ -69,3 +71,5 @@ def test_what_is_not_set_is_named(frame: Any) -> None:
         EigenmillPCA(inputCol="v", outputCol="pcs").fit(frame)
     with pytest.raises(ConfigError, match="expected inputCol to be set"):
         EigenmillPCA(outputCol="pcs", k=1).fit(frame)
+    with pytest.raises(ConfigError, match="expected outputCol to be set"):
+        EigenmillPCA(inputCol="v", k=1).fit(frame)
