@@ -49,6 +49,8 @@ PROCESS = 300 << 20
 """Bytes that a worker process holds before it reads."""
 POLL = 5.0
 """Seconds without news after which the cluster is asked whether it is still there."""
+ANSWER = 30.0
+"""Seconds in which a scheduler must answer, however much it has to do."""
 
 
 class DaskEngine:
@@ -230,7 +232,11 @@ class DaskEngine:
         return alone
 
     def _workers(self) -> dict[str, Any]:
-        return dict(self.client.scheduler_info(n_workers=-1)["workers"])
+        scheduler = self.client.scheduler
+        if scheduler is None:
+            raise OSError("no connection to the scheduler")
+        found = self.client.sync(scheduler.identity, n_workers=-1, callback_timeout=ANSWER)
+        return dict(found["workers"])
 
     def _abandoned(self) -> EngineError:
         return EngineError(
@@ -267,8 +273,12 @@ class DaskEngine:
     def _check_versions(self, addresses: list[str]) -> None:
         theirs = self.client.run(versions, workers=addresses, on_error="return")
         for address, found in theirs.items():
+            if isinstance(found, OSError):
+                continue  # it has left meanwhile
             if isinstance(found, BaseException):
-                raise _explained(found) from found
+                raise EngineError(
+                    f"expected eigenmill on the worker {address}, found {found!r}; install the same versions there"
+                ) from found
             compare_versions(versions(), found, f"the worker {address}")
 
     @contextlib.contextmanager
