@@ -30,7 +30,8 @@ from reduce.blocks import Array
 from reduce.dataset import Dataset
 from reduce.engines.base import Progress, Tree, one_blas_thread
 from reduce.engines.checkpoint import Checkpoint
-from reduce.engines.memory import RESERVE, estimate, format_bytes, parse_bytes
+from reduce.engines.load import LARGE_STATE, TASKS, Cluster, fan_in, worker_memory
+from reduce.engines.memory import format_bytes, parse_bytes
 from reduce.engines.ship import Common, pack, refuse_secrets, unpack, unpack_common
 from reduce.engines.tasks import attempt, compare_versions, fold_tasks, merge_trees, rows_tasks, total_of, write_tasks
 from reduce.errors import ConfigError, DoesNotFitError, EngineError
@@ -39,14 +40,6 @@ from reduce.sink import Manifest, Sink
 
 S = TypeVar("S")
 R = TypeVar("R")
-FAN_IN = 8
-"""Trees that meet in one task: a power of two, so that the runs stay aligned. Two, when states are large."""
-LARGE_STATE = 32 << 20
-"""Bytes from which a state is large: it travels between worker and client, not through the scheduler."""
-TASKS = 4096
-"""Most tasks of one scan: enough for a thousand workers, little work for the scheduler."""
-PROCESS = 300 << 20
-"""Bytes that a worker process holds before it reads."""
 POLL = 5.0
 """Seconds without news after which the cluster is asked whether it is still there."""
 ANSWER = 30.0
@@ -100,6 +93,13 @@ class DaskEngine:
         """Threads of all workers."""
         return sum(w["nthreads"] for w in self._workers().values())
 
+    @property
+    def cluster(self) -> Cluster:
+        """What there is to plan for."""
+        workers = self._workers()
+        threads = max((w["nthreads"] for w in workers.values()), default=1)
+        return Cluster("dask", max(len(workers), 1), threads, self.memory_limit())
+
     def memory_limit(self) -> int | None:
         limits = [w["memory_limit"] for w in self._workers().values() if w["memory_limit"]]
         return self.memory or (min(limits) if limits else None)
@@ -119,9 +119,9 @@ class DaskEngine:
 
     def _fold(self, pass_: Pass[S, Any], data: Dataset, tree: Tree[S], *, keep: bool) -> None:
         name = type(pass_).__name__.removesuffix("Pass").lower()
-        tasks = fold_tasks(pass_, data, tree, TASKS)
+        tasks = fold_tasks(pass_, data, tree, TASKS["dask"])
         state = pass_.sizes(0, data.n_rows)[0]
-        fan = FAN_IN if state < LARGE_STATE else 2
+        fan = fan_in(state)
         with self._stage(name, tasks):
             graph = _Graph(f"fold-{name}", tasks, self)
             merged, level = graph.nodes, 0
@@ -258,12 +258,9 @@ class DaskEngine:
             if fresh:
                 self._check_versions(sorted(fresh))
                 self._checked = frozenset(workers)
-        state = 0 if pass_ is None else pass_.sizes(0, data.n_rows)[0]
-        merging = state * 2 * (FAN_IN if state < LARGE_STATE else 2)
         # Workers of one size need one estimate, be they a thousand.
         for threads, limit in sorted({(w["nthreads"], self.memory or w["memory_limit"]) for w in workers.values()}):
-            need = estimate(pass_, data, threads, process=PROCESS).scan
-            need = max(need, PROCESS + RESERVE + threads * merging) if len(data.fragments) > 1 else need
+            need = worker_memory(pass_, data, threads)[1]
             if limit and need > limit:
                 raise DoesNotFitError(
                     f"expected a plan within {format_bytes(limit)} on every worker, found that {threads} threads need "

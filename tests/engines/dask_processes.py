@@ -24,10 +24,11 @@ class Cluster:
 
     Attributes:
         leaf_bytes: what :data:`reduce.dataset.LEAF_BYTES` is on the workers; the format's constant by default.
+        nannies: whether workers have one.
     """
 
     def __init__(self, folder: Path, leaf_bytes: int | None = None) -> None:
-        self.folder, self.leaf_bytes = folder, leaf_bytes
+        self.folder, self.leaf_bytes, self.nannies = folder, leaf_bytes, False
         folder.mkdir(parents=True, exist_ok=True)
         self.workers: list[subprocess.Popen[bytes]] = []
         self.count = 0
@@ -44,10 +45,13 @@ class Cluster:
             time.sleep(0.02)
         raise RuntimeError(self.log("scheduler"))
 
-    def add(self, *, threads: int = 1, nanny: bool = False, memory: str = "2GiB", env: dict[str, str] | None = None) -> Any:
+    def add(
+        self, *, threads: int = 1, nanny: bool = False, memory: str = "2GiB", env: dict[str, str] | None = None
+    ) -> Any:
         """Start a worker; its process. Does not wait until it has joined."""
         name = f"worker-{self.count}"
         self.count += 1
+        self.nannies |= nanny
         command = ["worker", self.address, "--host", "127.0.0.1", "--nthreads", str(threads), "--no-dashboard"]
         command += ["--nanny" if nanny else "--no-nanny", "--memory-limit", memory]
         command += ["--local-directory", str(self.folder / name)]

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import reduce.dataset
 from jobs import exits
 from reduce import PCA, Dataset, EngineError, connect
 from tests.engines.contract import bytes_of, pass_of, reference, tree_of
@@ -107,6 +106,7 @@ def test_a_job_gives_the_bytes_of_the_local_engine(steady: Cluster, folder: Path
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")], "the work directory is gone"
 
 
+@pytest.mark.slow
 def test_workers_join_and_leave_meanwhile(mortal: Cluster, folder: Path, tmp_path: Path) -> None:
     data = opened(folder)
     expected = PCA(5, scale=True).fit(data, engine=reference())
@@ -136,8 +136,17 @@ def test_workers_join_and_leave_meanwhile(mortal: Cluster, folder: Path, tmp_pat
     assert tree_of(tmp_path / "dask") == tree_of(tmp_path / "local")
 
 
-def test_a_large_shared_array_survives_its_readers(mortal: Cluster, tmp_path: Path) -> None:
+def leaves_of(rows: int, patch: pytest.MonkeyPatch) -> None:
+    """Leaves of so few rows that wide data has several: at least 2 d rows otherwise."""
+    for module in ("reduce.engines.base", "reduce.parquet"):
+        patch.setattr(f"{module}.leaf_rows", lambda d: rows)
+
+
+def test_a_large_shared_array_survives_its_readers(
+    mortal: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Above 32 MiB an array goes through ``work=``; a worker that joins after a death reads it there as well."""
+    leaves_of(20, monkeypatch)
     d, k = 3000, 1500
     rows = np.random.default_rng(0).normal(size=(480, d)).astype(np.float32)
     table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), d)})
@@ -154,14 +163,9 @@ def test_a_large_shared_array_survives_its_readers(mortal: Cluster, tmp_path: Pa
         with pytest.raises(Exception, match="expected work="):
             connect("dask", client).run(pass_, data)
         watch = At(100, replace_worker)
-        with pytest.MonkeyPatch.context() as patch:
-            # Leaves of 20 rows: the rule of 2 d rows a leaf would make one task of them.
-            for module in ("reduce.dataset", "reduce.engines.base", "reduce.parquet"):
-                if hasattr(__import__(module, fromlist=["leaf_rows"]), "leaf_rows"):
-                    patch.setattr(f"{module}.leaf_rows", lambda d: 20)
-            found = connect("dask", client, work=tmp_path / "work", progress=watch).run(pass_, data)
-            expected = reference().run(pass_, data)
+        found = connect("dask", client, work=tmp_path / "work", progress=watch).run(pass_, data)
         assert watch.done
+        expected = reference().run(pass_, data)
     assert bytes_of(found) == bytes_of(expected)
     assert [p.suffix for p in (tmp_path / "work").iterdir()].count(".shared") == 1
 
@@ -201,6 +205,7 @@ def test_nothing_of_a_credential_travels(steady: Cluster, folder: Path, tmp_path
 # What breaks
 
 
+@pytest.mark.slow
 def test_no_scheduler(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"expected a Dask scheduler at tcp://127\.0\.0\.1:1, found .*; start it"):
         connect("dask", "tcp://127.0.0.1:1", patience=1.0)
@@ -212,6 +217,7 @@ def test_no_scheduler(folder: Path, tmp_path: Path) -> None:
     assert "Traceback" not in log
 
 
+@pytest.mark.slow
 def test_other_versions_and_no_package_at_all(mortal: Cluster, folder: Path, tmp_path: Path) -> None:
     data = opened(folder)
     with client_of(mortal) as client:
@@ -219,7 +225,10 @@ def test_other_versions_and_no_package_at_all(mortal: Cluster, folder: Path, tmp
         about = tmp_path / "old/reduce/about.py"
         about.write_text(about.read_text().replace('__version__ = "', '__version__ = "0.0.'))
         mortal.leaf_bytes = None
-        for place, words in (("old", r"found {'eigenmill': '0\.0\.0\.1\.0'}; install"), ("none", r"found .*reduce.*; inst")):
+        for place, words in (
+            ("old", r"found {'eigenmill': '0\.0\.0\.1\.0'}; install"),
+            ("none", r"found .*reduce.*; inst"),
+        ):
             (tmp_path / place).mkdir(exist_ok=True)
             if place == "none":
                 (tmp_path / place / "sitecustomize.py").write_text(WITHOUT)
@@ -264,12 +273,13 @@ def test_a_scheduler_that_is_gone(how: str, mortal: Cluster, folder: Path, monke
             os.kill(mortal.scheduler.pid, signal.SIGSTOP)
 
     found = in_time(lambda: PCA(5).fit(data, engine=connect("dask", client, progress=At(300, gone))))
-    with pytest.raises(EngineError, match="expected a Dask cluster that answers, found .*run again to go on"):
+    with pytest.raises(EngineError, match=r"expected a Dask cluster that answers, found .*run again to go on"):
         raise found
     end(mortal.scheduler)
     client.close(timeout=2)
 
 
+@pytest.mark.slow
 def test_all_workers_are_gone(mortal: Cluster, folder: Path) -> None:
     data = opened(folder)
     with client_of(mortal) as client:
@@ -307,22 +317,15 @@ def in_time(act: Callable[[], Any]) -> BaseException:
 
 
 @pytest.mark.slow
-def test_a_state_larger_than_a_message(tmp_path: Path) -> None:
+def test_a_state_larger_than_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """d = 8,000: one state is 260 MB."""
     d = 8000
     rows = np.random.default_rng(0).integers(0, 255, (1200, d), dtype=np.uint8)
     table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), d)})
     pq.write_table(table, tmp_path / "wide.parquet", row_group_size=100)
+    leaves_of(300, monkeypatch)
+    data = Dataset.from_parquet(tmp_path / "wide.parquet")
+    pass_ = pass_of("gram", data)
+    assert pass_.sizes(0, data.n_rows)[0] > 250 << 20
     with cluster(tmp_path / "cluster", memory="5GiB") as found, client_of(found) as client:
-        with pytest.MonkeyPatch.context() as patch:
-            for module in ("reduce.dataset", "reduce.engines.base", "reduce.parquet"):
-                if hasattr(__import__(module, fromlist=["leaf_rows"]), "leaf_rows"):
-                    patch.setattr(f"{module}.leaf_rows", lambda d: 300)
-            data = Dataset.from_parquet(tmp_path / "wide.parquet")
-            pass_ = pass_of("gram", data)
-            assert pass_.sizes(0, data.n_rows)[0] > 250 << 20
-            found_bytes = bytes_of(connect("dask", client).run(pass_, data))
-            assert found_bytes == bytes_of(reference().run(pass_, data))
-
-
-__all__ = ["reduce"]
+        assert bytes_of(connect("dask", client).run(pass_, data)) == bytes_of(reference().run(pass_, data))
