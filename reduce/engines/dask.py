@@ -22,13 +22,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 from dask import delayed
+from dask.sizeof import sizeof
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker, NoValidWorkerError
 
 from reduce.about import versions
 from reduce.blocks import Array
 from reduce.dataset import Dataset
-from reduce.engines.base import Progress, Tree, one_blas_thread
+from reduce.engines.base import Progress, Tree, one_blas_thread, tree_arrays
 from reduce.engines.checkpoint import Checkpoint
 from reduce.engines.load import LARGE_STATE, TASKS, Cluster, fan_in, worker_memory
 from reduce.engines.memory import format_bytes, parse_bytes
@@ -357,6 +358,14 @@ def _explained(error: BaseException) -> BaseException:
 
 
 # On the workers.
+
+
+def _size(tree: Tree[Any]) -> int:
+    """The scheduler is told how large a state is: it merges where most of it lies, and sees memory as it is."""
+    return sum(array.nbytes for array in tree_arrays(tree)[0].values())
+
+
+sizeof.register(Tree, _size)
 
 
 def _identity(value: Any) -> Any:

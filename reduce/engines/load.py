@@ -66,7 +66,7 @@ class Load:
         merges: tasks in which states meet.
         read_bytes: encoded bytes from storage to the workers.
         described_bytes: descriptions of tasks, from the driver through the scheduler.
-        moved_bytes: states from worker to worker, at most.
+        moved_bytes: states from worker to worker, about.
         returned_bytes: states that come to the driver.
         driver_bytes: memory of the driver at its peak.
         worker_bytes: memory of one worker process at its peak.
