@@ -2,12 +2,14 @@
 
 Scans and bytes follow from the files; memory from the same model that refuses a scan (:mod:`reduce.engines.memory`);
 time from the arithmetic of the passes, a quick measurement of this machine's matrix product, and rates of decoding
-and writing that are typical of Parquet (``DECODE``, ``ENCODE``), so expect it to be right within a factor of two.
+and writing that are typical of Parquet (``DECODE``, ``ENCODE``), so expect it to be right within a factor of two. On
+a cluster the links of the workers are counted too, as 1 Gbit/s each (``LINK``), and the scheduler's time for each task.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,11 +18,12 @@ import numpy as np
 from reduce.blocks import block_height
 from reduce.dataset import Dataset
 from reduce.engines.base import Engine, one_blas_thread, plan_leaves
+from reduce.engines.load import LINK, Cluster, Load, fold_load, worker_memory, write_load
 from reduce.engines.memory import Memory, estimate, format_bytes
 from reduce.estimators.base import Estimator
 from reduce.estimators.linear import Linear
 from reduce.estimators.solver import choose
-from reduce.parts import plan_parts
+from reduce.parts import Part, plan_parts
 from reduce.passes.moments import Intake, MomentsPass
 from reduce.passes.tsqr import TsqrPass
 from reduce.sink import Sink
@@ -39,13 +42,20 @@ class Scan:
         name: moments, gram, rows, tsqr or write.
         reads_bytes: encoded bytes that are read.
         seconds: estimated duration.
-        memory: estimated peak, by what takes it; None where it cannot be told before another scan.
+        memory: estimated peak, by what takes it; on a cluster, that of one worker process.
+        load: what the scan asks of a cluster, if there is one.
     """
 
     name: str
     reads_bytes: int
     seconds: float
     memory: Memory
+    load: Load | None = None
+
+    @property
+    def peak(self) -> int:
+        """Bytes of the process that must have them: this one, or a worker."""
+        return self.memory.peak if self.load is None else self.load.worker_bytes
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ class Plan:
     parts: int
     memory_limit: int | None
     advice: str | None
+    cluster: Cluster | None = None
 
     @property
     def seconds(self) -> float:
@@ -76,7 +87,7 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        return max((scan.memory.peak for scan in self.scans), default=0)
+        return max((scan.peak for scan in self.scans), default=0)
 
     @property
     def fits(self) -> bool:
@@ -85,7 +96,7 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         plain = asdict(self)
         for scan, entry in zip(self.scans, plain["scans"], strict=True):
-            entry["memory"]["peak"] = scan.memory.peak
+            entry["memory"]["peak"] = scan.peak
         return {**plain, "seconds": self.seconds, "peak": self.peak, "fits": self.fits}
 
     def __str__(self) -> str:
@@ -97,13 +108,20 @@ class Plan:
         )
 
 
-def explain(estimator: Estimator, data: Dataset, engine: Engine | None = None, sink: Sink | None = None) -> Plan:
-    """The plan of fitting ``estimator`` to ``data`` and, with a ``sink``, of writing the features there."""
+def explain(
+    estimator: Estimator, data: Dataset, engine: Engine | Cluster | None = None, sink: Sink | None = None
+) -> Plan:
+    """The plan of fitting ``estimator`` to ``data`` and, with a ``sink``, of writing the features there.
+
+    In the place of an engine a :class:`reduce.engines.load.Cluster` will do: one that is not there yet.
+    """
     from reduce.engines import connect
 
     engine = engine or connect("local")
     estimator._validate()
-    wanted, limit = int(getattr(engine, "workers", 1)), engine.memory_limit()
+    cluster = engine if isinstance(engine, Cluster) else getattr(engine, "cluster", None)
+    limit = engine.memory if isinstance(engine, Cluster) else engine.memory_limit()
+    wanted = int(getattr(engine, "workers", 1))
     policy = data.cleaning.resolve(data.feature_names)
     if data.cleaning.clip_sd is not None:
         unlimited = np.full(data.n_features, np.inf)
@@ -129,22 +147,23 @@ def explain(estimator: Estimator, data: Dataset, engine: Engine | None = None, s
     encoded = sum(f.encoded for f in files)
     decoded = n * len(data.source.names) * data.source.dtype.itemsize
     rate = _flops(intake.dtype)
-    scans = [
-        _scan(name, pass_, data, wanted, limit, encoded, decoded / DECODE + work / rate) for name, pass_, work in passes
-    ]
+    at = _Place(data, wanted, limit, cluster, encoded)
+    scans = [at.scan(name, pass_, decoded / DECODE + work / rate) for name, pass_, work in passes]
     item = 8 if sink is not None and sink.dtype == "float64" else data.dtype.itemsize
     output, parts = 0, 0
     if sink is not None:
         output = n * k * item
-        parts = len(plan_parts(data.fragments, k, item, sink.part_bytes))
+        planned = plan_parts(data.fragments, k, item, sink.part_bytes)
+        parts = len(planned)
         seconds = decoded / DECODE + 2.0 * n * d * k / rate + output / ENCODE
-        scans.append(_scan("write", None, data, wanted, limit, encoded, seconds))
-    over = [scan for scan in scans if limit is not None and scan.memory.peak > limit]
+        scans.append(at.scan("write", None, seconds, planned))
+    over = [scan for scan in scans if limit is not None and scan.peak > limit]
     advice = None
     if over:
-        need = max(scan.memory.peak for scan in over)
+        need = max(scan.peak for scan in over)
+        who = "one worker" if cluster is None else "a worker process"
         advice = (
-            f"the {over[0].name} scan needs {format_bytes(need)} with one worker; "
+            f"the {over[0].name} scan needs {format_bytes(need)} with {who}; "
             f"give memory='{format_bytes(need * 1.02).replace(' ', '')}', or choose fewer columns"
         )
     return Plan(
@@ -165,6 +184,7 @@ def explain(estimator: Estimator, data: Dataset, engine: Engine | None = None, s
         parts,
         limit,
         advice,
+        cluster,
     )
 
 
@@ -174,11 +194,36 @@ def _components(estimator: Estimator, d: int, n: int) -> int:
     return int(k) if isinstance(k, int | np.integer) else max(min(d, n), 1)
 
 
-def _scan(name: str, pass_: Any, data: Dataset, wanted: int, limit: int | None, encoded: int, work: float) -> Scan:
-    """The scan with as many workers as the limit allows, or one when none fits."""
-    choices = [estimate(pass_, data, workers) for workers in range(wanted, 0, -1)]
-    memory = next((m for m in choices if limit is None or m.peak <= limit), choices[-1])
-    return Scan(name, encoded, work / memory.workers, memory)
+@dataclass(frozen=True)
+class _Place:
+    """Where scans of ``data`` run: in this process with up to ``wanted`` threads, or on a cluster."""
+
+    data: Dataset
+    wanted: int
+    limit: int | None
+    cluster: Cluster | None
+    encoded: int
+
+    def scan(self, name: str, pass_: Any, work: float, parts: Sequence[Part] = ()) -> Scan:
+        """The scan of ``work`` seconds of one thread."""
+        if self.cluster is not None:
+            return self._on_cluster(self.cluster, name, pass_, work, parts)
+        # As many workers as the limit allows, or one when none fits.
+        choices = (estimate(pass_, self.data, workers) for workers in range(self.wanted, 0, -1))
+        memory = next((m for m in choices if self.limit is None or m.peak <= self.limit), None)
+        memory = memory or estimate(pass_, self.data, 1)
+        return Scan(name, self.encoded, work / memory.workers, memory)
+
+    def _on_cluster(self, cluster: Cluster, name: str, pass_: Any, work: float, parts: Sequence[Part]) -> Scan:
+        if pass_ is None:
+            load = write_load(self.data, cluster, self.encoded, parts)
+        else:
+            load = fold_load(pass_, self.data, cluster, self.encoded)
+        threads = max(min(cluster.workers * cluster.threads, load.tasks), 1)
+        links = max(min(cluster.workers, load.tasks), 1)
+        scan = max(work / threads, self.encoded / (links * LINK), load.scheduler_seconds)
+        memory = worker_memory(pass_, self.data, cluster.threads)[0]
+        return Scan(name, self.encoded, scan + load.merge_seconds, memory, load)
 
 
 def _flops(dtype: np.dtype[Any]) -> float:

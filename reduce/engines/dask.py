@@ -22,15 +22,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 from dask import delayed
+from dask.sizeof import sizeof
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker, NoValidWorkerError
 
 from reduce.about import versions
 from reduce.blocks import Array
 from reduce.dataset import Dataset
-from reduce.engines.base import Progress, Tree, one_blas_thread
+from reduce.engines.base import Progress, Tree, one_blas_thread, tree_arrays
 from reduce.engines.checkpoint import Checkpoint
-from reduce.engines.memory import RESERVE, estimate, format_bytes, parse_bytes
+from reduce.engines.load import LARGE_STATE, TASKS, Cluster, fan_in, worker_memory
+from reduce.engines.memory import format_bytes, parse_bytes
 from reduce.engines.ship import Common, pack, refuse_secrets, unpack, unpack_common
 from reduce.engines.tasks import attempt, compare_versions, fold_tasks, merge_trees, rows_tasks, total_of, write_tasks
 from reduce.errors import ConfigError, DoesNotFitError, EngineError
@@ -39,16 +41,10 @@ from reduce.sink import Manifest, Sink
 
 S = TypeVar("S")
 R = TypeVar("R")
-FAN_IN = 8
-"""Trees that meet in one task: a power of two, so that the runs stay aligned. Two, when states are large."""
-LARGE_STATE = 32 << 20
-"""Bytes from which a state is large: it travels between worker and client, not through the scheduler."""
-TASKS = 4096
-"""Most tasks of one scan: enough for a thousand workers, little work for the scheduler."""
-PROCESS = 300 << 20
-"""Bytes that a worker process holds before it reads."""
 POLL = 5.0
 """Seconds without news after which the cluster is asked whether it is still there."""
+ANSWER = 30.0
+"""Seconds in which a scheduler must answer, however much it has to do."""
 
 
 class DaskEngine:
@@ -98,6 +94,13 @@ class DaskEngine:
         """Threads of all workers."""
         return sum(w["nthreads"] for w in self._workers().values())
 
+    @property
+    def cluster(self) -> Cluster:
+        """What there is to plan for."""
+        workers = self._workers()
+        threads = max((w["nthreads"] for w in workers.values()), default=1)
+        return Cluster("dask", max(len(workers), 1), threads, self.memory_limit())
+
     def memory_limit(self) -> int | None:
         limits = [w["memory_limit"] for w in self._workers().values() if w["memory_limit"]]
         return self.memory or (min(limits) if limits else None)
@@ -117,9 +120,9 @@ class DaskEngine:
 
     def _fold(self, pass_: Pass[S, Any], data: Dataset, tree: Tree[S], *, keep: bool) -> None:
         name = type(pass_).__name__.removesuffix("Pass").lower()
-        tasks = fold_tasks(pass_, data, tree, TASKS)
+        tasks = fold_tasks(pass_, data, tree, TASKS["dask"])
         state = pass_.sizes(0, data.n_rows)[0]
-        fan = FAN_IN if state < LARGE_STATE else 2
+        fan = fan_in(state)
         with self._stage(name, tasks):
             graph = _Graph(f"fold-{name}", tasks, self)
             merged, level = graph.nodes, 0
@@ -230,7 +233,11 @@ class DaskEngine:
         return alone
 
     def _workers(self) -> dict[str, Any]:
-        return dict(self.client.scheduler_info(n_workers=-1)["workers"])
+        scheduler = self.client.scheduler
+        if scheduler is None:
+            raise OSError("no connection to the scheduler")
+        found = self.client.sync(scheduler.identity, n_workers=-1, callback_timeout=ANSWER)
+        return dict(found["workers"])
 
     def _abandoned(self) -> EngineError:
         return EngineError(
@@ -252,12 +259,9 @@ class DaskEngine:
             if fresh:
                 self._check_versions(sorted(fresh))
                 self._checked = frozenset(workers)
-        state = 0 if pass_ is None else pass_.sizes(0, data.n_rows)[0]
-        merging = state * 2 * (FAN_IN if state < LARGE_STATE else 2)
         # Workers of one size need one estimate, be they a thousand.
         for threads, limit in sorted({(w["nthreads"], self.memory or w["memory_limit"]) for w in workers.values()}):
-            need = estimate(pass_, data, threads, process=PROCESS).scan
-            need = max(need, PROCESS + RESERVE + threads * merging) if len(data.fragments) > 1 else need
+            need = worker_memory(pass_, data, threads)[1]
             if limit and need > limit:
                 raise DoesNotFitError(
                     f"expected a plan within {format_bytes(limit)} on every worker, found that {threads} threads need "
@@ -267,8 +271,12 @@ class DaskEngine:
     def _check_versions(self, addresses: list[str]) -> None:
         theirs = self.client.run(versions, workers=addresses, on_error="return")
         for address, found in theirs.items():
+            if isinstance(found, OSError):
+                continue  # it has left meanwhile
             if isinstance(found, BaseException):
-                raise _explained(found) from found
+                raise EngineError(
+                    f"expected eigenmill on the worker {address}, found {found!r}; install the same versions there"
+                ) from found
             compare_versions(versions(), found, f"the worker {address}")
 
     @contextlib.contextmanager
@@ -350,6 +358,14 @@ def _explained(error: BaseException) -> BaseException:
 
 
 # On the workers.
+
+
+def _size(tree: Tree[Any]) -> int:
+    """The scheduler is told how large a state is: it merges where most of it lies, and sees memory as it is."""
+    return sum(array.nbytes for array in tree_arrays(tree)[0].values())
+
+
+sizeof.register(Tree, _size)
 
 
 def _identity(value: Any) -> Any:

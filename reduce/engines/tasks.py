@@ -143,7 +143,7 @@ def fold_tasks(pass_: Pass[S, Any], data: Dataset, tree: Tree[S], most: int) -> 
     runs: dict[int, list[Leaf]] = {}
     for leaf in leaves:
         runs.setdefault(leaf.index >> size, []).append(leaf)
-    cut = _Cutter(data)
+    cut = Cutter(data)
     tasks = []
     for run in runs.values():
         first = run[0].fragments.start
@@ -158,7 +158,7 @@ def fold_tasks(pass_: Pass[S, Any], data: Dataset, tree: Tree[S], most: int) -> 
 
 def write_tasks(data: Dataset, job: Job) -> list[WriteTask]:
     """One task for each pending part; a task's job knows no part but its own."""
-    cut = _Cutter(data)
+    cut = Cutter(data)
     tasks = []
     for part in job.pending:
         part_data, fragments = cut(part.fragments.start, part.fragments.stop)
@@ -169,11 +169,11 @@ def write_tasks(data: Dataset, job: Job) -> list[WriteTask]:
 
 def rows_tasks(data: Dataset) -> list[RowsTask]:
     """One task for each fragment."""
-    cut = _Cutter(data)
+    cut = Cutter(data)
     return [RowsTask(*cut(i, i + 1)) for i in range(len(data.fragments))]
 
 
-class _Cutter:
+class Cutter:
     """Restricts a data set to the files of a run of fragments."""
 
     def __init__(self, data: Dataset) -> None:

@@ -1,0 +1,166 @@
+"""What a scan asks of a cluster: tasks, bytes over the network, memory of driver and workers, work of the scheduler.
+
+Tasks are counted exactly, for the cut is the engines' own; descriptions are measured on a sample; what moves is counted
+from the merge tree: of the trees that meet in one task all but one come from another worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from reduce.dataset import Dataset
+from reduce.engines.base import Tree
+from reduce.engines.memory import RESERVE, Memory, estimate
+from reduce.engines.ship import Common, pack
+from reduce.engines.tasks import Cutter, FoldTask, RowsTask, fold_tasks
+from reduce.errors import ConfigError
+from reduce.parts import Part
+from reduce.passes.base import Pass
+
+T = TypeVar("T")
+FAN_IN = 8
+"""Trees that meet in one task: a power of two, so that the runs stay aligned. Two, when states are large."""
+LARGE_STATE = 32 << 20
+"""Bytes from which a state is large: it travels between worker and client, not through the scheduler."""
+TASKS = {"dask": 4096, "spark": 1024}
+"""Most tasks of one scan: enough for a thousand workers, little work for the scheduler."""
+AT_ONCE = 64 << 20
+"""Bytes of states up to which Spark's driver takes all trees without a round of merging."""
+PROCESS = 300 << 20
+"""Bytes that a worker process holds before it reads."""
+DISPATCH = {"dask": 1e-3, "spark": 5e-3}
+"""Seconds of the scheduler for one task."""
+LINK = 125e6
+"""Bytes per second over the network into or out of one worker: 1 Gbit/s."""
+MERGE = 1e9
+"""Bytes of states merged per second and thread."""
+SAMPLE = 24
+"""Tasks whose descriptions are measured."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster to plan for: ``workers`` processes of ``threads`` threads, each within ``memory`` bytes if given."""
+
+    kind: str
+    workers: int
+    threads: int = 1
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in TASKS or self.workers < 1 or self.threads < 1:
+            raise ConfigError(
+                f"expected a cluster of kind {' or '.join(TASKS)} with workers and threads >= 1, found {self}; "
+                "set engine.kind or --engine"
+            )
+
+
+@dataclass(frozen=True)
+class Load:
+    """One scan on a cluster.
+
+    Attributes:
+        tasks: that read, or write.
+        merges: tasks in which states meet.
+        read_bytes: encoded bytes from storage to the workers.
+        described_bytes: descriptions of tasks, from the driver through the scheduler.
+        moved_bytes: states from worker to worker, about.
+        returned_bytes: states that come to the driver.
+        driver_bytes: memory of the driver at its peak.
+        worker_bytes: memory of one worker process at its peak.
+        scheduler_seconds: work of the scheduler, which goes on beside the scan.
+        merge_seconds: from the last task that reads to the result.
+    """
+
+    tasks: int
+    merges: int
+    read_bytes: int
+    described_bytes: int
+    moved_bytes: int
+    returned_bytes: int
+    driver_bytes: int
+    worker_bytes: int
+    scheduler_seconds: float
+    merge_seconds: float
+
+
+def fan_in(state: int) -> int:
+    """How many trees with a state of so many bytes meet in one task."""
+    return FAN_IN if state < LARGE_STATE else 2
+
+
+def worker_memory(pass_: Pass[Any, Any] | None, data: Dataset, threads: int) -> tuple[Memory, int]:
+    """(what the scan takes, peak in bytes of a worker process that also merges) with so many threads."""
+    found = estimate(pass_, data, threads, process=PROCESS)
+    if pass_ is None or len(data.fragments) <= 1:
+        return found, found.scan
+    state = pass_.sizes(0, data.n_rows)[0]
+    return found, max(found.scan, PROCESS + RESERVE + threads * 2 * fan_in(state) * state)
+
+
+def fold_load(pass_: Pass[Any, Any], data: Dataset, cluster: Cluster, encoded: int) -> Load:
+    """The load of one scan of ``data``, whose files hold ``encoded`` bytes."""
+    tasks: list[FoldTask[Any]] = fold_tasks(pass_, data, Tree(), TASKS[cluster.kind])
+    state, _, final = pass_.sizes(0, data.n_rows)
+    rounds, returned = _rounds(cluster.kind, len(tasks), state)
+    # A merge runs where one of its trees is; the others come from other workers, as far as there are any.
+    moved = round((len(tasks) - returned) * (1 - 1 / cluster.workers)) * state
+    described = _described(tasks)
+    # Dask: the pass itself is a task, and the leaves that are left over meet in a last one.
+    merges = sum(rounds) + (2 if cluster.kind == "dask" and tasks else 0)
+    fan = fan_in(state)
+    return Load(
+        tasks=len(tasks),
+        merges=merges,
+        read_bytes=encoded,
+        described_bytes=described,
+        moved_bytes=moved,
+        returned_bytes=returned * state,
+        driver_bytes=PROCESS + RESERVE + 2 * described + max(2 * returned * state, final),
+        worker_bytes=worker_memory(pass_, data, cluster.threads)[1],
+        scheduler_seconds=(len(tasks) + merges) * DISPATCH[cluster.kind],
+        merge_seconds=len(rounds) * state * ((fan - 1) / LINK + fan / MERGE) + returned * state / LINK,
+    )
+
+
+def write_load(data: Dataset, cluster: Cluster, encoded: int, parts: Sequence[Part]) -> Load:
+    """The load of writing ``data`` in these parts; no state comes back, and nothing moves between workers."""
+    cut = Cutter(data)
+    picked = [RowsTask(*cut(p.fragments.start, p.fragments.stop)) for p in _sample(parts)]
+    described = _described(picked, len(parts))
+    return Load(
+        tasks=len(parts),
+        merges=0,
+        read_bytes=encoded,
+        described_bytes=described,
+        moved_bytes=0,
+        returned_bytes=0,
+        driver_bytes=PROCESS + RESERVE + 2 * described,
+        worker_bytes=worker_memory(None, data, cluster.threads)[1],
+        scheduler_seconds=len(parts) * DISPATCH[cluster.kind],
+        merge_seconds=0.0,
+    )
+
+
+def _rounds(kind: str, trees: int, state: int) -> tuple[list[int], int]:
+    """(tasks of each round of merging, trees that come to the driver)."""
+    rounds: list[int] = []
+    while trees > 1 and (kind == "dask" or trees * state > AT_ONCE):
+        trees = -(-trees // fan_in(state))
+        rounds.append(trees)
+    return rounds, trees
+
+
+def _sample(items: Sequence[T]) -> Sequence[T]:
+    return items[:: max(len(items) // SAMPLE, 1)]
+
+
+def _described(tasks: Sequence[Any], count: int | None = None) -> int:
+    """Bytes of the descriptions of ``count`` tasks, by default these, from those of a few."""
+    if not tasks:
+        return 0
+    picked, common = _sample(tasks), Common()
+    each = sum(len(pack(task, None, common)) for task in picked) / len(picked)
+    return round(each * (len(tasks) if count is None else count)) + len(common.pack())

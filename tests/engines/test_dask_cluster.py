@@ -1,0 +1,331 @@
+"""The Dask engine against clusters of real processes: jobs, workers that come and go, and everything that can break."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import exits
+from reduce import PCA, Dataset, EngineError, connect
+from tests.engines.contract import bytes_of, pass_of, reference, tree_of
+from tests.engines.dask_processes import ROOT, Cluster, cluster, end, run_job
+from tests.jobs.conftest import D, write_vectors
+
+distributed = pytest.importorskip("distributed")
+
+LEAF = 100
+LEAF_BYTES = LEAF * D * 8
+"""A leaf is 100 rows: many tasks over few bytes."""
+PLANTED = "PLANTEDsecret"
+
+
+class At:
+    """Progress that does something, once, when a scan has come to a row."""
+
+    def __init__(self, row: int, act: Callable[[], Any]) -> None:
+        self.row, self.act, self.rows, self.done = row, act, 0, False
+
+    def begin(self, stage: str, rows: int, size: int) -> None: ...
+
+    def end(self) -> None: ...
+
+    def advance(self, rows: int) -> None:
+        self.rows += rows
+        if self.rows >= self.row and not self.done:
+            self.done = True
+            self.act()
+
+
+@pytest.fixture(autouse=True)
+def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reduce.dataset.LEAF_BYTES", LEAF_BYTES)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_vectors(tmp_path_factory.mktemp("input") / "data", rows=3000, group=LEAF)
+
+
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two workers that no test kills."""
+    with cluster(tmp_path_factory.mktemp("steady"), leaf_bytes=LEAF_BYTES, env={"AWS_SECRET_ACCESS_KEY": PLANTED}) as c:
+        yield c
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Iterator[Cluster]:
+    """Two workers for one test."""
+    with cluster(tmp_path / "cluster", leaf_bytes=LEAF_BYTES) as found:
+        yield found
+
+
+def client_of(found: Cluster, workers: int = 2) -> Any:
+    client = distributed.Client(found.address, set_as_default=False)
+    client.wait_for_workers(workers, timeout=60)
+    return client
+
+
+def opened(folder: Path) -> Dataset:
+    return Dataset.from_parquet(folder, vector="x", carry=["id", "label"])
+
+
+def job_file(folder: Path, out: Path) -> Path:
+    path = out.with_suffix(".yaml")
+    path.write_text(
+        f"input: {{path: {folder}, vector: x, carry: [id, label]}}\nreduce: {{components: 5, scale: true}}\n"
+        f"output: {{features: {out}/features, model: {out}/model, report: {out}/report.json, part_bytes: 1KiB}}\n"
+    )
+    return path
+
+
+# What works
+
+
+def test_a_job_gives_the_bytes_of_the_local_engine(steady: Cluster, folder: Path, tmp_path: Path) -> None:
+    for name, more in (("local", []), ("dask", ["--engine", "dask", "--set", f"engine.address={steady.address}"])):
+        job = run_job(["reduce", str(job_file(folder, tmp_path / name)), *more], leaf_bytes=LEAF_BYTES)
+        out, log = job.communicate(timeout=120)
+        assert job.returncode == 0, out + log
+    for part in ("features", "model"):
+        found, expected = (tree_of(tmp_path / name / part) for name in ("dask", "local"))
+        assert found == expected
+        assert len(found) > (60 if part == "features" else 2)
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")], "the work directory is gone"
+
+
+@pytest.mark.slow
+def test_workers_join_and_leave_meanwhile(mortal: Cluster, folder: Path, tmp_path: Path) -> None:
+    data = opened(folder)
+    expected = PCA(5, scale=True).fit(data, engine=reference())
+
+    with client_of(mortal) as client:
+
+        def join() -> None:
+            mortal.add()
+            client.wait_for_workers(3, timeout=60)
+
+        def leave() -> None:
+            mortal.workers[0].send_signal(signal.SIGTERM)
+            mortal.workers[0].wait(60)
+
+        for name, act in (("join", join), ("leave", leave)):
+            watch = At(1000, act)
+            engine = connect("dask", client, progress=watch)
+            pca = PCA(5, scale=True).fit(data, engine=engine)
+            assert watch.done
+            assert pca.components_.tobytes() == expected.components_.tobytes(), name
+        watch = At(3000, mortal.workers[1].kill)
+        engine = connect("dask", client, progress=watch)
+        expected.transform(data).to_parquet(tmp_path / "dask", engine=engine, part_bytes=1000)
+        assert watch.done
+        assert len(client.scheduler_info()["workers"]) == 1
+    expected.transform(data).to_parquet(tmp_path / "local", engine=reference(), part_bytes=1000)
+    assert tree_of(tmp_path / "dask") == tree_of(tmp_path / "local")
+
+
+def leaves_of(rows: int, patch: pytest.MonkeyPatch) -> None:
+    """Leaves of so few rows that wide data has several: at least 2 d rows otherwise."""
+    for module in ("reduce.engines.base", "reduce.parquet"):
+        patch.setattr(f"{module}.leaf_rows", lambda d: rows)
+
+
+def test_a_large_shared_array_survives_its_readers(
+    mortal: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above 32 MiB an array goes through ``work=``; a worker that joins after a death reads it there as well."""
+    leaves_of(20, monkeypatch)
+    d, k = 3000, 1500
+    rows = np.random.default_rng(0).normal(size=(480, d)).astype(np.float32)
+    table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), d)})
+    pq.write_table(table, tmp_path / "wide.parquet", row_group_size=10)
+    data = Dataset.from_parquet(tmp_path / "wide.parquet")
+    pass_ = pass_of("tsqr", data)
+    pass_ = type(pass_)(pass_.intake, np.zeros(d), np.ones(d), np.eye(d)[:, :k])
+    with client_of(mortal) as client:
+
+        def replace_worker() -> None:
+            mortal.workers[0].kill()
+            mortal.add()
+
+        with pytest.raises(Exception, match="expected work="):
+            connect("dask", client).run(pass_, data)
+        watch = At(100, replace_worker)
+        found = connect("dask", client, work=tmp_path / "work", progress=watch).run(pass_, data)
+        assert watch.done
+        expected = reference().run(pass_, data)
+    assert bytes_of(found) == bytes_of(expected)
+    assert [p.suffix for p in (tmp_path / "work").iterdir()].count(".shared") == 1
+
+
+def test_nothing_of_a_credential_travels(steady: Cluster, folder: Path, tmp_path: Path) -> None:
+    """Client and workers have one in their environments; the scheduler, told of every task, sees none of it."""
+
+    def seen(dask_scheduler: Any = None) -> bytes:
+        return b"".join(pickle.dumps((key, task.run_spec)) for key, task in dask_scheduler.tasks.items())
+
+    data, travelled = opened(folder), b""
+    with client_of(steady) as client, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_SECRET_ACCESS_KEY", PLANTED)
+
+        def listen() -> None:
+            nonlocal travelled
+            travelled += client.run_on_scheduler(seen)
+
+        for secret in (f"s3://key:{PLANTED}@bucket/out", f"s3://bucket/out?secret_key={PLANTED}"):
+            with pytest.raises(Exception, match="without credentials") as refused:
+                connect("dask", client, work=secret)
+            assert PLANTED not in str(refused.value)
+        fit = connect("dask", client, work=tmp_path / "work", progress=At(500, listen))
+        pca = PCA(5, scale=True).fit(data, engine=fit)
+        pca.save(tmp_path / "model")
+        write = connect("dask", client, progress=At(500, listen))
+        pca.transform(data).to_parquet(tmp_path / "out", engine=write, part_bytes=1000)
+    assert b"eigenmill-fold-gram" in travelled
+    assert b"eigenmill-write-part" in travelled
+    assert PLANTED.encode() not in travelled
+    places = [p for root in (tmp_path, steady.folder) for p in root.rglob("*") if p.is_file()]
+    assert len(places) > 60
+    for place in places:
+        assert PLANTED.encode() not in place.read_bytes(), place
+
+
+# What breaks
+
+
+@pytest.mark.slow
+def test_no_scheduler(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"expected a Dask scheduler at tcp://127\.0\.0\.1:1, found .*; start it"):
+        connect("dask", "tcp://127.0.0.1:1", patience=1.0)
+    job = run_job(
+        ["reduce", str(job_file(folder, tmp_path / "out")), "--engine", "dask", "--set", "engine.address=tcp://[::1]:1"]
+    )
+    log = job.communicate(timeout=120)[1]
+    assert (job.returncode, "expected a Dask scheduler" in " ".join(log.split())) == (exits.NO_CLUSTER, True), log
+    assert "Traceback" not in log
+
+
+@pytest.mark.slow
+def test_other_versions_and_no_package_at_all(mortal: Cluster, folder: Path, tmp_path: Path) -> None:
+    data = opened(folder)
+    with client_of(mortal) as client:
+        shutil.copytree(ROOT / "reduce", tmp_path / "old/reduce")
+        about = tmp_path / "old/reduce/about.py"
+        about.write_text(about.read_text().replace('__version__ = "', '__version__ = "0.0.'))
+        mortal.leaf_bytes = None
+        for place, words in (
+            ("old", r"found {'eigenmill': '0\.0\.0\.1\.0'}; install"),
+            ("none", r"found .*reduce.*; inst"),
+        ):
+            (tmp_path / place).mkdir(exist_ok=True)
+            if place == "none":
+                (tmp_path / place / "sitecustomize.py").write_text(WITHOUT)
+            engine = connect("dask", client)
+            worker = mortal.add(env={"PYTHONPATH": str(tmp_path / place)})
+            client.wait_for_workers(3, timeout=60)
+            with pytest.raises(EngineError, match=r"expected .*eigenmill.*worker tcp://.*" + words):
+                PCA(5).fit(data, engine=engine)
+            end(worker)
+            wait_for(lambda: len(client.scheduler_info()["workers"]) == 2)
+        # One that joins in the middle is found by its first task.
+        rows = PCA(5).fit(data, engine=connect("dask", client)).quality_.rows
+        assert rows == data.n_rows
+
+
+WITHOUT = """import sys
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name == "reduce":
+            raise ModuleNotFoundError("No module named 'reduce'")
+sys.meta_path.insert(0, Without())
+"""
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("how", ["dies", "hangs"])
+def test_a_scheduler_that_is_gone(how: str, mortal: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reduce.engines.dask.ANSWER", 2.0)
+    data, client = opened(folder), client_of(mortal)
+
+    def gone() -> None:
+        if how == "dies":
+            end(mortal.scheduler)
+        else:
+            os.kill(mortal.scheduler.pid, signal.SIGSTOP)
+
+    found = in_time(lambda: PCA(5).fit(data, engine=connect("dask", client, progress=At(300, gone))))
+    with pytest.raises(EngineError, match=r"expected a Dask cluster that answers, found .*run again to go on"):
+        raise found
+    end(mortal.scheduler)
+    client.close(timeout=2)
+
+
+@pytest.mark.slow
+def test_all_workers_are_gone(mortal: Cluster, folder: Path) -> None:
+    data = opened(folder)
+    with client_of(mortal) as client:
+
+        def gone() -> None:
+            for worker in mortal.workers:
+                end(worker)
+
+        for row in (300, 0):
+            engine = connect("dask", client, patience=1.0, progress=At(row, gone))
+            found = in_time(lambda engine=engine: PCA(5).fit(data, engine=engine))
+            with pytest.raises(EngineError, match=r"expected workers at tcp://.*, found none for 1 s; start some"):
+                raise found
+
+
+def in_time(act: Callable[[], Any]) -> BaseException:
+    """The error that ``act`` ends with; fails when it hangs."""
+    found: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            act()
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(90)
+    assert not thread.is_alive(), "it hangs"
+    assert found, "it ended well"
+    return found[0]
+
+
+# Sizes
+
+
+@pytest.mark.slow
+def test_a_state_larger_than_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """d = 8,000: one state is 260 MB."""
+    d = 8000
+    rows = np.random.default_rng(0).integers(0, 255, (1200, d), dtype=np.uint8)
+    table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), d)})
+    pq.write_table(table, tmp_path / "wide.parquet", row_group_size=100)
+    leaves_of(300, monkeypatch)
+    data = Dataset.from_parquet(tmp_path / "wide.parquet")
+    pass_ = pass_of("gram", data)
+    assert pass_.sizes(0, data.n_rows)[0] > 250 << 20
+    with cluster(tmp_path / "cluster", memory="5GiB") as found, client_of(found) as client:
+        assert bytes_of(connect("dask", client).run(pass_, data)) == bytes_of(reference().run(pass_, data))

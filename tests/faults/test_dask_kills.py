@@ -1,0 +1,170 @@
+"""Kill workers and the client of a Dask cluster at random moments of fit and of write: the bytes stay the same."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from reduce import PCA, Dataset, connect
+from tests.engines.contract import tree_of
+from tests.engines.dask_processes import ROOT, Cluster, cluster
+from tests.jobs.conftest import D, write_vectors
+
+pytest.importorskip("distributed")
+pytestmark = pytest.mark.slow
+
+MOMENTS = 4
+"""Kills of each kind in each stage: 32 in all."""
+LEAF = 50
+LEAF_BYTES = LEAF * D * 8
+PART_BYTES = 2000
+
+CHILD = """
+import sys, time
+import reduce.dataset
+from reduce import PCA, Dataset, connect
+
+class Tell:
+    def begin(self, stage, rows, size): print(stage, flush=True)
+    def advance(self, rows): pass
+    def end(self): pass
+
+data, out, address, leaf_bytes, part_bytes = sys.argv[1:]
+reduce.dataset.LEAF_BYTES = int(leaf_bytes)
+dataset = Dataset.from_parquet(data, vector="x", carry=["id"])
+engine = connect("dask", address, work=out + "/work", progress=Tell(), patience=60.0)
+pca = PCA(5, scale=True).fit(dataset, engine=engine)
+pca.save(out + "/model")
+pca.transform(dataset).to_parquet(out + "/features", engine=engine, part_bytes=int(part_bytes))
+print("done", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_vectors(tmp_path_factory.mktemp("input") / "data", files=4, rows=4000, group=LEAF)
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    out = tmp_path_factory.mktemp("expected")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reduce.dataset.LEAF_BYTES", LEAF_BYTES)
+        data, engine = Dataset.from_parquet(folder, vector="x", carry=["id"]), connect("local", workers=1)
+        pca = PCA(5, scale=True).fit(data, engine=engine)
+        pca.save(out / "model")
+        pca.transform(data).to_parquet(out / "features", engine=engine, part_bytes=PART_BYTES)
+    found = tree_of(out)
+    assert len(found) > 100
+    return found
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["no nanny", "nanny"])
+def running(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("cluster"), leaf_bytes=LEAF_BYTES, nanny=request.param) as found:
+        yield found
+
+
+class Run:
+    """The job in a process of its own, which tells of its stages."""
+
+    def __init__(self, data: Path, out: Path, address: str) -> None:
+        out.mkdir(exist_ok=True)
+        self.log = (out.parent / f"{out.name}.log").open("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CHILD, *map(str, (data, out, address, LEAF_BYTES, PART_BYTES))],
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+
+    def until(self, stage: str) -> float:
+        """Wait for a stage to begin; when it did."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.strip() == stage:
+                return time.monotonic()
+        self.log.seek(0)
+        raise AssertionError(self.log.read())
+
+    def finish(self) -> None:
+        self.until("done")
+        assert self.process.wait(60) == 0
+        self.close()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.close()
+
+    def close(self) -> None:
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.log.close()
+
+
+def kill_worker(found: Cluster, rng: random.Random) -> None:
+    """Kill one worker; a nanny starts it again, and where there is none, the test starts another."""
+    living = [w for w in found.workers if w.poll() is None]
+    victim = rng.choice(living)
+    if found.nannies:
+        children = [p for p in psutil.Process(victim.pid).children(recursive=True) if "spawn_main" in str(p.cmdline())]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children[0].kill()
+        return
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    found.add()
+
+
+def stage_seconds(folder: Path, out: Path, address: str) -> dict[str, float]:
+    """How long a run without kills takes; also the first of this cluster."""
+    for _ in range(2):
+        shutil.rmtree(out, ignore_errors=True)
+        run = Run(folder, out, address)
+        began, write, done = run.until("gram"), run.until("write"), run.until("done")
+        run.process.wait(60)
+        run.close()
+    shutil.rmtree(out)
+    return {"gram": write - began, "write": done - write}
+
+
+def outputs(out: Path) -> dict[str, str]:
+    return {name: digest for name, digest in tree_of(out).items() if not name.startswith("work/")}
+
+
+@pytest.mark.parametrize("target", ["worker", "client"])
+def test_same_bytes_after_kills(
+    target: str, running: Cluster, folder: Path, expected: dict[str, str], space: Path
+) -> None:
+    lengths = stage_seconds(folder, space / "whole", running.address)
+    rng, hit = random.Random(f"{target} {running.nannies}"), 0
+    for stage in ("gram", "write"):
+        for moment in range(MOMENTS):
+            out = space / f"{stage}{moment}"
+            run = Run(folder, out, running.address)
+            run.until(stage)
+            time.sleep(rng.uniform(0, 0.8 * lengths[stage]))
+            hit += not (out / "features/_SUCCESS").exists()
+            if target == "worker":
+                kill_worker(running, rng)
+            else:
+                run.kill()
+                run = Run(folder, out, running.address)
+            run.finish()
+            assert outputs(out) == expected, f"{target} killed at moment {moment} of {stage}"
+            shutil.rmtree(out)
+    assert hit >= MOMENTS, "most kills must come before the end, or nothing is tested"
