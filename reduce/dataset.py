@@ -278,7 +278,7 @@ class Dataset:
             return n * d
         source: Any = self.source
         if source.files:
-            return min(sum(f.values for f in source.files), n * d)
+            return int(min(sum(f.values for f in source.files), n * d))
         return int(getattr(source, "values", n * d))
 
     @property

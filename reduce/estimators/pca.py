@@ -13,6 +13,7 @@ from reduce.engines.base import Engine
 from reduce.errors import ConfigError
 from reduce.estimators.base import engine_for
 from reduce.estimators.linear import Linear
+from reduce.estimators.sketch import COMPONENTS, SCANS, TOL
 from reduce.estimators.spectrum import Spectrum, minka_rank, optimal_threshold, rank_for_share
 from reduce.passes.moments import Intake, Moments, MomentsPass
 from reduce.transforms import Input, LogLikelihood
@@ -60,9 +61,14 @@ class PCA(Linear):
         *,
         scale: bool = False,
         whiten: bool = False,
-        solver: Literal["auto", "gram", "dual"] = "auto",
+        solver: Literal["auto", "gram", "dual", "sketch"] = "auto",
         refine: bool = False,
         precision: Literal["auto", "float64"] = "auto",
+        tol: float | None = TOL,
+        max_scans: int = SCANS,
+        max_components: int = COMPONENTS,
+        block_size: int | None = None,
+        warm_start: bool = False,
         random_state: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -71,6 +77,11 @@ class PCA(Linear):
         self.solver = solver
         self.refine = refine
         self.precision = precision
+        self.tol = tol
+        self.max_scans = max_scans
+        self.max_components = max_components
+        self.block_size = block_size
+        self.warm_start = warm_start
         self.random_state = random_state
 
     def _validate(self) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from reduce.blocks import F64
 from reduce.errors import ConfigError
 from reduce.estimators.linear import Linear
+from reduce.estimators.sketch import COMPONENTS, SCANS, TOL
 from reduce.estimators.spectrum import Spectrum, rank_for_share
 
 
@@ -35,9 +36,14 @@ class TruncatedSVD(Linear):
         n_components: int | float | None = 2,
         *,
         scale: bool = False,
-        solver: Literal["auto", "gram", "dual"] = "auto",
+        solver: Literal["auto", "gram", "dual", "sketch"] = "auto",
         refine: bool = False,
         precision: Literal["auto", "float64"] = "auto",
+        tol: float | None = TOL,
+        max_scans: int = SCANS,
+        max_components: int = COMPONENTS,
+        block_size: int | None = None,
+        warm_start: bool = False,
         random_state: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -45,6 +51,11 @@ class TruncatedSVD(Linear):
         self.solver = solver
         self.refine = refine
         self.precision = precision
+        self.tol = tol
+        self.max_scans = max_scans
+        self.max_components = max_components
+        self.block_size = block_size
+        self.warm_start = warm_start
         self.random_state = random_state
 
     def _validate(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reduce.blocks import F64, MAX_HEIGHT, Block, Floats
+from reduce.blocks import F64, MAX_HEIGHT, Block, Floats, block_height
 from reduce.cleaning import ERROR, FILL, KEEP, Resolved, mend
 from reduce.errors import DataError
 
@@ -278,7 +278,8 @@ class MomentsPass:
         return state
 
     def sizes(self, height: int, rows: int) -> tuple[int, int, int]:
-        return 80 * len(self.intake.names), self.intake.scratch(height), 0
+        d = len(self.intake.names)
+        return 80 * d, 64 * d + self.intake.scratch(min(height, block_height(d))), 0
 
     def state_type(self) -> type[Moments]:
         return Moments

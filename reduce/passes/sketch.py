@@ -17,13 +17,13 @@ Sparse blocks are never made dense (:mod:`reduce.passes.thin`), unless they are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from reduce.blocks import F64, MAX_HEIGHT, Block, Floats
+from reduce.blocks import F64, MAX_HEIGHT, Block, Floats, block_height
 from reduce.passes.moments import Intake, Moments, merge_moments
 from reduce.passes.thin import Thin, dense_slices, thin_rows
 
@@ -51,6 +51,7 @@ class Sketch:
         n: sum of the weights of the rows kept.
         pivot, offset: (d,) the mean of the cleaned columns is their sum.
         products: (d, l) ``(X - mean)^T W (X - mean) P``.
+        weights: (d, l) P.
         terms: rounded additions on the longest way of a row into the products.
     """
 
@@ -59,6 +60,7 @@ class Sketch:
     pivot: F64
     offset: F64
     products: F64
+    weights: F64
     terms: int
 
     @property
@@ -76,12 +78,14 @@ class SketchPass:
         pivot: (d,) centre near the columns' means, when an earlier scan has found them; by default every leaf takes
             one from its first rows.
         gap: (d,) what a gap that the mean fills deviates by from the pivot; needed under that policy.
+        held: bytes that the caller will hold beside it; for plans.
     """
 
     intake: Intake
     weights: F64
     pivot: F64 | None = None
     gap: F64 | None = None
+    held: int = field(default=0, compare=False)
 
     sparse_height = MAX_HEIGHT
 
@@ -133,14 +137,15 @@ class SketchPass:
         self._centre(state)
         terms = state.height + state.depth + 8
         moments = state.moments if self.pivot is None else None
-        return Sketch(moments, state.n, state.pivot, state.offset, state.products, terms)
+        return Sketch(moments, state.n, state.pivot, state.offset, state.products, self.weights, terms)
 
     def sizes(self, height: int, rows: int) -> tuple[int, int, int]:
         d, width = self.weights.shape
         state = 8 * d * width + 128 * d
         # The weights in the data's precision, the product of one block's rows, and that of its columns.
-        scratch = (self.intake.dtype.itemsize + 8) * (d + height) * width + self.intake.scratch(height)
-        return state, scratch, state + 8 * d * width
+        scratch = (self.intake.dtype.itemsize + 8) * (d + height) * width
+        # Then the product and the next block: two copies of each while they are made orthogonal to a basis.
+        return state, scratch + self.intake.scratch(min(height, block_height(d))), state + 32 * d * width
 
     def state_type(self) -> type[SketchState]:
         return SketchState

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reduce.blocks import F64, MAX_HEIGHT, Block
+from reduce.blocks import F64, MAX_HEIGHT, Block, block_height
 from reduce.passes.moments import Intake, Moments
 from reduce.passes.thin import dense_slices, thin_rows
 
@@ -77,7 +77,11 @@ class TsqrPass:
 
     def sizes(self, height: int, rows: int) -> tuple[int, int, int]:
         d, k = self.weights.shape
-        return 8 * k * k, 8 * d * k + 24 * (height + k) * k + self.intake.scratch(height), 16 * k * k
+        return (
+            8 * k * k,
+            8 * d * k + 24 * (height + k) * k + self.intake.scratch(min(height, block_height(d))),
+            16 * k * k,
+        )
 
     def state_type(self) -> type[TsqrState]:
         return TsqrState
