@@ -68,7 +68,7 @@ def choose(solver: str, shape: Shape, wanted: int | float | None) -> tuple[str, 
             )
         return "sketch", f"{d} columns are too many for a d x d matrix: a Krylov space, one scan per step"
     if d > GRAM_ALWAYS and wanted is not None and wanted >= 1:
-        width = int(wanted) + max(10, int(wanted) // 10)
+        width = int(wanted) + max(10, int(wanted) // 5)
         iterated = USUAL_SCANS * 4.0 * shape.stored * width * (SPARSE_COST if shape.sparse else 1)
         exact = float(n) * d * d + 4.0 * d**3
         if GAIN * iterated < exact:

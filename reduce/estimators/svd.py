@@ -20,9 +20,11 @@ class TruncatedSVD(Linear):
         n_components: how many components to keep: an int; a float in (0, 1), the share of the squared Frobenius norm
             to reach; ``None``, the numerical rank.
         scale: divide every column by its standard deviation first (without centring), folded into the same scan.
-        solver, refine, precision, random_state: as of :class:`reduce.PCA`.
+        solver, refine, precision, tol, max_scans, max_components, block_size, warm_start, random_state: as of
+            :class:`reduce.PCA`.
 
     Attributes:
+        n_scans_, converged_: of the fit. residual_bounds_: (k,) some true singular value lies that near.
         components_: (k, d) right singular vectors; the entry of largest magnitude is positive.
         singular_values_: (k,) singular values. error_bounds_: (k,) bounds of their absolute errors.
         explained_variance_: (k,) variances of the transformed data, divisor n (they are not sorted).

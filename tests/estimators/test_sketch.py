@@ -350,3 +350,24 @@ def test_auto_depends_on_shape_and_parameters_only() -> None:
     assert auto(20_000, 1_000_000, 10, 1e-5) == "sketch"
     with pytest.raises(ConfigError, match="found 53920 and 117659 rows"):
         auto(117_659, 53_920, None)
+
+
+@pytest.mark.parametrize("times", [1.0, 1e20, 1e-20])
+@pytest.mark.parametrize(
+    ("m", "n", "k", "case"), [(400, 300, 25, 1), (200, 100, 20, 2), (200, 100, 20, 3), (1000, 500, 50, 3)]
+)
+def test_tables_of_li_kluger_and_tygert(m: int, n: int, k: int, case: int, times: float) -> None:
+    """Li, Kluger and Tygert (2016): cosine bases, three spectra, scaled by 1e20 and 1e-20."""
+
+    def cosines(size: int) -> Any:
+        i, j = np.arange(size)[:, None] + 0.5, np.arange(k)[None, :] + 0.5
+        return np.sqrt(2 / size) * np.cos(np.pi * i * j / size)
+
+    i = np.arange(k)
+    sigma = {1: np.exp(np.log(1e-20) * i / (k - 1)), 2: np.sqrt(i + 1.0), 3: np.sqrt(i % 3)}[case] * times
+    A = (cosines(m) * sigma) @ cosines(n).T
+    model = TruncatedSVD(k, solver="sketch", tol=1e-6).fit(A)
+    V = model.components_.T
+    assert np.linalg.norm(A - (A @ V) @ V.T, 2) <= 1e-7 * sigma.max()
+    np.testing.assert_allclose(V.T @ V, np.eye(k), atol=5e-13)
+    np.testing.assert_allclose(model.singular_values_, np.sort(sigma)[::-1], atol=1e-7 * sigma.max())
