@@ -371,3 +371,14 @@ def test_tables_of_li_kluger_and_tygert(m: int, n: int, k: int, case: int, times
     assert np.linalg.norm(A - (A @ V) @ V.T, 2) <= 1e-7 * sigma.max()
     np.testing.assert_allclose(V.T @ V, np.eye(k), atol=5e-13)
     np.testing.assert_allclose(model.singular_values_, np.sort(sigma)[::-1], atol=1e-7 * sigma.max())
+
+
+def test_explain_says_why_and_counts_scans() -> None:
+    from reduce.plan import explain
+
+    X = sp.csr_array((np.ones(2), ([0, 29_999], [0, 20_999])), shape=(30_000, 21_000))
+    plan = explain(PCA(5, max_scans=4), Dataset.from_numpy(X))
+    assert plan.solver == "sketch"
+    assert "21000 columns are too many" in plan.reason
+    assert [scan.name for scan in plan.scans] == ["moments", "sketch", "sketch", "sketch"]
+    assert plan.peak < 2 << 30
