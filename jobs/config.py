@@ -131,7 +131,7 @@ class Reduction(Section):
     """Only for scale: subtract the mean (false keeps sparse data sparse)."""
     whiten: bool = False
     """Only for pca: give every component unit variance."""
-    solver: Literal["auto", "gram", "dual"] = "auto"
+    solver: Literal["auto", "gram", "dual", "sketch"] = "auto"
     """How to compute: `auto` chooses by rows and columns; `explain` says which and why."""
     refine: bool = False
     """One more scan, for small singular values to full precision."""

@@ -114,6 +114,10 @@ class Block:
     def n_features(self) -> int:
         return int(self.X.shape[1])
 
+    @property
+    def sparse(self) -> bool:
+        return bool(sparse.issparse(self.X))
+
     def take(self, keep: npt.NDArray[np.bool_]) -> Block:
         """The rows where ``keep`` (h,) is true; weights and carried columns follow."""
         import pyarrow as pa

@@ -33,10 +33,17 @@ LEAF_BYTES = 64 << 20
 """Least decoded size of a leaf, counted in float64. A format constant."""
 
 
+WIDE = 20_000
+"""Columns above which no d x d matrix is formed unasked. A format constant."""
+
+
 def leaf_rows(n_features: int) -> int:
-    """Rows that close a leaf: 64 MiB of float64, and at least 2 d so that merging d x d states stays cheap."""
+    """Rows that close a leaf: 64 MiB of float64, and at least 2 d so that merging d x d states stays cheap.
+
+    Wider data are multiplied by a few vectors: d / 4 rows keep the merging of d x l states cheap, and all workers busy.
+    """
     d = max(n_features, 1)
-    return max(LEAF_BYTES // (8 * d), 2 * d)
+    return max(LEAF_BYTES // (8 * d), 2 * d if d <= WIDE else d // 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,8 @@ class Fragment:
 class FileInfo:
     """What is known of one input file: its path relative to the source's root, and its footer's digest.
 
-    ``rows`` has one entry per row group; ``encoded`` is the compressed size in bytes of the columns that are read.
+    ``rows`` has one entry per row group; ``encoded`` is the compressed size in bytes of the columns that are read;
+    ``values`` counts the numbers that a sparse layout stores, or a few more.
     """
 
     path: str
@@ -62,6 +70,7 @@ class FileInfo:
     digest: str
     rows: tuple[int, ...]
     encoded: int
+    values: int = field(default=0, compare=False)
 
 
 class Numbered(Sequence[str]):
@@ -171,6 +180,7 @@ class ArraySource:
             raise SchemaError(f"expected weights of shape ({X.shape[0]},), found {self.weights.shape}")
         self.files: tuple[FileInfo, ...] = ()
         self.root, self.listed, self.stored_columns = "", False, X.shape[1]
+        self.values = int(X.nnz) if scipy.sparse.issparse(X) else X.size
         step, n = leaf_rows(X.shape[1]), X.shape[0]
         self.fragments = tuple(
             Fragment(i, 0, a, min(a + step, n), min(a + step, n) - a) for i, a in enumerate(range(0, n, step))
@@ -261,6 +271,17 @@ class Dataset:
         return sum(f.rows for f in self.source.fragments)
 
     @property
+    def stored(self) -> int:
+        """Numbers stored, by the metadata: the entries of sparse rows, else n d."""
+        n, d = self.n_rows, self.n_features
+        if not self.sparse:
+            return n * d
+        source: Any = self.source
+        if source.files:
+            return int(min(sum(f.values for f in source.files), n * d))
+        return int(getattr(source, "values", n * d))
+
+    @property
     def fragments(self) -> Sequence[Fragment]:
         return self.source.fragments
 
@@ -282,9 +303,11 @@ class Dataset:
         """Identifies the input: files (path, size, footer digest) or arrays, how they are read, and the transforms."""
         return digest_of([self.source.digest, list(self.feature_names), [t.digest for t in self.transforms]])
 
-    def blocks(self, fragment: Fragment, workspace: Workspace, *, carry: bool = False) -> Iterator[Block]:
-        """The fragment's blocks with all transforms applied, in row order."""
-        height = block_height(len(self.source.names))
+    def blocks(
+        self, fragment: Fragment, workspace: Workspace, *, carry: bool = False, height: int | None = None
+    ) -> Iterator[Block]:
+        """The fragment's blocks with all transforms applied, in row order; of :func:`block_height` rows by default."""
+        height = block_height(len(self.source.names)) if height is None else height
         for block in self.source.blocks(fragment, height, workspace, carry=carry):
             for transform in self.transforms:
                 block = transform(block)

@@ -366,7 +366,7 @@ def plan(listing: Listing, want: Wanted, filters: Any = None) -> ParquetSource:
     for path, relative, footer in zip(paths, listing.files, footers, strict=True):
         _agree(_schema(footer, path), expected, path, paths[0])
         with readable(path):
-            found.append(_info(footer, relative, columns))
+            found.append(_info(footer, relative, columns, layout.columns[-1] if layout.sparse else None))
             dense = dense and (vector is None or _all_dense(footer.metadata, vector))
     if isinstance(layout, SparkVector):
         layout = replace(layout, sparse=not dense)
@@ -420,7 +420,7 @@ def _agree(schema: pa.Schema, expected: Mapping[str, pa.DataType], path: str, fi
             )
 
 
-def _info(footer: Footer, relative: str, columns: Sequence[str]) -> FileInfo:
+def _info(footer: Footer, relative: str, columns: Sequence[str], counted: str | None) -> FileInfo:
     metadata, wanted = footer.metadata, set(columns)
     leaves, groups = _leaves(metadata), [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     read = [i for i, leaf in enumerate(leaves) if leaf in wanted or leaf.split(".", 1)[0] in wanted]
@@ -428,7 +428,11 @@ def _info(footer: Footer, relative: str, columns: Sequence[str]) -> FileInfo:
         encoded = footer.size - len(footer.tail)
     else:
         encoded = sum(group.column(i).total_compressed_size for group in groups for i in read)
-    return FileInfo(relative, footer.size, footer.digest, tuple(group.num_rows for group in groups), encoded)
+    rows = tuple(group.num_rows for group in groups)
+    stored = [i for i, leaf in enumerate(leaves) if leaf.split(".", 1)[0] == counted]
+    # The leaf of the values is the last one, in Spark's vectors too.
+    values = sum(group.column(stored[-1]).num_values for group in groups) if stored else 0
+    return FileInfo(relative, footer.size, footer.digest, rows, encoded, values)
 
 
 def _leaves(metadata: pq.FileMetaData) -> list[str]:

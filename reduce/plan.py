@@ -20,9 +20,10 @@ from reduce.dataset import Dataset
 from reduce.engines.base import Engine, one_blas_thread, plan_leaves
 from reduce.engines.load import LINK, Cluster, Load, fold_load, worker_memory, write_load
 from reduce.engines.memory import Memory, estimate, format_bytes
+from reduce.estimators import sketch
 from reduce.estimators.base import Estimator
 from reduce.estimators.linear import Linear
-from reduce.estimators.solver import choose
+from reduce.estimators.solver import SPARSE_COST, USUAL_SCANS, Shape, choose
 from reduce.parts import Part, plan_parts
 from reduce.passes.moments import Intake, MomentsPass
 from reduce.passes.tsqr import TsqrPass
@@ -127,18 +128,21 @@ def explain(
         unlimited = np.full(data.n_features, np.inf)
         policy = policy.with_limits(-unlimited, unlimited)
     intake = Intake(data.feature_names, estimator._dtype(data), policy)
-    solver, first = estimator._pass(intake, data.n_rows)
-    reason = "one scan"
-    if isinstance(estimator, Linear):
-        reason = choose(estimator.solver, data.n_rows, data.n_features)[1]
     d, n = data.n_features, data.n_rows
+    shape = Shape.of(data, n)
+    solver, reason = estimator._solver(shape), "one scan"
+    if isinstance(estimator, Linear):
+        reason = choose(estimator.solver, shape, estimator._asked())[1]
     k = _components(estimator, d, n)
     passes: list[tuple[str, Any, float]] = []
     if data.cleaning.clip_sd is not None:
         passes.append(("moments", MomentsPass(intake), 4.0 * n * d))
-    flops = {"gram": float(n) * d * d, "dual": float(n) * n * d, "moments": 4.0 * n * d}[solver]
-    passes.append((solver if solver != "dual" else "rows", first, flops))
-    if getattr(estimator, "refine", False) and solver == "gram":
+    if isinstance(estimator, Linear) and solver == "sketch":
+        passes += _sketches(estimator, intake, shape)
+    else:
+        flops = {"gram": float(n) * d * d, "dual": float(n) * n * d, "moments": 4.0 * n * d}[solver]
+        passes.append((solver if solver != "dual" else "rows", estimator._pass(solver, intake, shape), flops))
+    if getattr(estimator, "refine", False) and solver in ("gram", "sketch"):
         wide = Intake(intake.names, np.dtype(np.float64), policy)
         # Zeros that are never touched take no memory.
         tsqr = TsqrPass(wide, np.zeros(d), np.zeros(d), np.zeros((d, k)))
@@ -146,6 +150,8 @@ def explain(
     files = data.source.files
     encoded = sum(f.encoded for f in files)
     decoded = n * len(data.source.names) * data.source.dtype.itemsize
+    if data.source.sparse:
+        decoded = data.stored * (4 + data.source.dtype.itemsize)
     rate = _flops(intake.dtype)
     at = _Place(data, wanted, limit, cluster, encoded)
     scans = [at.scan(name, pass_, decoded / DECODE + work / rate) for name, pass_, work in passes]
@@ -186,6 +192,17 @@ def explain(
         advice,
         cluster,
     )
+
+
+def _sketches(estimator: Linear, intake: Intake, shape: Shape) -> list[tuple[str, Any, float]]:
+    """The scans of a Krylov space: as many as are allowed, or as it usually takes."""
+    wanted = estimator._wanted(shape.features)
+    work = 4.0 * shape.stored * wanted.width * (SPARSE_COST if shape.sparse else 1)
+    first = estimator._moments_first(intake, shape.sparse)
+    most = max(wanted.scans - first - estimator.refine, 1)
+    pass_ = sketch.planned(intake, wanted, most)
+    moments = [("moments", MomentsPass(intake), 4.0 * shape.stored)] if first else []
+    return [*moments, *[("sketch", pass_, work)] * min(most, USUAL_SCANS)]
 
 
 def _components(estimator: Estimator, d: int, n: int) -> int:

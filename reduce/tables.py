@@ -71,6 +71,13 @@ class TableSource:
     def stored_columns(self) -> int:
         return len(self.layout.columns)
 
+    @property
+    def values(self) -> int:
+        """Numbers stored in the rows."""
+        column = self.table.column(self.layout.columns[-1])
+        values = pc.struct_field(column, "values") if isinstance(self.layout, SparkVector) else column
+        return pc.sum(pc.list_value_length(values)).as_py() or 0
+
     @cached_property
     def digest(self) -> str:
         """Of the content, whatever its chunks."""

@@ -20,7 +20,7 @@ from threadpoolctl import OpenBLASController, threadpool_limits
 from reduce.blocks import Workspace
 from reduce.dataset import Dataset, Fragment, leaf_rows
 from reduce.errors import ArtifactError
-from reduce.passes.base import Pass, from_arrays, to_arrays
+from reduce.passes.base import Pass, from_arrays, sparse_height, to_arrays
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -122,8 +122,9 @@ def fold_leaf(
     """
     state = pass_.start() if start is None else start
     fragments = data.fragments if fragments is None else fragments
+    height = sparse_height(pass_) if data.sparse else None
     for i in leaf.fragments:
-        for block in data.blocks(fragments[i], workspace):
+        for block in data.blocks(fragments[i], workspace, height=height):
             state = pass_.fold(state, block)
             if progress is not None:
                 progress(block.rows)

@@ -18,7 +18,7 @@ from reduce.blocks import block_height
 from reduce.dataset import Dataset
 from reduce.engines.base import plan_leaves
 from reduce.errors import ConfigError, DoesNotFitError
-from reduce.passes.base import Pass
+from reduce.passes.base import Pass, sparse_height
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 PAGE = (1 << 20) + (128 << 10)
@@ -98,10 +98,16 @@ def estimate(pass_: Pass[Any, Any] | None, data: Dataset, workers: int, *, proce
     height = block_height(d)
     rows = min(height, max((f.rows for f in data.fragments), default=0))
     workers = max(min(workers, len(leaves) or 1), 1)
-    block = rows * d * data.dtype.itemsize
+    block, row = rows * d * data.dtype.itemsize, float(d * source.dtype.itemsize)
+    low = sparse_height(pass_) if data.sparse else None
+    if low is not None:
+        # A block of sparse rows, twice while it is split, and the piece of it that may have to be made dense.
+        rows, row = min(low, max((f.rows for f in data.fragments), default=0)), sparse_row(data)
+        block = int(2 * rows * row) + block
+    process += getattr(pass_, "held", 0)
     decoding = 0
     if source.files:
-        group = max((f.rows for f in data.fragments), default=0) * d * source.dtype.itemsize
+        group = int(max((f.rows for f in data.fragments), default=0) * row)
         # Measured: Arrow holds pages compressed, decompressed and decoded, and the last batch while it makes the next.
         decoding = int(4 * block + 2.5 * min(group, source.stored_columns * PAGE))
     blocks = 2 * block + sum(rows * len(t.names) * 8 for t in data.transforms)
@@ -112,6 +118,11 @@ def estimate(pass_: Pass[Any, Any] | None, data: Dataset, workers: int, *, proce
     waiting = workers * math.ceil(math.log2(4 * workers)) if workers > 1 else 0
     pending = min(math.ceil(math.log2(len(leaves) + 1)) + waiting, len(leaves))
     return Memory(workers, process, state, blocks + scratch, decoding, pending * state, final)
+
+
+def sparse_row(data: Dataset) -> float:
+    """Bytes of a sparse row on average: its values and two indices for each."""
+    return data.stored / max(data.n_rows, 1) * (data.dtype.itemsize + 16) + 16
 
 
 def workers_that_fit(pass_: Pass[Any, Any] | None, data: Dataset, workers: int, memory: int | None) -> int:

@@ -25,6 +25,7 @@ from reduce.engines.base import Engine, Tree, one_blas_thread
 from reduce.engines.collections import Collection
 from reduce.errors import ConfigError, DataError
 from reduce.estimators.record import Record, fingerprint, located, unseen
+from reduce.estimators.solver import Shape
 from reduce.passes.base import Pass
 from reduce.passes.moments import Intake, Moments, MomentsPass
 from reduce.transforms import Input, Transform
@@ -64,9 +65,16 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     # What a subclass gives.
 
-    def _pass(self, intake: Intake, n_rows: int) -> tuple[str, Pass[Any, Any]]:
-        """(solver, first pass) for data of ``n_rows`` rows by the metadata."""
+    def _solver(self, shape: Shape) -> str:
+        """The name of the solver for data of this shape by the metadata."""
         raise NotImplementedError
+
+    def _pass(self, solver: str, intake: Intake, shape: Shape) -> Pass[Any, Any]:
+        """The solver's first pass."""
+        raise NotImplementedError
+
+    def _check(self, solver: str, intake: Intake, data: Dataset, engine: Engine) -> None:
+        """Refuse what scans after the first would not have room for."""
 
     def _finish(self, result: Any, solver: str, intake: Intake, data: Dataset | None, engine: Engine) -> Moments:
         """Set the fitted attributes; ``data`` is None when it cannot be scanned again. Returns the moments read."""
@@ -101,7 +109,8 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             sample_weight: (n,) frequencies, for arrays; a Dataset names its column of weights itself.
             engine: where to run; by default this process with all its CPUs.
             keep_state: keep what :meth:`partial_fit` and ``save(state=True)`` go on from: some d x d matrices, or
-                with the dual solver the rows. By default kept for arrays, unless it is the rows.
+                with the dual solver the rows. By default kept for arrays, unless it is the rows. The sketch
+                solver has nothing to keep: use ``warm_start``.
         """
         self._validate()
         data = self._dataset(X, sample_weight, reset=True)
@@ -109,8 +118,8 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         policy = self._policy(data, engine)
         record = Record(Tree(), (), 0, "", policy, self._dtype(data))
         if keep_state is None:
-            kept = Intake(data.feature_names, record.dtype, policy)
-            keep_state = not is_lazy(X) and self._pass(kept, data.n_rows)[0] != "dual"
+            solver = self._solver(Shape.of(data, data.n_rows))
+            keep_state = not is_lazy(X) and solver not in ("dual", "sketch")
         return self._run(data, record, engine, keep=keep_state)
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, engine: Engine | None = None) -> Self:
@@ -144,12 +153,20 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         intake = Intake(data.feature_names, record.dtype, record.policy)
         # Rows of a wider type than the first ones are not cut down to theirs.
         wide = np.promote_types(record.dtype, self._dtype(data))
-        solver, pass_ = self._pass(replace(intake, dtype=wide), rows)
+        shape = Shape.of(data, rows)
+        solver = self._solver(shape)
         if record.solver and solver != record.solver:
             raise ConfigError(
                 f"expected to go on with solver={record.solver!r}, found that {rows} rows take {solver!r}; "
                 f"fit all data again with solver={solver!r} and go on from there"
             )
+        if keep and solver == "sketch":
+            raise ConfigError(
+                "expected an exact solver for a fit that is to go on, found solver='sketch', whose every scan needs "
+                "all rows; fit all data again with warm_start=True, or choose solver='gram'"
+            )
+        self._check(solver, replace(intake, dtype=wide), data, engine)
+        pass_ = self._pass(solver, replace(intake, dtype=wide), shape)
         again = data if record.rows == 0 else None
         # A copy, so that bad new data leaves what was known untouched.
         tree = copy.deepcopy(record.tree) if keep else None

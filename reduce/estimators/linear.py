@@ -6,20 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from reduce.blocks import F64, block_height
+from reduce.blocks import F64, MAX_HEIGHT, block_height
 from reduce.dataset import Dataset, Numbered
 from reduce.engines.base import Engine
 from reduce.errors import ConfigError, DataError
+from reduce.estimators import sketch
 from reduce.estimators.base import Estimator, engine_for
 from reduce.estimators.scaler import scale_of
-from reduce.estimators.solver import choose, first_pass
+from reduce.estimators.solver import PASSES, Shape, choose
 from reduce.estimators.spectrum import Spectrum, dual_r, of_gram, of_rows, refined
 from reduce.passes.base import Pass
 from reduce.passes.gram import Gram
 from reduce.passes.moments import Intake, Moments, MomentsPass, imputed
 from reduce.passes.rows import RowsState
+from reduce.passes.sketch import Sketch, SketchPass
 from reduce.passes.tsqr import TsqrPass
 from reduce.transforms import Input, Project, Reconstruct, Residual, Transform
 
@@ -36,6 +39,12 @@ class Linear(Estimator):
     solver: str
     refine: bool
     precision: str
+    tol: float | None
+    max_scans: int
+    max_components: int
+    block_size: int | None
+    warm_start: bool
+    random_state: Any
 
     components_: F64
     singular_values_: F64
@@ -45,7 +54,6 @@ class Linear(Estimator):
     def _validate(self) -> None:
         if self.precision not in PRECISIONS:
             raise ConfigError(f"expected precision among {', '.join(PRECISIONS)}, found {self.precision!r}")
-        choose(self.solver, 1, 1)
         k = self.n_components
         if isinstance(k, bool | np.bool_) or not (k is None or isinstance(k, str | int | float | np.number)):
             raise ConfigError(f"expected n_components an int, a float, a name or None, found {k!r}")
@@ -53,10 +61,61 @@ class Linear(Estimator):
             raise ConfigError(f"expected n_components between 0 and 1 for a share of the variance, found {k!r}")
         if isinstance(k, int | np.integer) and k < 1:
             raise ConfigError(f"expected n_components >= 1, found {k!r}")
+        choose(self.solver, Shape(1, 1, 1, False), self._asked())
+        if self.tol is not None and not self.tol > 0:
+            raise ConfigError(f"expected tol > 0 or None, found {self.tol!r}")
+        for name in ("max_scans", "max_components", "block_size"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
+                raise ConfigError(f"expected {name} a whole number >= 1, found {value!r}")
 
-    def _pass(self, intake: Intake, n_rows: int) -> tuple[str, Pass[Any, Any]]:
-        solver, _ = choose(self.solver, n_rows, len(intake.names))
-        return solver, first_pass(solver, intake)
+    def _asked(self) -> int | float | None:
+        """The number of components or their share; None when the choice needs every eigenvalue."""
+        k = self.n_components
+        return None if k is None or isinstance(k, str) else k
+
+    def _solver(self, shape: Shape) -> str:
+        return choose(self.solver, shape, self._asked())[0]
+
+    def _pass(self, solver: str, intake: Intake, shape: Shape) -> Pass[Any, Any]:
+        if solver != "sketch":
+            return PASSES[solver](intake)
+        d = shape.features
+        if not self._whole() and self.n_components > d:
+            raise ConfigError(f"expected n_components up to {d} features, found {self.n_components}; ask for fewer")
+        wanted = self._wanted(d)
+        if self._moments_first(intake, shape.sparse):
+            return MomentsPass(intake)
+        return SketchPass(intake, sketch.start(wanted, d, self._earlier(d)))
+
+    def _check(self, solver: str, intake: Intake, data: Dataset, engine: Engine) -> None:
+        if solver == "sketch":
+            wanted = self._wanted(data.n_features)
+            spare = self._moments_first(intake, data.sparse) + self.refine
+            if wanted.scans <= spare:
+                raise ConfigError(f"expected max_scans above {spare} for this fit, found {wanted.scans}; allow more")
+            sketch.refuse_unfit(wanted, intake, wanted.scans - spare, data, engine)
+
+    def _moments_first(self, intake: Intake, sparse: bool) -> bool:
+        return sketch.moments_first(intake, sparse=sparse, centred=self._centred, scale=self.scale)
+
+    def _earlier(self, d: int) -> F64 | None:
+        """(d, k) directions of the model as fitted before, for a warm start."""
+        components: F64 | None = getattr(self, "components_", None) if self.warm_start else None
+        return components.T if components is not None and components.shape[1] == d else None
+
+    def _wanted(self, d: int) -> sketch.Wanted:
+        """What the sketch solver is asked for."""
+        k = None if self._whole() else int(self.n_components)
+        most, earlier = min(self.max_components, d), self._earlier(d)
+        width = min(self.block_size or sketch.width_of(k, most, d), d - (0 if earlier is None else earlier.shape[1]))
+        share = float(self.n_components) if k is None else 1.0
+        seed = self.random_state
+        if seed is None:
+            seed = 0
+        elif not isinstance(seed, int | np.integer):
+            seed = check_random_state(seed).randint(1 << 31)
+        return sketch.Wanted(k, share, most, self.tol, self.max_scans, width, int(seed))
 
     def _whole(self) -> bool:
         """Whether choosing the rank needs every eigenvalue."""
@@ -71,7 +130,7 @@ class Linear(Estimator):
         raise NotImplementedError
 
     def _finish(self, result: Any, solver: str, intake: Intake, data: Dataset | None, engine: Engine) -> Moments:
-        moments: Moments = result.moments
+        moments: Moments = result if isinstance(result, Moments) else result.moments
         self._refuse_empty(moments, intake.policy)
         d, n = len(intake.names), moments.total
         if n <= 1 and self._centred:
@@ -86,6 +145,11 @@ class Linear(Estimator):
                 f"expected n_components between 1 and min(n_samples, n_features)={most} with solver={solver!r}, "
                 f"found n_components={self.n_components}"
             )
+        self.solver_, self.n_samples_ = solver, int(n) if n == int(n) else n
+        self._spread = float((variance if self.scale_ is None else variance / self.scale_**2).sum())
+        if solver == "sketch" and data is not None:
+            self._iterate(result, moments, mean, variance, intake, data, engine)
+            return moments
         wanted = None if self._whole() or self.refine else int(self.n_components)
         centre = mean if self._centred else np.zeros(d)
         if isinstance(result, Gram):
@@ -104,10 +168,42 @@ class Linear(Estimator):
         self.components_ = np.ascontiguousarray(kept.vectors.T)
         self.singular_values_ = kept.singular_values
         self.error_bounds_ = kept.error_bounds
-        self.solver_, self.n_samples_ = solver, int(n) if n == int(n) else n
-        self._spread = float((variance if self.scale_ is None else variance / self.scale_**2).sum())
+        # Exact up to rounding: some singular value lies as near as the one of that index.
+        self.residual_bounds_ = self.error_bounds_.copy()
+        self.n_scans_, self.converged_ = 2 if self.refine and solver == "gram" else 1, True
         self._set_spectrum(spectrum, n, self._variances(kept, centred, result, n))
         return moments
+
+    def _iterate(
+        self, result: Any, moments: Moments, mean: F64, variance: F64, intake: Intake, data: Dataset, engine: Engine
+    ) -> None:
+        """The sketch solver, from the result of its first pass."""
+        d, n, earlier = len(intake.names), moments.total, self._earlier(len(intake.names))
+        wanted = self._wanted(d)
+        setting = sketch.setting_of(
+            moments, mean, variance, self.scale_, intake, centred=self._centred, sparse=data.sparse
+        )
+        begun = result if isinstance(result, Sketch) else None
+        spare = (begun is None) + self.refine
+        fit = sketch.solve(wanted, setting, begun, intake, data, engine, earlier, spare)
+        k = len(fit.residual_bounds)
+        if self.refine:
+            wide = Intake(intake.names, np.dtype(np.float64), intake.policy)
+            centre = mean if self._centred else np.zeros(d)
+            weights = np.ascontiguousarray(setting.into(fit.spectrum.vectors))
+            pivot = setting.pivot
+            r = engine.run(TsqrPass(wide, pivot, centre - pivot, weights, mean - centre), data)
+            height = MAX_HEIGHT if data.sparse else block_height(d)
+            fit = sketch.with_refined(fit, refined(fit.spectrum, r, fit.terms, height), k)
+        kept = fit.spectrum.leading(k)
+        self.n_components_ = k
+        self.components_ = np.ascontiguousarray(kept.vectors.T)
+        self.singular_values_ = kept.singular_values
+        self.error_bounds_, self.residual_bounds_ = fit.error_bounds, fit.residual_bounds
+        self.n_scans_, self.converged_ = fit.scans, bool(fit.converged)
+        offset = np.zeros(d) if self._centred else mean
+        along = setting.into(kept.vectors).T @ offset
+        self._set_spectrum(fit.spectrum, n, np.maximum(kept.values / n - along**2, 0.0))
 
     def _variances(self, kept: Spectrum, centred: F64 | None, result: Any, n: float) -> F64:
         """(k,) variance of the data along each component, divisor n."""

@@ -13,6 +13,7 @@ from reduce.engines.base import Engine
 from reduce.errors import ConfigError
 from reduce.estimators.base import engine_for
 from reduce.estimators.linear import Linear
+from reduce.estimators.sketch import COMPONENTS, SCANS, TOL
 from reduce.estimators.spectrum import Spectrum, minka_rank, optimal_threshold, rank_for_share
 from reduce.passes.moments import Intake, Moments, MomentsPass
 from reduce.transforms import Input, LogLikelihood
@@ -33,14 +34,22 @@ class PCA(Linear):
             ``make_pipeline(StandardScaler(), PCA())``; components are in standardized units.
         whiten: give every component unit variance. Directions below the numerical rank come out as 0.
         solver: ``"gram"`` forms the d x d cross product; ``"dual"`` keeps the rows and forms the n x n one;
-            ``"auto"`` takes the smaller by the metadata alone.
+            ``"sketch"`` iterates, one scan per step, for data too wide for both; ``"auto"`` chooses by the metadata
+            and the parameters alone.
         refine: one more scan (TSQR) for singular values and vectors to full precision: without it values below about
             1e-8 of the largest are noise (1e-4 for float32 products).
         precision: ``"auto"`` multiplies in the data's own precision and accumulates in float64; ``"float64"``
             converts float32 data first.
-        random_state: unused by the exact solvers; kept in the model.
+        tol: relative accuracy of singular values that the sketch solver stops at, by ``residual_bounds_``; ``None``
+            uses all ``max_scans``. Not reaching it is a ConvergenceWarning.
+        max_scans: scans of the sketch solver, those of moments and refinement included.
+        max_components: most components that it tries for a share.
+        block_size: Gaussian vectors per scan; by default a fifth more than ``n_components``, at least 10 more.
+        warm_start: let it start from ``components_`` of the fit before, besides random vectors.
+        random_state: where the random vectors of the sketch solver start.
 
     Attributes:
+        n_scans_, converged_: of the fit. residual_bounds_: (k,) some true singular value lies that near.
         components_: (k, d) principal axes, orthonormal rows; the entry of largest magnitude is positive.
         explained_variance_: (k,) variances along them, divisor n - 1.
         explained_variance_ratio_: (k,) shares of the total variance.
@@ -60,9 +69,14 @@ class PCA(Linear):
         *,
         scale: bool = False,
         whiten: bool = False,
-        solver: Literal["auto", "gram", "dual"] = "auto",
+        solver: Literal["auto", "gram", "dual", "sketch"] = "auto",
         refine: bool = False,
         precision: Literal["auto", "float64"] = "auto",
+        tol: float | None = TOL,
+        max_scans: int = SCANS,
+        max_components: int = COMPONENTS,
+        block_size: int | None = None,
+        warm_start: bool = False,
         random_state: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -71,6 +85,11 @@ class PCA(Linear):
         self.solver = solver
         self.refine = refine
         self.precision = precision
+        self.tol = tol
+        self.max_scans = max_scans
+        self.max_components = max_components
+        self.block_size = block_size
+        self.warm_start = warm_start
         self.random_state = random_state
 
     def _validate(self) -> None:

@@ -12,6 +12,7 @@ from reduce.dataset import Dataset
 from reduce.engines.base import Engine
 from reduce.errors import ConfigError
 from reduce.estimators.base import Estimator
+from reduce.estimators.solver import Shape
 from reduce.passes.base import Pass
 from reduce.passes.moments import Intake, Moments, MomentsPass, imputed
 from reduce.transforms import Input, Standardize, Transform, Unscale
@@ -49,8 +50,11 @@ class StandardScaler(OneToOneFeatureMixin, Estimator):
         self.with_mean = with_mean
         self.with_std = with_std
 
-    def _pass(self, intake: Intake, n_rows: int) -> tuple[str, Pass[Any, Any]]:
-        return "moments", MomentsPass(intake)
+    def _solver(self, shape: Shape) -> str:
+        return "moments"
+
+    def _pass(self, solver: str, intake: Intake, shape: Shape) -> Pass[Any, Any]:
+        return MomentsPass(intake)
 
     def _dataset(self, X: Any, sample_weight: Any, *, reset: bool) -> Dataset:
         data = super()._dataset(X, sample_weight, reset=reset)

@@ -1,36 +1,80 @@
-"""Which solver: a function of rows, columns and parameters, never of memory or workers."""
+"""Which solver: a function of rows, columns, stored numbers and parameters, never of memory or workers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from reduce.dataset import WIDE, Dataset
 from reduce.errors import ConfigError
 from reduce.passes.base import Pass
 from reduce.passes.gram import GramPass
-from reduce.passes.moments import Intake
+from reduce.passes.moments import Intake, MomentsPass
 from reduce.passes.rows import RowsPass
 
-SOLVERS = ("auto", "gram", "dual")
-GRAM_COLUMNS = 20_000
+SOLVERS = ("auto", "gram", "dual", "sketch")
+GRAM_COLUMNS = WIDE
 """Columns up to which ``auto`` forms a d x d matrix. A format constant."""
+GRAM_ALWAYS = 5_000
+"""Columns up to which it does so whatever the iteration would cost. A format constant."""
+DUAL_NUMBERS = 1 << 28
+"""Numbers of dense rows (2 GiB) up to which ``auto`` keeps them when it could iterate. A format constant."""
+USUAL_SCANS, SPARSE_COST, GAIN = 8, 10, 4
+"""Scans of an iteration, the cost of a stored number in sparse rows beside one in dense rows, and how many times
+cheaper than the exact solver the iteration must be. Format constants."""
 
 
-def choose(solver: str, n_rows: int, n_features: int) -> tuple[str, str]:
-    """(solver, reason). ``auto`` takes the smaller of the two Gram matrices."""
+@dataclass(frozen=True)
+class Shape:
+    """n, d, the numbers stored (n d when dense), and whether rows are sparse: all that the choice may depend on."""
+
+    rows: int
+    features: int
+    stored: int
+    sparse: bool
+
+    @classmethod
+    def of(cls, data: Dataset, rows: int) -> Shape:
+        """That of ``data`` with ``rows`` rows, those before it included."""
+        return cls(rows, data.n_features, data.stored, data.sparse)
+
+
+def choose(solver: str, shape: Shape, wanted: int | float | None) -> tuple[str, str]:
+    """(solver, reason).
+
+    ``wanted`` is the number of components, or a share below 1, or None when every eigenvalue is needed. ``auto``
+    takes an exact solver where it is cheap or needed, and iterates on data that are wide in both directions.
+    """
     if solver not in SOLVERS:
         raise ConfigError(f"expected solver among {', '.join(SOLVERS)}, found {solver!r}")
+    if solver == "sketch" and wanted is None:
+        raise ConfigError(
+            "expected n_components as a number or a share of the variance with solver='sketch', found one that needs "
+            "every eigenvalue; give a number, or solver='gram'"
+        )
     if solver != "auto":
         return solver, "asked for"
-    if n_rows < n_features:
-        return "dual", f"{n_rows} rows are fewer than {n_features} columns: the n x n Gram matrix is the smaller one"
-    if n_features > GRAM_COLUMNS:
-        raise ConfigError(
-            f"expected at most {GRAM_COLUMNS} columns for an exact solver, found {n_features} and {n_rows} rows; "
-            "choose fewer columns, or ask for solver='gram' by name if d x d float64 fits in memory"
-        )
-    return "gram", f"{n_features} columns: one exact scan for the d x d Gram matrix"
+    n, d = shape.rows, shape.features
+    if n < d:
+        if wanted is None or n * d <= DUAL_NUMBERS:
+            return "dual", f"{n} rows are fewer than {d} columns: the n x n Gram matrix is the smaller one"
+        return "sketch", f"{n} rows of {d} columns are too many to keep: a Krylov space, one scan per step"
+    if d > GRAM_COLUMNS:
+        if wanted is None:
+            raise ConfigError(
+                f"expected at most {GRAM_COLUMNS} columns for an exact solver, found {d} and {n} rows; give "
+                "n_components as a number or a share, or ask for solver='gram' by name if d x d float64 fits in memory"
+            )
+        return "sketch", f"{d} columns are too many for a d x d matrix: a Krylov space, one scan per step"
+    if d > GRAM_ALWAYS and wanted is not None and wanted >= 1:
+        width = int(wanted) + max(10, int(wanted) // 5)
+        iterated = USUAL_SCANS * 4.0 * shape.stored * width * (SPARSE_COST if shape.sparse else 1)
+        exact = float(n) * d * d + 4.0 * d**3
+        if GAIN * iterated < exact:
+            return "sketch", f"{wanted} of {d} columns: a Krylov space takes {iterated / exact:.0%} of the d x d work"
+    return "gram", f"{d} columns: one exact scan for the d x d Gram matrix"
 
 
-def first_pass(solver: str, intake: Intake) -> Pass[Any, Any]:
-    """The pass of a solver. A further solver is one more line here and one pass."""
-    return GramPass(intake) if solver == "gram" else RowsPass(intake)
+PASSES: dict[str, Callable[[Intake], Pass[Any, Any]]] = {"gram": GramPass, "dual": RowsPass, "moments": MomentsPass}
+"""The pass of every solver that takes one scan, and whose state can go on."""

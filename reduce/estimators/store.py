@@ -24,6 +24,7 @@ from reduce.estimators.base import Estimator
 from reduce.estimators.pca import PCA
 from reduce.estimators.record import Record
 from reduce.estimators.scaler import StandardScaler
+from reduce.estimators.solver import PASSES
 from reduce.estimators.svd import TruncatedSVD
 from reduce.passes.base import from_arrays, to_arrays
 from reduce.passes.moments import Intake, Moments
@@ -38,10 +39,12 @@ FITTED = {
     "PCA": (
         *("components_", "singular_values_", "error_bounds_", "explained_variance_", "explained_variance_ratio_"),
         *("mean_", "scale_", "noise_variance_", "n_components_", "n_samples_", "solver_", "_floor"),
+        *("residual_bounds_", "n_scans_", "converged_"),
     ),
     "TruncatedSVD": (
         *("components_", "singular_values_", "error_bounds_", "explained_variance_", "explained_variance_ratio_"),
         *("mean_", "scale_", "n_components_", "n_samples_", "solver_"),
+        *("residual_bounds_", "n_scans_", "converged_"),
     ),
     "StandardScaler": ("mean_", "var_", "scale_", "n_samples_seen_"),
 }
@@ -147,7 +150,7 @@ def _check_shapes(model: Any, d: int, path: Any) -> None:
     if hasattr(model, "components_"):
         k = int(model.n_components_)
         expected |= {"components_": (k, d), "explained_variance_": (k,), "explained_variance_ratio_": (k,)}
-        expected |= {"singular_values_": (k,), "error_bounds_": (k,)}
+        expected |= {"singular_values_": (k,), "error_bounds_": (k,), "residual_bounds_": (k,)}
     for name, shape in expected.items():
         value = getattr(model, name, None)
         if value is not None and (not isinstance(value, np.ndarray) or value.shape != shape or value.dtype.kind != "f"):
@@ -171,7 +174,7 @@ def _restore_record(path: str | os.PathLike[str], names: Any, model: Estimator) 
         policy = from_arrays(Resolved, arrays["policy"])
         dtype = np.dtype(meta["dtype"])
         files = tuple(FileInfo(p, int(s), g, tuple(map(int, rows)), int(e)) for p, s, g, rows, e in meta["files"])
-        pass_ = model._pass(Intake(names, dtype, policy), int(meta["rows"]))[1]
+        pass_ = PASSES[meta["solver"]](Intake(names, dtype, policy))
         tree: Tree[Any] = Tree()
         restore_tree(arrays["tree"], meta["tree"], pass_.state_type(), tree)
         return Record(tree, files, int(meta["rows"]), meta["solver"], policy, dtype)

@@ -9,6 +9,7 @@ import numpy as np
 from reduce.blocks import F64
 from reduce.errors import ConfigError
 from reduce.estimators.linear import Linear
+from reduce.estimators.sketch import COMPONENTS, SCANS, TOL
 from reduce.estimators.spectrum import Spectrum, rank_for_share
 
 
@@ -19,9 +20,11 @@ class TruncatedSVD(Linear):
         n_components: how many components to keep: an int; a float in (0, 1), the share of the squared Frobenius norm
             to reach; ``None``, the numerical rank.
         scale: divide every column by its standard deviation first (without centring), folded into the same scan.
-        solver, refine, precision, random_state: as of :class:`reduce.PCA`.
+        solver, refine, precision, tol, max_scans, max_components, block_size, warm_start, random_state: as of
+            :class:`reduce.PCA`.
 
     Attributes:
+        n_scans_, converged_: of the fit. residual_bounds_: (k,) some true singular value lies that near.
         components_: (k, d) right singular vectors; the entry of largest magnitude is positive.
         singular_values_: (k,) singular values. error_bounds_: (k,) bounds of their absolute errors.
         explained_variance_: (k,) variances of the transformed data, divisor n (they are not sorted).
@@ -35,9 +38,14 @@ class TruncatedSVD(Linear):
         n_components: int | float | None = 2,
         *,
         scale: bool = False,
-        solver: Literal["auto", "gram", "dual"] = "auto",
+        solver: Literal["auto", "gram", "dual", "sketch"] = "auto",
         refine: bool = False,
         precision: Literal["auto", "float64"] = "auto",
+        tol: float | None = TOL,
+        max_scans: int = SCANS,
+        max_components: int = COMPONENTS,
+        block_size: int | None = None,
+        warm_start: bool = False,
         random_state: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -45,6 +53,11 @@ class TruncatedSVD(Linear):
         self.solver = solver
         self.refine = refine
         self.precision = precision
+        self.tol = tol
+        self.max_scans = max_scans
+        self.max_components = max_components
+        self.block_size = block_size
+        self.warm_start = warm_start
         self.random_state = random_state
 
     def _validate(self) -> None:

@@ -43,6 +43,12 @@ class Pass(Protocol[S, R_co]):
         """The dataclass of the states, for :func:`from_arrays`."""
 
 
+def sparse_height(pass_: Any) -> int | None:
+    """Rows of the sparse blocks that the pass wants; None when it makes them dense and takes the usual height."""
+    height: int | None = getattr(pass_, "sparse_height", None)
+    return height
+
+
 def to_arrays(state: Any, prefix: str = "") -> dict[str, np.ndarray[Any, Any]]:
     """The state's arrays and numbers by dotted name; ``None`` fields are left out."""
     found: dict[str, np.ndarray[Any, Any]] = {}

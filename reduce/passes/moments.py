@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reduce.blocks import F64, Block, Floats
+from reduce.blocks import F64, MAX_HEIGHT, Block, Floats, block_height
 from reduce.cleaning import ERROR, FILL, KEEP, Resolved, mend
 from reduce.errors import DataError
 
@@ -256,11 +256,19 @@ class MomentsPass:
 
     intake: Intake
 
+    sparse_height = MAX_HEIGHT
+
     def start(self) -> Moments:
         return Moments.empty(len(self.intake.names))
 
     def fold(self, state: Moments, block: Block) -> Moments:
-        self.intake.take(state, block, squares=True)
+        from reduce.passes.thin import dense_slices, thin_rows  # which is made of this module
+
+        if not block.sparse:
+            self.intake.take(state, block, squares=True)
+        elif thin_rows(self.intake, state, block, squares=True) is None:
+            for piece in dense_slices(block):
+                self.intake.take(state, piece, squares=True)
         return state
 
     def merge(self, a: Moments, b: Moments) -> Moments:
@@ -270,7 +278,8 @@ class MomentsPass:
         return state
 
     def sizes(self, height: int, rows: int) -> tuple[int, int, int]:
-        return 80 * len(self.intake.names), self.intake.scratch(height), 0
+        d = len(self.intake.names)
+        return 80 * d, 64 * d + self.intake.scratch(min(height, block_height(d))), 0
 
     def state_type(self) -> type[Moments]:
         return Moments

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reduce.blocks import F64, Block
+from reduce.blocks import F64, MAX_HEIGHT, Block, block_height
 from reduce.passes.moments import Intake, Moments
+from reduce.passes.thin import dense_slices, thin_rows
 
 
 @dataclass
@@ -36,12 +37,27 @@ class TsqrPass:
     weights: F64
     gap: F64 | None = None
 
+    sparse_height = MAX_HEIGHT
+
     def start(self) -> TsqrState:
         return TsqrState(np.empty((0, self.weights.shape[1])))
 
     def fold(self, state: TsqrState, block: Block) -> TsqrState:
         moments = Moments.empty(len(self.pivot))
         moments.pivot = self.pivot.copy()
+        thin = thin_rows(self.intake, moments, block, squares=False)
+        if thin is not None:
+            if not thin.rows:
+                return state
+            z = thin.times(self.weights) - self.offset @ self.weights
+            if thin.weights is not None:
+                z *= np.sqrt(thin.weights)[:, None]
+            return TsqrState(_r(np.concatenate([state.r, z])))
+        for piece in dense_slices(block) if block.sparse else (block,):
+            state = self._fold_dense(state, moments, piece)
+        return state
+
+    def _fold_dense(self, state: TsqrState, moments: Moments, block: Block) -> TsqrState:
         taken = self.intake.take(moments, block, squares=True)
         if taken is None:
             return state
@@ -61,7 +77,11 @@ class TsqrPass:
 
     def sizes(self, height: int, rows: int) -> tuple[int, int, int]:
         d, k = self.weights.shape
-        return 8 * k * k, 8 * d * k + 24 * (height + k) * k + self.intake.scratch(height), 16 * k * k
+        return (
+            8 * k * k,
+            8 * d * k + 24 * (height + k) * k + self.intake.scratch(min(height, block_height(d))),
+            16 * k * k,
+        )
 
     def state_type(self) -> type[TsqrState]:
         return TsqrState

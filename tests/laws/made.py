@@ -13,11 +13,12 @@ from scipy import sparse
 from reduce.blocks import Block, Columns, Origin, Workspace
 from reduce.cleaning import Cleaning
 from reduce.passes.gram import Gram, GramPass
-from reduce.passes.moments import Intake, Moments, MomentsPass
+from reduce.passes.moments import Intake, Moments, MomentsPass, imputed
 from reduce.passes.rows import RowsPass, RowsState
+from reduce.passes.sketch import Sketch, SketchPass
 from reduce.passes.tsqr import TsqrPass
 
-KINDS = ("moments", "gram", "rows", "tsqr")
+KINDS = ("moments", "gram", "rows", "tsqr", "sketch")
 FORMS = ("rows", "columns", "fortran", "csr")
 
 
@@ -48,7 +49,18 @@ class Case:
             return TsqrPass(
                 Intake(intake.names, np.dtype(np.float64), intake.policy), np.round(pivot), pivot - np.round(pivot), Q
             )
+        if kind == "sketch":
+            return SketchPass(intake, np.random.default_rng(self.d).normal(size=(self.d, 3)), *self.known(intake))
         return {"moments": MomentsPass, "gram": GramPass, "rows": RowsPass}[kind](intake)
+
+    def known(self, intake: Intake) -> tuple[Any, Any]:
+        """Pivot and gap of a sketch, which needs an earlier scan when the mean fills gaps."""
+        if self.missing != "mean":
+            return None, None
+        first = MomentsPass(intake)
+        mean = np.nan_to_num(imputed(first.finalize(folded(first, self.blocks(()))), intake.policy)[0])
+        pivot = mean.astype(self.X.dtype).astype(np.float64)
+        return pivot, mean - pivot
 
     def block(self, a: int, b: int, workspace: Workspace | None = None) -> Block:
         X = self.X[a:b]
@@ -130,6 +142,15 @@ def assert_close(a: Any, b: Any, dtype: Any, terms: int = 100) -> None:
         room = 4 * float(np.finfo(dtype).eps) * max(float(np.nanmax(abs(values_of(a)), initial=0)), 1e-300)
         np.testing.assert_allclose(values_of(a), values_of(b), atol=room)
         assert_close(a.moments, b.moments, dtype, terms)
+    elif isinstance(a, Sketch):
+        assert abs(a.n - b.n) <= 1e-12 * a.n
+        # Three random columns show the size of the matrix; deviations were taken from one pivot or the other.
+        gross = max(np.linalg.norm(a.products) + r.n * np.abs(r.offset).max(initial=0) ** 2 for r in (a, b))
+        np.testing.assert_allclose(a.products, b.products, rtol=0, atol=20 * u * gross + 1e-300)
+        room = u * np.sqrt(10 * gross / max(a.n, 1)) + 4e-16 * abs(a.mean) + 1e-300
+        np.testing.assert_array_less(abs(a.mean - b.mean), room)
+        if a.moments is not None:
+            assert_close(a.moments, b.moments, dtype, terms)
     else:
         scale = max(float(np.linalg.norm(a)), 1e-300)
         np.testing.assert_allclose(a.T @ a, b.T @ b, atol=1e-13 * scale**2)

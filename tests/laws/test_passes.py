@@ -155,7 +155,7 @@ def test_sizes_cover_the_state(kind: str, case: Case) -> None:
     assert final >= 0
 
 
-@pytest.mark.parametrize("kind", ["moments", "gram", "tsqr"])
+@pytest.mark.parametrize("kind", ["moments", "gram", "tsqr", "sketch"])
 @FEW
 @given(case=cases())
 def test_weights_are_repeats(kind: str, case: Case) -> None:
@@ -163,7 +163,7 @@ def test_weights_are_repeats(kind: str, case: Case) -> None:
     repeated = Case(np.repeat(case.X, weights.astype(int), axis=0), None, case.form, case.cuts, case.missing)
     pass_ = case.pass_(kind)
     a, b = (total(pass_, folded(pass_, c.blocks())) for c in (case, repeated))
-    if kind != "tsqr":
+    if kind != "tsqr" and getattr(a, "moments", a) is not None:
         for one, other in ((getattr(a, "moments", a), getattr(b, "moments", b)),):
             one.rows, one.missing, one.infinite = (
                 other.rows,

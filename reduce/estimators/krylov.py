@@ -1,0 +1,201 @@
+"""Block Krylov spaces (Musco and Musco 2015): Rayleigh-Ritz from one product ``M Q`` per step, M = ``A^T A``.
+
+The basis K = [Q_0, Q_1, ...] is orthonormal and kept whole. Each product is split by two steps of block Gram-Schmidt
+into ``M Q_j = K C_j + Q_{j+1} B_j``, so that the products need not be kept: with T the square matrix of all C_j
+(and B_j below them) ``M K = K T + Q_{j+1} [0 ... 0 B_j]``. Eigenpairs (theta, w) of T give Ritz values theta and
+Ritz vectors ``K w`` whose residuals have the norm of ``B_j w_last``: they come with the scan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+
+from reduce.blocks import F64
+
+DEFLATE = 32 * float(np.finfo(np.float64).eps)
+"""Directions of a new block that are smaller than this, relative to M, hold rounding only."""
+
+
+@dataclass(frozen=True)
+class Ritz:
+    """What a basis of m vectors tells of M.
+
+    Attributes:
+        values: (m,) Ritz values in descending order; the j-th is at most the j-th eigenvalue of M.
+        weights: (m, m) Ritz vectors in coordinates of the basis.
+        coupling: (c, m) what M takes out of the basis, in Ritz coordinates; its columns' norms are the residuals.
+    """
+
+    values: F64
+    weights: F64
+    coupling: F64
+
+    @property
+    def residuals(self) -> F64:
+        """(m,) norms of ``M v - theta v``."""
+        return np.asarray(np.linalg.norm(self.coupling, axis=0))
+
+
+class Krylov:
+    """A growing basis; ``block`` (d, l) is what to multiply next, or has no columns when M leads nowhere new."""
+
+    def __init__(self, start: F64) -> None:
+        self.basis = [np.ascontiguousarray(np.linalg.qr(start)[0].T)]
+        self.columns: list[F64] = []
+        self.coupling = np.zeros((0, 0))
+
+    @property
+    def size(self) -> int:
+        """Vectors in the basis, those of the block included."""
+        return sum(len(rows) for rows in self.basis)
+
+    @property
+    def block(self) -> F64:
+        return np.ascontiguousarray(self.basis[-1].T)
+
+    def absorb(self, product: F64) -> None:
+        """Take ``M block`` (d, l) in and find the next block. Consumes ``product``."""
+        inside = self._project(product)
+        inside += self._project(product)
+        q, r = orthonormal(product)
+        left, sizes, right = np.linalg.svd(r)
+        norm = max([float(np.linalg.norm(c, 2)) for c in [*self.columns, inside]])
+        self.coupling = sizes[:, None] * right
+        kept = sizes > DEFLATE * norm
+        fresh, outside = q @ left[:, kept], self.coupling[kept]
+        # Small directions carry rounding along the basis; taken out here, and accounted for.
+        again = self._project(fresh)
+        fresh, r = orthonormal(fresh)
+        self.columns.append(np.concatenate([inside + again @ outside, r @ outside]))
+        self.basis.append(np.ascontiguousarray(fresh.T))
+
+    def restart(self, start: F64) -> None:
+        """Another block in place of an empty one, from ``start`` (d, l): all else of M is still unseen."""
+        self._project(start)
+        q = np.linalg.qr(start)[0]
+        self._project(q)
+        self.basis[-1] = np.ascontiguousarray(np.linalg.qr(q)[0].T)
+
+    def ritz(self) -> Ritz:
+        m = sum(c.shape[1] for c in self.columns)
+        T, at = np.zeros((self.size, m)), 0
+        for c in self.columns:
+            T[: min(len(c), self.size), at : at + c.shape[1]] = c[: self.size]
+            at += c.shape[1]
+        T = T[:m]
+        values, weights = scipy.linalg.eigh((T + T.T) / 2, overwrite_a=True, check_finite=False)
+        values, weights = values[::-1], weights[:, ::-1]
+        last = weights[m - self.coupling.shape[1] :]
+        return Ritz(np.maximum(values, 0.0), weights, self.coupling @ last)
+
+    def vectors(self, weights: F64) -> F64:
+        """(d, k) ``K weights`` for ``weights`` (m, k)."""
+        found, at = np.zeros((self.basis[0].shape[1], weights.shape[1])), 0
+        for rows in self.basis:
+            part = weights[at : at + len(rows)]
+            found += rows[: len(part)].T @ part
+            at += len(rows)
+        return found
+
+    def _project(self, vectors: F64) -> F64:
+        """Take the basis out of ``vectors`` (d, l), in place; returns what was inside."""
+        inside = []
+        for rows in self.basis:
+            coordinates = rows @ vectors
+            vectors -= rows.T @ coordinates
+            inside.append(coordinates)
+        return np.concatenate(inside)
+
+
+def orthonormal(vectors: F64) -> tuple[F64, F64]:
+    """(Q (d, l), R (l, l)) with ``vectors = Q R``; R is triangular.
+
+    Cholesky QR done twice is as stable as Householder's while the condition stays below 1e8 (Yamamoto, Nakatsukasa,
+    Yanagisawa and Fukaya 2015), and is made of matrix products only.
+    """
+    try:
+        first = np.linalg.cholesky(vectors.T @ vectors).T
+        sizes = np.linalg.svd(first, compute_uv=False)
+        if len(sizes) and sizes[-1] > 1e-6 * sizes[0]:
+            q = vectors @ np.linalg.inv(first)
+            second = np.linalg.cholesky(q.T @ q).T
+            return q @ np.linalg.inv(second), second @ first
+    except np.linalg.LinAlgError:
+        pass  # too near to singular
+    q, r = np.linalg.qr(vectors)
+    return q, r
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How an iteration went: Ritz pairs, basis, products used, the number of values asked for, and their accuracy."""
+
+    ritz: Ritz
+    krylov: Krylov
+    products: int
+    k: int | None
+    reached: float
+
+
+def iterate(
+    multiply: Callable[[F64], F64],
+    start: F64,
+    first: F64 | None,
+    *,
+    count: Callable[[F64], int | None],
+    least: int,
+    tol: float,
+    noise: Callable[[float], float],
+    products: int,
+    refill: Callable[[int], F64],
+) -> Steps:
+    """Multiply until the leading Ritz values are accurate, the products are used up, or nothing is left to find.
+
+    Args:
+        multiply: ``M Q`` for Q (d, l): one scan.
+        start: (d, l) the first block.
+        first: (d, l) its product, if a scan has made it already; consumed.
+        count: the number of values wanted, given the Ritz values; None when they are too few.
+        least: vectors that the basis needs in the end.
+        tol: relative accuracy of singular values, by their residual bounds.
+        noise: given the largest value, how much of a residual is rounding; values below are not asked for accuracy.
+        products: how many are allowed.
+        refill: ``refill(i)`` gives random vectors (d, l) for a restart.
+    """
+    krylov = Krylov(start)
+    used = 0
+    while True:
+        krylov.absorb(multiply(krylov.block) if used or first is None else first)
+        used += 1
+        ritz = krylov.ritz()
+        k = count(ritz.values)
+        reached = np.inf if k is None else accuracy(ritz.values[:k], ritz.residuals[:k], noise(ritz.values[0]))
+        if (k is not None and reached <= tol) or used == products:
+            return Steps(ritz, krylov, used, k, reached)
+        if not len(krylov.basis[-1]):
+            if len(ritz.values) >= least:
+                return Steps(ritz, krylov, used, k, reached)
+            krylov.restart(refill(used))
+
+
+def residual_bounds(values: F64, residuals: F64, rounding: float) -> F64:
+    """(k,) how near to each ``sqrt(value)`` some singular value of A lies.
+
+    An eigenvalue of M lies within r = residual + rounding of the Ritz value theta (Parlett 1998, theorem 4.5.1), so a
+    singular value lies between ``sqrt(theta - r)`` and ``sqrt(theta + r)``; the lower side is the wider.
+    """
+    s, r = np.sqrt(values), residuals + rounding
+    with np.errstate(divide="ignore", invalid="ignore"):
+        near = r / (s + np.sqrt(np.maximum(values - r, 0.0)))
+    return np.asarray(np.where(values > r, near, np.maximum(s, np.sqrt(values + r) - s)))
+
+
+def accuracy(values: F64, residuals: F64, noise: float) -> float:
+    """The largest relative residual bound among the values that stand above the noise."""
+    told = values > noise
+    bounds = residual_bounds(values, np.maximum(residuals - noise, 0.0), 0.0)
+    return float((bounds[told] / np.sqrt(values[told])).max(initial=0.0))

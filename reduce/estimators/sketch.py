@@ -1,0 +1,298 @@
+"""The iterative solver: a block Krylov space of ``A^T A``, one scan per product (passes/sketch.py).
+
+Moments come first, in a scan of their own, when the start needs them: to scale, to fill gaps by the mean, and to
+centre sparse rows. Otherwise they come with the first product.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from reduce.blocks import F64
+from reduce.cleaning import MEAN
+from reduce.dataset import Dataset
+from reduce.engines.base import Engine
+from reduce.engines.memory import estimate, format_bytes
+from reduce.errors import ConfigError, DoesNotFitError
+from reduce.estimators.bounds import upper_bounds
+from reduce.estimators.krylov import Steps, iterate, residual_bounds
+from reduce.estimators.spectrum import Spectrum, gamma, orient
+from reduce.passes.moments import Intake, Moments
+from reduce.passes.sketch import Sketch, SketchPass
+from reduce.passes.thin import known_pivot
+
+TOL = 1e-3
+SCANS = 16
+COMPONENTS = 500
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of the solver.
+
+    Attributes:
+        k: number of values, or None for the fewest whose squares reach ``share`` of the trace, at most ``most``.
+        tol: relative accuracy of singular values; None uses all scans.
+        scans: scans allowed, that of moments and that of a refinement included.
+        width: Gaussian columns of the start.
+        seed: of the start.
+    """
+
+    k: int | None
+    share: float
+    most: int
+    tol: float | None
+    scans: int
+    width: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the moments tell of A: how products of raw columns become products of A.
+
+    Attributes:
+        n, mean: sum of weights, and means (d,).
+        scale: (d,) or None. centred: whether A has its means subtracted.
+        trace: of ``A^T A``.
+        pivot, gap: of :class:`SketchPass`.
+        gross: squared Frobenius norm of what is multiplied, about the pivot and about 0.
+        spread: of the part about the pivot, which alone is multiplied in the data's precision.
+    """
+
+    n: float
+    mean: F64
+    scale: F64 | None
+    centred: bool
+    trace: float
+    pivot: F64
+    gap: F64 | None
+    gross: float
+    spread: float
+
+    def into(self, Q: F64) -> F64:
+        return Q if self.scale is None else Q / self.scale[:, None]
+
+    def product(self, found: Sketch, weights: F64) -> F64:
+        """``A^T A Q`` of the sketch with ``weights`` = Q over the scale. Consumes its products."""
+        Z = found.products
+        if not self.centred:
+            mean = found.mean
+            Z += np.outer(found.n * mean, mean @ weights)
+        if self.scale is not None:
+            Z /= self.scale[:, None]
+        return Z
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The leading singular triplets and what is known of them."""
+
+    spectrum: Spectrum
+    residual_bounds: F64
+    error_bounds: F64
+    scans: int
+    converged: bool
+    reached: float
+    terms: int
+    setting: Setting
+
+
+def width_of(k: int | None, most: int, d: int) -> int:
+    """Columns of the start: a fifth more than the values wanted, at least 10 more; a quarter of an unknown number."""
+    wanted = k + max(10, k // 5) if k is not None else most // 4 + 10
+    return min(wanted, d)
+
+
+def gaussian(seed: int, purpose: str, d: int, width: int) -> F64:
+    """(d, width) standard normal numbers, the same everywhere for the same seed and purpose."""
+    return np.random.default_rng([seed, zlib.crc32(purpose.encode())]).normal(size=(d, width))
+
+
+def start(wanted: Wanted, d: int, earlier: F64 | None) -> F64:
+    """(d, l) orthonormal start: ``earlier`` (d, k) directions of another model, and Gaussian ones."""
+    fresh = gaussian(wanted.seed, "sketch start", d, wanted.width)
+    if earlier is not None:
+        fresh = np.concatenate([earlier, fresh], axis=1)[:, :d]
+    return np.linalg.qr(fresh)[0]
+
+
+def moments_first(intake: Intake, *, sparse: bool, centred: bool, scale: bool) -> bool:
+    """Whether the start has to wait for a scan of moments."""
+    return scale or (sparse and centred) or bool((intake.policy.code == MEAN).any())
+
+
+def planned(intake: Intake, wanted: Wanted, products: int) -> SketchPass:
+    """A pass that takes as much as the last one of an iteration, for plans: zeros never touched take no memory."""
+    d = len(intake.names)
+    return SketchPass(intake, np.zeros((d, wanted.width)), held=8 * d * min(wanted.width * (products + 1), d))
+
+
+def refuse_unfit(wanted: Wanted, intake: Intake, products: int, data: Dataset, engine: Engine) -> None:
+    """Refuse an iteration whose basis will not fit, before any data is read; name the block that would.
+
+    Raises:
+        DoesNotFitError: with one worker it takes more than the engine's memory.
+    """
+    limit = engine.memory_limit()
+    if limit is None:
+        return
+
+    def need(width: int) -> int:
+        return estimate(planned(intake, replace(wanted, width=width), products), data, 1).peak
+
+    full = need(wanted.width)
+    if full <= limit:
+        return
+    low, high = 0, wanted.width
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if need(middle) <= limit else (low, middle)
+    enough = low * products >= (wanted.k or 1)
+    advice = f"block_size={low}, a smaller max_scans, " if low and enough else "fewer components, "
+    raise DoesNotFitError(
+        f"expected a plan within memory={format_bytes(limit)}, found that a basis of {products + 1} blocks of "
+        f"{wanted.width} vectors of {data.n_features} columns needs {format_bytes(full)} with one worker; give "
+        f"{advice}or memory='{format_bytes(full * 1.02).replace(' ', '')}'"
+    )
+
+
+def setting_of(
+    moments: Moments, mean: F64, variance: F64, scale: F64 | None, intake: Intake, *, centred: bool, sparse: bool
+) -> Setting:
+    """From ``moments``, and the ``mean`` and population ``variance`` (d,) of the columns once their gaps are filled."""
+    n = moments.total
+    squares = n * variance if centred else n * (variance + mean**2)
+    if sparse:
+        pivot = known_pivot(mean, variance, intake.dtype)
+    else:
+        rounded = mean.astype(intake.dtype).astype(np.float64)
+        pivot = np.where(np.isfinite(rounded), rounded, 0.0)
+    about = n * (variance + (mean - pivot) ** 2)
+    if scale is not None:
+        squares, about = squares / scale**2, about / scale**2
+    gap = mean - pivot if (intake.policy.code == MEAN).any() else None
+    trace, spread = float(squares.sum()), float(about.sum())
+    return Setting(n, mean, scale, centred, trace, pivot, gap, spread + (0.0 if centred else trace), spread)
+
+
+def solve(
+    wanted: Wanted, setting: Setting, begun: Sketch | None, intake: Intake, data: Dataset, engine: Engine,
+    earlier: F64 | None, spare: int,
+) -> Fit:  # fmt: skip
+    """The leading spectrum of A.
+
+    Args:
+        wanted: what is asked for.
+        setting: from the moments.
+        begun: the first product, if it came with the moments.
+        intake: of every scan.
+        data: what is scanned.
+        engine: where.
+        earlier: (d, k) directions to start with.
+        spare: scans used otherwise.
+    """
+    d, terms = len(intake.names), 0
+
+    def multiply(Q: F64) -> F64:
+        nonlocal terms
+        weights = setting.into(Q)
+        found: Sketch = engine.run(SketchPass(intake, weights, setting.pivot, setting.gap), data)
+        terms = max(terms, found.terms)
+        return setting.product(found, weights)
+
+    if begun is None:
+        first, block = None, start(wanted, d, earlier)
+    else:
+        block, terms = begun.weights, begun.terms
+        first = setting.product(begun, begun.weights)
+
+    def noise(top: float) -> float:
+        return 8 * float(np.sqrt(d) * np.finfo(np.float64).eps) * top + _single(intake, setting, top)
+
+    least = min(wanted.k or 1, d)
+
+    def count(values: F64) -> int | None:
+        if wanted.k is not None:
+            return wanted.k if len(values) >= wanted.k else None
+        reached = np.flatnonzero(np.cumsum(values) >= wanted.share * setting.trace * (1 - 4 * d * np.finfo(float).eps))
+        return int(reached[0]) + 1 if len(reached) and reached[0] < wanted.most else None
+
+    steps = iterate(
+        multiply,
+        block,
+        first,
+        count=count,
+        least=least,
+        tol=-1.0 if wanted.tol is None else wanted.tol,
+        noise=noise,
+        products=wanted.scans - spare,
+        refill=lambda i: gaussian(wanted.seed, f"sketch refill {i}", d, min(wanted.width, d)),
+    )
+    return _fit(wanted, setting, steps, intake, terms, spare)
+
+
+def _fit(wanted: Wanted, setting: Setting, steps: Steps, intake: Intake, terms: int, spare: int) -> Fit:
+    ritz, k, d = steps.ritz, steps.k, len(intake.names)
+    scans = steps.products + spare
+    if k is None:
+        _refuse(wanted, setting, ritz.values, scans)
+        raise AssertionError
+    unit = float(np.finfo(np.float64).eps) / 2
+    rounding = gamma(terms + d, unit) * setting.gross * np.sqrt(len(ritz.values))
+    rounding += _single(intake, setting, float(ritz.values[0]))
+    theta = ritz.values[:k]
+    near = residual_bounds(theta, ritz.residuals[:k], rounding)
+    above = np.sqrt(upper_bounds(ritz, k, setting.trace + rounding, d, wanted.width, steps.products) + rounding)
+    below = np.sqrt(np.maximum(theta - rounding, 0.0))
+    s = np.sqrt(theta)
+    # More directions than wanted, where there are: a refinement turns small ones among them.
+    keep = min(len(ritz.values), k + max(10, k // 10), d)
+    vectors = orient(steps.krylov.vectors(ritz.weights[:, :keep]))
+    size = int(min(max(setting.n, 1), d)) if setting.n == int(setting.n) else d
+    top = float(ritz.values[0])
+    spectrum = Spectrum(ritz.values[:keep], vectors, setting.trace, size, rounding, 8 * np.sqrt(d) * unit * 2 * top)
+    converged = wanted.tol is None or steps.reached <= wanted.tol
+    if not converged:
+        warnings.warn(
+            f"expected singular values to {wanted.tol:g} of their size, found {steps.reached:.2g} by their residuals "
+            f"after {scans} scans; give more max_scans or a larger tol (error_bounds_ and residual_bounds_ say more)",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    return Fit(spectrum, near, np.maximum(above - s, s - below), scans, converged, steps.reached, terms, setting)
+
+
+def _single(intake: Intake, setting: Setting, top: float) -> float:
+    """The resolution of products in float32, beside eigenvalues up to ``top``."""
+    return 4 * float(np.finfo(np.float32).eps) * min(top, setting.spread) if intake.dtype == np.float32 else 0.0
+
+
+def _refuse(wanted: Wanted, setting: Setting, values: F64, scans: int) -> None:
+    if wanted.k is not None:
+        raise ConfigError(
+            f"expected a basis of {wanted.k} vectors, found {len(values)} after {scans} scans; "
+            "give more max_scans or a larger block_size"
+        )
+    share = float(values[: wanted.most].sum()) / setting.trace if setting.trace > 0 else 0.0
+    raise ConfigError(
+        f"expected n_components={wanted.share:g} of the variance within max_components={wanted.most}, found "
+        f"{share:.4f} with {min(wanted.most, len(values))} components after {scans} scans; "
+        "give a larger max_components or max_scans, or a smaller share"
+    )
+
+
+def with_refined(fit: Fit, spectrum: Spectrum, k: int) -> Fit:
+    """The fit with singular values of A on the span of its vectors, from a QR factorisation.
+
+    They still are lower bounds; the upper ones stay, where they do not contradict them.
+    """
+    s, before = spectrum.singular_values[:k], fit.spectrum.singular_values[:k]
+    above = np.maximum(before + fit.error_bounds - s, 0.0) + spectrum.absolute
+    near = fit.residual_bounds + np.abs(s - before)
+    return replace(fit, spectrum=spectrum, error_bounds=above, residual_bounds=near)

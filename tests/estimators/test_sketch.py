@@ -1,0 +1,384 @@
+"""The iterative solver: right numbers with few scans, bounds that hold, clear refusals, same bytes."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from sklearn.exceptions import ConvergenceWarning
+
+from reduce import PCA, Dataset, TruncatedSVD, connect, load
+from reduce.engines.local import LocalEngine
+from reduce.errors import ConfigError, DataError, DoesNotFitError
+from reduce.estimators.bounds import by_trace, chebyshev
+from reduce.estimators.krylov import Krylov
+from reduce.estimators.solver import Shape, choose
+from reduce.passes.base import Pass
+from tests.estimators.truth import aligned, thin, variances, with_spectrum
+
+RNG = np.random.default_rng
+FLAT = 1 / np.sqrt(1 + np.arange(200))
+
+
+class Counting(LocalEngine):
+    """Counts scans, and fails in the one that ``stop`` names."""
+
+    def __init__(self, stop: int | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.names, self.stop = list[str](), stop
+
+    def run(self, pass_: Pass[Any, Any], data: Dataset, **options: Any) -> Any:
+        self.names.append(type(pass_).__name__)
+        if len(self.names) == self.stop:
+            raise KeyboardInterrupt
+        return super().run(pass_, data, **options)
+
+
+def svd(A: Any) -> Any:
+    return np.linalg.svd(A, compute_uv=False)
+
+
+def sparse_parquet(path: Path, X: Any, groups: int = 4) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    X = sp.csr_array(X)
+    offsets = pa.array(X.indptr.astype(np.int32))
+    indices = pa.ListArray.from_arrays(offsets, pa.array(X.indices.astype(np.int64)))
+    values = pa.ListArray.from_arrays(offsets, pa.array(X.data))
+    pq.write_table(pa.table({"indices": indices, "values": values}), path, row_group_size=-(-X.shape[0] // groups))
+    return path
+
+
+@pytest.mark.parametrize("form", ["dense", "sparse", "float32"])
+@pytest.mark.parametrize("scale", [False, True])
+@pytest.mark.parametrize("kind", [PCA, TruncatedSVD])
+def test_equals_lapack(kind: Any, scale: bool, form: str) -> None:
+    X = with_spectrum(500, 10.0 * 0.8 ** np.arange(60), seed=1, mean=3.0)
+    if form == "sparse":
+        X[np.abs(X - 3) < 0.3] = 0
+    given: Any = {"dense": X, "sparse": sp.csr_array(X), "float32": X.astype(np.float32)}[form]
+    A = X.astype(given.dtype).astype(np.float64)
+    variance = A.var(axis=0)
+    A = A - A.mean(axis=0) if kind is PCA else A
+    A = A / np.sqrt(np.where(variance > 0, variance, 1.0)) if scale else A
+    _, s, Vt = np.linalg.svd(A, full_matrices=False)
+    tol, eps = (1e-4, 2e-5) if form == "float32" else (1e-8, 1e-11)
+    model = kind(5, solver="sketch", scale=scale, tol=tol).fit(given)
+    assert model.solver_ == "sketch"
+    assert model.converged_
+    np.testing.assert_allclose(model.singular_values_, s[:5], rtol=max(eps, 1e-12))
+    np.testing.assert_allclose(model.components_, aligned(model.components_, Vt[:5]), atol=30 * tol)
+    exact = kind(5, solver="gram", scale=scale).fit(A * 0 + X.astype(given.dtype))
+    np.testing.assert_allclose(model.explained_variance_, exact.explained_variance_, rtol=1e-5)
+    np.testing.assert_allclose(model.explained_variance_ratio_, exact.explained_variance_ratio_, rtol=1e-5)
+    np.testing.assert_allclose(model.mean_, exact.mean_, rtol=1e-6)
+    if kind is PCA:
+        np.testing.assert_allclose(model.noise_variance_, exact.noise_variance_, rtol=1e-4)
+
+
+def test_one_scan_per_product_and_none_twice() -> None:
+    X = with_spectrum(400, FLAT, mean=1.0)
+    for kind, data, scale, names in (
+        (PCA, X, False, ["SketchPass"] * 3),
+        (PCA, X, True, ["MomentsPass", "SketchPass", "SketchPass"]),
+        (PCA, sp.csr_array(X), False, ["MomentsPass", "SketchPass", "SketchPass"]),
+        (TruncatedSVD, sp.csr_array(X), False, ["SketchPass"] * 3),
+    ):
+        engine = Counting()
+        with pytest.warns(ConvergenceWarning, match="found .* after 3 scans; give more max_scans"):
+            model = kind(3, solver="sketch", scale=scale, tol=1e-12, max_scans=3).fit(data, engine=engine)
+        assert (engine.names, model.n_scans_, model.converged_) == (names, 3, False)
+    engine = Counting()
+    model = TruncatedSVD(3, solver="sketch", tol=None, max_scans=4, refine=True).fit(X, engine=engine)
+    assert engine.names == ["SketchPass"] * 3 + ["TsqrPass"]
+    assert (model.n_scans_, model.converged_) == (4, True)
+
+
+def test_dense_sparse_and_spark_forms_agree(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    X = thin(700, 90, 0.05, seed=2).toarray()
+    X[3] = 0
+    C = sp.csr_array(X)
+    # Explicit zeros, duplicates and unsorted indices stand for the same rows.
+    odd = sp.csr_array(X)
+    rows = [list(zip(odd[[i]].indices, odd[[i]].data, strict=True)) for i in range(700)]
+    rows[0] = [
+        (7, X[0, 7] - 1.0),
+        (2, X[0, 2]),
+        (7, 1.0),
+        *[(j, X[0, j]) for j in range(89, -1, -1) if j not in (2, 7)],
+    ]
+    table = pa.table({"i": [[int(j) for j, _ in r] for r in rows], "v": [[float(v) for _, v in r] for r in rows]})
+    type_ = pa.struct(
+        {"type": pa.int8(), "size": pa.int32(), "indices": pa.list_(pa.int32()), "values": pa.list_(pa.float64())}
+    )
+    parts = [C[[i]] for i in range(700)]
+    vectors = [{"type": 0, "size": 90, "indices": p.indices.tolist(), "values": p.data.tolist()} for p in parts]
+    struct = pa.array(vectors, type_)
+    forms: list[Any] = [
+        X,
+        C,
+        sp.csr_array((C.data, C.indices.astype(np.int64), C.indptr.astype(np.int64)), shape=C.shape),
+        Dataset.from_arrow(table, sparse=("i", "v", 90)),
+        Dataset.from_arrow(pa.table({"f": struct}), vector="f", n_features=90),
+        Dataset.from_parquet(sparse_parquet(tmp_path / "x.parquet", X), sparse=("indices", "values", 90)),
+    ]
+    for kind in (PCA, TruncatedSVD):
+        fits = [kind(4, solver="sketch", scale=True, tol=1e-6).fit(form) for form in forms]
+        for fit in fits[1:]:
+            np.testing.assert_allclose(fit.singular_values_, fits[0].singular_values_, rtol=1e-12)
+            np.testing.assert_allclose(fit.components_, fits[0].components_, atol=1e-10)
+            np.testing.assert_allclose(fit.mean_, fits[0].mean_, rtol=1e-12, atol=1e-15)
+            np.testing.assert_array_equal(fit.quality_.low, fits[0].quality_.low)
+            np.testing.assert_array_equal(fit.quality_.high, fits[0].quality_.high)
+
+
+def test_an_index_out_of_range_names_file_and_row(tmp_path: Path) -> None:
+    X = sp.lil_array((100, 60))
+    X[:, 3], X[41, 59] = 1.0, 2.0
+    path = sparse_parquet(tmp_path / "x.parquet", X)
+    with pytest.raises(DataError, match=r"from 0 to 49 .* found 59 in .*x\.parquet, row group 1, row 16;"):
+        TruncatedSVD(2, solver="sketch").fit(Dataset.from_parquet(path, sparse=("indices", "values", 50)))
+
+
+@pytest.mark.parametrize("form", ["sparse", "dense"])
+def test_a_large_mean_costs_no_digits(form: str) -> None:
+    X = thin(2000, 50, 0.1, seed=3).toarray() + 0.0
+    X[:, 5] = RNG(4).normal(1e6, 1, 2000)
+    X[:, 6] = RNG(5).normal(-3e6, 3, 2000)
+    model = PCA(3, solver="sketch", tol=1e-9).fit(sp.csr_array(X) if form == "sparse" else X)
+    # The data themselves carry 1e6 * eps.
+    np.testing.assert_allclose(model.explained_variance_, variances(X)[:3], rtol=1e-10)
+
+
+def test_centred_scaled_sparse_rows_are_never_made_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    from reduce.blocks import Block
+
+    X = thin(3000, 400, 0.01, seed=6)
+    truth = X.toarray()
+    truth = (truth - truth.mean(axis=0)) / truth.std(axis=0)
+
+    def refused(*args: Any, **options: Any) -> Any:
+        raise AssertionError("a sparse block was made dense")
+
+    monkeypatch.setattr(Block, "dense", refused)
+    model = PCA(3, solver="sketch", scale=True, max_scans=9, tol=None).fit(X)
+    np.testing.assert_allclose(model.singular_values_, svd(truth)[:3], rtol=1e-2)
+
+
+def test_gaps_are_filled_in_sparse_rows() -> None:
+    X = thin(500, 30, 0.3, seed=7).toarray()
+    X[RNG(8).random(X.shape) < 0.02] = np.nan
+    data = Dataset.from_numpy(sp.csr_array(X), missing="mean")
+    model = PCA(3, solver="sketch", tol=1e-8).fit(data)
+    filled = np.where(np.isnan(X), np.nanmean(X, axis=0), X)
+    np.testing.assert_allclose(model.explained_variance_, variances(filled)[:3], rtol=1e-10)
+
+
+def test_weights_are_repeats() -> None:
+    X = thin(300, 80, 0.1, seed=9)
+    w = RNG(10).integers(0, 4, 300)
+    a = PCA(3, solver="sketch", tol=1e-8).fit(X, sample_weight=w.astype(float))
+    b = PCA(3, solver="sketch", tol=1e-8).fit(sp.csr_array(np.repeat(X.toarray(), w, axis=0)))
+    np.testing.assert_allclose(a.singular_values_, b.singular_values_, rtol=1e-10)
+    assert a.n_samples_ == w.sum()
+
+
+def test_bounds_hold_over_seeds() -> None:
+    spectra = {"flat": FLAT, "steep": 0.7 ** np.arange(200.0), "steps": np.repeat([3.0, 1.0, 0.1, 0.01], 50)}
+    for name, sigma in spectra.items():
+        A = with_spectrum(260, sigma, seed=11)
+        truth = svd(A)
+        for seed in range(50):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model = TruncatedSVD(6, solver="sketch", random_state=seed, max_scans=2 + seed % 4).fit(A)
+            s = model.singular_values_
+            assert (np.abs(s - truth[:6]) <= model.error_bounds_).all(), (name, seed)
+            near = np.abs(s[:, None] - truth).min(axis=1)
+            assert (near <= model.residual_bounds_ * (1 + 1e-12)).all(), (name, seed)
+            assert (s <= truth[:6] * (1 + 1e-12)).all()
+
+
+def test_the_upper_bound_by_trace_is_sharp_where_little_is_left() -> None:
+    """With all but a tail of 1e-6 captured, the bound is of the size of the tail, and a wrong trace breaks it."""
+    M = np.diag(np.r_[4.0, 2.0, 1.0, np.full(20, 1e-6)])
+    krylov = Krylov(RNG(12).normal(size=(23, 5)))
+    for _ in range(2):
+        krylov.absorb(M @ krylov.block)
+    ritz = krylov.ritz()
+    found = by_trace(ritz, 3, float(np.trace(M)))
+    assert (found >= np.diag(M)[:3] * (1 - 1e-12)).all()
+    assert (found - ritz.values[:3] <= 3e-5).all()
+    assert chebyshev(3, np.array([2.0]))[0] == pytest.approx(26.0)  # 4 x^3 - 3 x
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "d", "k"), [("decades", 400, 60, 12), ("noise", 20_000, 20, 10), ("rank3", 2_000, 1_000, 10)]
+)
+def test_awkward_spectra(name: str, n: int, d: int, k: int) -> None:
+    rng = RNG(13)
+    X = {
+        "decades": lambda: with_spectrum(n, 10.0 ** (-np.arange(d) / 3), seed=14),
+        "noise": lambda: rng.normal(size=(n, d)),
+        "rank3": lambda: rng.normal(size=(n, 3)) @ rng.normal(size=(3, d)),
+    }[name]()
+    truth = svd(X)
+    model = TruncatedSVD(k, solver="sketch", tol=1e-6, refine=True).fit(X)
+    np.testing.assert_allclose(model.singular_values_, truth[:k], atol=1e-12 * truth[0])
+    assert (np.abs(model.singular_values_ - truth[:k]) <= model.error_bounds_ + 1e-14 * truth[0]).all()
+    np.testing.assert_allclose(model.components_ @ model.components_.T, np.eye(k), atol=1e-13)
+
+
+def test_scales_that_differ_by_1e12() -> None:
+    X = with_spectrum(400, 0.8 ** np.arange(30.0), seed=15) * 10.0 ** np.linspace(-6, 6, 30)
+    truth = svd((X - X.mean(axis=0)) / X.std(axis=0))
+    model = PCA(4, solver="sketch", scale=True, tol=1e-8).fit(X)
+    np.testing.assert_allclose(model.singular_values_, truth[:4], rtol=1e-11)
+
+
+def test_fewer_rows_than_components_is_refused() -> None:
+    X = RNG(16).normal(size=(5, 100))
+    with pytest.raises(ConfigError, match=r"min\(n_samples, n_features\)=5"):
+        TruncatedSVD(8, solver="sketch").fit(X)
+    np.testing.assert_allclose(TruncatedSVD(5, solver="sketch").fit(X).singular_values_, svd(X), rtol=1e-10)
+
+
+def test_a_share_of_the_variance() -> None:
+    X = with_spectrum(500, FLAT, seed=17)
+    for share in (0.2, 0.5):
+        exact = PCA(share, solver="gram").fit(X)
+        model = PCA(share, solver="sketch", max_components=60).fit(X)
+        # Ritz values are lower bounds: never fewer than needed.
+        assert exact.n_components_ <= model.n_components_ <= exact.n_components_ + 1
+        assert model.explained_variance_ratio_.sum() >= share * (1 - 1e-9)
+    with pytest.raises(ConfigError, match=r"within max_components=4, found 0\.\d+ with 4 components"):
+        PCA(0.9, solver="sketch", max_components=4, max_scans=3).fit(X)
+
+
+def test_a_block_smaller_than_the_number_of_values() -> None:
+    X = with_spectrum(300, 0.9 ** np.arange(80.0), seed=18)
+    model = TruncatedSVD(10, solver="sketch", block_size=4, tol=1e-6, max_scans=12).fit(X)
+    np.testing.assert_allclose(model.singular_values_, svd(X)[:10], rtol=1e-10)
+    with pytest.raises(ConfigError, match="a basis of 10 vectors, found 8 after 2 scans"):
+        TruncatedSVD(10, solver="sketch", block_size=4, max_scans=2).fit(X)
+    equal = np.eye(40)[:, :20]  # one product leads nowhere new: the rest is started afresh
+    np.testing.assert_allclose(TruncatedSVD(6, solver="sketch", block_size=3).fit(equal).singular_values_, np.ones(6))
+
+
+def test_same_bytes_with_any_workers_and_after_a_stop_in_any_scan(tmp_path: Path) -> None:
+    X = thin(9000, 1200, 0.01, seed=19)
+    data = Dataset.from_parquet(sparse_parquet(tmp_path / "x.parquet", X, 9), sparse=("indices", "values", 1200))
+    assert len(data.fragments) > 1
+
+    def fitted(engine: Any) -> Any:
+        return PCA(4, solver="sketch", scale=True, max_scans=4, tol=None, random_state=3).fit(data, engine=engine)
+
+    digests = {fitted(connect("local", workers=w)).save(tmp_path / f"w{w}") for w in (1, 2, 3)}
+    for stop in (1, 2, 3, 4):
+        work = tmp_path / f"work{stop}"
+        with pytest.raises(KeyboardInterrupt):
+            fitted(Counting(stop, workers=2, work=work))
+        assert len(list(work.glob("*.state"))) == stop - 1
+        digests.add(fitted(Counting(workers=3, work=work)).save(tmp_path / f"s{stop}"))
+    assert len(digests) == 1
+    again = load(tmp_path / "w1")
+    assert (again.n_scans_, again.converged_, len(again.residual_bounds_)) == (4, True, 4)
+
+
+def test_a_finished_scan_is_not_read_again(tmp_path: Path) -> None:
+    X = thin(3000, 300, 0.02, seed=20)
+    path = sparse_parquet(tmp_path / "x.parquet", X)
+    data = Dataset.from_parquet(path, sparse=("indices", "values", 300))
+    model = TruncatedSVD(3, solver="sketch", max_scans=3, tol=None)
+    first = model.fit(data, engine=connect("local", work=tmp_path / "w")).save(tmp_path / "a")
+    path.unlink()
+    assert model.fit(data, engine=connect("local", work=tmp_path / "w")).save(tmp_path / "b") == first
+
+
+def test_a_warm_start_takes_fewer_scans(tmp_path: Path) -> None:
+    X = with_spectrum(600, 1 / np.sqrt(1 + np.arange(150)), seed=21)
+    model = TruncatedSVD(5, solver="sketch", tol=1e-5).fit(X[:590])
+    model.save(tmp_path / "m")
+    cold = TruncatedSVD(5, solver="sketch", tol=1e-5).fit(X)
+    warm = load(tmp_path / "m").set_params(warm_start=True).fit(X)
+    np.testing.assert_allclose(warm.singular_values_, cold.singular_values_, rtol=1e-9)
+    assert warm.n_scans_ < cold.n_scans_
+
+
+def test_what_an_iteration_cannot_do_is_refused() -> None:
+    X = RNG(22).normal(size=(100, 30))
+    with pytest.raises(ConfigError, match="warm_start=True"):
+        PCA(3, solver="sketch").partial_fit(X)
+    with pytest.raises(ConfigError, match="every eigenvalue"):
+        PCA(None, solver="sketch").fit(X)
+    with pytest.raises(ConfigError, match="max_scans above 1"):
+        PCA(3, solver="sketch", scale=True, max_scans=1).fit(X)
+    for bad in ({"tol": 0}, {"max_scans": 0}, {"max_components": 1.5}, {"block_size": True}):
+        with pytest.raises(ConfigError, match=next(iter(bad))):
+            PCA(3, solver="sketch", **bad).fit(X)
+
+
+def test_over_the_budget_the_block_that_fits_is_named() -> None:
+    X = sp.csr_array((np.ones(3), ([0, 1, 2], [0, 7, 200_000])), shape=(300, 400_000))
+    model = TruncatedSVD(40, solver="sketch", max_scans=8, tol=None)
+    with pytest.raises(DoesNotFitError, match=r"basis of 9 blocks of 50 vectors .* give block_size=(\d+)") as refused:
+        model.fit(X, engine=connect("local", memory="1500MiB"))
+    width = int(str(refused.value).split("block_size=")[1].split(",")[0])
+    assert 5 <= width < 50
+    with pytest.raises(DoesNotFitError, match="give fewer components"):
+        model.fit(X, engine=connect("local", memory="700MiB"))
+
+
+def test_auto_depends_on_shape_and_parameters_only() -> None:
+    def auto(n: int, d: int, k: Any, density: float = 1.0) -> str:
+        return choose("auto", Shape(n, d, int(n * d * density), density < 1), k)[0]
+
+    assert auto(100_000, 512, 50) == "gram"
+    assert auto(200_000, 10_000, 50) == "sketch"
+    assert auto(200_000, 10_000, None) == "gram"
+    assert auto(200_000, 10_000, 5_000) == "gram"
+    assert auto(117_659, 53_920, 100, 2e-4) == "sketch"
+    assert auto(117_659, 53_920, 0.9, 2e-4) == "sketch"
+    assert auto(1_000, 50_000, 10) == "dual"
+    assert auto(20_000, 1_000_000, 10, 1e-5) == "sketch"
+    with pytest.raises(ConfigError, match="found 53920 and 117659 rows"):
+        auto(117_659, 53_920, None)
+
+
+@pytest.mark.parametrize("times", [1.0, 1e20, 1e-20])
+@pytest.mark.parametrize(
+    ("m", "n", "k", "case"), [(400, 300, 25, 1), (200, 100, 20, 2), (200, 100, 20, 3), (1000, 500, 50, 3)]
+)
+def test_tables_of_li_kluger_and_tygert(m: int, n: int, k: int, case: int, times: float) -> None:
+    """Li, Kluger and Tygert (2016): cosine bases, three spectra, scaled by 1e20 and 1e-20."""
+
+    def cosines(size: int) -> Any:
+        i, j = np.arange(size)[:, None] + 0.5, np.arange(k)[None, :] + 0.5
+        return np.sqrt(2 / size) * np.cos(np.pi * i * j / size)
+
+    i = np.arange(k)
+    sigma = {1: np.exp(np.log(1e-20) * i / (k - 1)), 2: np.sqrt(i + 1.0), 3: np.sqrt(i % 3)}[case] * times
+    A = (cosines(m) * sigma) @ cosines(n).T
+    model = TruncatedSVD(k, solver="sketch", tol=1e-6).fit(A)
+    V = model.components_.T
+    assert np.linalg.norm(A - (A @ V) @ V.T, 2) <= 1e-7 * sigma.max()
+    np.testing.assert_allclose(V.T @ V, np.eye(k), atol=5e-13)
+    np.testing.assert_allclose(model.singular_values_, np.sort(sigma)[::-1], atol=1e-7 * sigma.max())
+
+
+def test_explain_says_why_and_counts_scans() -> None:
+    from reduce.plan import explain
+
+    X = sp.csr_array((np.ones(2), ([0, 29_999], [0, 20_999])), shape=(30_000, 21_000))
+    plan = explain(PCA(5, max_scans=4), Dataset.from_numpy(X))
+    assert plan.solver == "sketch"
+    assert "21000 columns are too many" in plan.reason
+    assert [scan.name for scan in plan.scans] == ["moments", "sketch", "sketch", "sketch"]
+    assert plan.peak < 2 << 30
