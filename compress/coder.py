@@ -3,7 +3,7 @@
 The probabilities of a decision are learnt while coding, on both sides alike, in whole numbers: no table is stored.
 :func:`code_weights` says which decisions a matrix is made of; it is run by the encoder and by the decoder. The
 encoder is constriction's range coder; the decoder is a few lines of plain Python here, which is also the reference
-for docs/pack.md, so that no new version of a library can orphan a file.
+of the format, so that no new version of a library can orphan a file.
 
 The scheme is that of DeepCABAC (Wiedemann et al. 2020, section III): significance, sign, magnitude.
 """

@@ -1,4 +1,4 @@
-"""Pack: an integer net as one flat file, and back. docs/pack.md specifies every byte.
+"""Pack: an integer net as one flat file, and back. Writing and reading below specify every byte.
 
 A file is all that a prediction needs: names of the columns, codes of the input, weights, labels. Reading one runs no
 code, allocates nothing before the sizes have been checked, and needs neither torch nor constriction. The digest
@@ -87,10 +87,10 @@ def load(path: str | os.PathLike[str]) -> WholeNet:
     """
     fs, target = files.resolve(path)
     try:
-        with files.explained(target, "read"), fs.open_input_stream(target) as file:
+        with fs.open_input_stream(target) as file:
             content = bytes(file.read(MAX_FILE + 64))
-    except FileNotFoundError as error:
-        raise ArtifactError(f"expected a packed model, found no {target}; check the path") from error
+    except OSError as error:
+        raise ArtifactError(f"expected a packed model at {target}, found: {error}; check the path") from error
     return unpacked(content, str(target))
 
 

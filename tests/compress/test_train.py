@@ -278,7 +278,7 @@ def test_it_says_what_is_wrong(digits: Any, folder: Path, samples: Samples, tmp_
     with pytest.raises(ConfigError, match="settings of adam"):
         train(model, samples, optimizer={"name": "adam", "momentum": 0.9})
     with pytest.raises(ConfigError, match="finite loss"):
-        train(model, samples, optimizer={"name": "sgd", "lr": 1e30}, epochs=2)
+        train(Model.linear(task="regression"), (X, y.astype(float)), optimizer={"name": "sgd", "lr": 1e3})
     with pytest.raises(ConfigError, match="call train"):
         model.predict(X)
     with pytest.raises(ConfigError, match="LearnedStep beside"):
