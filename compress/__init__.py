@@ -1,0 +1,31 @@
+"""Compact models: train on Parquet, prune, quantize, share, pack, and prove what came of it.
+
+A Model is the whole way from a raw row to a prediction: input, cleaning, projection, net, labels. What ships is that,
+in one file. Every step is ``step(model, ...) -> model``. Training needs torch (the extra ``compress``), packing
+constriction; loading a packed model and predicting with it need neither.
+"""
+
+from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
+from compress.data import Samples, Validation, gather
+from compress.model import Model
+from compress.pack import load, pack
+from compress.prune import prune, prune_neurons
+from compress.quantize import quantize, share_weights
+from compress.train import train
+
+__all__ = [
+    "EntropyPenalty",
+    "LearnedStep",
+    "Magnitude",
+    "Model",
+    "Samples",
+    "Validation",
+    "gather",
+    "load",
+    "pack",
+    "prune",
+    "prune_neurons",
+    "quantize",
+    "share_weights",
+    "train",
+]

@@ -1,0 +1,412 @@
+"""Samples: the rows of a data set, as codes, scattered over files so that training reads them in random order.
+
+One scan of the data writes every row to one of P pieces, chosen at random from the seed; a piece holds at most about
+16 MiB. An epoch reads the pieces in a random order and shuffles each in memory. So the order of the rows does not
+matter to training, a file sorted by label included, and memory holds one piece, however many rows there are.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from compress.front import Codes, Front, read_front
+from compress.model import Label, Model, begun
+from reduce import Dataset, connect
+from reduce.blocks import Block, Workspace
+from reduce.cleaning import DROP
+from reduce.digest import digest_of
+from reduce.engines.base import Engine
+from reduce.errors import ConfigError, DataError, SchemaError
+
+PIECE_BYTES = 16 << 20
+"""Size of a piece that training holds in memory. A format constant: it shapes the order of the rows."""
+MAX_CLASSES = 1 << 12
+
+Targets = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Which rows are held out, to stop early and to choose by; they are never trained on.
+
+    Args:
+        share: of the rows, chosen by a hash of the column ``by`` (a row's number without one), so that a row stays
+            on its side when others come or go.
+        by: a carried column, such as an id: equal values stay on one side.
+        equals: instead: rows whose ``by`` has this value are held out, as in a column ``split``.
+        since: instead: rows whose ``by`` is at least this, as in a column of dates.
+    """
+
+    share: float = 0.1
+    by: str | None = None
+    equals: Any = None
+    since: Any = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise ConfigError(f"expected a validation share of at least 0 and below 1, found {self.share}")
+        if (self.equals is not None or self.since is not None) and self.by is None:
+            raise ConfigError("expected a column for the validation split, found none; name it with by=")
+
+    def held_out(self, block: Block, first_row: int) -> npt.NDArray[np.bool_]:
+        """(h,) whether a row is held out; the block's first row is number ``first_row`` of its fragment."""
+        if self.by is None:
+            rows = np.arange(block.rows) if block.offsets is None else block.offsets
+            key = (np.uint64(first_row) + rows.astype(np.uint64)).astype(np.uint64)
+            return _hashed(key) < self.share
+        assert block.carried is not None
+        column = block.carried.column(self.by)
+        if self.equals is not None or self.since is not None:
+            compare, value = (pc.equal, self.equals) if self.equals is not None else (pc.greater_equal, self.since)
+            try:
+                found = compare(column, pa.scalar(value, type=column.type))
+            except (pa.ArrowException, TypeError, ValueError) as error:
+                raise SchemaError(
+                    f"expected {self.by!r} to compare with {value!r}, found {column.type}: {error}"
+                ) from error
+            return np.asarray(pc.fill_null(found, False).to_numpy(zero_copy_only=False), dtype=bool)
+        if pa.types.is_integer(column.type) and column.null_count == 0:
+            return _hashed(column.to_numpy(zero_copy_only=False).astype(np.int64).view(np.uint64)) < self.share
+        import hashlib
+
+        texts = [str(value).encode() for value in column.to_pylist()]
+        key = np.array([int.from_bytes(hashlib.blake2b(t, digest_size=8).digest(), "little") for t in texts], np.uint64)
+        return _hashed(key) < self.share
+
+
+def _hashed(key: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1) by splitmix64 (Steele, Lea and Flood 2014)."""
+    z = key + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray((z ^ (z >> np.uint64(31))) >> np.uint64(11), dtype=np.float64) / 2.0**53
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Rows ready to train on. The files live as long as this object.
+
+    Attributes:
+        directory: where the pieces are.
+        model: what was trained for: front and labels are those of the rows.
+        pieces: rows of each training piece.
+        held: rows of each validation piece.
+        counts: (classes,) training rows by class; (1,) for a regression.
+        digest: of the data, the front, the split and the seed.
+        owner: the samples whose files these are, if not their own.
+    """
+
+    directory: Path
+    model: Model
+    pieces: tuple[int, ...]
+    held: tuple[int, ...]
+    counts: npt.NDArray[np.int64]
+    digest: str
+    owner: Any = None
+
+    @property
+    def front(self) -> Front:
+        assert self.model.front is not None
+        return self.model.front
+
+    @property
+    def n_rows(self) -> int:
+        """Training rows."""
+        return sum(self.pieces)
+
+    @property
+    def n_held(self) -> int:
+        """Validation rows."""
+        return sum(self.held)
+
+    def batches(self, size: int, rng: np.random.Generator) -> Iterator[tuple[Codes, Targets]]:
+        """One epoch: codes (b, d) and targets (b,) in random order, ``size`` rows at a time (the last has fewer)."""
+        rest: tuple[Codes, Targets] | None = None
+        for piece in rng.permutation(len(self.pieces)):
+            codes, targets = self._read("train", int(piece), self.pieces[piece])
+            order = rng.permutation(len(targets))
+            codes, targets = codes[order], targets[order]
+            if rest is not None:
+                codes, targets = np.concatenate([rest[0], codes]), np.concatenate([rest[1], targets])
+            whole = len(targets) - len(targets) % size
+            for a in range(0, whole, size):
+                yield codes[a : a + size], targets[a : a + size]
+            rest = codes[whole:], targets[whole:]
+        if rest is not None and len(rest[1]):
+            yield rest
+
+    def blocks(self, part: str = "train") -> Iterator[tuple[Codes, Targets]]:
+        """All rows of ``"train"`` or ``"held"``, at most 4,096 at a time, in the order of the pieces."""
+        for piece, rows in enumerate(self.pieces if part == "train" else self.held):
+            codes, targets = self._read(part, piece, rows)
+            for a in range(0, rows, 4096):
+                yield codes[a : a + 4096], targets[a : a + 4096]
+
+    def sample(self, rows: int) -> tuple[Codes, Targets]:
+        """About ``rows`` training rows, for calibration: the first ones of the first pieces, which are random."""
+        codes, targets, found = [], [], 0
+        for c, t in self.blocks():
+            codes.append(c[: rows - found])
+            targets.append(t[: rows - found])
+            found += len(codes[-1])
+            if found >= rows:
+                break
+        return np.concatenate(codes), np.concatenate(targets)
+
+    def _read(self, part: str, piece: int, rows: int) -> tuple[Codes, Targets]:
+        d, small = self.front.n_features, self.front.bits <= 8
+        codes: Any = np.fromfile(self.directory / f"{part}-{piece}.codes", np.uint8 if small else np.uint16)
+        kind = np.int64 if self.model.task == "classification" else np.float64
+        return codes.reshape(rows, d), np.fromfile(self.directory / f"{part}-{piece}.targets", kind)
+
+
+def gather(
+    model: Model,
+    data: Any,
+    label: str = "label",
+    *,
+    validation: Validation | Mapping[str, Any] | float | None = 0.1,
+    seed: int = 0,
+    engine: Engine | None = None,
+    directory: str | os.PathLike[str] | None = None,
+) -> Samples:
+    """Read ``data`` once and scatter its rows, ready for :func:`compress.train` and the steps after it.
+
+    Args:
+        model: for which the rows are; its front and labels are learnt here if it has none.
+        data: a Dataset with ``label`` among its carried columns, or a pair of arrays X (n, d) and y (n,).
+        label: the carried column of classes (whole numbers, text or booleans) or values (numbers).
+        validation: rows to hold out: a share, the keywords of :class:`Validation`, or None.
+        seed: of the order of the rows.
+        engine: where the scan of moments runs, if the model needs one.
+        directory: where the pieces go, one to two bytes a value; a temporary place by default.
+
+    Raises:
+        DataError: a label is missing, or there is one class only, or there are no rows.
+        SchemaError: the columns are not those of the model, or there is no such label.
+    """
+    if isinstance(data, Samples):
+        raise ConfigError("expected a data set, found samples; hand them to train as they are")
+    data = as_labelled(data, label)
+    split = _validation(validation)
+    needed = [label, *([split.by] if split.by else [])]
+    for column in needed:
+        if column not in data.source.carried.names:
+            raise SchemaError(
+                f"expected the carried column {column!r}, found {data.source.carried.names}; add it to carry="
+            )
+    if data.cleaning.clip_sd is not None:
+        raise ConfigError("expected no clip_sd; the input's codes reach to 8 standard deviations; remove it")
+    if "columns" in model.columns and model.front is None:
+        wanted = list(model.columns["columns"])
+        if list(data.feature_names) != wanted:
+            raise SchemaError(f"expected the features {wanted}, found {list(data.feature_names)}; read these columns")
+    front = model.front or read_front(data, engine or connect("local"), model.bits)
+    if front.n_features != data.n_features or data.transforms or data.sparse:
+        raise SchemaError(
+            f"expected {front.n_features} raw, dense features, found {data.n_features}; give the columns of the model"
+        )
+    model = begun(model, front, *_targets(data, label, model))
+    labels = model.labels
+    place = Path(tempfile.mkdtemp(prefix="eigenmill-samples-", dir=directory))
+    try:
+        pieces, held, counts = _scatter(model, front, data, label, split, seed, place)
+        if sum(pieces) == 0:
+            raise DataError("expected rows to train on, found none left after cleaning and validation; give more rows")
+        digest = digest_of([data.digest, label, model.task, front, list(labels), split, seed, pieces, held])
+        samples = Samples(place, model, pieces, held, counts, digest)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+    weakref.finalize(samples, shutil.rmtree, place, ignore_errors=True)
+    return samples
+
+
+def as_labelled(data: Any, label: str = "label") -> Dataset:
+    """The data set of a pair of arrays (X, y), or the data set itself."""
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, tuple) and len(data) == 2:
+        X, y = np.asarray(data[0]), np.asarray(data[1])
+        if X.ndim != 2 or y.shape != (len(X),):
+            raise SchemaError(f"expected X (n, d) and y (n,), found {X.shape} and {y.shape}; reshape them")
+        kind = np.float64 if X.dtype.itemsize > 4 else np.float32
+        X = np.ascontiguousarray(X, dtype=X.dtype if X.dtype == np.uint8 else kind)
+        rows = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), X.shape[1])
+        try:
+            table = pa.table({"x": rows, label: pa.array(y)})
+        except (pa.ArrowException, TypeError) as error:
+            raise SchemaError(f"expected labels of one type, found: {error}; convert them") from error
+        return Dataset.from_arrow(table, vector="x", n_features=X.shape[1], carry=[label])
+    raise ConfigError(f"expected a Dataset or a pair (X, y), found {type(data).__name__}; make one of these")
+
+
+def _validation(value: Validation | Mapping[str, Any] | float | None) -> Validation:
+    if isinstance(value, Validation):
+        return value
+    if isinstance(value, Mapping):
+        return Validation(**value)
+    return Validation(share=0.0 if value is None else float(value))
+
+
+def labelled_blocks(data: Dataset, label: str) -> Iterator[tuple[Block, int]]:
+    """The blocks of a data set with their carried columns, and the number of the first row of each."""
+    workspace, start = Workspace(), 0
+    for fragment in data.fragments:
+        row = start
+        for block in data.blocks(fragment, workspace, carry=True):
+            yield block, row
+            row += block.rows
+        start += fragment.rows
+
+
+def target_column(block: Block, label: str) -> pa.Array:
+    """The labels of a block, refused where one is missing."""
+    assert block.carried is not None
+    column = block.carried.column(label)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if column.null_count:
+        row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+        raise DataError(
+            f"expected a label in every row, found none in column {label!r} at {block.at(row)}; "
+            f"leave such rows out with filters=[({label!r}, 'is not', None)], or fill them"
+        )
+    return column
+
+
+def _targets(data: Dataset, label: str, model: Model) -> tuple[tuple[Label, ...], tuple[float, float]]:
+    """The classes in order, or mean and standard deviation of the values; one scan of the label alone."""
+    kind = data.source.carried.field(label).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if model.task == "regression":
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            raise SchemaError(f"expected numbers in {label!r} for a regression, found {kind}; convert the column")
+        if model.layers and model.front is not None and (model.offset, model.scale) != (0.0, 1.0):
+            return (), (model.offset, model.scale)
+        count, mean, m2 = 0, 0.0, 0.0
+        for block, _ in labelled_blocks(data, label):
+            y = values_of(target_column(block, label), label)
+            if len(y):
+                delta = y.mean() - mean
+                m2 += float(((y - y.mean()) ** 2).sum() + delta**2 * count * len(y) / (count + len(y)))
+                mean += delta * len(y) / (count + len(y))
+                count += len(y)
+        if not count:
+            raise DataError("expected rows to train on, found none; give more rows")
+        return (), (float(mean), float(np.sqrt(m2 / count)) or 1.0)
+    if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind) or _is_text(kind)):
+        raise SchemaError(
+            f"expected whole numbers, text or booleans in {label!r}, found {kind}; convert the column, or use "
+            "task='regression'"
+        )
+    found: set[Label] = set()
+    for block, _ in labelled_blocks(data, label):
+        found |= set(pc.unique(target_column(block, label)).to_pylist())
+        if len(found) > MAX_CLASSES:
+            raise DataError(f"expected at most {MAX_CLASSES} classes in {label!r}, found more; is it a number?")
+    if model.labels and found <= set(model.labels):
+        return model.labels, (0.0, 1.0)
+    if len(found) < 2:
+        raise DataError(f"expected at least two classes in {label!r}, found {sorted(found)}; give rows of another")
+    if model.outputs and len(found) != model.outputs:
+        raise DataError(
+            f"expected {model.outputs} classes in {label!r}, found {len(found)}: {sorted(found)[:10]}; "
+            "give rows of all classes, or leave classes= out"
+        )
+    return tuple(sorted(found)), (0.0, 1.0)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def values_of(column: pa.Array, label: str) -> npt.NDArray[np.float64]:
+    """Numbers to predict, refused unless finite."""
+    y = np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
+    if not np.isfinite(y).all():
+        raise DataError(f"expected finite values in {label!r}, found {y[~np.isfinite(y)][0]}; leave such rows out")
+    return y
+
+
+def indices_of(column: pa.Array, model: Model, label: str) -> npt.NDArray[np.int64]:
+    """Places of the labels among the model's.
+
+    Raises:
+        DataError: a label is none of them.
+    """
+    known = pa.array(list(model.labels))
+    found = pc.index_in(column.cast(known.type), known)
+    if found.null_count:
+        strange = column.filter(found.is_null())[0].as_py()
+        raise DataError(f"expected labels among {list(model.labels)[:10]}, found {strange!r} in {label!r}")
+    return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _scatter(
+    model: Model, front: Front, data: Dataset, label: str, split: Validation, seed: int, place: Path
+) -> tuple[tuple[int, ...], tuple[int, ...], npt.NDArray[np.int64]]:
+    size = front.n_features * (1 if front.bits <= 8 else 2) + 8
+    pieces = max(1, -(-data.n_rows * size // PIECE_BYTES))
+    rows = {"train": np.zeros(pieces, np.int64), "held": np.zeros(pieces, np.int64)}
+    counts = np.zeros(max(len(model.labels), 1), np.int64)
+    dropping = data.cleaning.resolve(data.feature_names).code == DROP
+    kind = np.uint8 if front.bits <= 8 else np.uint16
+    for part, piece in [(part, piece) for part in rows for piece in range(pieces)]:
+        for ending in ("codes", "targets"):
+            (place / f"{part}-{piece}.{ending}").touch()
+    for number, (block, first) in enumerate(labelled_blocks(data, label)):
+        X = block.dense(np.float64)
+        if dropping.any():
+            keep = np.asarray(np.isfinite(X[:, dropping]).all(axis=1))
+            if not keep.all():
+                block, X = block.take(keep), X[keep]
+        codes = front.codes(X, block.at(0) if block.rows else "").astype(kind)
+        column = target_column(block, label)
+        if model.task == "classification":
+            targets: Targets = indices_of(column, model, label)
+        else:
+            targets = (values_of(column, label) - model.offset) / model.scale
+        held = split.held_out(block, first)
+        to = np.random.default_rng([seed, 2, number]).integers(0, pieces, block.rows)
+        counts += np.bincount(targets[~held] if len(model.labels) else np.zeros((~held).sum(), int), None, len(counts))
+        for part, mask in (("train", ~held), ("held", held)):
+            for piece in np.unique(to[mask]):
+                chosen = mask & (to == piece)
+                rows[part][piece] += int(chosen.sum())
+                for ending, values in (("codes", codes), ("targets", targets)):
+                    with open(place / f"{part}-{piece}.{ending}", "ab") as file:
+                        file.write(np.ascontiguousarray(values[chosen]).tobytes())
+    return tuple(map(int, rows["train"])), tuple(map(int, rows["held"])), counts
+
+
+def samples_of(model: Model, data: Any, label: str, **options: Any) -> Samples:
+    """``data`` as samples: gathered now, or at hand already and fit for the model."""
+    if not isinstance(data, Samples):
+        return gather(model, data, label, **options)
+    front, theirs = model.front, data.front
+    if model.task != data.model.task or model.outputs not in (0, data.model.outputs):
+        raise ConfigError("expected samples gathered for such a model, found those of another; gather them anew")
+    if front is None:
+        front = theirs
+    if digest_of(front) != digest_of(theirs) or (model.labels and model.labels != data.model.labels):
+        raise ConfigError("expected samples gathered for this model, found those of another; gather them anew")
+    return replace(
+        data, owner=data, model=begun(model, front, data.model.labels, (data.model.offset, data.model.scale))
+    )
+
+
+__all__ = ["Samples", "Validation", "gather"]

@@ -1,0 +1,220 @@
+"""The integer net: what a packed model *is*. Its arithmetic is exact, so that every backend gives the same scores.
+
+    q      codes of the row (compress.front), 0 to 2**bits - 1
+    acc    bias + q @ weights                                    whole numbers below 2**47
+    a      min(max((acc * multiplier + 2**(shift - 1)) >> shift, low), high)      hidden layers
+    score  acc of the last layer; logit or value = score * scale + offset
+
+``>>`` rounds towards minus infinity. ``low`` is 0 after ReLU, else ``-2**(bits - 1)``; ``high`` is ``2**bits - 1``
+after ReLU, else ``2**(bits - 1) - 1``. The class is the first largest score. No sum can overflow: :func:`check`
+bounds them all before a net is made, packed or loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from compress.front import Front
+from compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model, Task, softmax
+from reduce.blocks import F64
+from reduce.engines.base import one_blas_thread
+from reduce.errors import ConfigError
+
+I64 = npt.NDArray[np.int64]
+
+MAX_ACC = 1 << 47
+"""Bound of every sum: its product with a multiplier below 2**15 stays below 2**62."""
+MAX_PARAMETERS = 1 << 24
+MULTIPLIER_BITS = 15
+MAX_SHIFT = 62
+
+
+@dataclass(frozen=True)
+class WholeLayer:
+    """One layer in whole numbers; ``multiplier``, ``shift`` and ``bits`` are 0 for the last one."""
+
+    weights: I64
+    bias: I64
+    relu: bool
+    multiplier: int
+    shift: int
+    bits: int
+
+    @property
+    def low(self) -> int:
+        """Least result."""
+        return 0 if self.relu else -(1 << (self.bits - 1))
+
+    @property
+    def high(self) -> int:
+        """Largest result."""
+        return (1 << self.bits) - 1 if self.relu else (1 << (self.bits - 1)) - 1
+
+
+@dataclass(frozen=True)
+class WholeNet:
+    """A model in whole numbers.
+
+    Attributes:
+        task, labels, front: as of the model.
+        layers: the last one gives the scores.
+        scale, offset: of a score, in double precision.
+    """
+
+    task: Task
+    labels: tuple[Label, ...]
+    front: Front
+    layers: tuple[WholeLayer, ...]
+    scale: float
+    offset: float
+
+    def scores(self, X: Any) -> I64:
+        """Integer scores (n, outputs) of raw rows X (n, d)."""
+        return self.scores_of(self.front.codes(X))
+
+    def scores_of(self, codes: Any) -> I64:
+        """Integer scores (n, outputs) of codes (n, d)."""
+        a: Any = codes.astype(np.float64)
+        for layer, weights in zip(self.layers, _floats(self), strict=True):
+            # Sums of whole numbers below 2**53 are exact in double precision, and far faster there.
+            with one_blas_thread():
+                acc: I64 = (a @ weights).astype(np.int64) + layer.bias
+            if layer.bits == 0:
+                return acc
+            acc *= layer.multiplier
+            acc += 1 << (layer.shift - 1)
+            acc >>= layer.shift
+            a = np.clip(acc, layer.low, layer.high).astype(np.float64)
+        raise AssertionError("the last layer gives the scores")
+
+    def decision(self, X: Any) -> F64:
+        """Logits, or values of a regression: (n, outputs)."""
+        return np.asarray(self.scores(X) * self.scale + self.offset)
+
+    def predict_proba(self, X: Any) -> F64:
+        """Probabilities (n, classes)."""
+        if self.task == "regression":
+            raise ConfigError("expected a classifier, found a regression; call predict")
+        return softmax(self.decision(X))
+
+    def predict(self, X: Any) -> Any:
+        """Labels (n,), or values of a regression."""
+        if self.task == "regression":
+            return self.decision(X)[:, 0]
+        return np.asarray(self.labels)[self.scores(X).argmax(axis=1)]
+
+
+def _floats(net: WholeNet) -> list[F64]:
+    held = net.__dict__.get("_floats")
+    if held is None:
+        held = [layer.weights.astype(np.float64) for layer in net.layers]
+        net.__dict__["_floats"] = held
+    return held
+
+
+def bounds(layers: Sequence[WholeLayer], top: int) -> list[int]:
+    """The largest absolute sum of each layer, over all inputs; exact integer arithmetic."""
+    found, low, high = [], 0, top
+    for layer in layers:
+        positive = np.maximum(layer.weights, 0).sum(axis=0)
+        negative = np.minimum(layer.weights, 0).sum(axis=0)
+        sums = [(int(b), int(p), int(n)) for b, p, n in zip(layer.bias, positive, negative, strict=True)]
+        most = max((b + high * p + low * n for b, p, n in sums), default=0)
+        least = min((b + low * p + high * n for b, p, n in sums), default=0)
+        found.append(max(abs(most), abs(least)))
+        low, high = layer.low if layer.bits else 0, layer.high if layer.bits else 0
+    return found
+
+
+def check(net: WholeNet) -> None:
+    """Proves that no sum overflows and that the layers fit together.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    width = net.front.n_features
+    if not 1 <= len(net.layers) <= MAX_LAYERS or sum(layer.weights.size for layer in net.layers) > MAX_PARAMETERS:
+        raise ConfigError(f"expected at most {MAX_LAYERS} layers and {MAX_PARAMETERS} weights, found more")
+    for i, layer in enumerate(net.layers):
+        last = i + 1 == len(net.layers)
+        n_in, n_out = layer.weights.shape
+        fits = n_in == width and layer.bias.shape == (n_out,) and 1 <= n_out <= MAX_WIDTH
+        sound = (
+            (layer.bits, layer.multiplier, layer.shift) == (0, 0, 0)
+            if last
+            else (
+                1 <= layer.bits <= 16 and 0 < layer.multiplier < 1 << MULTIPLIER_BITS and 1 <= layer.shift <= MAX_SHIFT
+            )
+        )
+        if not (fits and sound):
+            raise ConfigError(f"expected layer {i} to take {width} numbers, found shape {layer.weights.shape}")
+        width = n_out
+    outputs = 1 if net.task == "regression" else len(net.labels)
+    if width != outputs or (net.task == "classification" and outputs < 2):
+        raise ConfigError(f"expected a score for each of {outputs} outputs, found {width}")
+    if not (math.isfinite(net.scale) and net.scale > 0 and math.isfinite(net.offset)):
+        raise ConfigError(f"expected a finite scale above 0, found {net.scale} and offset {net.offset}")
+    worst = max(bounds(net.layers, net.front.top))
+    if worst >= MAX_ACC:
+        raise ConfigError(f"expected sums below 2**47, found up to {worst}; take fewer bits for inputs or weights")
+
+
+def whole_net(model: Model) -> WholeNet:
+    """The integer net of a quantized model; the same model gives the same numbers.
+
+    Raises:
+        ConfigError: the model is not quantized, or a sum could overflow.
+    """
+    cached = model.__dict__.get("_whole")
+    if cached is not None:
+        return cached  # type: ignore[no-any-return]
+    front = model.trained().front
+    assert front is not None
+    if model.activations is None:
+        raise ConfigError("expected a quantized model, found one in single precision; call quantize(model, data) first")
+    steps, bits = model.activations.steps, model.activations.bits
+    layers: list[WholeLayer] = []
+    unit = 1.0 / front.spread
+    for i, layer in enumerate(model.layers):
+        assert layer.step is not None
+        unit *= layer.step  # what 1 means in the sums of this layer
+        weights = layer.whole()
+        whole_bias = np.rint(layer.bias / unit - (front.centre * weights.sum(axis=0) if i == 0 else 0.0))
+        if not np.abs(whole_bias).max() < MAX_ACC:
+            raise ConfigError("expected biases of the size of the sums, found larger ones; take fewer bits")
+        if i + 1 == len(model.layers):
+            layers.append(WholeLayer(weights, whole_bias.astype(np.int64), False, 0, 0, 0))
+            break
+        multiplier, shift = ratio(unit / steps[i])
+        layers.append(WholeLayer(weights, whole_bias.astype(np.int64), layer.relu, multiplier, shift, bits))
+        unit = steps[i]
+    net = WholeNet(model.task, model.labels, front, tuple(layers), unit * model.scale, model.offset)
+    check(net)
+    model.__dict__["_whole"] = net
+    return net
+
+
+def ratio(value: float) -> tuple[int, int]:
+    """``value`` as multiplier / 2**shift, the multiplier of 15 bits.
+
+    Raises:
+        ConfigError: it is too large or too small for that.
+    """
+    fraction, exponent = math.frexp(value)
+    multiplier, shift = round(fraction * (1 << MULTIPLIER_BITS)), MULTIPLIER_BITS - exponent
+    if multiplier == 1 << MULTIPLIER_BITS:
+        multiplier, shift = multiplier >> 1, shift - 1
+    while shift > MAX_SHIFT and multiplier > 1:
+        multiplier, shift = (multiplier + 1) >> 1, shift - 1
+    if not 1 <= shift <= MAX_SHIFT:
+        raise ConfigError(f"expected results within 2**{MAX_SHIFT} of the sums' units, found {value}; train again")
+    return multiplier, shift
+
+
+__all__ = ["WholeLayer", "WholeNet", "bounds", "check", "whole_net"]

@@ -1,0 +1,343 @@
+"""Model: the whole way from a raw row to a prediction, and what is known of its weights.
+
+    raw row -> codes (front) -> dense layers with ReLU -> scores -> label or value
+
+A fitted PCA is a first dense layer without ReLU, so that pruning, quantization and packing treat it as any other.
+Every step is ``step(model, ...) -> model``: models are frozen, and arrays in them are never changed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from compress.front import F32, Front, front_of
+from reduce.artifact import load_arrays, save_arrays
+from reduce.blocks import F64
+from reduce.engines.base import one_blas_thread
+from reduce.errors import ArtifactError, ConfigError, SchemaError
+
+Task = Literal["classification", "regression"]
+Label = bool | int | str
+MAX_WIDTH, MAX_LAYERS = 1 << 16, 32
+
+
+@dataclass(frozen=True)
+class Dense:
+    """One layer: ``y = x @ weights + bias``, then ReLU.
+
+    Attributes:
+        weights: (n_in, n_out) float32, as they act: masked, shared and on their grid.
+        bias: (n_out,) float32.
+        relu: whether negative results become 0.
+        mask: (n_in, n_out) False where a weight is pruned; None when none is.
+        codes: (n_in, n_out) which entry of ``codebook`` a weight is; None when weights are their own.
+        codebook: (levels,) float32; entry 0 is 0 and stays it.
+        step: weights are whole multiples of it; None when they are free.
+        most: the largest multiple.
+    """
+
+    weights: F32
+    bias: F32
+    relu: bool
+    mask: npt.NDArray[np.bool_] | None = None
+    codes: npt.NDArray[np.uint16] | None = None
+    codebook: F32 | None = None
+    step: float | None = None
+    most: int = 127
+
+    @property
+    def n_in(self) -> int:
+        return int(self.weights.shape[0])
+
+    @property
+    def n_out(self) -> int:
+        return int(self.weights.shape[1])
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the weights that are 0."""
+        return float(np.mean(self.weights == 0)) if self.weights.size else 0.0
+
+    def whole(self) -> npt.NDArray[np.int64]:
+        """(n_in, n_out) the weights in steps."""
+        if self.step is None:
+            raise ConfigError("expected weights on a grid, found free ones; quantize the model first")
+        return np.rint(self.weights.astype(np.float64) / self.step).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """How hidden results are rounded: ``steps`` one per hidden layer, ``bits`` of the whole numbers."""
+
+    steps: tuple[float, ...]
+    bits: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """A classifier or regressor.
+
+    Attributes:
+        task: what it does.
+        hidden: widths of the hidden layers, as asked for.
+        outputs: classes, or 1 for a regression; 0 while it is not known.
+        front: the input; None before the first training.
+        layers: the last one gives the scores; empty before the first training.
+        labels: the classes in the order of the scores.
+        offset, scale: a regression's value is ``score * scale + offset``.
+        activations: set by :func:`compress.quantize`: the model then predicts in whole numbers, as its file will.
+        bits: of the input; None for the default.
+        seed: of the first weights.
+    """
+
+    task: Task
+    hidden: tuple[int, ...]
+    outputs: int
+    front: Front | None = None
+    layers: tuple[Dense, ...] = ()
+    labels: tuple[Label, ...] = ()
+    offset: float = 0.0
+    scale: float = 1.0
+    activations: Activations | None = None
+    bits: int | None = None
+    seed: int = 0
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def mlp(
+        cls,
+        source: Any = None,
+        hidden: Sequence[int] = (128,),
+        classes: int | None = None,
+        *,
+        task: Task = "classification",
+        input_bits: int | None = None,
+        seed: int = 0,
+    ) -> Model:
+        """A multilayer perceptron, yet to be trained.
+
+        Args:
+            source: a fitted ``reduce.PCA`` or ``TruncatedSVD``, which becomes the first layer; or names of scalar
+                columns; or None for all features of the training data.
+            hidden: widths of the hidden layers; none for a linear model.
+            classes: how many labels there are; found in the data by default.
+            task: ``"regression"`` predicts a number.
+            input_bits: precision of the input's codes, 1 to 16; by default 8 for pixels, else 12.
+            seed: of the first weights.
+
+        Raises:
+            ConfigError: a width or number of classes is out of range.
+        """
+        widths = tuple(hidden)
+        if not all(1 <= n <= MAX_WIDTH for n in widths) or len(widths) > MAX_LAYERS - 2:
+            raise ConfigError(
+                f"expected at most {MAX_LAYERS - 2} hidden widths between 1 and {MAX_WIDTH}, found {list(hidden)!r}"
+            )
+        if classes is not None and not 2 <= classes <= MAX_WIDTH:
+            raise ConfigError(f"expected at least 2 classes, found {classes!r}; for a number use task='regression'")
+        outputs = 1 if task == "regression" else classes or 0
+        model = cls(task, widths, outputs, bits=input_bits, seed=seed)
+        if source is None:
+            return model
+        if hasattr(source, "components_"):
+            return _with_projection(model, source)
+        return replace(model, columns={"columns": [str(name) for name in source]})
+
+    @classmethod
+    def linear(cls, source: Any = None, classes: int | None = None, **options: Any) -> Model:
+        """Logistic regression, or linear regression with ``task="regression"``; arguments as of :meth:`mlp`."""
+        return cls.mlp(source, (), classes, **options)
+
+    # What it does to rows.
+
+    def scores(self, X: Any) -> F64:
+        """Raw results (n, outputs): logits, or the value to predict.
+
+        Raises:
+            SchemaError, MissingValueError: X is not what the model takes.
+        """
+        front = self.trained().front
+        assert front is not None
+        if self.activations is not None:
+            from compress.integer import whole_net
+
+            return whole_net(self).decision(X)
+        with one_blas_thread():
+            last = self.forward(front.scaled(front.codes(X)))[-1]
+            return np.asarray(last.astype(np.float64) * self.scale + self.offset)
+
+    def forward(self, z: F32) -> list[F32]:
+        """The result (n, n_out) of every layer for scaled inputs z (n, d), in single precision."""
+        results = []
+        for layer in self.layers:
+            z = z @ layer.weights + layer.bias
+            z = np.maximum(z, 0) if layer.relu else z
+            results.append(z)
+        return results
+
+    def predict_proba(self, X: Any) -> F64:
+        """Probabilities (n, classes) of raw rows X (n, d)."""
+        if self.task == "regression":
+            raise ConfigError("expected a classifier, found a regression; call predict")
+        return softmax(self.scores(X))
+
+    def predict(self, X: Any) -> Any:
+        """Labels (n,), or values of a regression, of raw rows X (n, d)."""
+        scores = self.scores(X)
+        return scores[:, 0] if self.task == "regression" else np.asarray(self.labels)[scores.argmax(axis=1)]
+
+    def trained(self) -> Model:
+        """The model, refused unless it has been trained."""
+        if self.front is None or not self.layers or self.outputs < 1:
+            raise ConfigError("expected a trained model, found one without weights; call train(model, data) first")
+        return self
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases, pruned ones included."""
+        return sum(layer.weights.size + layer.bias.size for layer in self.layers)
+
+    @property
+    def nonzero(self) -> int:
+        """Weights and biases other than 0."""
+        return int(sum(np.count_nonzero(la.weights) + np.count_nonzero(la.bias) for la in self.layers))
+
+    @property
+    def float_bytes(self) -> int:
+        """Bytes of all parameters in single precision: what sizes are compared with."""
+        return 4 * self.parameters
+
+    # On disk, between steps.
+
+    def save(self, path: str | os.PathLike[str]) -> str:
+        """Writes the model whole, to go on training later, as one safetensors file; returns its digest."""
+        arrays, meta = to_arrays(self)
+        return save_arrays(path, arrays, meta)
+
+    @classmethod
+    def restore(cls, path: str | os.PathLike[str]) -> Model:
+        """What :meth:`save` has written.
+
+        Raises:
+            ArtifactError: there is no such file, or it is damaged.
+        """
+        arrays, meta = load_arrays(path)
+        try:
+            return from_arrays(arrays, meta)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtifactError(f"expected a whole model at {path}, found {error!r}; save it again") from error
+
+
+def softmax(scores: F64) -> F64:
+    """Probabilities (n, classes) of logits (n, classes)."""
+    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+# From nothing to first weights
+
+
+def begun(model: Model, front: Front, labels: tuple[Label, ...], target: tuple[float, float]) -> Model:
+    """The model with labels and first weights for a front; what it has of them already is kept.
+
+    ``target`` is the mean and standard deviation of a regression's values.
+
+    Raises:
+        SchemaError: the model has learnt other labels.
+    """
+    if model.layers and model.layers[-1].n_out == model.outputs and model.labels == labels:
+        return replace(model, front=front)
+    if model.labels:
+        raise SchemaError(
+            f"expected the labels {list(model.labels)[:10]}, found {list(labels)[:10]}; train a new model for others"
+        )
+    if model.task == "regression":
+        model = replace(model, offset=target[0], scale=target[1])
+    outputs = 1 if model.task == "regression" else len(labels)
+    rng = np.random.default_rng([model.seed, 1])
+    layers = list(model.layers)
+    width = layers[-1].n_out if layers else front.n_features
+    for n_out in (*model.hidden, outputs):
+        hidden = len(layers) < len(model.layers) + len(model.hidden)
+        weights = rng.normal(size=(width, n_out)) * np.sqrt((2.0 if hidden else 1.0) / width)
+        layers.append(Dense(weights.astype(np.float32), np.zeros(n_out, np.float32), relu=hidden))
+        width = n_out
+    return replace(model, front=front, layers=tuple(layers), labels=labels, outputs=outputs)
+
+
+def _with_projection(model: Model, pca: Any) -> Model:
+    """The model with a fitted PCA's front, and its projection as the first layer."""
+    names = pca._names
+    front = front_of(pca.quality_, pca.cleaning_, pca._layout, names, model.bits)
+    matrix, shift = pca._basis()[0], pca._shift
+    # x = low + step * (centre + spread * z), so that (x - shift) @ matrix is linear in z.
+    low, step = front.low.astype(np.float64), front.step.astype(np.float64)
+    gain = np.broadcast_to(step * front.spread, (len(names),))
+    start = np.broadcast_to(low + step * front.centre, (len(names),))
+    weights, bias = gain[:, None] * matrix, (start - shift) @ matrix
+    # Features of about unit size train well, whatever the units of the columns.
+    size = float(np.sqrt(np.mean(pca.explained_variance_))) or 1.0
+    layer = Dense((weights / size).astype(np.float32), (bias / size).astype(np.float32), relu=False)
+    return replace(model, front=front, layers=(layer,))
+
+
+# To arrays and back
+
+_FRONT = ("low", "step", "fill")
+_DENSE = ("weights", "bias", "mask", "codes", "codebook")
+
+
+def to_arrays(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arrays by name, and everything else as plain values."""
+    arrays: dict[str, Any] = {}
+    front = model.front
+    if front is not None:
+        arrays |= {f"front.{n}": getattr(front, n) for n in _FRONT if getattr(front, n) is not None}
+    for i, layer in enumerate(model.layers):
+        arrays |= {f"{i}.{n}": getattr(layer, n) for n in _DENSE if getattr(layer, n) is not None}
+    plain = ("task", "hidden", "outputs", "labels", "offset", "scale", "bits", "seed")
+    meta: dict[str, Any] = {name: getattr(model, name) for name in plain}
+    meta |= {"hidden": list(model.hidden), "labels": list(model.labels), "columns": dict(model.columns)}
+    meta["front"] = (
+        None if front is None else [*(dict(front.layout), front.n_features, front.bits, front.centre, front.spread)]
+    )
+    meta["layers"] = [[layer.relu, layer.step, layer.most] for layer in model.layers]
+    meta["activations"] = None if model.activations is None else [list(model.activations.steps), model.activations.bits]
+    return arrays, meta
+
+
+def from_arrays(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> Model:
+    """The inverse of :func:`to_arrays`."""
+    front = None
+    if meta["front"] is not None:
+        layout, n_features, bits, centre, spread = meta["front"]
+        held: dict[str, Any] = {name: arrays[f"front.{name}"] for name in _FRONT}
+        front = Front(layout, int(n_features), int(bits), **held, centre=float(centre), spread=float(spread))
+    layers = []
+    for i, (relu, step, most) in enumerate(meta["layers"]):
+        own: dict[str, Any] = {name: arrays.get(f"{i}.{name}") for name in _DENSE}
+        layers.append(Dense(relu=bool(relu), step=step, most=int(most), **own))
+    activations = meta["activations"]
+    return Model(
+        meta["task"],
+        tuple(meta["hidden"]),
+        int(meta["outputs"]),
+        front,
+        tuple(layers),
+        tuple(meta["labels"]),
+        float(meta["offset"]),
+        float(meta["scale"]),
+        None if activations is None else Activations(tuple(activations[0]), int(activations[1])),
+        meta["bits"],
+        int(meta["seed"]),
+        meta["columns"],
+    )
+
+
+__all__ = ["Activations", "Dense", "Label", "Model", "Task", "softmax"]

@@ -1,0 +1,367 @@
+"""Pack: an integer net as one flat file, and back. Writing and reading below specify every byte.
+
+A file is all that a prediction needs: names of the columns, codes of the input, weights, labels. Reading one runs no
+code, allocates nothing before the sizes have been checked, and needs neither torch nor constriction. The digest
+detects damage, **not forgery**: who can write a file can write a digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import struct
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from compress.coder import DECISIONS_PER_BYTE, Decoder, Encoder, code_weights
+from compress.front import MAX_BITS, Front
+from compress.integer import MAX_ACC, MAX_PARAMETERS, WholeLayer, WholeNet, check, whole_net
+from compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model
+from reduce import files
+from reduce.errors import ArtifactError, ConfigError, SchemaError
+
+MAGIC = b"EMILL\x01"
+"""The last byte is the version of the format."""
+DIGEST = 8
+"""Bytes of the SHA-256 over all that follows it."""
+MAX_FILE = 1 << 28
+MAX_TEXT = 1000
+MAX_LABELS = 1 << 12
+MAX_CODED = 1 << 22
+"""Weights of a file: plain Python decodes as many in some ten seconds."""
+CODERS = ("range", "zstd")
+
+_LABELS = ("count", "whole", "text", "boolean")
+
+
+def pack(
+    model: Model | WholeNet, path: str | os.PathLike[str], *, coder: str = "range", width: int | None = None
+) -> int:
+    """Write a quantized model to one file, whole or not at all; the same model gives the same bytes.
+
+    Args:
+        model: quantized.
+        path: a local path or URI.
+        coder: ``"range"`` adaptive decisions and a range coder, or ``"zstd"`` for comparison.
+        width: of the picture that the inputs are, which the coder then makes use of; 0 for none; by default tried
+            with the square root of the number of inputs, if that is whole, and kept if the file is smaller.
+
+    Returns:
+        Bytes of the file.
+
+    Raises:
+        ConfigError: the model is not quantized, or too large.
+        OutputError: it cannot be written.
+    """
+    content = packed(model, coder=coder, width=width)
+    fs, target = files.resolve(path)
+    files.write_bytes(fs, target, content)
+    return len(content)
+
+
+def packed(model: Model | WholeNet, *, coder: str = "range", width: int | None = None) -> bytes:
+    """The bytes of the file that :func:`pack` writes."""
+    net = whole_net(model) if isinstance(model, Model) else model
+    if coder not in CODERS:
+        raise ConfigError(f"expected a coder among {', '.join(CODERS)}, found {coder!r}")
+    d = net.front.n_features
+    if width is not None and not 0 <= width <= d:
+        raise ConfigError(f"expected a width of at most {d} inputs, found {width}")
+    root = math.isqrt(d)
+    widths = [width] if width is not None else [0, root] if root * root == d and root > 1 and coder == "range" else [0]
+    body = min((_body(net, coder, w) for w in widths), key=len)
+    if len(body) > MAX_FILE:
+        raise ConfigError(f"expected a file of at most {MAX_FILE} bytes, found {len(body)}; prune or take fewer bits")
+    return MAGIC + hashlib.sha256(body).digest()[:DIGEST] + body
+
+
+def load(path: str | os.PathLike[str]) -> WholeNet:
+    """The model in a packed file: it has ``predict``, ``predict_proba`` and ``scores``.
+
+    Raises:
+        ArtifactError: there is no such file, or it is damaged or of a newer format.
+    """
+    fs, target = files.resolve(path)
+    try:
+        with fs.open_input_stream(target) as file:
+            content = bytes(file.read(MAX_FILE + 64))
+    except OSError as error:
+        raise ArtifactError(f"expected a packed model at {target}, found: {error}; check the path") from error
+    return unpacked(content, str(target))
+
+
+def unpacked(content: bytes, where: str = "the file") -> WholeNet:
+    """The model in the bytes of a packed file."""
+    if len(content) > MAX_FILE + len(MAGIC) + DIGEST:
+        raise ArtifactError(f"expected at most {MAX_FILE} bytes in {where}, found more; it is no packed model")
+    if content[: len(MAGIC)] != MAGIC:
+        raise ArtifactError(
+            f"expected {where} to be a packed model of version {MAGIC[-1]}, found other bytes; "
+            "load it with the eigenmill that packed it"
+        )
+    body = content[len(MAGIC) + DIGEST :]
+    if hashlib.sha256(body).digest()[:DIGEST] != content[len(MAGIC) : len(MAGIC) + DIGEST]:
+        raise ArtifactError(f"expected {where} as it was packed, found another digest; restore it, or pack again")
+    try:
+        return _read(_Reader(body))
+    except (ArtifactError, ConfigError, SchemaError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"expected a whole packed model in {where}: {error}") from error
+
+
+# Writing
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits a byte, the low ones first."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _signed(value: int) -> bytes:
+    """Zigzag: 0, -1, 1, -2 ... as 0, 1, 2, 3 ..."""
+    return _varint(2 * value if value >= 0 else -2 * value - 1)
+
+
+def _text(value: str) -> bytes:
+    raw = value.encode()
+    if len(raw) > MAX_TEXT:
+        raise ConfigError(f"expected names and labels of at most {MAX_TEXT} bytes, found {len(raw)}; shorten them")
+    return _varint(len(raw)) + raw
+
+
+def _body(net: WholeNet, coder: str, width: int) -> bytes:
+    parts = [bytes([CODERS.index(coder), net.task == "regression"]), struct.pack("<dd", net.scale, net.offset)]
+    if net.task == "classification":
+        parts.append(_labels(net.labels))
+    parts += [_front(net.front), _varint(width), bytes([len(net.layers)])]
+    if sum(layer.weights.size for layer in net.layers) > MAX_CODED:
+        raise ConfigError(f"expected at most {MAX_CODED} weights, found more; prune neurons")
+    for i, layer in enumerate(net.layers):
+        parts.append(_varint(layer.weights.shape[1]))
+        if i + 1 < len(net.layers):
+            parts += [bytes([layer.bits << 1 | layer.relu]), _varint(layer.multiplier), bytes([layer.shift])]
+        parts += [_signed(int(b)) for b in layer.bias]
+        parts.append(_weights(layer.weights, coder, width if i == 0 else 0))
+    return b"".join(parts)
+
+
+def _labels(labels: tuple[Label, ...]) -> bytes:
+    if all(isinstance(label, str) for label in labels):
+        kind, parts = 2, [_text(str(label)) for label in labels]
+    elif all(isinstance(label, bool) for label in labels):
+        kind, parts = 3, [bytes([bool(label)]) for label in labels]
+    elif labels == tuple(range(len(labels))):
+        kind, parts = 0, []
+    else:
+        kind, parts = 1, [_signed(int(label)) for label in labels]
+    return bytes([kind]) + _varint(len(labels)) + b"".join(parts)
+
+
+def _front(front: Front) -> bytes:
+    columns = front.layout.get("columns")
+    names = [str(name) for name in columns] if columns is not None else [str(front.layout.get("vector", ""))]
+    alike = [len(a) == 1 for a in (front.low, front.fill)]
+    parts = [bytes([(columns is not None) << 2 | alike[0] << 1 | alike[1], front.bits]), _varint(front.n_features)]
+    parts += [_text(name) for name in names]
+    parts += [front.low.astype("<f4").tobytes(), front.step.astype("<f4").tobytes()]
+    return b"".join([*parts, *(_varint(int(code) + 1) for code in front.fill)])
+
+
+def _weights(weights: npt.NDArray[np.int64], coder: str, width: int) -> bytes:
+    """Largest value, the values that occur if they are few, and the coded places among them."""
+    positive, negative = np.unique(weights[weights > 0]), np.unique(-weights[weights < 0])
+    most = int(np.abs(weights).max(initial=0))
+    few = 2 * max(len(positive), len(negative)) < most
+    ranks = weights.copy()
+    head = _varint(most) + bytes([few])
+    if few:
+        ranks[weights > 0] = np.searchsorted(positive, weights[weights > 0]) + 1
+        ranks[weights < 0] = -np.searchsorted(negative, -weights[weights < 0]) - 1
+        for values in (positive, negative):
+            head += _varint(len(values)) + b"".join(_varint(int(g) - 1) for g in np.diff(values, prepend=0))
+    if coder == "zstd":
+        import zstandard
+
+        kind = "<i1" if np.abs(ranks).max(initial=0) < 128 else "<i2"
+        raw = np.ascontiguousarray(ranks.T).astype(kind).tobytes()
+        content = bytes([kind == "<i2"]) + zstandard.ZstdCompressor(19).compress(raw)
+    else:
+        side = Encoder()
+        code_weights(side, ranks, width, 1 << 16)
+        content = side.content()
+        # Words that are 0 at the end are what a decoder reads past it.
+        content = _varint(len(content) // 4) + content
+        return head + content
+    return head + _varint(len(content)) + content
+
+
+# Reading
+
+
+class _Reader:
+    """The bytes in order; every count is checked against what is left and against its limit."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content, self._at = content, 0
+
+    @property
+    def left(self) -> int:
+        return len(self._content) - self._at
+
+    def take(self, count: int) -> bytes:
+        if count > self.left:
+            raise ArtifactError(f"expected {count} more bytes, found {self.left}")
+        self._at += count
+        return self._content[self._at - count : self._at]
+
+    def byte(self, most: int) -> int:
+        value = self.take(1)[0]
+        if value > most:
+            raise ArtifactError(f"expected a byte of at most {most}, found {value}")
+        return value
+
+    def varint(self, most: int, least: int = 0) -> int:
+        value, shift = 0, 0
+        while True:
+            byte = self.take(1)[0]
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+            if shift > 63:
+                raise ArtifactError("expected a number of at most 64 bits, found a longer one")
+        if not least <= value <= most or (byte == 0 and shift > 7):
+            raise ArtifactError(f"expected a number from {least} to {most}, found {value}")
+        return value
+
+    def signed(self, most: int) -> int:
+        value = self.varint(2 * most)
+        return -((value + 1) >> 1) if value & 1 else value >> 1
+
+    def text(self) -> str:
+        return self.take(self.varint(MAX_TEXT)).decode()
+
+    def many(self, count: int, read: Callable[[], Any]) -> list[Any]:
+        """``count`` items of at least one byte each."""
+        if count > self.left:
+            raise ArtifactError(f"expected {count} items, found {self.left} bytes")
+        return [read() for _ in range(count)]
+
+
+def _read(reader: _Reader) -> WholeNet:
+    coder, regression = CODERS[reader.byte(len(CODERS) - 1)], reader.byte(1)
+    scale, offset = struct.unpack("<dd", reader.take(16))
+    labels: tuple[Label, ...] = () if regression else _read_labels(reader)
+    front = _read_front(reader)
+    width = reader.varint(front.n_features)
+    count = reader.byte(MAX_LAYERS)
+    layers: list[WholeLayer] = []
+    n_in, total = front.n_features, 0
+    for i in range(count):
+        n_out = reader.varint(MAX_WIDTH, 1)
+        total += n_in * n_out
+        if total > min(MAX_CODED, MAX_PARAMETERS):
+            raise ArtifactError(f"expected at most {MAX_CODED} weights, found {total}")
+        relu = bits = multiplier = shift = 0
+        if i + 1 < count:
+            flags = reader.byte(63)
+            relu, bits, multiplier, shift = flags & 1, flags >> 1, reader.varint(1 << 15), reader.byte(62)
+        bias = np.array(reader.many(n_out, lambda: reader.signed(MAX_ACC)), np.int64)
+        weights = _read_weights(reader, (n_in, n_out), coder, width if i == 0 else 0)
+        layers.append(WholeLayer(weights, bias, bool(relu), multiplier, shift, bits))
+        n_in = n_out
+    if reader.left:
+        raise ArtifactError(f"expected the end, found {reader.left} more bytes")
+    net = WholeNet("regression" if regression else "classification", labels, front, tuple(layers), scale, offset)
+    check(net)
+    return net
+
+
+def _read_labels(reader: _Reader) -> tuple[Label, ...]:
+    kind, count = _LABELS[reader.byte(len(_LABELS) - 1)], reader.varint(MAX_LABELS, 2)
+    if kind == "count":
+        return tuple(range(count))
+    readers: dict[str, Callable[[], Label]] = {
+        "whole": lambda: reader.signed(1 << 62),
+        "text": reader.text,
+        "boolean": lambda: bool(reader.byte(1)),
+    }
+    labels = tuple(reader.many(count, readers[kind]))
+    if len(set(labels)) != count:
+        raise ArtifactError("expected every label once, found one again")
+    return labels
+
+
+def _read_front(reader: _Reader) -> Front:
+    flags, bits = reader.byte(7), reader.byte(MAX_BITS)
+    d = reader.varint(MAX_WIDTH, 1)
+    names = reader.many(d if flags & 4 else 1, reader.text)
+    ends = 1 if flags & 2 else d
+    low, step = (np.frombuffer(reader.take(4 * ends), "<f4").astype(np.float32) for _ in range(2))
+    if not (bits and np.isfinite(low).all() and np.isfinite(step).all() and (step > 0).all()):
+        raise ArtifactError("expected finite ends and steps above 0, found others")
+    fill = np.array(reader.many(1 if flags & 1 else d, lambda: reader.varint(1 << bits)), np.int64) - 1
+    layout: dict[str, Any] = {"vector": names[0], "n_features": d} if names[0] else {}
+    return Front({"columns": names} if flags & 4 else layout, d, bits, low, step, fill, 0.0, 1.0)
+
+
+def _read_weights(reader: _Reader, shape: tuple[int, int], coder: str, width: int) -> npt.NDArray[np.int64]:
+    most = reader.varint((1 << 15) - 1)
+    tables: list[npt.NDArray[np.int64]] = []
+    if reader.byte(1):
+        for _ in range(2):
+            gaps = reader.many(reader.varint(most), lambda: reader.varint(most) + 1)
+            tables.append(np.concatenate([[0], np.cumsum(np.array(gaps, np.int64))]).astype(np.int64))
+            if tables[-1][-1] > most:
+                raise ArtifactError(f"expected values up to {most}, found {tables[-1][-1]}")
+    limit = max(len(table) - 1 for table in tables) if tables else most
+    size = shape[0] * shape[1]
+    if coder == "zstd":
+        ranks = _read_zstd(reader, shape)
+    else:
+        content = reader.take(4 * reader.varint(MAX_FILE // 4))
+        if size > DECISIONS_PER_BYTE * (len(content) + 8):
+            raise ArtifactError(f"expected at least a byte for {DECISIONS_PER_BYTE} weights, found {len(content)}")
+        ranks = np.zeros(shape, np.int64)
+        side = Decoder(content)
+        code_weights(side, ranks, width, limit)
+        side.finish()
+    if not tables:
+        if np.abs(ranks).max(initial=0) > most:
+            raise ArtifactError(f"expected weights up to {most}, found larger ones")
+        return ranks
+    positive, negative = tables
+    if ranks.max(initial=0) >= len(positive) or -ranks.min(initial=0) >= len(negative):
+        raise ArtifactError("expected weights among the values listed, found others")
+    return np.where(ranks >= 0, positive[np.maximum(ranks, 0)], -negative[np.maximum(-ranks, 0)])
+
+
+def _read_zstd(reader: _Reader, shape: tuple[int, int]) -> npt.NDArray[np.int64]:
+    try:
+        import zstandard
+    except ModuleNotFoundError as error:
+        raise ArtifactError(f"a file packed with zstd wants pip install 'eigenmill[compress]' ({error})") from error
+
+    content = reader.take(reader.varint(MAX_FILE, 1))
+    kind = "<i2" if content[0] else "<i1"
+    wanted = shape[0] * shape[1] * np.dtype(kind).itemsize
+    try:
+        # Read as a stream: a frame's own word for its size is not believed.
+        source: BinaryIO = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(content[1:])
+        raw = source.read(wanted + 1)
+    except zstandard.ZstdError as error:
+        raise ArtifactError(f"expected a zstd frame, found: {error}") from error
+    if content[0] > 1 or len(raw) != wanted:
+        raise ArtifactError(f"expected {wanted} bytes of weights, found others")
+    return np.frombuffer(raw, kind).reshape(shape[::-1]).T.astype(np.int64)
+
+
+__all__ = ["CODERS", "load", "pack", "packed", "unpacked"]

@@ -1,0 +1,90 @@
+"""Pruning: single weights by magnitude, and whole neurons with shapes that shrink."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from compress.constraints import smallest
+from compress.data import samples_of
+from compress.model import Dense, Model
+from reduce.errors import ConfigError
+
+
+def prune(model: Model, sparsity: float, *, scope: str = "global") -> Model:
+    """Set the smallest weights to 0 and keep them there (Han et al. 2015).
+
+    Args:
+        model: trained.
+        sparsity: share of all weights that are 0 afterwards, 0 to below 1; what is pruned already counts.
+        scope: ``"global"`` compares the weights of all layers, ``"layer"`` prunes each to the same share.
+
+    Raises:
+        ConfigError: an argument is out of range, or weights are shared: prune before.
+    """
+    if not 0 <= sparsity < 1 or scope not in ("global", "layer"):
+        raise ConfigError(f"expected 0 <= sparsity < 1 and scope global or layer, found {sparsity!r} and {scope!r}")
+    if any(layer.codes is not None for layer in model.trained().layers):
+        raise ConfigError("expected weights that are not shared, found shared ones; prune before sharing")
+    masks = smallest([np.abs(layer.weights) for layer in model.layers], sparsity, scope)
+    layers = [
+        replace(layer, weights=layer.weights * mask, mask=mask if layer.mask is None else mask & layer.mask)
+        for layer, mask in zip(model.layers, masks, strict=True)
+    ]
+    return replace(model, layers=tuple(layers), activations=None)
+
+
+def prune_neurons(
+    model: Model, data: Any = None, keep: float = 0.5, *, label: str = "label", rows: int = 4096
+) -> Model:
+    """Take out the hidden neurons that matter least; the layers become narrower.
+
+    A neuron matters by the variance of what it passes on: the variance of its result over a sample of the data, times
+    the squares of its outgoing weights; without data by the norms of its incoming and outgoing weights. What a
+    neuron passes on at its mean goes into the biases of the next layer, so that little is lost before retraining.
+
+    Args:
+        model: trained; projections are left as they are.
+        data: as of :func:`compress.train`; only ``rows`` rows of it are used.
+        keep: share of each hidden layer's neurons, above 0 to 1.
+        label: the label's column in ``data``.
+        rows: of the sample.
+
+    Raises:
+        ConfigError: ``keep`` is out of range, or weights are shared.
+    """
+    if not 0 < keep <= 1:
+        raise ConfigError(f"expected a share of neurons to keep above 0 and at most 1, found {keep!r}")
+    if any(layer.codes is not None for layer in model.trained().layers):
+        raise ConfigError("expected weights that are not shared, found shared ones; prune before sharing")
+    results = None
+    if data is not None:
+        samples = samples_of(model, data, label)
+        results = model.forward(samples.front.scaled(samples.sample(rows)[0]))
+    layers = list(model.layers)
+    for i in range(len(layers) - 1):
+        if not layers[i].relu:
+            continue
+        out = np.square(layers[i + 1].weights).sum(axis=1)
+        if results is None:
+            worth, mean = np.square(layers[i].weights).sum(axis=0) * out, np.zeros(layers[i].n_out, np.float32)
+        else:
+            worth, mean = results[i].var(axis=0) * out, results[i].mean(axis=0)
+        kept = np.sort(np.argsort(-worth, kind="stable")[: max(1, round(keep * layers[i].n_out))])
+        gone = np.setdiff1d(np.arange(layers[i].n_out), kept)
+        bias = layers[i + 1].bias + mean[gone] @ layers[i + 1].weights[gone]
+        layers[i] = _taken(layers[i], (slice(None), kept), layers[i].bias[kept])
+        layers[i + 1] = _taken(layers[i + 1], (kept, slice(None)), bias.astype(np.float32))
+    hidden = tuple(layer.n_out for layer in layers[:-1] if layer.relu)
+    return replace(model, layers=tuple(layers), hidden=hidden, activations=None)
+
+
+def _taken(layer: Dense, index: Any, bias: Any) -> Dense:
+    weights = np.ascontiguousarray(layer.weights[index])
+    mask = None if layer.mask is None else np.ascontiguousarray(layer.mask[index])
+    return replace(layer, weights=weights, bias=bias, mask=mask)
+
+
+__all__ = ["prune", "prune_neurons"]

@@ -1,0 +1,280 @@
+"""The packed file: the same net comes back, every byte is specified, and damage is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from compress import Model, Samples, load, pack, quantize, share_weights, train
+from compress.coder import Decoder, Encoder, code_weights
+from compress.front import Front
+from compress.integer import WholeLayer, WholeNet, whole_net
+from compress.pack import DIGEST, MAGIC, packed, unpacked
+from reduce import Dataset
+from reduce.errors import ArtifactError, ConfigError, EigenmillError
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def made(seed: int = 0, **changes: Any) -> WholeNet:
+    """A small net with everything in it: columns, fills, text labels, a projection, a picture's width."""
+    rng = np.random.default_rng(seed)
+    front = Front(
+        {"columns": ["temp", "höhe", 'a"b\\n', "d"]}, 4, 10,
+        np.float32([-3, 0, 1.5, -100]), np.float32([0.01, 1, 0.5, 2]), np.array([3, -1, 0, 1023]), 0.0, 1.0,
+    )  # fmt: skip
+    layers = (
+        WholeLayer(rng.integers(-127, 128, (4, 3)), rng.integers(-(10**6), 10**6, 3), False, 20_000, 24, 8),
+        WholeLayer(rng.integers(-2, 3, (3, 6)), rng.integers(-100, 100, 6), True, 30_000, 16, 8),
+        WholeLayer(rng.choice([0, -9000, 32000], (6, 2)), np.array([5, -5]), False, 0, 0, 0),
+    )
+    return replace(WholeNet("classification", ("no", "yes"), front, layers, 1e-6, 0.0), **changes)
+
+
+def equal(a: WholeNet, b: WholeNet) -> bool:
+    same = all(
+        (x.weights == y.weights).all()
+        and (x.bias == y.bias).all()
+        and (x.relu, x.multiplier, x.shift, x.bits) == (y.relu, y.multiplier, y.shift, y.bits)
+        for x, y in zip(a.layers, b.layers, strict=True)
+    )
+    fronts = all(np.array_equal(getattr(a.front, n), getattr(b.front, n)) for n in ("low", "step", "fill"))
+    return same and fronts and (a.task, a.labels, a.scale, a.offset) == (b.task, b.labels, b.scale, b.offset)
+
+
+@pytest.mark.parametrize("coder", ["range", "zstd"])
+def test_a_file_gives_the_net_back(coder: str, small: Model, digits: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model.emill"
+    size = pack(small, path, coder=coder)
+    assert path.stat().st_size == size
+    back = load(path)
+    assert equal(back, whole_net(small))
+    np.testing.assert_array_equal(back.scores(digits[2]), whole_net(small).scores(digits[2]))
+    np.testing.assert_array_equal(back.predict_proba(digits[2]), small.predict_proba(digits[2]))
+    assert packed(small, coder=coder) == path.read_bytes() == packed(back, coder=coder)
+
+
+@pytest.mark.parametrize("labels", [("no", "yes"), (False, True), (0, 1), (-5, 1 << 40)])
+@pytest.mark.parametrize("coder", ["range", "zstd"])
+def test_columns_labels_and_fills_come_back(labels: Any, coder: str) -> None:
+    net = made(labels=labels)
+    back = unpacked(packed(net, coder=coder))
+    assert equal(back, net)
+    assert back.front.names == net.front.names
+    assert [type(label) for label in back.labels] == [type(label) for label in labels]
+
+
+def test_pruned_and_shared_weights_take_fewer_bytes(trained: Model, pruned: Model, samples: Samples) -> None:
+    dense, thin = (len(packed(quantize(m, samples, bits=8))) for m in (trained, pruned))
+    shared = len(packed(quantize(share_weights(pruned, 4), samples, bits=8)))
+    assert trained.float_bytes / dense > 3.5
+    assert thin < 0.45 * dense
+    assert shared < 0.9 * thin
+    assert thin < len(packed(quantize(pruned, samples, bits=8), coder="zstd"))
+
+
+@settings(max_examples=60)
+@given(
+    arrays(np.int64, st.tuples(st.integers(1, 12), st.integers(1, 9)), elements=st.integers(-(2**15) + 1, 2**15 - 1)),
+    st.floats(0, 1),
+    st.integers(0, 4),
+)
+def test_the_decoder_undoes_the_encoder(weights: Any, keep: float, width: int) -> None:
+    weights = weights * (np.random.default_rng(0).random(weights.shape) < keep)
+    encoder = Encoder()
+    code_weights(encoder, weights.copy(), width, 1 << 16)
+    decoder, found = Decoder(encoder.content()), np.zeros_like(weights)
+    code_weights(decoder, found, width, 1 << 15)
+    decoder.finish()
+    np.testing.assert_array_equal(found, weights)
+
+
+def test_coded_size_is_near_the_entropy() -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.02, 0.1, 0.5):
+        weights = (rng.random((300, 100)) < share) * rng.choice([-1, 1], (300, 100))
+        entropy = -(share * np.log2(share / 2) + (1 - share) * np.log2(1 - share)) * weights.size / 8
+        encoder = Encoder()
+        code_weights(encoder, weights, 0, 1 << 16)
+        assert len(encoder.content()) < 1.04 * entropy + 60
+
+
+def test_golden_files_are_read_as_ever_and_written_alike() -> None:
+    """No version of a library or of this code may read these bytes otherwise: if it does, raise the version."""
+    for seed, coder in ((0, "range"), (1, "range"), (0, "zstd")):
+        path = GOLDEN / f"net-{seed}-{coder}.emill"
+        net = unpacked(path.read_bytes())
+        assert equal(net, made(seed))
+        X = np.array([[0.0, 5.0, 2.0, 7.0], [np.nan, 1e9, -np.inf, np.inf], [-1e300, 0.5, 1e300, -99.0]])
+        scores = np.loadtxt(GOLDEN / f"net-{seed}.scores", dtype=np.int64)
+        np.testing.assert_array_equal(net.scores(X), scores)
+        if coder == "range":
+            assert packed(made(seed)) == path.read_bytes()
+
+
+def test_missing_infinite_and_far_values_have_their_codes() -> None:
+    front = made().front
+    X = np.array([[np.nan, 0.49, np.inf, -np.inf], [1e308, 0.5, -1e308, 1e308]])
+    np.testing.assert_array_equal(front.codes(X), [[3, 0, 0, 1023], [1023, 1, 0, 1023]])
+
+
+def test_loading_and_predicting_need_neither_torch_nor_constriction(small: Model, tmp_path: Path) -> None:
+    pack(small, tmp_path / "m.emill")
+    code = f"""
+import sys
+from compress import load
+import numpy as np
+print(load({str(tmp_path / "m.emill")!r}).predict(np.zeros((1, 64))).tolist())
+print([m for m in ["torch", "constriction", "zstandard", "onnx", "onnxruntime"] if m in sys.modules])
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split("\n")[:2] == [str(small.predict(np.zeros((1, 64))).tolist()), "[]"]
+
+
+def test_a_mixture_of_columns_is_packed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(1e4, 3, 800), rng.exponential(1e-3, 800)
+    table = pa.table({"a": a, "b": b, "label": np.where(a > 1e4, "high", "low")})
+    data = Dataset.from_arrow(table, columns=["a", "b"], carry=["label"], missing="mean")
+    model = train(Model.mlp(["a", "b"], [8]), data, optimizer={"name": "adam", "lr": 0.02}, epochs=10)
+    model = quantize(model, data, bits=8)
+    pack(model, tmp_path / "m.emill")
+    back = load(tmp_path / "m.emill")
+    X = np.c_[a, b]
+    assert back.front.layout == {"columns": ["a", "b"]}
+    assert (back.predict(X) == np.asarray(table["label"])).mean() > 0.97
+    X[0] = np.nan
+    np.testing.assert_array_equal(back.scores(X), whole_net(model).scores(X))
+
+
+def test_a_regression_is_packed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(1500, 4))
+    y = np.abs(X[:, 0]) * 50 + 1000
+    model = train(Model.mlp(None, [16], task="regression"), (X, y), optimizer={"name": "adam", "lr": 0.01}, epochs=20)
+    small = quantize(model, (X, y), bits=10, activations=10)
+    pack(small, tmp_path / "m.emill")
+    predicted = load(tmp_path / "m.emill").predict(X)
+    np.testing.assert_array_equal(predicted, small.predict(X))
+    assert np.std(predicted - y) < 0.25 * np.std(y)
+    assert np.abs(predicted - model.predict(X)).max() < 5
+
+
+def again(body: bytes) -> bytes:
+    """The body with a digest that fits."""
+    return MAGIC + hashlib.sha256(body).digest()[:DIGEST] + body
+
+
+def mutated(content: bytes, rng: np.random.Generator) -> bytes:
+    raw = bytearray(content)
+    for _ in range(rng.integers(1, 4)):
+        at, kind = int(rng.integers(len(raw))), rng.integers(5)
+        if kind == 0:
+            raw[at] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            raw[at] = int(rng.choice([0, 1, 127, 128, 255]))
+        elif kind == 2:
+            del raw[at : at + int(rng.integers(1, 9))]
+        elif kind == 3:
+            raw[at:at] = rng.bytes(int(rng.integers(1, 9)))
+        else:
+            raw[at : at + 4] = b"\xff\xff\xff\x7f"
+        if not raw:
+            break
+    return bytes(raw)
+
+
+def attack(contents: list[bytes], count: int, *, fitting: bool) -> int:
+    """Reads mutated files; anything but a refusal or a valid net that predicts fails. Returns how many were read."""
+    rng, read = np.random.default_rng(1), 0
+    start = len(MAGIC) + DIGEST
+    for i in range(count):
+        content = contents[i % len(contents)]
+        content = again(mutated(content[start:], rng)) if fitting else mutated(content, rng)
+        try:
+            net = unpacked(content)
+        except ArtifactError:
+            continue
+        read += 1
+        X = np.zeros((2, net.front.n_features))
+        scores = net.scores(X)
+        assert scores.shape == (2, 1 if net.task == "regression" else len(net.labels))
+    return read
+
+
+def test_mutated_files_are_refused(small: Model) -> None:
+    contents = [packed(made()), packed(small), packed(made(1), coder="zstd")]
+    assert attack(contents, 300, fitting=False) == 0
+
+
+def test_mutated_files_with_a_fitting_digest_are_refused_or_valid_nets(small: Model) -> None:
+    contents = [packed(made()), packed(made(), coder="zstd"), packed(made(2, labels=(3, 9))), packed(small)]
+    assert 0 < attack(contents, 600, fitting=True) < 600
+
+
+@pytest.mark.slow
+def test_twenty_thousand_mutated_files_in_little_memory(tmp_path: Path, small: Model) -> None:
+    pack(small, tmp_path / "m.emill")
+    code = f"""
+import resource
+from tests.compress import test_pack as t
+contents = [t.packed(t.made()), t.packed(t.made(), coder="zstd"), open({str(tmp_path / "m.emill")!r}, "rb").read()]
+resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+assert t.attack(contents, 10_000, fitting=False) == 0
+print(t.attack(contents, 10_000, fitting=True))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1500)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert 0 < int(run.stdout) < 10_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\x00" * 60,
+        b"\x00\x01" + b"\x00" * 7 + b"\xf0?" + b"\x00" * 8 + b"\xff" * 60,
+    ],
+    ids=["empty", "zeros", "endless numbers"],
+)
+def test_nonsense_is_refused(body: bytes) -> None:
+    with pytest.raises(ArtifactError):
+        unpacked(again(body))
+
+
+def test_a_huge_net_in_a_few_bytes_is_refused_before_it_is_made() -> None:
+    head = b"\x00\x01" + np.array([1.0, 0.0]).tobytes() + b"\x03\x08" + b"\x80\x80\x04" + b"\x00"
+    head += np.float32([0, 1]).tobytes() + b"\x00" + b"\x00" + b"\x01"  # a regression on 65,536 pixels, one layer
+    with pytest.raises(ArtifactError, match="at most 4194304 weights"):
+        unpacked(again(head + b"\x80\x01" + b"\x00" * 128 + b"\x01\x00\x00"))
+    with pytest.raises(ArtifactError, match="at least a byte for"):
+        unpacked(again(head + b"\x20" + b"\x00" * 32 + b"\x01\x00\x00"))
+
+
+def test_it_says_what_is_wrong(tmp_path: Path, small: Model, trained: Model) -> None:
+    path = tmp_path / "m.emill"
+    with pytest.raises(ArtifactError, match="expected a packed model at"):
+        load(path)
+    with pytest.raises(ConfigError, match="call quantize"):
+        pack(trained, path)
+    with pytest.raises(ConfigError, match="coder among"):
+        pack(small, path, coder="morse")
+    pack(small, path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    with pytest.raises(EigenmillError, match="another digest"):
+        load(path)
+    path.write_bytes(b"EMILL\x02" + content[6:])
+    with pytest.raises(ArtifactError, match="version 1"):
+        load(path)

@@ -1,0 +1,189 @@
+"""Pruning, sharing and rounding: what they promise of the weights, and what they cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compress import Model, Samples, prune, prune_neurons, quantize, share_weights, train
+from compress.integer import MAX_ACC, bounds, whole_net
+from compress.quantize import best_step
+from reduce.errors import ConfigError
+from tests.compress.conftest import OPTIMIZER, error
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_the_smallest_weights_go(trained: Model, scope: str) -> None:
+    model = prune(trained, 0.75, scope=scope)
+    before = [np.abs(layer.weights) for layer in trained.layers]
+    kept = [layer.weights != 0 for layer in model.layers]
+    groups = [(np.concatenate([b.ravel() for b in before]), np.concatenate([k.ravel() for k in kept]))]
+    if scope == "layer":
+        groups = [(b.ravel(), k.ravel()) for b, k in zip(before, kept, strict=True)]
+    for sizes, alive in groups:
+        assert alive.sum() == round(0.25 * alive.size)
+        assert sizes[alive].min() >= sizes[~alive].max()
+
+
+def test_pruning_further_counts_what_is_pruned(trained: Model) -> None:
+    once, twice = prune(trained, 0.8), prune(prune(trained, 0.5), 0.8)
+    for a, b in zip(once.layers, twice.layers, strict=True):
+        np.testing.assert_array_equal(a.weights, b.weights)
+
+
+def test_retraining_makes_up_for_pruning(trained: Model, pruned: Model, digits: Any) -> None:
+    X, y = digits[2:]
+    assert sum(np.count_nonzero(layer.weights) for layer in pruned.layers) <= round(0.2 * (64 * 32 + 320)) + 1
+    assert error(pruned, X, y) < 0.5 * error(prune(trained, 0.8), X, y)
+
+
+def test_fewer_neurons_make_narrower_layers(trained: Model, samples: Samples, digits: Any) -> None:
+    X, y = digits[2:]
+    model = prune_neurons(trained, samples, keep=0.5)
+    assert [layer.weights.shape for layer in model.layers] == [(64, 16), (16, 10)]
+    assert model.float_bytes < 0.6 * trained.float_bytes
+    after = train(model, samples, optimizer=OPTIMIZER, epochs=5)
+    assert error(after, X, y) < error(trained, X, y) + 0.03
+    random = np.random.default_rng(0).permutation(32)[:16]
+    assert error(model, X, y) < 0.5 * _keep_only(trained, random, X, y)
+
+
+def _keep_only(model: Model, kept: Any, X: Any, y: Any) -> float:
+    front = model.front
+    assert front is not None
+    hidden = model.forward(front.scaled(front.codes(X)))[0][:, kept]
+    last = model.layers[1]
+    return float(np.mean((hidden @ last.weights[kept] + last.bias).argmax(1) != y))
+
+
+def test_a_neuron_that_says_nothing_goes_first(trained: Model, samples: Samples, digits: Any) -> None:
+    from dataclasses import replace
+
+    first, last = trained.layers
+    weights = np.c_[first.weights, np.zeros((64, 3), np.float32)]
+    bias = np.r_[first.bias, np.float32([0.0, 1.0, 2.0])]
+    more = np.r_[last.weights, np.ones((3, 10), np.float32) * 5]
+    wide = replace(
+        trained, layers=(replace(first, weights=weights, bias=bias), replace(last, weights=more)), hidden=(35,)
+    )
+    model = prune_neurons(wide, samples, keep=32 / 35)
+    np.testing.assert_allclose(model.scores(digits[2]), wide.scores(digits[2]), atol=1e-4)
+
+
+def test_shared_weights_have_few_values_and_zeros_stay(pruned: Model, samples: Samples, digits: Any) -> None:
+    model = share_weights(pruned, bits=3)
+    for before, layer in zip(pruned.layers, model.layers, strict=True):
+        assert len(np.unique(layer.weights)) <= 8
+        np.testing.assert_array_equal(layer.weights == 0, before.weights == 0)
+    tuned = train(model, samples, optimizer={"name": "adam", "lr": 0.003}, epochs=4)
+    for before, layer in zip(model.layers, tuned.layers, strict=True):
+        assert layer.codebook is not None
+        np.testing.assert_array_equal(layer.codes, before.codes)
+        np.testing.assert_array_equal(layer.weights, layer.codebook[layer.codes])
+        assert layer.codebook[0] == 0
+        assert (layer.codebook != before.codebook).any()
+    X, y = digits[2:]
+    assert error(tuned, X, y) < error(pruned, X, y) + 0.05
+
+
+def test_k_means_is_a_local_optimum(trained: Model) -> None:
+    layer, before = share_weights(trained, bits=4, rounds=500).layers[0], trained.layers[0].weights
+    assert layer.codebook is not None
+    assert layer.codes is not None
+    for level in range(1, 16):
+        members = before[layer.codes == level]
+        if members.size:
+            np.testing.assert_allclose(layer.codebook[level], members.mean(), atol=1e-5)
+            distances = np.abs(members[:, None] - layer.codebook[1:])
+            assert (distances[:, level - 1] <= distances.min(axis=1) + 1e-6).all()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8, 12, 16])
+def test_rounded_weights_are_multiples_within_their_bits(bits: int, trained: Model, samples: Samples) -> None:
+    model = quantize(trained, samples, bits=bits)
+    for layer in model.layers:
+        assert np.abs(layer.whole()).max() <= 2 ** (bits - 1) - 1
+        assert layer.step is not None
+        np.testing.assert_allclose(layer.weights, layer.whole() * layer.step, rtol=1e-6)
+
+
+def test_eight_bits_cost_little_and_two_more(trained: Model, samples: Samples, digits: Any) -> None:
+    X, y = digits[2:]
+    errors = {bits: error(quantize(trained, samples, bits=bits), X, y) for bits in (8, 2)}
+    assert errors[8] <= error(trained, X, y) + 0.01
+    assert errors[8] < errors[2]
+    agreement = (quantize(trained, samples, bits=12, activations=12).predict(X) == trained.predict(X)).mean()
+    assert agreement > 0.99
+
+
+def test_weights_on_a_grid_are_kept_as_they_are(trained: Model, samples: Samples) -> None:
+    once = quantize(trained, samples, bits=5)
+    again = quantize(once, samples, bits=8)
+    for a, b in zip(once.layers, again.layers, strict=True):
+        np.testing.assert_array_equal(a.weights, b.weights)
+
+
+def test_the_best_step_is_no_worse_than_the_extremes() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=5000)
+
+    def loss(step: float) -> float:
+        return float(np.square(np.clip(np.rint(values / step), -7, 7) * step - values).sum())
+
+    found = best_step(values, None, 7)
+    assert loss(found) < 0.7 * loss(np.abs(values).max() / 7)
+    assert best_step(np.array([0.5, -1.0, 1.5]), None, 3) == 0.5
+
+
+def test_the_integer_net_is_what_plain_integers_say(small: Model, digits: Any) -> None:
+    net, X = whole_net(small), digits[2][:20]
+    expected = []
+    for row in X:
+        a = [int(q) for q in row]  # pixels up to 16 are their own codes
+        for layer in net.layers:
+            sums = [
+                int(b) + sum(q * int(w) for q, w in zip(a, column, strict=True))
+                for b, column in zip(layer.bias, layer.weights.T, strict=True)
+            ]
+            if layer.bits:
+                half = 1 << (layer.shift - 1)
+                a = [min(max((s * layer.multiplier + half) >> layer.shift, layer.low), layer.high) for s in sums]
+        expected.append(sums)
+    np.testing.assert_array_equal(net.scores(X), expected)
+    np.testing.assert_array_equal(small.predict(X), np.argmax(expected, axis=1))
+
+
+def test_the_integer_net_is_near_the_net_it_rounds(trained: Model, samples: Samples, digits: Any) -> None:
+    model = quantize(trained, samples, bits=16, activations=16)
+    np.testing.assert_allclose(model.scores(digits[2]), trained.scores(digits[2]), atol=0.02)
+
+
+def test_bounds_hold_and_are_reached(small: Model) -> None:
+    net = whole_net(small)
+    first = net.layers[0]
+    found = bounds(net.layers, net.front.top)
+    # The worst input of a unit lights exactly the pixels with weights of one sign.
+    positive = first.bias + net.front.top * np.maximum(first.weights, 0).sum(axis=0)
+    negative = first.bias + net.front.top * np.minimum(first.weights, 0).sum(axis=0)
+    assert found[0] == max(np.abs(positive).max(), np.abs(negative).max())
+    assert max(found) < MAX_ACC
+    codes = np.random.default_rng(0).integers(0, net.front.top + 1, (200, 64))
+    assert np.abs(net.scores_of(codes)).max() <= found[-1]
+
+
+def test_it_says_what_is_out_of_range(trained: Model, samples: Samples) -> None:
+    for wrong in (-0.1, 1.0):
+        with pytest.raises(ConfigError, match="sparsity"):
+            prune(trained, wrong)
+    with pytest.raises(ConfigError, match="share of neurons"):
+        prune_neurons(trained, samples, keep=0)
+    with pytest.raises(ConfigError, match="2 to 16 bits"):
+        quantize(trained, samples, bits=1)
+    with pytest.raises(ConfigError, match="2 to 16 bits"):
+        quantize(trained, samples, bits=[8])
+    with pytest.raises(ConfigError, match="prune before"):
+        prune(share_weights(trained, 4), 0.5)
+    with pytest.raises(ConfigError, match="call quantize"):
+        whole_net(trained)
