@@ -108,7 +108,8 @@ class Builder:
     def base(self) -> str:
         """A Debian with Python, made from this machine's archive."""
         archive = self.place / "base.tar"
-        sources = [str(p) for p in Path("/etc/apt/sources.list.d").glob("*") if p.name in ("debian.sources",)]
+        places = ("sources.list", "sources.list.d/debian.sources", "sources.list.d/ubuntu.sources")
+        sources = [str(path) for path in (Path("/etc/apt", place) for place in places) if path.exists()]
         release = re.search(r"^VERSION_CODENAME=(\w+)$", Path("/etc/os-release").read_text(), re.MULTILINE)
         assert release is not None
         packages = "python3,python3-venv,ca-certificates"
@@ -366,7 +367,7 @@ def verify(place: Path, base: str | None) -> None:
             image = builder.build(kind, base)
             container = builder.container(image)
             check_image(builder, image, container)
-            say(f"{kind}: {int(size_of(builder, image)) >> 20} MiB, of which {int(size_of(builder, base)) >> 20} base")
+            say(f"{kind}: {size_of(builder, image)}, of which {size_of(builder, base)} are the base")
         job = builder.container(image_of("job"))
         say("the demonstration in the job's image, which fetches the digits")
         mounts = [f"--volume={data}:/data", *builder.host_pip()]
@@ -383,8 +384,7 @@ def verify(place: Path, base: str | None) -> None:
 
 
 def size_of(builder: Builder, image: str) -> str:
-    found: str = json.loads(builder("inspect", "--type=image", image))["Docker"]["size"]
-    return found
+    return builder("images", "--format={{.Size}}", image).strip()
 
 
 if __name__ == "__main__":
