@@ -192,7 +192,7 @@ def _weights(weights: npt.NDArray[np.int64], coder: str, width: int) -> bytes:
 
         kind = "<i1" if np.abs(ranks).max(initial=0) < 128 else "<i2"
         raw = np.ascontiguousarray(ranks.T).astype(kind).tobytes()
-        content = bytes([kind == "<i2"]) + zstandard.ZstdCompressor(19).compress(raw)
+        content: bytes = bytes([kind == "<i2"]) + zstandard.ZstdCompressor(19).compress(raw)
     else:
         side = Encoder()
         code_weights(side, ranks, width, 1 << 16)
