@@ -61,7 +61,12 @@ def numbers(table: Any, column: str = "features") -> Any:
 
 def agree(mine: Any, theirs: Any) -> None:
     for name, value in vars(theirs).items():
-        if name.endswith("_") and name != "error_bounds_" and isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        if (
+            name.endswith("_")
+            and not name.endswith("_bounds_")
+            and isinstance(value, np.ndarray)
+            and value.dtype.kind == "f"
+        ):
             scale = max(np.abs(value).max(), 1.0)
             np.testing.assert_allclose(getattr(mine, name), value, rtol=1e-12, atol=1e-12 * scale, err_msg=name)
 
@@ -137,7 +142,7 @@ def test_float32_stays_float32(frame: Any) -> None:
 
 def test_states_meet_in_rounds(frame: Any, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reduce.engines.spark.AT_ONCE", 1)
-    monkeypatch.setattr("reduce.engines.spark.FAN_IN", 2)
+    monkeypatch.setattr("reduce.engines.load.FAN_IN", 2)
     agree(PCA(2).fit(frame.select("v")), PCA(2).fit(from_files(files, vector="v")))
 
 

@@ -42,6 +42,8 @@ def sign(model: dict[str, Any]) -> dict[str, Any]:
     return {**model, "digest": plain.digest(model)}
 
 
+# scikit-learn's word about a model that is made to know names.
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 @pytest.mark.parametrize("make", [lambda: PCA(2, scale=True), lambda: TruncatedSVD(2), lambda: StandardScaler()])
 def test_signed_changes_of_the_json(make: Any, space: Path) -> None:
     X = np.random.default_rng(0).normal(size=(40, 5))

@@ -24,8 +24,8 @@ import sys, time
 import reduce.dataset
 reduce.dataset.LEAF_BYTES = 8 * {D} * {GROUP}
 pause, blocks = float(sys.argv.pop(1)), reduce.dataset.Dataset.blocks
-def slow(self, fragment, workspace, *, carry=False):
-    for block in blocks(self, fragment, workspace, carry=carry):
+def slow(self, fragment, workspace, **options):
+    for block in blocks(self, fragment, workspace, **options):
         time.sleep(pause)
         yield block
 reduce.dataset.Dataset.blocks = slow
