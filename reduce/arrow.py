@@ -73,6 +73,20 @@ def near_names(name: str, names: Iterable[str]) -> str:
     return f"It has {', '.join(map(repr, names[:10]))}{more}" if names else "It has no columns"
 
 
+def weights_field(schema: pa.Schema, name: str, path: str) -> pa.Field:
+    """The field of the row weights.
+
+    Raises:
+        SchemaError: there is no such column, or it holds no numbers.
+    """
+    found = field_of(schema, name, "weights", path)
+    if number_dtype(found.type) is None:
+        raise SchemaError(
+            f"expected numbers in the weights column {name!r}, found {found.type} in {path}; give another column"
+        )
+    return found
+
+
 def field_of(schema: pa.Schema, name: str, role: str, path: str) -> pa.Field:
     """The field called ``name``.
 

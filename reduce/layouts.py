@@ -69,6 +69,28 @@ class Layout(Protocol):
         """JSON-able keywords that choose this layout again."""
 
 
+class LaidOut:
+    """What every source of rows in columns takes from its layout."""
+
+    layout: Layout
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self.layout.names
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.layout.dtype
+
+    @property
+    def sparse(self) -> bool:
+        return self.layout.sparse
+
+    def describe(self) -> Mapping[str, Any]:
+        """The layout only: what is carried, weighted and filtered is a matter of one run, not of a model."""
+        return self.layout.describe()
+
+
 @dataclass(frozen=True)
 class Scalars:
     """One column per feature; ``plain`` when all are of one of Arrow's floating types of 32 or 64 bits."""

@@ -22,14 +22,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reduce.arrow import field_of, number_dtype, numbers, plain
+from reduce.arrow import field_of, numbers, plain, weights_field
 from reduce.blocks import F64, Block, Origin, Workspace
 from reduce.dataset import FileInfo, Fragment, leaf_rows
 from reduce.digest import digest_of
 from reduce.discovery import Listing, PartitionValue, Store, join
 from reduce.errors import ChangedInputError, DataError, EigenmillError, SchemaError
 from reduce.filters import RowFilter, constant, row_filter
-from reduce.layouts import DENSE, Layout, SparkVector, Wanted, choose
+from reduce.layouts import DENSE, LaidOut, Layout, SparkVector, Wanted, choose
 
 TAIL = 64 << 10
 """Bytes read from a file's end to get its footer; a longer footer costs a second read."""
@@ -125,7 +125,7 @@ def locate(path: str, spans: Sequence[tuple[int, int]], position: int) -> Origin
 
 
 @dataclass(frozen=True)
-class ParquetSource:
+class ParquetSource(LaidOut):
     """Parquet files of one schema. Small and picklable: descriptions only, no open files.
 
     Attributes:
@@ -151,18 +151,6 @@ class ParquetSource:
     listed: bool = False
 
     @property
-    def names(self) -> Sequence[str]:
-        return self.layout.names
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.layout.dtype
-
-    @property
-    def sparse(self) -> bool:
-        return self.layout.sparse
-
-    @property
     def stored_columns(self) -> int:
         return len(self.columns(carry=False))
 
@@ -178,10 +166,6 @@ class ParquetSource:
     def digest(self) -> str:
         where = None if self.where is None else self.where.digest
         return digest_of([self.files, self.layout, str(self.carried), self.weights, where, self.keys])
-
-    def describe(self) -> Mapping[str, Any]:
-        """The layout only: what is carried, weighted and filtered is a matter of one run, not of a model."""
-        return self.layout.describe()
 
     def only(self, files: Sequence[FileInfo]) -> ParquetSource:
         """The same source over some of its files."""
@@ -349,11 +333,7 @@ def plan(listing: Listing, want: Wanted, filters: Any = None) -> ParquetSource:
     layout = choose(schema, want, first, paths[0], unasked=frozenset(where.columns if where else ()))
     carried = pa.schema([_carried(everything, name, paths[0]) for name in want.carry])
     if want.weights is not None:
-        weights = field_of(schema, want.weights, "weights", paths[0])
-        if number_dtype(weights.type) is None:
-            raise SchemaError(
-                f"expected numbers in the weights column {weights.name!r}, found {weights.type} in {paths[0]}"
-            )
+        weights_field(schema, want.weights, paths[0])
     used = [n for n in hive.names if n in carried.names or (where and n in where.hive)]
     keys = tuple({name: values[name] for name in used} for values in listing.partitions) if used else ()
     source = ParquetSource(listing.store, listing.root, (), layout, carried, want.weights, where, keys, listing.listed)

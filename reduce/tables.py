@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from hashlib import blake2b
@@ -12,19 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reduce.arrow import field_of, number_dtype, numbers
+from reduce.arrow import field_of, numbers, weights_field
 from reduce.blocks import F64, Block, Origin, Workspace
 from reduce.dataset import FileInfo, Fragment, leaf_rows
 from reduce.digest import digest_of
 from reduce.errors import ConfigError, SchemaError
-from reduce.layouts import DENSE, Layout, SparkVector, Wanted, choose
+from reduce.layouts import DENSE, LaidOut, Layout, SparkVector, Wanted, choose
 
 WHERE = "<table>"
 """What errors call a table."""
 DIGEST_ROWS = 1 << 16
 
 
-class TableSource:
+class TableSource(LaidOut):
     """The rows of an Arrow table. Only the columns that are used are kept."""
 
     files: tuple[FileInfo, ...] = ()
@@ -44,28 +44,12 @@ class TableSource:
         self.weights = want.weights
         weights = [] if want.weights is None else [want.weights]
         for name in weights:
-            found = field_of(schema, name, "weights", WHERE).type
-            if number_dtype(found) is None:
-                raise SchemaError(
-                    f"expected numbers in the weights column {name!r}, found {found}; give another column"
-                )
+            weights_field(schema, name, WHERE)
         self.table = table.select(list(dict.fromkeys([*layout.columns, *weights, *want.carry])))
         n, step = table.num_rows, leaf_rows(len(layout.names))
         self.fragments = tuple(
             Fragment(i, 0, a, min(a + step, n), min(a + step, n) - a) for i, a in enumerate(range(0, n, step))
         )
-
-    @property
-    def names(self) -> Sequence[str]:
-        return self.layout.names
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.layout.dtype
-
-    @property
-    def sparse(self) -> bool:
-        return self.layout.sparse
 
     @property
     def stored_columns(self) -> int:
@@ -94,9 +78,6 @@ class TableSource:
 
     def only(self, files: Sequence[FileInfo]) -> TableSource:
         return self
-
-    def describe(self) -> Mapping[str, Any]:
-        return self.layout.describe()
 
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         for a in range(fragment.start, fragment.stop, height):

@@ -7,7 +7,7 @@ evaluated anew by every scan, and once more to count its rows; one that is costl
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -20,7 +20,7 @@ from pyspark.sql.functions import col, count, lit, spark_partition_id
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import ArrayType, DoubleType, FloatType, StructField, StructType
 
-from reduce.arrow import field_of, number_dtype, numbers
+from reduce.arrow import field_of, numbers, weights_field
 from reduce.blocks import Block, Origin, Workspace, block_height
 from reduce.dataset import Dataset, FileInfo, Fragment
 from reduce.engines.base import Engine, Tree, one_blas_thread
@@ -28,7 +28,7 @@ from reduce.engines.ship import pack, unpack
 from reduce.engines.spark_rows import Mapper, answer, check
 from reduce.engines.wire import to_bytes
 from reduce.errors import ConfigError, SchemaError
-from reduce.layouts import SPARSE, Layout, SparkVector, Wanted, choose, wanted
+from reduce.layouts import SPARSE, LaidOut, Layout, SparkVector, Wanted, choose, wanted
 from reduce.passes.base import Pass
 
 WHERE = "<DataFrame>"
@@ -74,7 +74,7 @@ class Reader:
         return Block(X.toarray() if densify else X, weights, batch, origin, workspace)
 
 
-class FrameSource:
+class FrameSource(LaidOut):
     """A Spark DataFrame as a source. Its rows are counted when the number is first asked for.
 
     Args:
@@ -97,25 +97,9 @@ class FrameSource:
         self.frame, self.layout, self.weights = frame, layout, want.weights
         self.carried = pa.schema([pa.field(n, field_of(schema, n, "carry", WHERE).type) for n in want.carry])
         if want.weights is not None:
-            found = field_of(schema, want.weights, "weights", WHERE).type
-            if number_dtype(found) is None:
-                raise SchemaError(
-                    f"expected numbers in the weights column {want.weights!r}, found {found}; give another column"
-                )
+            weights_field(schema, want.weights, WHERE)
         # Nothing finished is ever taken for this: the same query may give other rows tomorrow.
         self.digest = uuid.uuid4().hex
-
-    @property
-    def names(self) -> Sequence[str]:
-        return self.layout.names
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.layout.dtype
-
-    @property
-    def sparse(self) -> bool:
-        return self.layout.sparse
 
     @property
     def weighted(self) -> bool:
@@ -146,9 +130,6 @@ class FrameSource:
             "expected the Spark engine for a Spark DataFrame, found another; leave engine out, or give "
             "connect('spark', session)"
         )
-
-    def describe(self) -> Mapping[str, Any]:
-        return self.layout.describe()
 
     # A collection of a cluster.
 

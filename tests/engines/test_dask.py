@@ -11,18 +11,7 @@ import reduce.dataset
 from reduce import connect
 from tests.engines.contract import EngineContract
 
-distributed = pytest.importorskip("distributed")
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Any]:
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=2, processes=True, dashboard_address="127.0.0.1:0", memory_limit="4GiB"
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client
+pytest.importorskip("distributed")
 
 
 WHOLE = reduce.dataset.LEAF_BYTES
