@@ -239,7 +239,7 @@ class _Place:
         threads = max(min(cluster.workers * cluster.threads, load.tasks), 1)
         links = max(min(cluster.workers, load.tasks), 1)
         scan = max(work / threads, self.encoded / (links * LINK), load.scheduler_seconds)
-        memory = worker_memory(pass_, self.data, cluster.threads)[0]
+        memory = worker_memory(cluster.kind, pass_, self.data, cluster.threads)[0]
         return Scan(name, self.encoded, scan + load.merge_seconds, memory, load)
 
 

@@ -166,6 +166,24 @@ class Progress(Protocol):
     def end(self) -> None: ...
 
 
+def scan_name(pass_: Pass[Any, Any]) -> str:
+    """What progress and dashboards call a scan."""
+    return type(pass_).__name__.removesuffix("Pass").lower()
+
+
+@contextlib.contextmanager
+def staged(progress: Progress | None, stage: str, rows: int) -> Iterator[None]:
+    """Tell ``progress``, if there is one, of a scan of ``rows`` rows."""
+    if progress is None:
+        yield
+        return
+    progress.begin(stage, rows, 0)
+    try:
+        yield
+    finally:
+        progress.end()
+
+
 class Engine(Protocol):
     """Decides where a pass runs, and nothing else."""
 

@@ -9,14 +9,38 @@ import contextlib
 import os
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from reduce import files
 from reduce.artifact import load_arrays, save_arrays
 from reduce.dataset import Dataset
 from reduce.digest import digest_of
-from reduce.engines.base import Tree, restore_tree, tree_arrays
+from reduce.engines.base import Tree, one_blas_thread, restore_tree, tree_arrays
 from reduce.errors import ArtifactError
+from reduce.passes.base import Pass
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+
+def scanned(
+    work: str | None, pass_: Pass[S, R], data: Dataset, tree: Tree[S] | None, fold: Callable[[Tree[S], bool], None]
+) -> R:
+    """The result of one scan on a cluster: ``fold(tree, keep)`` fills a tree, unless ``work`` has it finished.
+
+    A given ``tree`` is continued and left complete (``keep``); of another one only the total matters.
+    """
+    keep, tree = tree is not None, Tree() if tree is None else tree
+    saved = None
+    if work is not None:
+        saved = Checkpoint(work, pass_, data, tree, form="tree" if keep or tree.nodes else "total")
+    if saved is None or not saved.resume():
+        fold(tree, keep)
+        if saved is not None:
+            saved.save(whole=True)
+    with one_blas_thread():
+        return pass_.finalize(tree.total(pass_, keep=keep))
 
 
 class Checkpoint:
@@ -59,9 +83,8 @@ class Checkpoint:
             arrays, meta = load_arrays(self.path, filesystem=self.fs)
             restore_tree(arrays, meta, self.kind, saved)
         except ArtifactError:
-            files.remove(
-                self.fs, self.path
-            )  # a damaged checkpoint costs time, not correctness: the leaves are folded again
+            # A damaged checkpoint costs time, not correctness: the leaves are folded again.
+            files.remove(self.fs, self.path)
             return False
         if meta.get("whole"):
             vars(self.tree).update(vars(saved))

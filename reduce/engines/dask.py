@@ -29,12 +29,21 @@ from distributed.scheduler import KilledWorker, NoValidWorkerError
 from reduce.about import versions
 from reduce.blocks import Array
 from reduce.dataset import Dataset
-from reduce.engines.base import Progress, Tree, one_blas_thread, tree_arrays
-from reduce.engines.checkpoint import Checkpoint
+from reduce.engines.base import Progress, Tree, scan_name, staged, tree_arrays
+from reduce.engines.checkpoint import scanned
 from reduce.engines.load import LARGE_STATE, TASKS, Cluster, fan_in, worker_memory
 from reduce.engines.memory import format_bytes, parse_bytes
-from reduce.engines.ship import Common, pack, refuse_secrets, unpack, unpack_common
-from reduce.engines.tasks import attempt, compare_versions, fold_tasks, merge_trees, rows_tasks, total_of, write_tasks
+from reduce.engines.ship import Common, pack, unpack, unpack_common, workplace
+from reduce.engines.tasks import (
+    attempt,
+    compare_versions,
+    fold_tasks,
+    merge_trees,
+    rows_tasks,
+    take_in,
+    total_of,
+    write_tasks,
+)
 from reduce.errors import ConfigError, DoesNotFitError, EngineError
 from reduce.passes.base import Pass
 from reduce.sink import Manifest, Sink
@@ -78,11 +87,7 @@ class DaskEngine:
         if not isinstance(client, Client):
             raise ConfigError(f"expected a distributed.Client or an address, found {type(client).__name__}")
         self.client, self.memory = client, parse_bytes(memory)
-        self.work = None if work is None else os.fspath(work)
-        if self.work is not None:
-            refuse_secrets(self.work, None)
-            # Workers run in directories of their own.
-            self.work = self.work if "://" in self.work else os.path.abspath(self.work)
+        self.work = workplace(work)
         self.retries, self.patience, self.progress = retries, patience, progress
         self._checked: frozenset[str] = frozenset()
 
@@ -107,23 +112,14 @@ class DaskEngine:
 
     def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
         self._admit(pass_, data)
-        keep, tree = tree is not None, Tree() if tree is None else tree
-        saved = None
-        if self.work is not None:
-            saved = Checkpoint(self.work, pass_, data, tree, form="tree" if keep or tree.nodes else "total")
-        if saved is None or not saved.resume():
-            self._fold(pass_, data, tree, keep=keep)
-            if saved is not None:
-                saved.save(whole=True)
-        with one_blas_thread():
-            return pass_.finalize(tree.total(pass_, keep=keep))
+        return scanned(self.work, pass_, data, tree, lambda tree, keep: self._fold(pass_, data, tree, keep=keep))
 
     def _fold(self, pass_: Pass[S, Any], data: Dataset, tree: Tree[S], *, keep: bool) -> None:
-        name = type(pass_).__name__.removesuffix("Pass").lower()
+        name = scan_name(pass_)
         tasks = fold_tasks(pass_, data, tree, TASKS["dask"])
         state = pass_.sizes(0, data.n_rows)[0]
-        fan = fan_in(state)
-        with self._stage(name, tasks):
+        fan = fan_in("dask", state)
+        with staged(self.progress, name, sum(task.rows for task in tasks)):
             graph = _Graph(f"fold-{name}", tasks, self)
             merged, level = graph.nodes, 0
             whole = graph.node("pass", delayed(_identity), [pack(pass_, self.work)])[0] if tasks else None
@@ -132,17 +128,15 @@ class DaskEngine:
                 merged, level = graph.node(f"merge-{name}-{level}", delayed(_merge), groups, whole), level + 1
             if merged and not keep and not tree.nodes:
                 merged = graph.node(f"total-{name}", delayed(_total), merged, whole)
-            found = self._compute(graph, merged, direct=state >= LARGE_STATE)
+            found = self._compute(graph, merged, direct=state >= LARGE_STATE["dask"])
         if found:
-            joined = merge_trees(pass_, [Tree(tree.nodes), found[0]])
-            tree.nodes, tree.open, tree.open_rows = joined.nodes, joined.open, joined.open_rows
-            tree.leaves = max(tree.leaves, joined.leaves)
+            take_in(pass_, tree, found[0])
 
     def write(self, data: Dataset, sink: Sink) -> Manifest:
         self._admit(None, data)
         job = sink.open(data)
         tasks = write_tasks(data, job)
-        with self._stage("write", tasks):
+        with staged(self.progress, "write", sum(task.rows for task in tasks)):
             self._compute(_Graph("write-part", tasks, self), [])
         return job.commit()
 
@@ -261,7 +255,7 @@ class DaskEngine:
                 self._checked = frozenset(workers)
         # Workers of one size need one estimate, be they a thousand.
         for threads, limit in sorted({(w["nthreads"], self.memory or w["memory_limit"]) for w in workers.values()}):
-            need = worker_memory(pass_, data, threads)[1]
+            need = worker_memory("dask", pass_, data, threads)[1]
             if limit and need > limit:
                 raise DoesNotFitError(
                     f"expected a plan within {format_bytes(limit)} on every worker, found that {threads} threads need "
@@ -290,16 +284,6 @@ class DaskEngine:
             raise EngineError(
                 f"expected a Dask cluster that answers, found {error!r}; check the scheduler, then run again to go on"
             ) from error
-
-    @contextlib.contextmanager
-    def _stage(self, name: str, tasks: Sequence[Any]) -> Iterator[None]:
-        if self.progress is not None:
-            self.progress.begin(name, sum(task.rows for task in tasks), 0)
-        try:
-            yield
-        finally:
-            if self.progress is not None:
-                self.progress.end()
 
 
 class _Graph:

@@ -22,8 +22,8 @@ from reduce.passes.base import Pass
 T = TypeVar("T")
 FAN_IN = 8
 """Trees that meet in one task: a power of two, so that the runs stay aligned. Two, when states are large."""
-LARGE_STATE = 32 << 20
-"""Bytes from which a state is large: it travels between worker and client, not through the scheduler."""
+LARGE_STATE = {"dask": 32 << 20, "spark": 8 << 20}
+"""Bytes from which a state is large; on Dask it travels between worker and client, not through the scheduler."""
 TASKS = {"dask": 4096, "spark": 1024}
 """Most tasks of one scan: enough for a thousand workers, little work for the scheduler."""
 AT_ONCE = 64 << 20
@@ -86,18 +86,18 @@ class Load:
     merge_seconds: float
 
 
-def fan_in(state: int) -> int:
-    """How many trees with a state of so many bytes meet in one task."""
-    return FAN_IN if state < LARGE_STATE else 2
+def fan_in(kind: str, state: int) -> int:
+    """How many trees with a state of so many bytes meet in one task of a cluster of this kind."""
+    return FAN_IN if state < LARGE_STATE[kind] else 2
 
 
-def worker_memory(pass_: Pass[Any, Any] | None, data: Dataset, threads: int) -> tuple[Memory, int]:
+def worker_memory(kind: str, pass_: Pass[Any, Any] | None, data: Dataset, threads: int) -> tuple[Memory, int]:
     """(what the scan takes, peak in bytes of a worker process that also merges) with so many threads."""
     found = estimate(pass_, data, threads, process=PROCESS)
     if pass_ is None or len(data.fragments) <= 1:
         return found, found.scan
     state = pass_.sizes(0, data.n_rows)[0]
-    return found, max(found.scan, PROCESS + RESERVE + threads * 2 * fan_in(state) * state)
+    return found, max(found.scan, PROCESS + RESERVE + threads * 2 * fan_in(kind, state) * state)
 
 
 def fold_load(pass_: Pass[Any, Any], data: Dataset, cluster: Cluster, encoded: int) -> Load:
@@ -110,7 +110,7 @@ def fold_load(pass_: Pass[Any, Any], data: Dataset, cluster: Cluster, encoded: i
     described = _described(tasks)
     # Dask: the pass itself is a task, and the leaves that are left over meet in a last one.
     merges = sum(rounds) + (2 if cluster.kind == "dask" and tasks else 0)
-    fan = fan_in(state)
+    fan = fan_in(cluster.kind, state)
     return Load(
         tasks=len(tasks),
         merges=merges,
@@ -119,7 +119,7 @@ def fold_load(pass_: Pass[Any, Any], data: Dataset, cluster: Cluster, encoded: i
         moved_bytes=moved,
         returned_bytes=returned * state,
         driver_bytes=PROCESS + RESERVE + 2 * described + max(2 * returned * state, final),
-        worker_bytes=worker_memory(pass_, data, cluster.threads)[1],
+        worker_bytes=worker_memory(cluster.kind, pass_, data, cluster.threads)[1],
         scheduler_seconds=(len(tasks) + merges) * DISPATCH[cluster.kind],
         merge_seconds=len(rounds) * state * ((fan - 1) / LINK + fan / MERGE) + returned * state / LINK,
     )
@@ -138,7 +138,7 @@ def write_load(data: Dataset, cluster: Cluster, encoded: int, parts: Sequence[Pa
         moved_bytes=0,
         returned_bytes=0,
         driver_bytes=PROCESS + RESERVE + 2 * described,
-        worker_bytes=worker_memory(None, data, cluster.threads)[1],
+        worker_bytes=worker_memory(cluster.kind, None, data, cluster.threads)[1],
         scheduler_seconds=len(parts) * DISPATCH[cluster.kind],
         merge_seconds=0.0,
     )
@@ -148,7 +148,7 @@ def _rounds(kind: str, trees: int, state: int) -> tuple[list[int], int]:
     """(tasks of each round of merging, trees that come to the driver)."""
     rounds: list[int] = []
     while trees > 1 and (kind == "dask" or trees * state > AT_ONCE):
-        trees = -(-trees // fan_in(state))
+        trees = -(-trees // fan_in(kind, state))
         rounds.append(trees)
     return rounds, trees
 

@@ -6,7 +6,6 @@ is interrupted, and a later run of the same pass over the same input goes on fro
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,8 @@ from reduce.engines.base import (
     fold_leaf,
     one_blas_thread,
     plan_leaves,
+    scan_name,
+    staged,
 )
 from reduce.engines.checkpoint import Checkpoint
 from reduce.engines.memory import parse_bytes, workers_that_fit
@@ -83,7 +84,8 @@ class LocalEngine:
         workers = workers_that_fit(pass_, data, self.workers, self.memory)
         keep, tree = tree is not None, Tree() if tree is None else tree
         leaves = plan_leaves(data, after=tree)
-        with self._stage(pass_, data, leaves), one_blas_thread():
+        rows = sum(data.fragments[i].rows for leaf in leaves for i in leaf.fragments)
+        with staged(self.progress, scan_name(pass_), rows), one_blas_thread():
             self._fold(pass_, data, leaves, tree, workers)
             return pass_.finalize(tree.total(pass_, keep=keep))
 
@@ -91,19 +93,12 @@ class LocalEngine:
         workers = workers_that_fit(None, data, self.workers, self.memory)
         job = sink.open(data)
         rows = sum(data.fragments[i].rows for part in job.pending for i in part.fragments)
-        progress = self.progress
-        if progress is not None:
-            progress.begin("write", rows, 0)
 
         def task(part: Part, workspace: Workspace, watch: Watch) -> PartRecord:
             return job.write_part(part, _watched(data, part, workspace, watch))
 
-        with one_blas_thread():
-            try:
-                self._map(task, job.pending, min(workers, max(len(job.pending), 1)))
-            finally:
-                if progress is not None:
-                    progress.end()
+        with staged(self.progress, "write", rows), one_blas_thread():
+            self._map(task, job.pending, min(workers, max(len(job.pending), 1)))
         return job.commit()
 
     def collect(self, data: Dataset) -> Array:
@@ -117,18 +112,6 @@ class LocalEngine:
         with one_blas_thread():
             self._map(task, data.fragments, self.workers)
         return np.concatenate(parts) if parts else np.empty((0, data.n_features), data.dtype)
-
-    @contextlib.contextmanager
-    def _stage(self, pass_: Any, data: Dataset, leaves: Sequence[Leaf]) -> Iterator[None]:
-        if self.progress is None:
-            yield
-            return
-        rows = sum(data.fragments[i].rows for leaf in leaves for i in leaf.fragments)
-        self.progress.begin(type(pass_).__name__.removesuffix("Pass").lower(), rows, 0)
-        try:
-            yield
-        finally:
-            self.progress.end()
 
     def _fold(self, pass_: Pass[S, Any], data: Dataset, leaves: Sequence[Leaf], tree: Tree[S], workers: int) -> None:
         merger = Merger(pass_, tree)

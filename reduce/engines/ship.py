@@ -121,6 +121,19 @@ def _shared(work: str, name: str) -> Any:
     return array
 
 
+def workplace(work: str | os.PathLike[str] | None) -> str | None:
+    """The work directory as workers name it, which run in directories of their own.
+
+    Raises:
+        ConfigError: it holds credentials.
+    """
+    if work is None:
+        return None
+    place = os.fspath(work)
+    refuse_secrets(place, None)
+    return place if "://" in place else os.path.abspath(place)
+
+
 def refuse_secrets(uri: str | None, filesystem: Any) -> None:
     """Refuse a place whose description holds credentials: descriptions travel, and workers have their own.
 

@@ -20,13 +20,14 @@ from pyspark.sql.functions import col, floor, lit
 from reduce.about import versions
 from reduce.blocks import Array
 from reduce.dataset import Dataset
-from reduce.engines.base import Progress, Tree, one_blas_thread
-from reduce.engines.checkpoint import Checkpoint
-from reduce.engines.memory import estimate, format_bytes, parse_bytes
-from reduce.engines.ship import Common, pack, refuse_secrets
+from reduce.engines.base import Progress, Tree, scan_name, staged
+from reduce.engines.checkpoint import scanned
+from reduce.engines.load import AT_ONCE, TASKS, fan_in, worker_memory
+from reduce.engines.memory import format_bytes, parse_bytes
+from reduce.engines.ship import Common, pack, workplace
 from reduce.engines.spark_frames import FrameSource
 from reduce.engines.spark_rows import SCHEMA, fold, mapper, merger, restored, rows, rows_of, write
-from reduce.engines.tasks import fold_tasks, merge_trees, rows_tasks, write_tasks
+from reduce.engines.tasks import fold_tasks, merge_trees, rows_tasks, take_in, write_tasks
 from reduce.engines.wire import from_bytes
 from reduce.errors import ConfigError, DoesNotFitError, EngineError
 from reduce.passes.base import Pass
@@ -34,15 +35,7 @@ from reduce.sink import Manifest, Sink
 
 S = TypeVar("S")
 R = TypeVar("R")
-TASKS = 1024
-"""Most tasks of one scan."""
-FAN_IN = 8
-"""Trees that meet in one group: a power of two, so that the runs stay aligned. Two, when states are large."""
-AT_ONCE = 64 << 20
-"""Bytes of states up to which the driver takes all trees without a round of merging."""
 COLLECTED = "eigenmill_features"
-PROCESS = 300 << 20
-"""Bytes that a Python worker holds before it reads."""
 
 
 class SparkEngine:
@@ -67,11 +60,7 @@ class SparkEngine:
         if not hasattr(session, "range") or not hasattr(session, "conf"):
             raise ConfigError(f"expected a SparkSession, found {type(session).__name__}")
         self.session, self.memory, self.progress = session, parse_bytes(memory), progress
-        self.work = None if work is None else os.fspath(work)
-        if self.work is not None:
-            refuse_secrets(self.work, None)
-            # Workers run in directories of their own.
-            self.work = self.work if "://" in self.work else os.path.abspath(self.work)
+        self.work = workplace(work)
 
     def __repr__(self) -> str:
         return f"SparkEngine({type(self.session).__module__}, memory={self.memory})"
@@ -86,33 +75,25 @@ class SparkEngine:
 
     def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
         self._admit(pass_, data)
-        keep, tree = tree is not None, Tree() if tree is None else tree
-        saved = None
-        if self.work is not None and not isinstance(data.source, FrameSource):
-            saved = Checkpoint(self.work, pass_, data, tree, form="tree" if keep or tree.nodes else "total")
-        if saved is None or not saved.resume():
-            self._fold(pass_, data, tree, keep=keep)
-            if saved is not None:
-                saved.save(whole=True)
-        with one_blas_thread():
-            return pass_.finalize(tree.total(pass_, keep=keep))
+        work = None if isinstance(data.source, FrameSource) else self.work
+        return scanned(work, pass_, data, tree, lambda tree, keep: self._fold(pass_, data, tree, keep=keep))
 
     def _fold(self, pass_: Pass[S, Any], data: Dataset, tree: Tree[S], *, keep: bool) -> None:
-        name = type(pass_).__name__.removesuffix("Pass").lower()
+        name = scan_name(pass_)
         if isinstance(data.source, FrameSource):
             close_leaf(pass_, tree)
             count, n = len(data.fragments), data.n_rows
             frame = data.source.folded(pass_, data, tree.leaves, self.work, SCHEMA) if count else None
         else:
-            tasks = fold_tasks(pass_, data, tree, TASKS)
+            tasks = fold_tasks(pass_, data, tree, TASKS["spark"])
             count, n = len(tasks), sum(task.rows for task in tasks)
             frame = self._map(tasks, fold) if count else None
-        with self._stage(name, n):
+        with staged(self.progress, name, n):
             found: Tree[S] = Tree()
             if frame is not None:
                 total = not keep and not tree.nodes
                 state = pass_.sizes(0, data.n_rows)[0]
-                fan, payload = FAN_IN if state * FAN_IN < AT_ONCE else 2, pack(pass_, self.work)
+                fan, payload = fan_in("spark", state), pack(pass_, self.work)
                 while count > 1 and count * state > AT_ONCE:
                     count = -(-count // fan)
                     # The last round takes all: a DataFrame may have more partitions than when its rows were counted.
@@ -123,9 +104,7 @@ class SparkEngine:
             if self.progress is not None:
                 self.progress.advance(n)
         if frame is not None:
-            whole = merge_trees(pass_, [Tree(tree.nodes), found])
-            tree.nodes, tree.open, tree.open_rows = whole.nodes, whole.open, whole.open_rows
-            tree.leaves = max(tree.leaves, whole.leaves)
+            take_in(pass_, tree, found)
 
     def write(self, data: Dataset, sink: Sink) -> Manifest:
         if isinstance(data.source, FrameSource):
@@ -137,7 +116,7 @@ class SparkEngine:
         job = sink.open(data)
         tasks = write_tasks(data, job)
         n = sum(task.rows for task in tasks)
-        with self._stage("write", n):
+        with staged(self.progress, "write", n):
             if tasks:
                 for _ in self._collect(self._map(tasks, write), f"write of {n} rows"):
                     pass
@@ -224,7 +203,7 @@ class SparkEngine:
         if limit is None:
             return
         cores = self.workers
-        need = cores * estimate(pass_, data, 1, process=PROCESS).scan
+        need = cores * worker_memory("spark", pass_, data, 1)[1]
         if need > limit:
             raise DoesNotFitError(
                 f"expected a plan within {format_bytes(limit)} for the Python workers of an executor, found that "
@@ -232,22 +211,11 @@ class SparkEngine:
                 "or fewer spark.executor.cores"
             )
 
-    @contextlib.contextmanager
-    def _stage(self, name: str, rows: int) -> Iterator[None]:
-        if self.progress is not None:
-            self.progress.begin(name, rows, 0)
-        try:
-            yield
-        finally:
-            if self.progress is not None:
-                self.progress.end()
-
 
 def close_leaf(pass_: Pass[S, Any], tree: Tree[S]) -> None:
     """Make the open leaf of a tree a complete one: partitions begin leaves of their own."""
     if tree.open is not None:
-        whole = merge_trees(pass_, [Tree(tree.nodes), Tree({(0, tree.leaves): tree.open}, leaves=tree.leaves + 1)])
-        tree.nodes, tree.open, tree.open_rows, tree.leaves = whole.nodes, None, 0, tree.leaves + 1
+        take_in(pass_, tree, Tree({(0, tree.leaves): tree.open}, leaves=tree.leaves + 1))
 
 
 def _explained(error: Exception) -> EngineError:

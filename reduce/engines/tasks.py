@@ -128,6 +128,13 @@ def merge_trees(pass_: Pass[S, Any], trees: Iterable[Tree[S]]) -> Tree[S]:
     return whole
 
 
+def take_in(pass_: Pass[S, Any], tree: Tree[S], found: Tree[S]) -> None:
+    """Let ``tree`` hold the leaves of ``found`` too; the open leaf is that of ``found``."""
+    whole = merge_trees(pass_, [Tree(tree.nodes), found])
+    tree.nodes, tree.open, tree.open_rows = whole.nodes, whole.open, whole.open_rows
+    tree.leaves = max(tree.leaves, whole.leaves)
+
+
 def total_of(pass_: Pass[S, Any], tree: Tree[S]) -> Tree[S]:
     """The tree with all its leaves in one state, kept as ``open``."""
     with one_blas_thread():

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from reduce import connect
+from reduce.engines.load import TASKS
 from tests.engines.contract import EngineContract
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
@@ -21,4 +22,4 @@ class TestSpark(EngineContract):
     def tiny_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 1)
         # A task then folds runs of four leaves.
-        monkeypatch.setattr("reduce.engines.spark.TASKS", 4)
+        monkeypatch.setitem(TASKS, "spark", 4)
