@@ -7,6 +7,7 @@ matter to training, a file sorted by label included, and memory holds one piece,
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -79,8 +80,6 @@ class Validation:
             return np.asarray(pc.fill_null(found, False).to_numpy(zero_copy_only=False), dtype=bool)
         if pa.types.is_integer(column.type) and column.null_count == 0:
             return _hashed(column.to_numpy(zero_copy_only=False).astype(np.int64).view(np.uint64)) < self.share
-        import hashlib
-
         texts = [str(value).encode() for value in column.to_pylist()]
         key = np.array([int.from_bytes(hashlib.blake2b(t, digest_size=8).digest(), "little") for t in texts], np.uint64)
         return _hashed(key) < self.share

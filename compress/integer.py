@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,11 @@ class WholeNet:
     scale: float
     offset: float
 
+    @cached_property
+    def _weights(self) -> list[F64]:
+        """Whole numbers below 2**53 add up exactly in double precision, and far faster."""
+        return [layer.weights.astype(np.float64) for layer in self.layers]
+
     def scores(self, X: Any) -> I64:
         """Integer scores (n, outputs) of raw rows X (n, d)."""
         return self.scores_of(self.front.codes(X))
@@ -81,8 +87,7 @@ class WholeNet:
     def scores_of(self, codes: Any) -> I64:
         """Integer scores (n, outputs) of codes (n, d)."""
         a: Any = codes.astype(np.float64)
-        for layer, weights in zip(self.layers, _floats(self), strict=True):
-            # Sums of whole numbers below 2**53 are exact in double precision, and far faster there.
+        for layer, weights in zip(self.layers, self._weights, strict=True):
             with one_blas_thread():
                 acc: I64 = (a @ weights).astype(np.int64) + layer.bias
             if layer.bits == 0:
@@ -108,14 +113,6 @@ class WholeNet:
         if self.task == "regression":
             return self.decision(X)[:, 0]
         return np.asarray(self.labels)[self.scores(X).argmax(axis=1)]
-
-
-def _floats(net: WholeNet) -> list[F64]:
-    held = net.__dict__.get("_floats")
-    if held is None:
-        held = [layer.weights.astype(np.float64) for layer in net.layers]
-        net.__dict__["_floats"] = held
-    return held
 
 
 def bounds(layers: Sequence[WholeLayer], top: int) -> list[int]:
@@ -171,9 +168,6 @@ def whole_net(model: Model) -> WholeNet:
     Raises:
         ConfigError: the model is not quantized, or a sum could overflow.
     """
-    cached = model.__dict__.get("_whole")
-    if cached is not None:
-        return cached  # type: ignore[no-any-return]
     front = model.trained().front
     assert front is not None
     if model.activations is None:
@@ -196,7 +190,6 @@ def whole_net(model: Model) -> WholeNet:
         unit = steps[i]
     net = WholeNet(model.task, model.labels, front, tuple(layers), unit * model.scale, model.offset)
     check(net)
-    model.__dict__["_whole"] = net
     return net
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ from reduce.artifact import load_arrays, save_arrays
 from reduce.blocks import F64
 from reduce.engines.base import one_blas_thread
 from reduce.errors import ArtifactError, ConfigError, SchemaError
+
+if TYPE_CHECKING:
+    from compress.integer import WholeNet
 
 Task = Literal["classification", "regression"]
 Label = bool | int | str
@@ -165,12 +169,16 @@ class Model:
         front = self.trained().front
         assert front is not None
         if self.activations is not None:
-            from compress.integer import whole_net
-
-            return whole_net(self).decision(X)
+            return self._whole.decision(X)
         with one_blas_thread():
             last = self.forward(front.scaled(front.codes(X)))[-1]
             return np.asarray(last.astype(np.float64) * self.scale + self.offset)
+
+    @cached_property
+    def _whole(self) -> WholeNet:
+        from compress.integer import whole_net
+
+        return whole_net(self)
 
     def forward(self, z: F32) -> list[F32]:
         """The result (n, n_out) of every layer for scaled inputs z (n, d), in single precision."""

@@ -196,10 +196,9 @@ def _weights(weights: npt.NDArray[np.int64], coder: str, width: int) -> bytes:
     else:
         side = Encoder()
         code_weights(side, ranks, width, 1 << 16)
+        # Counted in words; those that are 0 at the end are what a decoder reads past it.
         content = side.content()
-        # Words that are 0 at the end are what a decoder reads past it.
-        content = _varint(len(content) // 4) + content
-        return head + content
+        return head + _varint(len(content) // 4) + content
     return head + _varint(len(content)) + content
 
 

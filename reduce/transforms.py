@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from reduce.blocks import F64, Block, Floats
 from reduce.cleaning import FILL, MEAN, Resolved, mend
@@ -99,7 +98,7 @@ class Standardize(_Digested):
 
     def __call__(self, block: Block) -> Block:
         clips = self.input.policy.clips
-        if sparse.issparse(block.X) and self.mean is None and not clips and np.isfinite(block.X.data).all():
+        if block.sparse and self.mean is None and not clips and np.isfinite(block.X.data).all():
             X = block.X.astype(self.dtype)
             if self.scale is not None:
                 X.data /= self.scale.astype(self.dtype)[X.indices]
@@ -128,7 +127,7 @@ class Unscale(_Digested):
         return len(self.names)
 
     def __call__(self, block: Block) -> Block:
-        if sparse.issparse(block.X) and self.mean is None:
+        if block.sparse and self.mean is None:
             X = block.X.astype(self.dtype)
             if self.scale is not None:
                 X.data *= self.scale.astype(self.dtype)[X.indices]

@@ -84,7 +84,7 @@ class Krylov:
         m = sum(c.shape[1] for c in self.columns)
         T, at = np.zeros((self.size, m)), 0
         for c in self.columns:
-            T[: min(len(c), self.size), at : at + c.shape[1]] = c[: self.size]
+            T[: len(c), at : at + c.shape[1]] = c
             at += c.shape[1]
         T = T[:m]
         values, weights = scipy.linalg.eigh((T + T.T) / 2, overwrite_a=True, check_finite=False)

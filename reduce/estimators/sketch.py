@@ -98,9 +98,7 @@ class Fit:
     error_bounds: F64
     scans: int
     converged: bool
-    reached: float
     terms: int
-    setting: Setting
 
 
 def width_of(k: int | None, most: int, d: int) -> int:
@@ -241,8 +239,7 @@ def _fit(wanted: Wanted, setting: Setting, steps: Steps, intake: Intake, terms: 
     ritz, k, d = steps.ritz, steps.k, len(intake.names)
     scans = steps.products + spare
     if k is None:
-        _refuse(wanted, setting, ritz.values, scans)
-        raise AssertionError
+        raise _too_few(wanted, setting, ritz.values, scans)
     unit = float(np.finfo(np.float64).eps) / 2
     rounding = gamma(terms + d, unit) * setting.gross * np.sqrt(len(ritz.values))
     rounding += _single(intake, setting, float(ritz.values[0]))
@@ -265,7 +262,7 @@ def _fit(wanted: Wanted, setting: Setting, steps: Steps, intake: Intake, terms: 
             ConvergenceWarning,
             stacklevel=2,
         )
-    return Fit(spectrum, near, np.maximum(above - s, s - below), scans, converged, steps.reached, terms, setting)
+    return Fit(spectrum, near, np.maximum(above - s, s - below), scans, converged, terms)
 
 
 def _single(intake: Intake, setting: Setting, top: float) -> float:
@@ -273,14 +270,14 @@ def _single(intake: Intake, setting: Setting, top: float) -> float:
     return 4 * float(np.finfo(np.float32).eps) * min(top, setting.spread) if intake.dtype == np.float32 else 0.0
 
 
-def _refuse(wanted: Wanted, setting: Setting, values: F64, scans: int) -> None:
+def _too_few(wanted: Wanted, setting: Setting, values: F64, scans: int) -> ConfigError:
     if wanted.k is not None:
-        raise ConfigError(
+        return ConfigError(
             f"expected a basis of {wanted.k} vectors, found {len(values)} after {scans} scans; "
             "give more max_scans or a larger block_size"
         )
     share = float(values[: wanted.most].sum()) / setting.trace if setting.trace > 0 else 0.0
-    raise ConfigError(
+    return ConfigError(
         f"expected n_components={wanted.share:g} of the variance within max_components={wanted.most}, found "
         f"{share:.4f} with {min(wanted.most, len(values))} components after {scans} scans; "
         "give a larger max_components or max_scans, or a smaller share"

@@ -73,7 +73,7 @@ def thin_rows(intake: Intake, moments: Moments, block: Block, *, squares: bool) 
     far for the precision, or too many entries. Nothing is counted then. A block without rows gives a Thin of none.
     """
     X = block.X
-    if not sparse.issparse(X) or X.nnz > DENSE_SHARE * X.shape[0] * X.shape[1]:
+    if not block.sparse or X.nnz > DENSE_SHARE * X.shape[0] * X.shape[1]:
         return None
     block = weigh(block)
     X, d = block.X.astype(intake.dtype, copy=False), block.n_features
