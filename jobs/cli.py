@@ -27,7 +27,7 @@ from jobs.config import Job, load_job
 from jobs.fitted import keeps_state
 from jobs.progress import Bars
 from jobs.report import finite
-from jobs.run import prepare, run
+from jobs.run import explained, run
 from reduce import Dataset, connect, load
 from reduce import files as store
 from reduce.engines.base import Engine, Progress
@@ -165,15 +165,24 @@ def reduce_command(
 
 @app.command()
 def explain(
-    conf: Conf, overrides: Overrides = None, engine: Kind = None, json_: Json = False, debug: Debug = False
+    conf: Conf,
+    overrides: Overrides = None,
+    engine: Kind = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers-hint", min=1, help="Plan for a cluster of so many worker processes; none is asked."),
+    ] = None,
+    json_: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Say what a job will take, reading metadata only: solver, scans, bytes, memory, time.
 
+    For a cluster also its tasks, what goes over the network, and the memory of driver and workers.
     A plan that does not fit in engine.memory ends with exit code 4, and says what would fit.
 
-    Example: [cyan]eigenmill explain conf/mnist.yaml[/cyan]
+    Example: [cyan]eigenmill explain conf/mnist.yaml --engine dask --workers-hint 1000[/cyan]
     """
-    found = prepare(load_job(conf, _with_engine(overrides, engine))).plan()
+    found = explained(load_job(conf, _with_engine(overrides, engine)), workers)
     if not found.fits and json_:
         print(json.dumps(finite(found.as_json())))
         raise typer.Exit(exits.DOES_NOT_FIT)

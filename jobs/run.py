@@ -20,6 +20,7 @@ from jobs.report import Bytes, Digests, RunReport, Written, all_versions, scan_r
 from reduce import Dataset, Manifest, Sink, files
 from reduce.discovery import MAGIC
 from reduce.engines.base import Engine, Progress
+from reduce.engines.load import Cluster
 from reduce.errors import ConfigError, DoesNotFitError, OutputError
 from reduce.plan import Plan, explain
 from reduce.sink import read_manifest
@@ -44,6 +45,21 @@ class Prepared:
     def plan(self) -> Plan:
         """What the job will take."""
         return explain(self.estimator, self.data, self.engine, self.sink)
+
+
+def explained(source: JobFile, workers: int | None = None) -> Plan:
+    """What a job will take, without running it; ``workers``: on a cluster of so many, which need not be there.
+
+    Raises:
+        ConfigError: see :func:`prepare`; a number of workers for a job on this machine.
+    """
+    if workers is None:
+        return prepare(source).plan()
+    spec = source.job.engine
+    with source.blame("engine"):
+        cluster = Cluster(spec.kind, workers, memory=spec.memory)
+    sink = None if source.job.output.features is None else build_sink(source)
+    return explain(build_estimator(source.job.reduce), build_dataset(source), cluster, sink)
 
 
 def prepare(source: JobFile, progress: Progress | None = None) -> Prepared:
@@ -231,4 +247,4 @@ def _refuse_overlap(job: Job) -> None:
                 )
 
 
-__all__ = ["Prepared", "prepare", "run"]
+__all__ = ["Prepared", "explained", "prepare", "run"]

@@ -17,6 +17,7 @@ from jobs.quality import Column
 from jobs.report import RunReport
 from jobs.words import SCANS, count, number, percent, seconds
 from reduce import Manifest
+from reduce.engines.load import Cluster
 from reduce.engines.memory import Memory, format_bytes
 from reduce.plan import Plan
 
@@ -83,17 +84,46 @@ def plan(found: Plan) -> RenderableType:
     table = _grid("scan", "reads", "time", "workers", *names, "peak", title="Scans, and what takes memory in each")
     for scan in found.scans:
         parts = [format_bytes(getattr(scan.memory, name)) for name in names]
-        fits = found.memory_limit is None or scan.memory.peak <= found.memory_limit
+        fits = found.memory_limit is None or scan.peak <= found.memory_limit
         table.add_row(
             f"{scan.name} ({SCANS[scan.name]})" if scan.name in SCANS else scan.name,
             format_bytes(scan.reads_bytes),
             seconds(scan.seconds),
             str(scan.memory.workers),
             *parts,
-            Text(format_bytes(scan.memory.peak), "" if fits else "bold red"),
+            Text(format_bytes(scan.peak), "" if fits else "bold red"),
         )
+    loads: list[RenderableType] = [] if found.cluster is None else ["", _loads(found, found.cluster)]
     verdict = [] if found.fits else [Text(f"Does not fit: {found.advice}", "bold red")]
-    return Group(facts, "", table, *verdict)
+    return Group(facts, "", table, *loads, *verdict)
+
+
+def _loads(found: Plan, cluster: Cluster) -> RenderableType:
+    """What the scans ask of a cluster."""
+    title = f"On {cluster.kind}: {count(cluster.workers)} workers of {count(cluster.threads)} threads"
+    heads = (
+        "tasks",
+        "merges",
+        "described",
+        "between workers",
+        "to the driver",
+        "driver",
+        "worker",
+        "scheduler",
+        "merging",
+    )
+    table = _grid("scan", *heads, title=title)
+    for scan in found.scans:
+        if (load := scan.load) is not None:
+            table.add_row(
+                scan.name,
+                count(load.tasks),
+                count(load.merges),
+                *map(format_bytes, (load.described_bytes, load.moved_bytes, load.returned_bytes)),
+                *map(format_bytes, (load.driver_bytes, load.worker_bytes)),
+                *map(seconds, (load.scheduler_seconds, load.merge_seconds)),
+            )
+    return table
 
 
 def variance(ratio: Sequence[float], *, listed: int = 10) -> RenderableType:

@@ -83,8 +83,8 @@ def test_it_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert [column for column, _ in report.output.names] == ["id", "a", "b", "c"]
 
 
-def test_all_but_the_remote_one_run() -> None:
-    assert {path.stem for path in JOBS} == {*MAKE, "s3"}
+def test_all_but_the_remote_ones_run() -> None:
+    assert {path.stem for path in JOBS} == {*MAKE, "s3", "dask"}
 
 
 def test_mnist_is_the_job_of_the_demonstration() -> None:
