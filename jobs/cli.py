@@ -1,4 +1,4 @@
-"""The command line: ``eigenmill reduce | explain | inspect | transform | reconstruct | update | demo | schema``.
+"""The command line: ``eigenmill reduce | explain | inspect | transform | reconstruct | update | daily | demo``.
 
 Results go to standard output, progress and messages to standard error. Exit codes are those of :mod:`jobs.exits`.
 """
@@ -24,6 +24,7 @@ import reduce
 from jobs import apply, exits, quality, redact, show
 from jobs.build import build_dataset, build_engine
 from jobs.config import Job, load_job
+from jobs.daily_cli import commands as daily
 from jobs.fitted import keeps_state
 from jobs.progress import Bars
 from jobs.report import finite
@@ -107,6 +108,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=CODES,
 )
+
+app.add_typer(daily, name="daily", help="The stages of a day: fit, gate, project, publish, or all of them.")
 
 Conf = Annotated[str, typer.Argument(metavar="CONF", help="The job file (YAML).")]
 Overrides = Annotated[

@@ -43,6 +43,14 @@ def vectors(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def three_days(tmp_path: Path) -> Any:
+    """A day-by-day job over three days of data."""
+    from tests.jobs.days import write_three_days  # which takes from here
+
+    return write_three_days(tmp_path)
+
+
+@pytest.fixture
 def job(tmp_path: Path, vectors: Path) -> Path:
     """A job over ``vectors`` that writes all there is."""
     path = tmp_path / "job.yaml"

@@ -10,81 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.linalg
-import yaml
-from typer.testing import CliRunner
 
-from jobs import daily, daily_cli, drift
-from jobs.daily_config import Daily, DailyFile, Drift, load_daily
-from jobs.daily_records import Place
+from jobs import daily, drift
+from jobs.daily_config import DailyFile, Drift
 from reduce import PCA, ChangedInputError, ConfigError, Dataset, load
 from reduce.errors import OutputError, SchemaError
 from reduce.files import publish as publish_file
 from reduce.sink import read_manifest
 from tests.jobs.conftest import tree
-
-CONF = Path(__file__).parents[2] / "conf"
-D, K, ROWS = 6, 3, 400
-DAYS = ["2026-11-01", "2026-11-02", "2026-11-03"]
-BASIS = np.linalg.qr(np.random.default_rng(5).normal(size=(D, D)))[0]
-STRENGTHS = np.array([5.0, 3.0, 1.5, 0.2, 0.2, 0.2])
-
-
-def write_day(
-    root: Path, day: str, seed: int, *, strengths: Any = STRENGTHS, mean: float = 10.0, name: str = "a"
-) -> Path:
-    rng = np.random.default_rng(seed)
-    X = rng.normal(size=(ROWS, D)) * strengths @ BASIS.T + mean
-    folder = root / f"data/day={day}"
-    folder.mkdir(parents=True, exist_ok=True)
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), D)
-    pq.write_table(pa.table({"id": np.arange(ROWS), "x": vectors}), folder / f"{name}.parquet", row_group_size=150)
-    return folder / f"{name}.parquet"
-
-
-def config(root: Path, **sections: Any) -> DailyFile:
-    value: dict[str, Any] = {
-        "input": {"path": f"{root}/data/day={{day}}", "vector": "x", "carry": ["id"]},
-        "reduce": {"components": K, "solver": "gram"},
-        "output": {"path": f"{root}/out"},
-        "engine": {"workers": 1},
-    }
-    for name, keys in sections.items():
-        value[name] = {**value.get(name, {}), **keys}
-    path = root / "daily.yaml"
-    path.write_text(yaml.safe_dump(value))
-    return load_daily(path)
-
-
-def snapshot(root: Path) -> dict[str, Any]:
-    """All bytes below the output, and where links lead."""
-    links = {str(p.relative_to(root)): os.readlink(p) for p in root.rglob("*") if p.is_symlink()}
-    return {**tree(root), **links}
-
-
-def features(root: Path, day: str, version: int | None = None) -> Any:
-    at = root / "out/published" if version is None else root / f"out/versions/v{version:04d}"
-    table = pq.read_table(at / f"features/day={day}", partitioning=None)
-    return np.stack(table["features"].to_numpy(zero_copy_only=False)), table["id"].to_numpy()
-
-
-@pytest.fixture
-def three_days(tmp_path: Path) -> DailyFile:
-    for seed, day in enumerate(DAYS):
-        write_day(tmp_path, day, seed)
-    return config(tmp_path)
-
-
-def record(root: Path, day: str, stage: str) -> Any:
-    return json.loads((root / f"out/days/{day}/{stage}.json").read_text())
-
-
-def pointer(root: Path) -> Any:
-    return json.loads((root / "out/published.json").read_text())
-
+from tests.jobs.days import BASIS, DAYS, ROWS, STRENGTHS, D, K, config, features, pointer, record, snapshot, write_day
 
 # Three quiet days
 
@@ -409,116 +346,3 @@ def test_days_may_be_files_beside_each_other(tmp_path: Path) -> None:
     for day in [*DAYS, *DAYS]:
         daily.run_day(source, day)
     assert load(tmp_path / "out/model").n_samples_ == 3 * ROWS
-
-
-# The job file
-
-
-def test_the_example_is_valid_and_says_what_it_does() -> None:
-    source = load_daily(CONF / "daily.yaml")
-    assert source.job("2026-11-01").job.input.path == "data/daily/day=2026-11-01"
-    assert Drift(mean=0.25, log_variance=0.5, angle=15.0) == source.daily.drift == Drift()
-    assert set(Daily.model_fields) == {"input", "reduce", "drift", "output", "engine"}
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("input.path=data/daily", r"input: expected one path with \{day\} in it"),
-        ("reduce={method: scale}", "reduce: expected method pca or svd.*found scale"),
-        ("reduce.components=0.9", "whole number as components"),
-        ("reduce.refine=true", "refine: false"),
-        ("drift.angle=100", "less than or equal to 90, found 100"),
-        ("drift.angel=1", "drift.angel: expected a key of this section.*it knows mean, log_variance, angle"),
-        ("output.keep=0", "greater than or equal to 1"),
-        ("outputs.keep=0", "it knows input, reduce, drift, output, engine"),
-        ("engine.memory=lots", "engine.memory"),
-    ],
-)
-def test_what_is_wrong_is_named(override: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        load_daily(CONF / "daily.yaml", [override])
-
-
-def test_errors_name_the_line(tmp_path: Path) -> None:
-    path = tmp_path / "d.yaml"
-    path.write_text("input: {path: 'a/{day}'}\nreduce: {components: 3}\noutput:\n  layout: list\n  keep: many\n")
-    with pytest.raises(ConfigError) as error:
-        load_daily(path)
-    assert f"{path}:3: output.path: expected this key, found none" in str(error.value)
-    assert f"{path}:5: output.keep: expected a valid integer, found 'many'" in str(error.value)
-    with pytest.raises(ConfigError, match="check the path"):
-        load_daily(tmp_path / "none.yaml")
-    path.write_text("- a\n")
-    with pytest.raises(ConfigError, match="expected the sections input, reduce"):
-        load_daily(path)
-
-
-def test_what_must_stay_as_it_is_may_not_change(three_days: DailyFile, tmp_path: Path) -> None:
-    daily.run_day(three_days, DAYS[0])
-    with pytest.raises(ConfigError, match=r"daily.yaml:\d+: reduce.components: expected 3 .* found 2"):
-        daily.run_day(config(tmp_path, reduce={"components": 2}), DAYS[1])
-    daily.run_day(config(tmp_path, engine={"workers": 2}, drift={"angle": 30.0}), DAYS[1])
-
-
-@pytest.mark.parametrize("day", ["2026-11-1", "20261101", "2026-13-01", "yesterday", "../../etc"])
-def test_a_day_is_a_date(three_days: DailyFile, day: str) -> None:
-    with pytest.raises(ConfigError, match="expected a day such as 2026-11-01"):
-        daily.fit(three_days, day)
-
-
-def test_a_damaged_record_is_refused(three_days: DailyFile, tmp_path: Path) -> None:
-    daily.run_day(three_days, DAYS[0])
-    path = tmp_path / f"out/days/{DAYS[0]}/gate.json"
-    path.write_text(path.read_text().replace('"candidate"', '"candidates"'))
-    with pytest.raises(OutputError, match=r"expected the fields .* in .*gate.json"):
-        daily.gate(three_days, DAYS[0])
-    path.write_text("{}")
-    with pytest.raises(OutputError, match="eigenmill-daily-gate"):
-        daily.gate(three_days, DAYS[0])
-
-
-def test_paths_below_a_uri_keep_its_query() -> None:
-    assert Place("s3://bucket/daily?region=x").path("days", "a") == "s3://bucket/daily/days/a?region=x"
-    assert Place("out/daily/").path("model") == "out/daily/model"
-
-
-# The commands
-
-
-def test_the_commands(three_days: DailyFile, tmp_path: Path) -> None:
-    runner = CliRunner()
-
-    def call(*arguments: str) -> str:
-        options = ["--config", str(tmp_path / "daily.yaml")]
-        result = runner.invoke(daily_cli.commands, [*arguments, *options])
-        assert result.exit_code == 0, result.output
-        return str(result.output)
-
-    assert "1 files, 400 rows" in call("fit", "--day", DAYS[0])
-    assert "version 1 is due" in call("gate", "--day", DAYS[0])
-    assert "1 days by version 1" in call("project", "--day", DAYS[0])
-    assert "version 1\n" in call("publish", "--day", DAYS[0])
-    assert call("run", "--day", DAYS[0]).count("(nothing to do)") == 4
-    assert "version 1 stays" in call("run", "--day", DAYS[1])
-    done = json.loads(call("gate", "--json", "--day", DAYS[1]))
-    assert done["record"]["measures"]["angle"]["bound"] == 15.0
-    assert len(json.loads(call("run", "--json", "--day", DAYS[2]))) == 4
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (["fit", "--day", "2026-12-01"], 3),
-        (["gate", "--day", DAYS[0]], 2),
-        (["fit"], 2),
-        (["fit", "--day", DAYS[0]], 0),
-    ],
-)
-def test_exit_codes_tell_a_scheduler_what_went_wrong(
-    three_days: DailyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int
-) -> None:
-    monkeypatch.setattr("sys.argv", ["jobs.daily", *arguments, "--config", str(tmp_path / "daily.yaml")])
-    with pytest.raises(SystemExit) as left:
-        daily_cli.main()
-    assert left.value.code == code
