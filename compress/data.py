@@ -30,6 +30,8 @@ from reduce.cleaning import DROP
 from reduce.digest import digest_of
 from reduce.engines.base import Engine
 from reduce.errors import ConfigError, DataError, SchemaError
+from reduce.layouts import Scalars
+from reduce.parquet import ParquetSource
 
 PIECE_BYTES = 16 << 20
 """Size of a piece that training holds in memory. A format constant: it shapes the order of the rows."""
@@ -286,8 +288,18 @@ def target_column(block: Block, label: str) -> pa.Array:
     return column
 
 
+def _only(data: Dataset, label: str) -> Dataset:
+    """The rows with no column but the label, as far as files allow."""
+    source = data.source
+    if not isinstance(source, ParquetSource) or (source.keys and label in source.keys[0]):
+        return data
+    bare = Scalars((), np.dtype(np.float64))
+    return Dataset(replace(source, layout=bare, carried=pa.schema([source.carried.field(label)])))
+
+
 def _targets(data: Dataset, label: str, model: Model) -> tuple[tuple[Label, ...], tuple[float, float]]:
     """The classes in order, or mean and standard deviation of the values; one scan of the label alone."""
+    data = _only(data, label)
     kind = data.source.carried.field(label).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type

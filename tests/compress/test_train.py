@@ -15,6 +15,7 @@ from compress import EntropyPenalty, LearnedStep, Magnitude, Model, Samples, Val
 from compress.train import Epoch, _optimizer, _Run
 from reduce import PCA, Dataset
 from reduce.errors import ConfigError, DataError, MissingValueError, OutputError, SchemaError
+from reduce.parquet import ParquetSource
 from tests.compress.conftest import OPTIMIZER, error, read, write
 
 
@@ -296,3 +297,19 @@ def test_a_model_is_saved_between_steps(pruned: Model, small: Model, tmp_path: P
         back = Model.restore(tmp_path / "model.safetensors")
         np.testing.assert_array_equal(back.scores(digits[2]), model.scores(digits[2]))
         assert back.labels == model.labels
+
+
+def test_the_features_are_decoded_twice_and_the_labels_alone_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_by: list[tuple[str, ...]] = []
+    blocks = ParquetSource.blocks
+
+    def told(self: ParquetSource, fragment: Any, *arguments: Any, carry: bool) -> Any:
+        if fragment.index == 0:
+            read_by.append(self.columns(carry=carry))
+        return blocks(self, fragment, *arguments, carry=carry)
+
+    monkeypatch.setattr(ParquetSource, "blocks", told)
+    gather(Model.mlp(None, [8], 10), read(folder))
+    assert read_by == [("pixels",), ("label",), ("pixels", "id", "label")]
