@@ -1,10 +1,16 @@
-"""``python -m benchmarks [reduction | stages | memory] ...``; without a name: reduction, then stages."""
+"""``python -m benchmarks [reduction | stages | memory | glosses | scale] ...``; without a name: reduction, stages."""
 
 import sys
 
-from benchmarks import memory, reduction, stages
+from benchmarks import glosses, memory, reduction, scale, stages
 
-TOOLS = {"reduction": reduction.main, "stages": stages.main, "memory": memory.main}
+TOOLS = {
+    "reduction": reduction.main,
+    "stages": stages.main,
+    "memory": memory.main,
+    "glosses": glosses.main,
+    "scale": scale.main,
+}
 
 if __name__ == "__main__":
     name, *rest = sys.argv[1:] or [""]

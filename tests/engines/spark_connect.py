@@ -82,7 +82,9 @@ def large_state(spark: Any, folder: Path) -> bool:
 
 def main(names: list[str]) -> None:
     reduce.dataset.LEAF_BYTES = 1
-    spark = SparkSession.builder.remote("local[2]").config("spark.sql.shuffle.partitions", "1").getOrCreate()
+    builder = SparkSession.builder.remote("local[2]").config("spark.sql.shuffle.partitions", "1")
+    # A state of 144 MB passes several times through the JVM.
+    spark = builder.config("spark.driver.memory", "3g").getOrCreate()
     found = {"module": type(spark).__module__}
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
