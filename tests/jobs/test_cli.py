@@ -181,7 +181,7 @@ def test_explain_plans_for_a_cluster_that_is_not_there(eigenmill: Any, job: Path
     command = ["explain", job, "--set", "engine.workers=null", "--workers-hint", "8", "--json"]
     plan = json.loads(eigenmill(*command, "--engine", "dask").stdout)
     assert plan["cluster"] == {"kind": "dask", "workers": 8, "threads": 1, "memory": None}
-    assert [scan["load"]["tasks"] for scan in plan["scans"]][0] == plan["leaves"]
+    assert plan["scans"][0]["load"]["tasks"] == plan["leaves"]
     assert plan["scans"][1]["load"]["tasks"] == plan["parts"]
     assert "expected a cluster of kind dask or spark" in error(eigenmill(*command, code=exits.BAD_USAGE))["message"]
 
