@@ -192,7 +192,7 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
             raw[at : at + 4] = b"\xff\xff\xff\x7f"
         if not raw:
             break
-    return bytes(raw)
+    return bytes(raw) if raw != content else mutated(content, rng)  # a byte may have been set to what it was
 
 
 def attack(contents: list[bytes], count: int, *, fitting: bool) -> int:
