@@ -177,15 +177,22 @@ class DaskEngine:
         futures.clear()
         for future in pending.values():
             future.add_done_callback(told.put)
+        lost: list[Future] = []
         alone = time.monotonic()
         while pending:
             try:
                 future = told.get(timeout=POLL)
             except queue.Empty:
                 alone = self._still_there(alone)
+                for found in [f for f in lost if f.status != "lost"]:
+                    lost.remove(found)
+                    found.add_done_callback(told.put)
+                continue
+            status = future.status
+            if status == "lost":
+                lost.append(future)  # its worker died with the result: Dask makes it again, and does not call back
                 continue
             alone = time.monotonic()
-            status = future.status
             if status == "pending":
                 continue  # tried again meanwhile, for the sake of another one
             if status == "finished":
@@ -199,7 +206,7 @@ class DaskEngine:
             futures.extend(pending.values())
             if status != "error":
                 return EngineError(
-                    "expected a Dask cluster that answers, found that it has lost or cancelled this scan; "
+                    "expected a Dask cluster that answers, found that it has cancelled this scan; "
                     "check the scheduler, then run again to go on"
                 )
             error = future.exception()
