@@ -73,6 +73,8 @@ class SparkEngine:
     def memory_limit(self) -> int | None:
         return self.memory or self._limit()[1]
 
+    def close(self) -> None: ...
+
     def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
         self._admit(pass_, data)
         work = None if isinstance(data.source, FrameSource) else self.work
