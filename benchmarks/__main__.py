@@ -1,8 +1,11 @@
-"""``python -m benchmarks [reduction | stages | memory | glosses | scale] ...``; without a name: reduction, stages."""
+"""``python -m benchmarks [reduction | stages | memory | glosses | scale | dask] ...``.
+
+Without a name: reduction, then stages.
+"""
 
 import sys
 
-from benchmarks import glosses, memory, reduction, scale, stages
+from benchmarks import dask_ml, glosses, memory, reduction, scale, stages
 
 TOOLS = {
     "reduction": reduction.main,
@@ -10,6 +13,7 @@ TOOLS = {
     "memory": memory.main,
     "glosses": glosses.main,
     "scale": scale.main,
+    "dask": dask_ml.main,
 }
 
 if __name__ == "__main__":
