@@ -5,9 +5,11 @@ in one file. Every step is ``step(model, ...) -> model``. Training needs torch (
 constriction; loading a packed model and predicting with it need neither.
 """
 
+from compress.c import to_c
 from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Samples, Validation, gather
 from compress.model import Model
+from compress.native import Footprint, compiled, footprint
 from compress.pack import load, pack
 from compress.prune import prune, prune_neurons
 from compress.quantize import quantize, share_weights
@@ -15,11 +17,14 @@ from compress.train import train
 
 __all__ = [
     "EntropyPenalty",
+    "Footprint",
     "LearnedStep",
     "Magnitude",
     "Model",
     "Samples",
     "Validation",
+    "compiled",
+    "footprint",
     "gather",
     "load",
     "pack",
@@ -27,5 +32,6 @@ __all__ = [
     "prune_neurons",
     "quantize",
     "share_weights",
+    "to_c",
     "train",
 ]
