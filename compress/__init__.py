@@ -10,12 +10,14 @@ from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Samples, Validation, gather
 from compress.model import Model
 from compress.native import Footprint, compiled, footprint
+from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
 from compress.pack import load, pack
 from compress.prune import prune, prune_neurons
 from compress.quantize import quantize, share_weights
 from compress.train import train
 
 __all__ = [
+    "Agreement",
     "EntropyPenalty",
     "Footprint",
     "LearnedStep",
@@ -23,6 +25,7 @@ __all__ = [
     "Model",
     "Samples",
     "Validation",
+    "agreement",
     "compiled",
     "footprint",
     "gather",
@@ -31,7 +34,9 @@ __all__ = [
     "prune",
     "prune_neurons",
     "quantize",
+    "run_onnx",
     "share_weights",
     "to_c",
+    "to_onnx",
     "train",
 ]

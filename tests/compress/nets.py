@@ -63,7 +63,9 @@ NETS = {
     "projection": net(
         front(40, refuse=True), layer(40, 6, 127, relu=False), layer(6, 4, 30000), layer(4, 3, 5, bits=0)
     ),
-    "wide sums": net(front(64, 16), layer(64, 8, 32767, bits=16), layer(8, 5, 32767, bits=16), layer(5, 4, 9, bits=0)),
+    "wide sums": net(
+        front(900, 16), layer(900, 8, 32767, bits=16), layer(8, 5, 32767, bits=16), layer(5, 4, 9, bits=0)
+    ),
     "wide scores": net(front(31, 16), layer(31, 8, 32767, relu=False, bits=16), layer(8, 3, 32767, zero=0.7, bits=0)),
     "no weights": net(front(20), layer(20, 33, 1, zero=1.0), layer(33, 2, 1, zero=1.0, bits=0)),
     "one bit": net(front(9, 1, alike=True), layer(9, 7, 3, bits=1), layer(7, 3, 3, bits=0)),
