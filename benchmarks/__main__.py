@@ -1,11 +1,8 @@
-"""``python -m benchmarks [reduction | stages | memory | glosses | scale | dask] ...``.
-
-Without a name: reduction, then stages.
-"""
+"""``python -m benchmarks [NAME] ...``, a tool or options of ``reduction``; without a name: reduction, stages."""
 
 import sys
 
-from benchmarks import dask_ml, glosses, memory, reduction, scale, stages
+from benchmarks import dask_ml, glosses, latency, memory, reduction, scale, stages
 
 TOOLS = {
     "reduction": reduction.main,
@@ -14,6 +11,7 @@ TOOLS = {
     "glosses": glosses.main,
     "scale": scale.main,
     "dask": dask_ml.main,
+    "latency": latency.main,
 }
 
 if __name__ == "__main__":

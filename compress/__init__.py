@@ -5,27 +5,38 @@ in one file. Every step is ``step(model, ...) -> model``. Training needs torch (
 constriction; loading a packed model and predicting with it need neither.
 """
 
+from compress.c import to_c
 from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Samples, Validation, gather
 from compress.model import Model
+from compress.native import Footprint, compiled, footprint
+from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
 from compress.pack import load, pack
 from compress.prune import prune, prune_neurons
 from compress.quantize import quantize, share_weights
 from compress.train import train
 
 __all__ = [
+    "Agreement",
     "EntropyPenalty",
+    "Footprint",
     "LearnedStep",
     "Magnitude",
     "Model",
     "Samples",
     "Validation",
+    "agreement",
+    "compiled",
+    "footprint",
     "gather",
     "load",
     "pack",
     "prune",
     "prune_neurons",
     "quantize",
+    "run_onnx",
     "share_weights",
+    "to_c",
+    "to_onnx",
     "train",
 ]
