@@ -7,7 +7,8 @@ constriction; loading a packed model and predicting with it need neither.
 
 from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Samples, Validation, gather
-from compress.model import Model
+from compress.distill import distill, teach
+from compress.model import Model, pooling
 from compress.pack import load, pack
 from compress.prune import prune, prune_neurons
 from compress.quantize import quantize, share_weights
@@ -20,12 +21,15 @@ __all__ = [
     "Model",
     "Samples",
     "Validation",
+    "distill",
     "gather",
     "load",
     "pack",
+    "pooling",
     "prune",
     "prune_neurons",
     "quantize",
     "share_weights",
+    "teach",
     "train",
 ]
