@@ -1,4 +1,4 @@
-"""``python -m benchmarks [reduction | stages | memory | glosses | scale | frontier] ...``; without a name: reduction, stages."""
+"""``python -m benchmarks [NAME] ...``, a name of ``TOOLS``; without a name: reduction, stages."""
 
 import sys
 

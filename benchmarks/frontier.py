@@ -3,9 +3,9 @@
     python -m benchmarks frontier                        # every point, three seeds each: some hours
     python -m benchmarks frontier --point dense-72-40    # one of them; --seeds 1
 
-A point is a net of whole multiples of learned steps, trained with an entropy penalty on the labels and on what an
-ensemble of small convolutional nets says of every training digit
-and of six affine copies of it. One digit in twelve of the 60,000 is held out, with its copies. The test digits are scored once per file, by the integer model that the file decodes to.
+A point is a net of whole multiples of learned steps, trained with an entropy penalty on the labels and on what two
+small convolutional nets say of every training digit and of six affine copies of it. One digit in twelve of the 60,000
+is held out, with its copies. The test digits are scored once per file, by the integer model that the file decodes to.
 A file is written before it is scored, next to its row of the table, and is not trained again.
 """
 
@@ -24,7 +24,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.convnet import teacher
 from benchmarks.data import CACHE
 from compress import EntropyPenalty, LearnedStep, Model, Validation, gather, load, pack, pooling, quantize, teach, train
 from compress.augment import Affine
@@ -77,6 +76,8 @@ def digits(cache: Path) -> tuple[Any, Any, Any, Any, Any]:
 
 def taught(cache: Path, X: Any, y: Any, ids: Any) -> Dataset:
     """The training digits and their copies, beside what the teachers say of them."""
+    from benchmarks.convnet import teacher
+
     path = cache / "taught" / "part-0.parquet"
     table = pa.table(
         {"id": ids, "label": y, "pixels": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), X.shape[1])}
