@@ -5,6 +5,7 @@ A teacher may be anything: it is not in the file that is measured.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ def convnet(wide: int) -> nn.Sequential:
 class Teacher:
     """Logits of raw pixels."""
 
-    def __init__(self, net: nn.Sequential) -> None:
+    def __init__(self, net: nn.Sequential, path: Path) -> None:
         self.net = net.eval()
+        self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
 
     def __call__(self, X: Any) -> Any:
         with torch.no_grad():
@@ -47,7 +49,7 @@ def teacher(X: Any, y: Any, seed: int, place: Path, wide: int = 16) -> Teacher:
     net, path = convnet(wide), place / f"teacher-{wide}-{seed}-{len(X)}.safetensors"
     if path.exists():
         net.load_state_dict(load_file(path))
-        return Teacher(net)
+        return Teacher(net, path)
     rng, moved = np.random.default_rng(seed), Affine(28, 28)
     steps = EPOCHS * (len(X) // BATCH)
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-4)
@@ -68,4 +70,4 @@ def teacher(X: Any, y: Any, seed: int, place: Path, wide: int = 16) -> Teacher:
         assert math.isfinite(total)
     place.mkdir(parents=True, exist_ok=True)
     save_file(net.state_dict(), path)
-    return Teacher(net)
+    return Teacher(net, path)

@@ -45,7 +45,7 @@ class Point:
     pooled: bool = False
     bits: int = 5
     start: float = 2.0
-    passes: int = 16
+    passes: int = 14
     rate: float = 3e-3
 
     @property
@@ -54,11 +54,11 @@ class Point:
 
 
 POINTS = (
-    Point((72, 40), 1.5e-6),
-    Point((80, 40), 1.2e-6),
-    Point((128, 48), 0.8e-6),
-    Point((72, 40), 1.5e-6, pooled=True),
-    Point((112, 48), 0.9e-6, pooled=True),
+    Point((72, 40), 1.2e-6),
+    Point((80, 40), 1.0e-6),
+    Point((128, 48), 0.6e-6),
+    Point((72, 40), 1.2e-6, pooled=True),
+    Point((112, 48), 0.7e-6, pooled=True),
 )
 
 

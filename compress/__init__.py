@@ -8,6 +8,7 @@ constriction; loading a packed model and predicting with it need neither.
 from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Samples, Validation, gather
 from compress.distill import distill, teach
+from compress.factorize import factorize, fold_projection
 from compress.model import Model, pooling
 from compress.pack import load, pack
 from compress.prune import prune, prune_neurons
@@ -22,6 +23,8 @@ __all__ = [
     "Samples",
     "Validation",
     "distill",
+    "factorize",
+    "fold_projection",
     "gather",
     "load",
     "pack",
