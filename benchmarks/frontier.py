@@ -45,7 +45,7 @@ class Point:
     pooled: bool = False
     bits: int = 5
     start: float = 2.0
-    passes: int = 14
+    passes: int = 10
     rate: float = 3e-3
 
     @property
