@@ -8,7 +8,9 @@ constriction; loading a packed model and predicting with it need neither.
 from compress.c import to_c
 from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Samples, Validation, gather
-from compress.model import Model
+from compress.distill import distill, teach
+from compress.factorize import factorize, fold_projection
+from compress.model import Model, pooling
 from compress.native import Footprint, compiled, footprint
 from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
 from compress.pack import load, pack
@@ -27,15 +29,20 @@ __all__ = [
     "Validation",
     "agreement",
     "compiled",
+    "distill",
+    "factorize",
+    "fold_projection",
     "footprint",
     "gather",
     "load",
     "pack",
+    "pooling",
     "prune",
     "prune_neurons",
     "quantize",
     "run_onnx",
     "share_weights",
+    "teach",
     "to_c",
     "to_onnx",
     "train",
