@@ -198,14 +198,14 @@ class Cluster:
                 name = kind if replicas == 1 else f"{kind}-{i + 1}"
                 self.services.append(Service(name, kind, f"10.99.0.{len(self.services) + 2}"))
         self.containers = {s.name: builder.container(image_of(s.kind)) for s in self.services}
-        self.hosts = place / "hosts"
-        self.hosts.write_text(
-            "127.0.0.1 localhost\n" + "".join(f"{service.address} {service.name}\n" for service in self.services)
-        )
 
     def connect(self) -> None:
         """A bridge, and a cable from it to each service; they vanish with this process's namespace."""
         call("mount", "-t", "tmpfs", "none", "/run/netns")
+        hosts = self.place / "hosts"
+        hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{s.address} {s.name}\n" for s in self.services))
+        # Where buildah takes a container's hosts from; seen in this namespace only.
+        call("mount", "--bind", str(hosts), "/etc/hosts")
         call("ip", "link", "set", "lo", "up")
         call("ip", "link", "add", "mill", "type", "bridge")
         call("ip", "address", "add", f"{GATEWAY}/24", "dev", "mill")
@@ -223,7 +223,7 @@ class Cluster:
     def command(self, service: Service, command: Sequence[str]) -> list[str]:
         """The command in the service's container and network."""
         spec = self.compose["services"][service.kind]
-        options = [f"--volume={self.data}:/data", f"--volume={self.hosts}:/etc/hosts:ro", f"--hostname={service.name}"]
+        options = [f"--volume={self.data}:/data", f"--hostname={service.name}"]
         options += [f"--volume={ROOT}/conf:/conf:ro"] * (service.kind == "job")
         options += [f"--env={name}={value}" for name, value in spec.get("environment", {}).items()]
         inside = self.builder.run_command(self.containers[service.name], options, command)
@@ -308,7 +308,8 @@ def own(process: subprocess.Popen[Any]) -> int | None:
     """The process that the service is, below those that put it into its container."""
     for pid in family(process.pid):
         with contextlib.suppress(FileNotFoundError):
-            if Path(f"/proc/{pid}").stat().st_uid == USER:
+            place = Path(f"/proc/{pid}")
+            if place.stat().st_uid == USER and not (place / "cmdline").read_bytes().startswith(b"buildah-"):
                 return pid
     return None
 
@@ -391,6 +392,8 @@ def main() -> None:
     options = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("error: expected root, who may mount and make network namespaces; run it with sudo")
+    # What is cleaned up after Ctrl-C is cleaned up after this, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         if options.inside is not None:
             return run_services(Builder(options.inside), options.inside, options.inside / "data")
