@@ -1,4 +1,4 @@
-"""``python -m benchmarks [NAME] ...``: reduction, stages, memory, glosses, scale or spark; without a name the first two."""
+"""``python -m benchmarks [NAME] ...``, a tool or options of ``reduction``; without a name: reduction, stages."""
 
 import sys
 
