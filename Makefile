@@ -2,7 +2,7 @@
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test slow docker airflow check bench format lint-fix clean
+.PHONY: help demo test slow docker airflow check bench dist format lint-fix clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -40,6 +40,9 @@ check: $(CHECK)  ## lint, format, types, import rules
 
 bench: $(TEST)  ## benchmarks; ARGS goes to them
 	$(BIN)/python -m benchmarks $(ARGS)
+
+dist: $(CORE)  ## dist/eigenmill.zip, for spark-submit --py-files
+	$(BIN)/python scripts/zip_packages.py dist/eigenmill.zip reduce jobs $(wildcard compress)
 
 format: $(CHECK)  ## rewrite the code: safe lint fixes, then format
 	$(BIN)/ruff check --fix .

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,6 @@ TOOLS = {"buildah": "buildah", "mmdebstrap": "mmdebstrap", "ip": "iproute2"}
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 USER = 10001
 GATEWAY = "10.99.0.1"
-SUBMIT = "jobs/spark_submit.py"
 INSTALLED = """\
 from importlib.metadata import distributions
 for found in distributions():
@@ -335,12 +334,14 @@ def reduce_with(name: str, *settings: str) -> list[str]:
     return ["/conf/mnist.yaml", *(word for setting in (*outputs, *settings) for word in ("--set", setting))]
 
 
+def on_dask() -> list[str]:
+    return ["eigenmill", "reduce", *reduce_with("dask", "engine.kind=dask")]
+
+
 def on_spark() -> list[str]:
-    """Through spark-submit, if there is a job for it."""
+    """Through spark-submit; executors have the package from their image."""
     master = "spark://spark-master:7077"
-    if not (ROOT / SUBMIT).exists():
-        return ["eigenmill", "reduce", *reduce_with("spark", "engine.kind=spark", f"engine.master={master}")]
-    return ["spark-submit", "--master", master, f"/opt/eigenmill/{SUBMIT}", *reduce_with("spark")]
+    return ["spark-submit", "--master", master, "/opt/eigenmill/jobs/spark_submit.py", *reduce_with("spark")]
 
 
 def compare(data: Path, name: str) -> str:
@@ -370,17 +371,14 @@ def run_services(builder: Builder, place: Path, data: Path) -> None:
     say("the job on the local engine")
     cluster.job("eigenmill", "reduce", *reduce_with("local"))
     workers = {"dask": "dask-worker", "spark": "spark-worker"}
-    commands: dict[str, Callable[[], list[str]]] = {
-        "dask": lambda: ["eigenmill", "reduce", *reduce_with("dask", "engine.kind=dask")],
-        "spark": on_spark,
-    }
+    commands = {"dask": on_dask(), "spark": on_spark()}
     for name, command in commands.items():
         sick = next(s for s in cluster.services if s.kind == workers[name])
         if cluster.health(sick).returncode == 0:
             raise UnverifiedError(f"expected the health check of {sick.name} to fail before it is started")
         with cluster.up(name):
-            say(f"{shlex.join(command()[:2])} ... on {name}")
-            cluster.job(*command())
+            say(f"{command[0]} ... on {name}")
+            cluster.job(*command)
             say(f"{name}: {compare(data, name)} are those of the local engine")
 
 

@@ -7,8 +7,8 @@ not try bad data four times; everything else Spark retries.
 
 from __future__ import annotations
 
-import contextlib
 import os
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from reduce.engines.memory import format_bytes, parse_bytes
 from reduce.engines.ship import Common, pack, workplace
 from reduce.engines.spark_frames import FrameSource
 from reduce.engines.spark_rows import SCHEMA, fold, mapper, merger, restored, rows, rows_of, write
+from reduce.engines.spark_watch import watched
 from reduce.engines.tasks import fold_tasks, merge_trees, rows_tasks, take_in, write_tasks
 from reduce.engines.wire import from_bytes
 from reduce.errors import ConfigError, DoesNotFitError, EngineError
@@ -46,6 +47,7 @@ class SparkEngine:
         memory: budget of one executor's Python workers together; by default ``spark.executor.pyspark.memory`` or
             ``spark.executor.memoryOverhead`` when they are set.
         work: directory that this process and all executors see, for arrays above 32 MiB and finished scans.
+        patience: seconds for which the cluster may have no executor before a scan ends with an error.
         progress: told of scans and, at their end, rows.
     """
 
@@ -55,12 +57,13 @@ class SparkEngine:
         memory: int | str | None = None,
         *,
         work: str | os.PathLike[str] | None = None,
+        patience: float = 120.0,
         progress: Progress | None = None,
     ) -> None:
         if not hasattr(session, "range") or not hasattr(session, "conf"):
             raise ConfigError(f"expected a SparkSession, found {type(session).__name__}")
         self.session, self.memory, self.progress = session, parse_bytes(memory), progress
-        self.work = workplace(work)
+        self.work, self.patience = workplace(work), patience
 
     def __repr__(self) -> str:
         return f"SparkEngine({type(self.session).__module__}, memory={self.memory})"
@@ -156,33 +159,26 @@ class SparkEngine:
         return rows_of(table)
 
     def _table(self, frame: Any, description: str) -> Any:
-        with self._described(description):
-            try:
-                return frame.toArrow()
-            except PySparkException as error:
-                raise _explained(error) from error
-            except Exception as error:
-                # py4j's and gRPC's own errors, when the driver's JVM or the Connect server is gone.
-                if type(error).__module__.partition(".")[0] in ("py4j", "grpc") or isinstance(error, OSError):
-                    raise EngineError(f"expected a Spark cluster that answers, found {error!r}; run again") from error
-                raise
+        group = f"eigenmill-{uuid.uuid4().hex[:8]}"
 
-    @contextlib.contextmanager
-    def _described(self, description: str) -> Iterator[None]:
-        """What the Spark UI shows for the jobs in this block."""
-        context = getattr(self.session, "_sc", None)
-        if context is None:
-            self.session.addTag("eigenmill")
-        else:
-            context.setJobGroup("eigenmill", f"eigenmill: {description}")
-        try:
-            yield
-        finally:
+        def collect() -> Any:
+            # In the thread that runs the job, for Spark keeps both per thread.
+            context = getattr(self.session, "_sc", None)
             if context is None:
-                self.session.removeTag("eigenmill")
+                self.session.addTag("eigenmill")
             else:
-                context.setLocalProperty("spark.jobGroup.id", None)
-                context.setLocalProperty("spark.job.description", None)
+                context.setJobGroup(group, f"eigenmill: {description}")
+            return frame.toArrow()
+
+        try:
+            return watched(self.session, group, collect, self.patience)
+        except PySparkException as error:
+            raise _explained(error) from error
+        except Exception as error:
+            # py4j's and gRPC's own errors, when the driver's JVM or the Connect server is gone.
+            if type(error).__module__.partition(".")[0] in ("py4j", "grpc") or isinstance(error, OSError):
+                raise EngineError(f"expected a Spark cluster that answers, found {error!r}; run again") from error
+            raise
 
     def _conf(self, name: str) -> str | None:
         value: str | None = self.session.conf.get(name, None)
