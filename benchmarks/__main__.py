@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import dask_ml, frontier, glosses, latency, memory, reduction, scale, stages
+from benchmarks import dask_ml, frontier, glosses, latency, memory, reduction, scale, spark, stages
 
 TOOLS = {
     "reduction": reduction.main,
@@ -11,6 +11,7 @@ TOOLS = {
     "glosses": glosses.main,
     "scale": scale.main,
     "dask": dask_ml.main,
+    "spark": spark.main,
     "frontier": frontier.main,
     "latency": latency.main,
 }
