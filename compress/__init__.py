@@ -8,6 +8,7 @@ constriction; loading a packed model and predicting with it need neither.
 from compress.c import to_c
 from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Samples, Validation, gather
+from compress.imports import from_onnx, from_safetensors, from_sklearn, from_torch
 from compress.model import Model
 from compress.native import Footprint, compiled, footprint
 from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
@@ -28,6 +29,10 @@ __all__ = [
     "agreement",
     "compiled",
     "footprint",
+    "from_onnx",
+    "from_safetensors",
+    "from_sklearn",
+    "from_torch",
     "gather",
     "load",
     "pack",
