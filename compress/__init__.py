@@ -10,6 +10,7 @@ from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Samples, Validation, gather
 from compress.distill import distill, teach
 from compress.factorize import factorize, fold_projection
+from compress.imports import from_onnx, from_safetensors, from_sklearn, from_torch
 from compress.model import Model, pooling
 from compress.native import Footprint, compiled, footprint
 from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
@@ -33,6 +34,10 @@ __all__ = [
     "factorize",
     "fold_projection",
     "footprint",
+    "from_onnx",
+    "from_safetensors",
+    "from_sklearn",
+    "from_torch",
     "gather",
     "load",
     "pack",
