@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import frontier, glosses, memory, reduction, scale, stages
+from benchmarks import deep_compression, frontier, glosses, memory, reduction, scale, stages
 
 TOOLS = {
     "reduction": reduction.main,
@@ -11,6 +11,7 @@ TOOLS = {
     "glosses": glosses.main,
     "scale": scale.main,
     "frontier": frontier.main,
+    "deep_compression": deep_compression.main,
 }
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from compress.distill import distill, teach
 from compress.factorize import factorize, fold_projection
 from compress.model import Model, pooling
 from compress.pack import load, pack
-from compress.prune import prune, prune_neurons
+from compress.prune import prune, prune_neurons, regrow
 from compress.quantize import quantize, share_weights
 from compress.train import train
 
@@ -32,6 +32,7 @@ __all__ = [
     "prune",
     "prune_neurons",
     "quantize",
+    "regrow",
     "share_weights",
     "teach",
     "train",
