@@ -82,6 +82,8 @@ def test_pruned_and_shared_weights_take_fewer_bytes(trained: Model, pruned: Mode
     assert thin < 0.45 * dense
     assert shared < 0.9 * thin
     assert thin < len(packed(quantize(pruned, samples, bits=8), coder="zstd"))
+    paper = quantize(share_weights(pruned, 4), samples, bits=8)
+    assert shared < len(packed(paper, coder="huffman")) < len(packed(paper, coder="zstd"))
 
 
 @settings(max_examples=60)
