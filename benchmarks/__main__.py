@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import dask_ml, frontier, glosses, latency, memory, reduction, scale, spark, stages
+from benchmarks import dask_ml, deep_compression, frontier, glosses, latency, memory, reduction, scale, spark, stages
 
 TOOLS = {
     "reduction": reduction.main,
@@ -13,6 +13,7 @@ TOOLS = {
     "dask": dask_ml.main,
     "spark": spark.main,
     "frontier": frontier.main,
+    "deep_compression": deep_compression.main,
     "latency": latency.main,
 }
 

@@ -15,7 +15,7 @@ from compress.model import Model, pooling
 from compress.native import Footprint, compiled, footprint
 from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
 from compress.pack import load, pack
-from compress.prune import prune, prune_neurons
+from compress.prune import prune, prune_neurons, regrow
 from compress.quantize import quantize, share_weights
 from compress.train import train
 
@@ -45,6 +45,7 @@ __all__ = [
     "prune",
     "prune_neurons",
     "quantize",
+    "regrow",
     "run_onnx",
     "share_weights",
     "teach",

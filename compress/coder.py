@@ -147,7 +147,7 @@ class Decoder:
 
 
 # Contexts: the first digit says for what, the rest for which neighbourhood.
-_ZERO, _SIGN, _LENGTH, _MANTISSA = 0, 1 << 10, 2 << 10, 3 << 10
+_ZERO, _SIGN, _LENGTH, _MANTISSA, _NUMBER = 0, 1 << 10, 2 << 10, 3 << 10, 4 << 10
 
 
 def code_weights(coder: Coder, weights: npt.NDArray[np.int64], width: int, most: int) -> None:
@@ -217,4 +217,28 @@ def _code_size(coder: Coder, size: int, near: int) -> int:
     return value
 
 
-__all__ = ["Coder", "Decoder", "Encoder", "code_weights"]
+def code_numbers(coder: Coder, numbers: npt.NDArray[np.int64], most: int) -> None:
+    """Encode whole numbers below 2**47, such as biases, or fill ``numbers`` (n,) with what is decoded.
+
+    Whether a number is 0, its sign and the length of its size are learnt, the bits after the first are not.
+
+    Raises:
+        ArtifactError: a decoded value is larger than ``most``.
+    """
+    for i, number in enumerate(numbers.tolist()):
+        value, size = 0, abs(number)
+        if coder.bit(_NUMBER, int(number != 0)):
+            negative = coder.bit(_NUMBER + 1, int(number < 0))
+            length = 1
+            while length < 47 and coder.bit(_NUMBER + 1 + length, int(size.bit_length() > length)):
+                length += 1
+            value = 1
+            for place in range(length - 2, -1, -1):
+                value = value << 1 | coder.raw(size >> place & 1)
+            if value > most:
+                raise ArtifactError(f"expected numbers up to {most}, found {value}; the file is damaged")
+            value = -value if negative else value
+        numbers[i] = value
+
+
+__all__ = ["Coder", "Decoder", "Encoder", "code_numbers", "code_weights"]
