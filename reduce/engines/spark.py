@@ -78,6 +78,8 @@ class SparkEngine:
         # What Spark's own settings allow is compared before every scan, by an error that names the setting.
         return self.memory
 
+    def close(self) -> None: ...
+
     def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
         self._admit(pass_, data)
         work = None if isinstance(data.source, FrameSource) else self.work
