@@ -7,6 +7,7 @@ constriction; loading a packed model and predicting with it need neither.
 
 from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Samples, Validation, gather
+from compress.evaluate import Evaluation, evaluate
 from compress.model import Model
 from compress.pack import load, pack
 from compress.prune import prune, prune_neurons
@@ -15,11 +16,13 @@ from compress.train import train
 
 __all__ = [
     "EntropyPenalty",
+    "Evaluation",
     "LearnedStep",
     "Magnitude",
     "Model",
     "Samples",
     "Validation",
+    "evaluate",
     "gather",
     "load",
     "pack",
