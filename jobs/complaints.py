@@ -92,12 +92,13 @@ class Complaints:
 
     def _section(self, path: Sequence[Step]) -> type[BaseModel]:
         """The section that holds the keys at ``path``."""
-        section, value = self.root, self.document.value
+        section: type[BaseModel] = self.root
+        value: Any = self.document.value
         inside: list[type[BaseModel]] = []
         for step in path:
             if isinstance(step, str) and step in section.model_fields:
                 inside = _models(section.model_fields[step].annotation)
-            value = value[step] if isinstance(value, Mapping | list) and _has(value, step) else None
+            value = value[step] if _has(value, step) else None
             fitting = [model for model in inside if len(inside) == 1 or _tagged(model, value)]
             section = fitting[0] if fitting else section
         return section
@@ -143,7 +144,8 @@ def _tagged(model: type[BaseModel], value: Any) -> bool:
 
 
 def _has(value: Any, step: Step) -> bool:
-    return step in value if isinstance(value, Mapping) else isinstance(step, int) and step < len(value)
+    inside = isinstance(value, list) and isinstance(step, int) and step < len(value)
+    return inside or (isinstance(value, Mapping) and step in value)
 
 
 def _place(item: Any, value: Any) -> tuple[Step, ...]:

@@ -73,9 +73,9 @@ class Document:
             )
         replacement = parse(text, f"--set {shown}").value
         value: Any = dict(self.value) if isinstance(self.value, dict) else {}
-        held = value
+        held: Any = value
         for depth, step in enumerate(path):
-            if isinstance(held, list) and not (isinstance(step, int) and step < len(held)):
+            if isinstance(held, list) and not _within(held, step):
                 raise ConfigError(
                     f"--set {shown}: expected a number below {len(held)} after {'.'.join(map(str, path[:depth]))}, "
                     f"found {step!r}"
@@ -85,7 +85,7 @@ class Document:
             if depth + 1 == len(path):
                 held[step] = replacement
                 break
-            inner = held[step] if isinstance(held, list) else held.get(step)
+            inner: Any = held[step] if isinstance(step, int) else held.get(step)
             if inner is not None and not isinstance(inner, dict | list):
                 before = ".".join(map(str, path[: depth + 1]))
                 raise ConfigError(
@@ -94,6 +94,10 @@ class Document:
             held[step] = list(inner) if isinstance(inner, list) else dict(inner or {})
             held = held[step]
         return Document(self.name, value, self.node, {**self.overrides, path: shown})
+
+
+def _within(held: list[Any], step: Step) -> bool:
+    return isinstance(step, int) and step < len(held)
 
 
 def read(path: str | os.PathLike[str], what: str) -> str:
