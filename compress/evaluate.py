@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compress.data import as_labelled, indices_of, labelled_blocks, target_column, values_of
+from compress.data import Samples, as_labelled, indices_of, labelled_blocks, target_column, values_of
 from compress.front import Front
-from compress.integer import WholeNet
+from compress.integer import WholeNet, whole_net
 from compress.latency import Latency, latency
 from compress.model import Label, Model
 from compress.pack import load, pack
 from reduce import Dataset
 from reduce.blocks import F64
 from reduce.cleaning import DROP
+from reduce.digest import digest_of
 from reduce.errors import ConfigError, DataError, SchemaError
 
 Z95 = 1.959963984540054
@@ -154,7 +155,8 @@ def evaluate(
 
     Args:
         model: a packed file, a model, or what :func:`compress.load` gives. A quantized model is packed to see its size.
-        data: a Dataset that carries ``label``, or a pair (X, y); rows that the data's policy drops are left out.
+        data: a Dataset that carries ``label``, or a pair (X, y); rows that the data's policy drops are left out. Of
+            :class:`~compress.data.Samples` the validation rows are scored; ``teacher`` and ``batches`` want raw rows.
         label: the column of classes or values.
         against: the model before: its parameters are what bytes are compared with, its predictions those of
             McNemar's test.
@@ -174,15 +176,23 @@ def evaluate(
     front = found.front
     if front is None:
         raise ConfigError("expected a trained model, found one without weights; call train(model, data) first")
-    data = as_labelled(data, label)
     score: _Classes | _Values = _Classes(len(found.labels)) if found.task == "classification" else _Values()
     sample: list[Any] = []
     held = 0
-    for X, targets in rows_of(found, front, data, label):
-        score.add(found, before, teacher, X, targets)
-        if batches and held < max(batches):
-            sample.append(X[: max(batches) - held].copy())
-            held += len(sample[-1])
+    if isinstance(data, Samples):
+        if teacher is not None or batches:
+            raise ConfigError("expected raw rows for a teacher and for latency, found samples; give the data set")
+        for codes, targets in _held_rows(found, data):
+            was = None if before is None else _logits_of_codes(before, codes)
+            score.add(_logits_of_codes(found, codes), was, None, targets)
+    else:
+        data = as_labelled(data, label)
+        for X, targets in rows_of(found, front, data, label):
+            was = None if before is None else logits(before, X)
+            score.add(logits(found, X), was, _taught(found, teacher, X), targets)
+            if batches and held < max(batches):
+                sample.append(X[: max(batches) - held].copy())
+                held += len(sample[-1])
     if not score.rows:
         raise DataError("expected rows to score, found none; give more rows")
     shapes, parameters, nonzero = _sizes(found)
@@ -232,6 +242,26 @@ def rows_of(model: Net, front: Front, data: Dataset, label: str) -> Iterator[tup
             yield X, values_of(column, label)
 
 
+def _held_rows(model: Net, samples: Samples) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
+    """Codes (h, d) of validation rows and their targets (h,)."""
+    fronts = [(f.n_features, f.bits, f.low, f.step, f.fill) for f in (model.front, samples.front) if f is not None]
+    if digest_of(fronts[0]) != digest_of(fronts[-1]) or model.labels != samples.model.labels:
+        raise ConfigError("expected samples gathered for this model, found those of another; gather them anew")
+    for codes, targets in samples.blocks("held"):
+        yield codes, targets if model.labels else targets * samples.model.scale + samples.model.offset
+
+
+def _taught(model: Net, teacher: Any, X: F64) -> npt.NDArray[Any] | None:
+    """What a teacher predicts of raw rows: places among the model's labels (-1: none of them), or values."""
+    if teacher is None:
+        return None
+    found = np.asarray(teacher.predict(X))
+    if model.task == "regression":
+        return found.astype(np.float64).ravel()
+    place = {label: k for k, label in enumerate(model.labels)}
+    return np.array([place.get(value, -1) for value in found.tolist()])
+
+
 def _opened(model: Net | str | os.PathLike[str]) -> Net:
     return model if isinstance(model, Model | WholeNet) else load(model)
 
@@ -266,6 +296,16 @@ def logits(model: Net, X: F64) -> F64:
     return model.scores(X) if isinstance(model, Model) else model.decision(X)
 
 
+def _logits_of_codes(model: Net, codes: Any) -> F64:
+    if isinstance(model, WholeNet):
+        return np.asarray(model.scores_of(codes) * model.scale + model.offset)
+    assert model.front is not None
+    if model.activations is not None:
+        return _logits_of_codes(whole_net(model), codes)
+    last = model.forward(model.front.scaled(codes))[-1]
+    return np.asarray(last.astype(np.float64) * model.scale + model.offset)
+
+
 @dataclass
 class _Classes:
     """Counts over the rows of a classification."""
@@ -281,8 +321,7 @@ class _Classes:
         self.bins = np.zeros((3, CALIBRATION_BINS))
         self.curve = np.zeros((2, SCORE_BINS), np.int64)
 
-    def add(self, model: Net, before: Net | None, teacher: Any, X: F64, targets: npt.NDArray[np.int64]) -> None:
-        scores = logits(model, X)
+    def add(self, scores: F64, before: F64 | None, taught: npt.NDArray[Any] | None, targets: npt.NDArray[Any]) -> None:
         chosen = scores.argmax(axis=1)
         right = chosen == targets
         self.rows += len(targets)
@@ -301,11 +340,11 @@ class _Classes:
             for label in (0, 1):
                 self.curve[label] += np.bincount(at[targets == label], None, SCORE_BINS)
         if before is not None:
-            was = logits(before, X).argmax(axis=1) == targets
+            was = before.argmax(axis=1) == targets
             self.only[0] += int((was & ~right).sum())
             self.only[1] += int((right & ~was).sum())
-        if teacher is not None:
-            self.agreed += int((np.asarray(teacher.predict(X)) == np.asarray(model.labels)[chosen]).sum())
+        if taught is not None:
+            self.agreed += int((taught == chosen).sum())
 
     def result(self, labels: Sequence[Label], compared: bool, taught: bool) -> dict[str, Any]:
         rows, right = self.by_class
@@ -341,16 +380,16 @@ class _Values:
     mean: float = 0.0
     m2: float = 0.0
 
-    def add(self, model: Net, before: Net | None, teacher: Any, X: F64, targets: F64) -> None:
+    def add(self, scores: F64, before: F64 | None, taught: npt.NDArray[Any] | None, targets: npt.NDArray[Any]) -> None:
         if not len(targets):
             return
-        found = logits(model, X)[:, 0]
+        found = scores[:, 0]
         self.squares += float(np.square(found - targets).sum())
         delta, both = float(targets.mean()) - self.mean, self.rows + len(targets)
         self.m2 += float(np.square(targets - targets.mean()).sum()) + delta**2 * self.rows * len(targets) / both
         self.mean, self.rows = self.mean + delta * len(targets) / both, both
-        if teacher is not None:
-            self.apart += float(np.square(found - np.asarray(teacher.predict(X), np.float64).ravel()).sum())
+        if taught is not None:
+            self.apart += float(np.square(found - taught).sum())
 
     def result(self, labels: Sequence[Label], compared: bool, taught: bool) -> dict[str, Any]:
         found: dict[str, Any] = {"rmse": math.sqrt(self.squares / self.rows)}

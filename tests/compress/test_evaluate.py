@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import log_loss, r2_score, roc_auc_score, root_mean_squared_error
 
-from compress import Model, Samples, evaluate, load, pack, quantize, train
+from compress import Model, Samples, evaluate, gather, load, pack, quantize, train
 from compress.evaluate import share
 from reduce.errors import ConfigError, DataError, SchemaError
 from tests.compress.conftest import OPTIMIZER, read, write
@@ -64,6 +64,19 @@ def test_before_and_after(trained: Model, small: Model, digits: Any) -> None:
     assert found.agreement == pytest.approx(np.mean(trained.predict(X) == small.predict(X)))
     assert found.float_bytes == trained.float_bytes
     assert evaluate(trained, (X, y)).bytes is None
+
+
+def test_validation_rows_are_scored_from_their_codes(
+    trained: Model, small: Model, samples: Samples, folder: Path
+) -> None:
+    X, y = (np.concatenate(parts) for parts in zip(*samples.blocks("held"), strict=True))
+    for model in (trained, small):
+        found, true = evaluate(model, samples, against=trained), evaluate(model, (X, y), against=trained)
+        assert found.rows == samples.n_held > 100
+        assert dataclasses.replace(found, data="") == dataclasses.replace(true, data="")
+    other = gather(Model.mlp(None, [32], 10, input_bits=3), read(folder))
+    with pytest.raises(ConfigError, match="gathered for this model"):
+        evaluate(small, other)
 
 
 def test_two_classes_have_an_area_and_values_an_error(digits: Any) -> None:
