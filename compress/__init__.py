@@ -12,15 +12,19 @@ from compress.model import Model
 from compress.pack import load, pack
 from compress.prune import prune, prune_neurons
 from compress.quantize import quantize, share_weights
+from compress.search import Candidate, Search, Target, search
 from compress.train import train
 
 __all__ = [
+    "Candidate",
     "EntropyPenalty",
     "Evaluation",
     "LearnedStep",
     "Magnitude",
     "Model",
     "Samples",
+    "Search",
+    "Target",
     "Validation",
     "evaluate",
     "gather",
@@ -29,6 +33,7 @@ __all__ = [
     "prune",
     "prune_neurons",
     "quantize",
+    "search",
     "share_weights",
     "train",
 ]

@@ -28,7 +28,14 @@ class Latency:
 
 
 def latency(backend: str, predict: Callable[[Any], Any], X: Any, batch: int) -> Latency:
-    """Time ``predict`` on ``batch`` rows at a time of X (n, d), other rows each time; rows are repeated if n is less.
+    """Time ``predict`` on ``batch`` rows of X (n, d) at a time."""
+    took = time_calls(predict, X, batch)
+    p50, p95 = np.quantile(took, [0.5, 0.95]) * 1e6
+    return Latency(backend, batch, float(p50), float(p95), len(took))
+
+
+def time_calls(predict: Callable[[Any], Any], X: Any, batch: int) -> list[float]:
+    """Seconds of many calls on ``batch`` rows of X (n, d), other rows each time; rows are repeated if n is less.
 
     Calls outside Python are timed with the call from Python.
     """
@@ -45,8 +52,7 @@ def latency(backend: str, predict: Callable[[Any], Any], X: Any, batch: int) -> 
             began = time.perf_counter()
             predict(part)
             took.append(time.perf_counter() - began)
-    p50, p95 = np.quantile(took, [0.5, 0.95]) * 1e6
-    return Latency(backend, batch, float(p50), float(p95), len(took))
+    return took
 
 
-__all__ = ["Latency", "latency"]
+__all__ = ["Latency", "latency", "time_calls"]
