@@ -140,6 +140,21 @@ class Evaluation:
         plain["classes"] = [{"label": label, **asdict(s), "value": s.value} for label, s in self.classes]
         return plain
 
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Evaluation:
+        """The inverse of :meth:`as_json`."""
+        given: dict[str, Any] = {name: plain[name] for name in cls.__dataclass_fields__}
+        counts = ("rows", "right", "low", "high")
+
+        def read(held: Mapping[str, Any]) -> Share:
+            return Share(**{name: held[name] for name in counts})
+
+        given["classes"] = tuple((held["label"], read(held)) for held in plain["classes"])
+        given["accuracy"] = None if plain["accuracy"] is None else read(plain["accuracy"])
+        given["mcnemar"] = None if plain["mcnemar"] is None else McNemar(**plain["mcnemar"])
+        given["latency"] = tuple(Latency(**held) for held in plain["latency"])
+        return cls(**given)
+
 
 def evaluate(
     model: Net | str | os.PathLike[str],

@@ -108,6 +108,7 @@ app = typer.Typer(
 )
 
 
+app.command("compress")(compact_cli.compress)
 app.command("predict")(compact_cli.predict)
 app.add_typer(daily, name="daily", help="The stages of a day: fit, gate, project, publish, or all of them.")
 

@@ -7,11 +7,38 @@ from typing import Annotated
 import typer
 
 from jobs import console, show
-from reduce import Manifest, Sink, connect
+from reduce import Manifest, Sink, connect, files
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, also about an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")]
+
+
+def compress(
+    conf: Annotated[str, typer.Argument(metavar="CONF", help="The recipe (YAML).")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a value: --set steps.0.epochs=5. May be repeated."),
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Make a compact model: train, prune, quantize, pack, evaluate, as the recipe's steps say.
+
+    Run again, it takes what is done from the recipe's directory. Interrupted and run again, it goes on.
+
+    Example: [cyan]eigenmill compress conf/mnist_compact.yaml --set target.max_bytes=4000[/cyan]
+    """
+    from jobs import compact, compact_page, compact_show
+    from jobs.recipe import load_recipe
+
+    source = load_recipe(conf, overrides or [])
+    with console.bars(quiet or json_) as bars:
+        found = compact.run(source, bars)
+    fs, target = files.resolve(f"{source.recipe.output.path}/page.html")
+    files.write_bytes(fs, target, compact_page.page(found).encode())
+    console.show(compact_show.report(found), found.as_json(), json_)
 
 
 def predict(
@@ -48,4 +75,4 @@ def predict(
     console.show(show.manifest(found, out), found.as_json(), json_)
 
 
-__all__ = ["predict"]
+__all__ = ["compress", "predict"]

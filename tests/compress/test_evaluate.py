@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import log_loss, r2_score, roc_auc_score, root_mean_squared_error
 
-from compress import Model, Samples, evaluate, gather, load, pack, quantize, train
+from compress import Evaluation, Model, Samples, evaluate, gather, load, pack, quantize, train
 from compress.evaluate import share
 from reduce.errors import ConfigError, DataError, SchemaError
 from tests.compress.conftest import OPTIMIZER, read, write
@@ -133,7 +133,9 @@ def test_time_is_measured_by_backend_and_batch(small: Model, digits: Any) -> Non
 
 def test_it_is_plain_json(small: Model, digits: Any) -> None:
     _, _, X, y = digits
-    plain = json.loads(json.dumps(evaluate(small, (X, y), against=small).as_json()))
+    found = evaluate(small, (X, y), against=small, batches=(3,))
+    plain = json.loads(json.dumps(found.as_json()))
+    assert Evaluation.from_json(plain) == found
     assert plain["kb"] == plain["bytes"] / 1000
     assert plain["mcnemar"] == {"only_before": 0, "only_after": 0, "p_value": 1.0}
     assert len(plain["classes"]) == 10
