@@ -5,6 +5,8 @@ in one file. Every step is ``step(model, ...) -> model``. Training needs torch (
 constriction; loading a packed model and predicting with it need neither.
 """
 
+from typing import Any
+
 from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Samples, Validation, gather
 from compress.evaluate import Evaluation, evaluate
@@ -17,6 +19,8 @@ from compress.train import train
 
 __all__ = [
     "Candidate",
+    "CompactClassifier",
+    "CompactRegressor",
     "EntropyPenalty",
     "Evaluation",
     "LearnedStep",
@@ -37,3 +41,12 @@ __all__ = [
     "share_weights",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # scikit-learn is most of the time of an import, and a prediction never needs it.
+    if name not in ("CompactClassifier", "CompactRegressor"):
+        raise AttributeError(f"module 'compress' has no attribute {name!r}")
+    from compress import estimators
+
+    return getattr(estimators, name)

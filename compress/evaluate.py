@@ -171,7 +171,8 @@ def evaluate(
     Args:
         model: a packed file, a model, or what :func:`compress.load` gives. A quantized model is packed to see its size.
         data: a Dataset that carries ``label``, or a pair (X, y); rows that the data's policy drops are left out. Of
-            :class:`~compress.data.Samples` the validation rows are scored; ``teacher`` and ``batches`` want raw rows.
+            :class:`~compress.data.Samples` the validation rows are scored, or those trained on if none are held out;
+            ``teacher`` and ``batches`` want raw rows.
         label: the column of classes or values.
         against: the model before: its parameters are what bytes are compared with, its predictions those of
             McNemar's test.
@@ -262,7 +263,7 @@ def _held_rows(model: Net, samples: Samples) -> Iterator[tuple[Any, npt.NDArray[
     fronts = [(f.n_features, f.bits, f.low, f.step, f.fill) for f in (model.front, samples.front) if f is not None]
     if digest_of(fronts[0]) != digest_of(fronts[-1]) or model.labels != samples.model.labels:
         raise ConfigError("expected samples gathered for this model, found those of another; gather them anew")
-    for codes, targets in samples.blocks("held"):
+    for codes, targets in samples.blocks("held" if samples.n_held else "train"):
         yield codes, targets if model.labels else targets * samples.model.scale + samples.model.offset
 
 

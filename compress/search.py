@@ -163,14 +163,14 @@ def search(
         epoch: called after every epoch of a trial.
 
     Raises:
-        ConfigError: no rows are held out, or the model is trained already.
+        ConfigError: no rows are held out and ``max_error`` is set, or the model is trained already.
         OutputError: ``directory`` belongs to another search.
     """
     if model.layers and model.layers[-1].n_out == model.outputs:
         raise ConfigError("expected an untrained model, found a trained one; give the one from Model.mlp")
     samples = samples_of(model, data, label, validation=validation, seed=seed)
-    if not samples.n_held:
-        raise ConfigError("expected validation rows to choose by, found none; set validation")
+    if not samples.n_held and target.max_error is not None:
+        raise ConfigError("expected validation rows to measure max_error on, found none; set validation")
     settings = [epochs, batch, lr, class_weight, seed]
     key = digest_of([samples.digest, _bare(model, samples), asdict(target), *settings])
     log = _Log(None if directory is None else Path(directory), key)
@@ -257,7 +257,7 @@ def _train(
 def _latency(model: Model, samples: Samples, target: Target) -> float:
     """Microseconds of a call on raw rows, made of the codes."""
     front = samples.front
-    codes = np.concatenate([codes for codes, _ in samples.blocks("held")])[: max(target.batch, 64)]
+    codes = samples.sample(max(target.batch, 64))[0]
     X = front.low.astype(np.float64) + front.step.astype(np.float64) * codes
     return float(np.quantile(time_calls(whole_net(model).predict, X, target.batch), target.quantile) * 1e6)
 
