@@ -2,7 +2,7 @@
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test slow airflow check bench format lint-fix clean
+.PHONY: help demo test slow airflow cortex check bench format lint-fix clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -23,10 +23,13 @@ demo: $(CORE)  ## install the core and run the demonstration
 test: $(TEST)  ## fast tests with coverage; ARGS='-k gram' goes to pytest
 	$(PYTEST) -n auto --dist loadfile --cov --cov-report=term $(ARGS)
 
-slow: $(TEST) $(FLOW)/.installed  ## the slow tests
+slow: $(TEST) $(FLOW)/.installed cortex  ## the slow tests
 	$(PYTEST) -m slow $(ARGS)
 
 airflow: $(FLOW)/.installed  ## Airflow in an environment of its own, for the test of the DAG
+
+cortex:  ## a compiler and an emulator of Cortex-M chips, for the test of exported C
+	scripts/compilers.sh cortex
 
 check: $(CHECK)  ## lint, format, types, import rules
 	$(BIN)/ruff check .
@@ -63,7 +66,8 @@ $(CHECK): $(CORE)
 	$(PIP) --group check
 	@touch $@
 
-$(TEST): $(CORE) scripts/java.sh
+$(TEST): $(CORE) scripts/java.sh scripts/compilers.sh
 	scripts/java.sh
+	scripts/compilers.sh
 	$(PIP) --editable '.[all]' --group test
 	@touch $@

@@ -7,10 +7,13 @@ constriction; loading a packed model and predicting with it need neither.
 
 from typing import Any
 
+from compress.c import to_c
 from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Samples, Validation, gather
 from compress.evaluate import Evaluation, evaluate
 from compress.model import Model
+from compress.native import Footprint, compiled, footprint
+from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
 from compress.pack import load, pack
 from compress.prune import prune, prune_neurons
 from compress.quantize import quantize, share_weights
@@ -18,11 +21,13 @@ from compress.search import Candidate, Search, Target, search
 from compress.train import train
 
 __all__ = [
+    "Agreement",
     "Candidate",
     "CompactClassifier",
     "CompactRegressor",
     "EntropyPenalty",
     "Evaluation",
+    "Footprint",
     "LearnedStep",
     "Magnitude",
     "Model",
@@ -30,15 +35,21 @@ __all__ = [
     "Search",
     "Target",
     "Validation",
+    "agreement",
+    "compiled",
     "evaluate",
+    "footprint",
     "gather",
     "load",
     "pack",
     "prune",
     "prune_neurons",
     "quantize",
+    "run_onnx",
     "search",
     "share_weights",
+    "to_c",
+    "to_onnx",
     "train",
 ]
 

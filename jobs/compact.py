@@ -4,7 +4,7 @@ The directory of a recipe holds::
 
     stages/00-train.model    the model after each step, and beside it ``.json``: whose result it is, and its figures
     search-KEY/              the trials of a search for a target, and its best model
-    model.emill              what ships
+    model.emill              what ships; model.c and model.onnx if the recipe asks for them
     test.jsonl               every scoring of the test rows: digest of the file, digest of the rows, figures
     report.json              what came of it
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import importlib.util
 import json
 import shutil
 import time
@@ -28,9 +29,12 @@ from typing import Any
 import numpy as np
 
 from compress import Model, Samples, gather, pack, prune, prune_neurons, quantize, share_weights, train
+from compress.c import to_c
 from compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Validation
 from compress.evaluate import Evaluation, evaluate
+from compress.native import Footprint, compiled, footprint
+from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
 from compress.pack import packed
 from compress.search import Search, Target, search
 from compress.train import Epoch
@@ -77,6 +81,32 @@ class Stage:
     resumed: bool = False
 
 
+@dataclass(frozen=True)
+class Exported:
+    """Other forms of the model, and how they compare.
+
+    Attributes:
+        bytes: of each file, by name.
+        footprint: what the C takes, where a compiler is at hand: for a Cortex-M4 if that one is, else for this machine.
+        agreement: of ONNX with the packed file on the rows held out, where onnxruntime is at hand.
+        backends: ways to predict, for timing.
+    """
+
+    bytes: dict[str, int] = field(default_factory=dict)
+    footprint: Footprint | None = None
+    agreement: Agreement | None = None
+    backends: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        footprint, agreement = self.footprint, self.agreement
+        return {
+            "bytes": self.bytes,
+            "footprint": None if footprint is None else asdict(footprint),
+            "agreement": None if agreement is None else asdict(agreement),
+        }
+
+
 Histogram = tuple[list[int], list[float]]
 """Counts, and the edges between which they lie."""
 
@@ -91,6 +121,7 @@ class CompactReport:
         before: the model of the first step in single precision, on the rows held out; ``after``: the file.
         test_before: the same on the test rows, if the recipe has some; ``test_after`` likewise.
         found: the search, if there was one.
+        exported: what was written beside the packed file.
         histograms: of the weights other than 0, by stage and layer.
         recipe: with its defaults.
     """
@@ -102,6 +133,7 @@ class CompactReport:
     test_before: Evaluation | None
     test_after: Evaluation | None
     found: Search | None
+    exported: Exported
     histograms: tuple[tuple[str, tuple[Histogram, ...]], ...] = field(repr=False)
     recipe: dict[str, Any]
 
@@ -123,6 +155,7 @@ class CompactReport:
             "validation": {"before": self.before.as_json(), "after": self.after.as_json()},
             "test": {name: None if e is None else e.as_json() for name, e in tested.items()},
             "search": trials,
+            "exports": self.exported.as_json(),
             "versions": about.versions(),
             "recipe": self.recipe,
         }
@@ -149,11 +182,15 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
                 model, found = _targeted(recipe, start, samples, stages[-1], models[-1], place, progress)
         path = place / "model.emill"
         pack(model, path, coder=recipe.output.coder, width=recipe.output.width)
+        with source.blame("output"):
+            exported = _exported(recipe, path, place, samples)
         baseline = models[0]
         before, after = evaluate(baseline, samples), evaluate(path, samples, against=baseline)
-    test_before, test_after = _tested(recipe, baseline, place, path)
+    test_before, test_after = _tested(recipe, baseline, place, path, exported.backends)
     histograms = tuple((s.name, _histograms(m)) for s, m in zip(stages, models, strict=True))
-    report = CompactReport(str(path), stages, before, after, test_before, test_after, found, histograms, recipe.echo())
+    report = CompactReport(
+        str(path), stages, before, after, test_before, test_after, found, exported, histograms, recipe.echo()
+    )
     fs, target = files.resolve(place / "report.json")
     files.write_json(fs, target, report.as_json())
     return report
@@ -355,10 +392,38 @@ def _targeted(
     return (model, found) if own < found.best.excess and not found.met else (found.model, found)
 
 
+# Other forms of the model
+
+
+def _exported(recipe: Recipe, path: Path, place: Path, samples: Samples) -> Exported:
+    """Writes them, and opens those that this machine can run."""
+    sizes: dict[str, int] = {}
+    backends: dict[str, Callable[[Any], Any]] = {}
+    taken: Footprint | None = None
+    agreed: Agreement | None = None
+    if "c" in recipe.output.exports:
+        sizes["model.c"] = to_c(path, place / "model.c")
+        if shutil.which("arm-none-eabi-gcc"):
+            taken = footprint(path)
+        if shutil.which("cc"):
+            backends["C -O2"] = compiled(path).predict
+            taken = taken or footprint(path, compiler="cc", flags=("-Os",))
+    if "onnx" in recipe.output.exports:
+        sizes["model.onnx"] = to_onnx(path, place / "model.onnx")
+        if importlib.util.find_spec("onnxruntime") is not None:
+            net = run_onnx(place / "model.onnx")
+            codes = np.concatenate([codes for codes, _ in samples.blocks("held")])[:4096]
+            rows = samples.front.low.astype(np.float64) + samples.front.step.astype(np.float64) * codes
+            agreed, backends["onnxruntime"] = agreement(path, net, rows), net.predict
+    return Exported(sizes, taken, agreed, backends)
+
+
 # The test rows
 
 
-def _tested(recipe: Recipe, baseline: Model, place: Path, path: Path) -> tuple[Evaluation | None, Evaluation | None]:
+def _tested(
+    recipe: Recipe, baseline: Model, place: Path, path: Path, backends: dict[str, Callable[[Any], Any]]
+) -> tuple[Evaluation | None, Evaluation | None]:
     """Figures on the test rows: of the first model in single precision, and of the file."""
     test = recipe.test
     if test is None:
@@ -369,9 +434,13 @@ def _tested(recipe: Recipe, baseline: Model, place: Path, path: Path) -> tuple[E
     data = _dataset(recipe.input, recipe.label, **other)
     first = next((place / "stages").glob("00-*.model"))
     batches = recipe.output.batches
-    return (
-        _once(place, first, data, lambda: evaluate(baseline, data, label=recipe.label, batches=batches)),
-        _once(place, path, data, lambda: evaluate(path, data, label=recipe.label, against=baseline, batches=batches)),
+    label = recipe.label
+
+    def after() -> Evaluation:
+        return evaluate(path, data, label=label, against=baseline, batches=batches, backends=backends)
+
+    return _once(place, first, data, lambda: evaluate(baseline, data, label=label, batches=batches)), _once(
+        place, path, data, after
     )
 
 

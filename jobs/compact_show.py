@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 
 from compress.evaluate import Evaluation
 from jobs.compact import CompactReport
-from jobs.show import grid
+from jobs.show import facts, grid
 from jobs.words import count, number, percent, seconds
 
 
@@ -36,7 +36,26 @@ def report(found: CompactReport) -> RenderableType:
             widths = "-".join(map(str, t.candidate.hidden))
             trials.add_row(count(t.bytes), shown(t.error), widths, str(t.candidate.bits), f"{t.candidate.penalty:.2g}")
         parts += ["", trials]
+    if found.exported.bytes:
+        parts += ["", _exports(found)]
     return Group(*parts, "", f"packed: {found.path}")
+
+
+def _exports(found: CompactReport) -> RenderableType:
+    """Sizes of the other forms, what the C takes, and how ONNX agrees."""
+    rows: list[tuple[str, RenderableType | None]] = [
+        (name, f"{count(size)} bytes") for name, size in found.exported.bytes.items()
+    ]
+    c, same = found.exported.footprint, found.exported.agreement
+    if c is not None:
+        sizes = f"{count(c.flash)} bytes of flash, {count(c.ram)} of RAM, {count(c.stack)} of stack"
+        rows.append((f"  compiled by {c.compiler}", sizes))
+    if same is not None:
+        rows.append(
+            ("  onnxruntime", f"same class on {count(same.same)} of {count(same.rows)} rows, probabilities within "
+             f"{same.difference:.1e}")
+        )  # fmt: skip
+    return facts("Exports", rows)
 
 
 def _verdict(found: CompactReport) -> str:

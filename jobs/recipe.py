@@ -209,6 +209,8 @@ class Results(Section):
     """Of the packed weights."""
     width: int | None = Field(default=None, ge=0)
     """Of the picture that the inputs are; tried by default."""
+    exports: list[Literal["c", "onnx"]] = Field(default_factory=list)
+    """Other forms of the model: `c` writes model.c (C99), `onnx` writes model.onnx."""
     batches: list[Annotated[int, Field(ge=1)]] = Field(default_factory=lambda: [1, 1024])
     """Rows per call whose time is measured."""
 

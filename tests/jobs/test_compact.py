@@ -55,6 +55,7 @@ steps:
 output:
   path: {out}
   batches: [1]
+  exports: [c, onnx]
 """
 
 
@@ -107,7 +108,11 @@ def test_it_trains_prunes_quantizes_packs_and_proves(conf: Path, digit_files: Pa
     assert found["stages"][3]["packed_bytes"] == after.bytes
     assert found["stages"][3]["error"] == found["validation"]["after"]["error"]
     assert found["stages"][1]["nonzero"] < 0.35 * found["stages"][0]["nonzero"]
-    assert {(t["backend"], t["batch"]) for t in found["test"]["after"]["latency"]} == {("numpy", 1)}
+    backends = {t["backend"] for t in found["test"]["after"]["latency"]}
+    assert backends == {"numpy", "onnxruntime", "C -O2"} or not shutil.which("cc")
+    assert found["exports"]["bytes"] == {name: (out / name).stat().st_size for name in ("model.c", "model.onnx")}
+    assert found["exports"]["agreement"]["same_decided"] == found["exports"]["agreement"]["decided"] > 100
+    assert found["exports"]["footprint"]["flash"] > 500 or not shutil.which("cc")
     page = (out / "page.html").read_text()
     for figure in ("size and error", "weights by step and layer", "sparsity by layer"):
         assert f'aria-label="{figure}"' in page
@@ -181,9 +186,9 @@ def test_a_target_starts_a_search_and_one_that_is_met_does_not(done: Path, tmp_p
     plain = invoke(str(done), "--set", "target.max_bytes=100000")
     assert plain["search"] is None
     short = ["--set", "target.epochs=8", "--set", "target.trials=5"]
-    found = invoke(str(done), "--set", "target.max_bytes=700", *short)
+    found = invoke(str(done), "--set", "target.max_bytes=500", *short)
     assert found["search"]["met"]
-    assert (tmp_path / "out/model.emill").stat().st_size <= 700
+    assert (tmp_path / "out/model.emill").stat().st_size <= 500
     assert found["search"]["best"]["bytes"] == (tmp_path / "out/model.emill").stat().st_size
     assert "trial 0" in (tmp_path / "out/page.html").read_text()
 
@@ -227,7 +232,7 @@ output: {{path: {tmp_path / "out"}, batches: [1]}}
         ("step: prune\n", "step: prume\n", 15, "steps.1: expected a step among train, prune, prune_neurons, share_w"),
         ("bits: 6", "bits: 60", 20, "steps.3.bits: expected a number <= 16 or a list, found 60"),
         ("lr: 0.05", "lr: 5e-2", 14, "steps.0.optimizer.lr: expected a number, found '5e-2'; write 0.05 for the num"),
-        ("hidden: [24]", "hiden: [24]", 11, "model.hiden: expected a key of this section, found 'hiden'; did you mean"),
+        ("hidden: [24]", "hiden: [24]", 10, "model.hiden: expected a key of this section, found 'hiden'; did you mean"),
         ("step: train\n    epochs: 12", "step: os.system\n    epochs: 12", 12, "expected a step among train, prune"),
         ("vector: pixels", "vectr: pixels", 3, "input.vectr: expected a key of this section, found 'vectr'; did you"),
     ],
