@@ -62,7 +62,8 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
         seed = int(self.random_state)
         model = Model.mlp(None, [int(width) for width in self.hidden], task=self.task, seed=seed)
         validation = 0.1 if n >= HELD_FROM else None
-        samples = gather(model, self._dataset(X, y), "y", validation=validation, seed=seed)
+        data = self._dataset(X, y)
+        samples = gather(model, data, data.source.carried.names[0], validation=validation, seed=seed)
         batch = int(np.clip(n // 16, 8, 128))
         epochs = self.epochs or int(np.clip(STEPS * batch // max(n, 1), 20, 400))
         found = search(
@@ -96,9 +97,10 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
             table = pa.table({"x": rows, "y": y})
             return Dataset.from_arrow(table, vector="x", n_features=d, carry=["y"], missing=self.missing)
         names = [str(name) for name in getattr(self, "feature_names_in_", [f"x{j}" for j in range(d)])]
-        label = "y" if "y" not in names else "y" * (max(map(len, names)) + 1)
+        label = "y"
+        while label in names:
+            label += "_"
         table = pa.table({**{name: X[:, j] for j, name in enumerate(names)}, label: y})
-        table = table.rename_columns([*names, "y"]) if label == "y" else table
         return Dataset.from_arrow(table, columns=names, carry=[label], missing=self.missing)
 
     def _finish(self, found: Search, model: Model) -> None:

@@ -62,6 +62,8 @@ def test_labels_of_any_kind_come_back(tmp_path: Path) -> None:
         model = CompactClassifier(epochs=40).fit(X, labels)
         assert model.predict(X).dtype == labels.dtype
         assert model.score(X, labels) > (0.9 if len(set(labels.tolist())) == 3 else 0.6)
+    model = CompactClassifier(epochs=40).fit(X.rename(columns={X.columns[0]: "y"}), names)
+    assert model.score(X.rename(columns={X.columns[0]: "y"}), names) > 0.9
     model = CompactClassifier(epochs=40).fit(X, names)
     model.pack(tmp_path / "m.emill")
     net = load(tmp_path / "m.emill")
