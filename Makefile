@@ -2,7 +2,7 @@
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test slow airflow cortex check bench format lint-fix clean
+.PHONY: help demo test slow airflow check bench dist docker format lint-fix clean cortex
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -26,6 +26,9 @@ test: $(TEST)  ## fast tests with coverage; ARGS='-k gram' goes to pytest
 slow: $(TEST) $(FLOW)/.installed cortex  ## the slow tests
 	$(PYTEST) -m slow $(ARGS)
 
+docker: $(CORE)  ## build the images and run both clusters from them (as root; no Docker daemon needed)
+	$(BIN)/python docker/verify.py $(ARGS)
+
 airflow: $(FLOW)/.installed  ## Airflow in an environment of its own, for the test of the DAG
 
 cortex:  ## a compiler and an emulator of Cortex-M chips, for the test of exported C
@@ -36,9 +39,13 @@ check: $(CHECK)  ## lint, format, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/hadolint docker/Dockerfile
 
 bench: $(TEST)  ## benchmarks; ARGS goes to them
 	$(BIN)/python -m benchmarks $(ARGS)
+
+dist: $(CORE)  ## dist/eigenmill.zip, for spark-submit --py-files
+	$(BIN)/python scripts/zip_packages.py dist/eigenmill.zip reduce jobs $(wildcard compress)
 
 format: $(CHECK)  ## rewrite the code: safe lint fixes, then format
 	$(BIN)/ruff check --fix .

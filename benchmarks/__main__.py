@@ -1,8 +1,8 @@
-"""``python -m benchmarks [NAME] ...``, a name of ``TOOLS``; without one: reduction, then stages."""
+"""``python -m benchmarks [NAME] ...``, a tool or options of ``reduction``; without a name: reduction, stages."""
 
 import sys
 
-from benchmarks import compact, glosses, memory, reduction, scale, stages
+from benchmarks import compact, dask_ml, frontier, glosses, latency, memory, reduction, scale, stages
 
 TOOLS = {
     "reduction": reduction.main,
@@ -11,6 +11,9 @@ TOOLS = {
     "glosses": glosses.main,
     "scale": scale.main,
     "compact": compact.main,
+    "dask": dask_ml.main,
+    "frontier": frontier.main,
+    "latency": latency.main,
 }
 
 if __name__ == "__main__":

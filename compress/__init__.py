@@ -10,8 +10,10 @@ from typing import Any
 from compress.c import to_c
 from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Samples, Validation, gather
+from compress.distill import distill, teach
 from compress.evaluate import Evaluation, evaluate
-from compress.model import Model
+from compress.factorize import factorize, fold_projection
+from compress.model import Model, pooling
 from compress.native import Footprint, compiled, footprint
 from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
 from compress.pack import load, pack
@@ -37,17 +39,22 @@ __all__ = [
     "Validation",
     "agreement",
     "compiled",
+    "distill",
     "evaluate",
+    "factorize",
+    "fold_projection",
     "footprint",
     "gather",
     "load",
     "pack",
+    "pooling",
     "prune",
     "prune_neurons",
     "quantize",
     "run_onnx",
     "search",
     "share_weights",
+    "teach",
     "to_c",
     "to_onnx",
     "train",

@@ -63,7 +63,7 @@ class LearnedStep:
 class EntropyPenalty:
     """A price for the bits that weights take once packed (after Oktay et al. 2020); with :class:`LearnedStep`.
 
-    Each multiple costs its ideal code length under the frequencies of the epoch before, between two multiples in
+    Each multiple costs its ideal code length under the frequencies of some steps before, between two multiples in
     proportion.
 
     Args:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from compress.front import Codes, Front, read_front
+from compress.front import F32, Codes, Front, read_front
 from compress.model import Label, Model, begun
 from reduce import Dataset, connect
 from reduce.blocks import Block, Workspace
@@ -107,6 +107,7 @@ class Samples:
         counts: (classes,) training rows by class; (1,) for a regression.
         digest: of the data, the front, the split and the seed.
         owner: the samples whose files these are, if not their own.
+        taught: whether a teacher's logits lie beside the training rows.
     """
 
     directory: Path
@@ -116,6 +117,7 @@ class Samples:
     counts: npt.NDArray[np.int64]
     digest: str
     owner: Any = None
+    taught: bool = False
 
     @property
     def front(self) -> Front:
@@ -132,21 +134,29 @@ class Samples:
         """Validation rows."""
         return sum(self.held)
 
-    def batches(self, size: int, rng: np.random.Generator) -> Iterator[tuple[Codes, Targets]]:
-        """One epoch: codes (b, d) and targets (b,) in random order, ``size`` rows at a time (the last has fewer)."""
-        rest: tuple[Codes, Targets] | None = None
+    def batches(self, size: int, rng: np.random.Generator) -> Iterator[tuple[Codes, Targets, F32 | None]]:
+        """One epoch in random order, ``size`` rows at a time (the last has fewer).
+
+        Yields:
+            Codes (b, d), targets (b,) and, if there was a teacher, its logits (b, outputs).
+        """
+        rest: list[npt.NDArray[Any]] = []
         for piece in rng.permutation(len(self.pieces)):
-            codes, targets = self._read("train", int(piece), self.pieces[piece])
-            order = rng.permutation(len(targets))
-            codes, targets = codes[order], targets[order]
-            if rest is not None:
-                codes, targets = np.concatenate([rest[0], codes]), np.concatenate([rest[1], targets])
-            whole = len(targets) - len(targets) % size
+            count = self.pieces[piece]
+            arrays: list[npt.NDArray[Any]] = [*self._read("train", int(piece), count)]
+            if self.taught:
+                path = self.directory / f"train-{piece}.taught"
+                arrays.append(np.fromfile(path, np.float32).reshape(count, self.model.outputs))
+            order = rng.permutation(count)
+            arrays = [array[order] for array in arrays]
+            if rest:
+                arrays = [np.concatenate(pair) for pair in zip(rest, arrays, strict=True)]
+            whole = len(arrays[1]) - len(arrays[1]) % size
             for a in range(0, whole, size):
-                yield codes[a : a + size], targets[a : a + size]
-            rest = codes[whole:], targets[whole:]
-        if rest is not None and len(rest[1]):
-            yield rest
+                yield _three([array[a : a + size] for array in arrays])
+            rest = [array[whole:] for array in arrays]
+        if rest and len(rest[1]):
+            yield _three(rest)
 
     def blocks(self, part: str = "train") -> Iterator[tuple[Codes, Targets]]:
         """All rows of ``"train"`` or ``"held"``, at most 4,096 at a time, in the order of the pieces."""
@@ -173,11 +183,16 @@ class Samples:
         return codes.reshape(rows, d), np.fromfile(self.directory / f"{part}-{piece}.targets", kind)
 
 
+def _three(arrays: list[npt.NDArray[Any]]) -> tuple[Codes, Targets, F32 | None]:
+    return arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else None
+
+
 def gather(
     model: Model,
     data: Any,
     label: str = "label",
     *,
+    teacher: str | None = None,
     validation: Validation | Mapping[str, Any] | float | None = 0.1,
     seed: int = 0,
     engine: Engine | None = None,
@@ -189,6 +204,8 @@ def gather(
         model: for which the rows are; its front and labels are learnt here if it has none.
         data: a Dataset with ``label`` among its carried columns, or a pair of arrays X (n, d) and y (n,).
         label: the carried column of classes (whole numbers, text or booleans) or values (numbers).
+        teacher: the carried column of a teacher's logits, one list of ``outputs`` numbers a row, as
+            :func:`compress.teach` writes it.
         validation: rows to hold out: a share, the keywords of :class:`Validation`, or None.
         seed: of the order of the rows.
         engine: where the scan of moments runs, if the model needs one.
@@ -202,7 +219,7 @@ def gather(
         raise ConfigError("expected a data set, found samples; hand them to train as they are")
     data = as_labelled(data, label)
     split = _validation(validation)
-    needed = [label, *([split.by] if split.by else [])]
+    needed = [label, *(name for name in (split.by, teacher) if name)]
     for column in needed:
         if column not in data.source.carried.names:
             raise SchemaError(
@@ -223,11 +240,11 @@ def gather(
     labels = model.labels
     place = Path(tempfile.mkdtemp(prefix="eigenmill-samples-", dir=directory))
     try:
-        pieces, held, counts = _scatter(model, front, data, label, split, seed, place)
+        pieces, held, counts = _scatter(model, front, data, label, teacher, split, seed, place)
         if sum(pieces) == 0:
             raise DataError("expected rows to train on, found none left after cleaning and validation; give more rows")
-        digest = digest_of([data.digest, label, model.task, front, list(labels), split, seed, pieces, held])
-        samples = Samples(place, model, pieces, held, counts, digest)
+        digest = digest_of([data.digest, label, teacher, model.task, front, list(labels), split, seed, pieces, held])
+        samples = Samples(place, model, pieces, held, counts, digest, taught=teacher is not None)
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise
@@ -368,7 +385,14 @@ def indices_of(column: pa.Array, model: Model, label: str) -> npt.NDArray[np.int
 
 
 def _scatter(
-    model: Model, front: Front, data: Dataset, label: str, split: Validation, seed: int, place: Path
+    model: Model,
+    front: Front,
+    data: Dataset,
+    label: str,
+    teacher: str | None,
+    split: Validation,
+    seed: int,
+    place: Path,
 ) -> tuple[tuple[int, ...], tuple[int, ...], npt.NDArray[np.int64]]:
     size = front.n_features * (1 if front.bits <= 8 else 2) + 8
     pieces = max(1, -(-data.n_rows * size // PIECE_BYTES))
@@ -377,7 +401,7 @@ def _scatter(
     dropping = data.cleaning.resolve(data.feature_names).code == DROP
     kind = np.uint8 if front.bits <= 8 else np.uint16
     for part, piece in [(part, piece) for part in rows for piece in range(pieces)]:
-        for ending in ("codes", "targets"):
+        for ending in ("codes", "targets", *(["taught"] if teacher else [])):
             (place / f"{part}-{piece}.{ending}").touch()
     for number, (block, first) in enumerate(labelled_blocks(data, label)):
         X = block.dense(np.float64)
@@ -391,6 +415,9 @@ def _scatter(
             targets: Targets = indices_of(column, model, label)
         else:
             targets = (values_of(column, label) - model.offset) / model.scale
+        arrays = {"codes": codes, "targets": targets}
+        if teacher is not None:
+            arrays["taught"] = _logits(block, teacher, model)
         held = split.held_out(block, first)
         to = np.random.default_rng([seed, 2, number]).integers(0, pieces, block.rows)
         counts += np.bincount(targets[~held] if len(model.labels) else np.zeros((~held).sum(), int), None, len(counts))
@@ -398,10 +425,29 @@ def _scatter(
             for piece in np.unique(to[mask]):
                 chosen = mask & (to == piece)
                 rows[part][piece] += int(chosen.sum())
-                for ending, values in (("codes", codes), ("targets", targets)):
+                for ending, values in arrays.items():
+                    if part == "held" and ending == "taught":
+                        continue
                     with open(place / f"{part}-{piece}.{ending}", "ab") as file:
                         file.write(np.ascontiguousarray(values[chosen]).tobytes())
     return tuple(map(int, rows["train"])), tuple(map(int, rows["held"])), counts
+
+
+def _logits(block: Block, teacher: str, model: Model) -> F32:
+    """(h, outputs) what the teacher said of a block's rows."""
+    assert block.carried is not None
+    column = block.carried.column(teacher)
+    listed = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
+    flat = column.flatten() if listed else column
+    if column.null_count or len(flat) != block.rows * model.outputs or not pa.types.is_floating(flat.type):
+        raise SchemaError(
+            f"expected lists of {model.outputs} numbers in {teacher!r}, found {column.type} of {len(flat)} numbers in "
+            f"{block.rows} rows; write the column with teach()"
+        )
+    values = np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise DataError(f"expected finite numbers in {teacher!r}, found others; ask the teacher again")
+    return values.reshape(block.rows, model.outputs)
 
 
 def samples_of(model: Model, data: Any, label: str, **options: Any) -> Samples:

@@ -44,6 +44,7 @@ class Dense:
         codebook: (levels,) float32; entry 0 is 0 and stays it.
         step: weights are whole multiples of it; None when they are free.
         most: the largest multiple.
+        frozen: the layer is a declared transform, such as :func:`pooling`: no step changes it.
     """
 
     weights: F32
@@ -54,6 +55,7 @@ class Dense:
     codebook: F32 | None = None
     step: float | None = None
     most: int = 127
+    frozen: bool = False
 
     @property
     def n_in(self) -> int:
@@ -127,8 +129,8 @@ class Model:
         """A multilayer perceptron, yet to be trained.
 
         Args:
-            source: a fitted ``reduce.PCA`` or ``TruncatedSVD``, which becomes the first layer; or names of scalar
-                columns; or None for all features of the training data.
+            source: a fitted ``reduce.PCA`` or ``TruncatedSVD``, which becomes the first layer; or a first layer, such
+                as :func:`pooling` gives; or names of scalar columns; or None for all features of the training data.
             hidden: widths of the hidden layers; none for a linear model.
             classes: how many labels there are; found in the data by default.
             task: ``"regression"`` predicts a number.
@@ -149,6 +151,8 @@ class Model:
         model = cls(task, widths, outputs, bits=input_bits, seed=seed)
         if source is None:
             return model
+        if isinstance(source, Dense):
+            return replace(model, layers=(source,))
         if hasattr(source, "components_"):
             return _with_projection(model, source)
         return replace(model, columns={"columns": [str(name) for name in source]})
@@ -279,6 +283,32 @@ def begun(model: Model, front: Front, labels: tuple[Label, ...], target: tuple[f
     return replace(model, front=front, layers=tuple(layers), labels=labels, outputs=outputs)
 
 
+def pooling(height: int, width: int, tile: int = 2) -> Dense:
+    """A fixed first layer: the means of tiles of ``tile`` x ``tile`` inputs of a picture, row by row.
+
+    Inputs are measured alike and 0 is blank (pixels), so that means are never negative; a packed file declares the
+    layer in a few bytes.
+
+    Raises:
+        ConfigError: tiles do not fill the picture.
+    """
+    if tile < 1 or height < 1 or width < 1 or height % tile or width % tile:
+        raise ConfigError(f"expected a picture of whole {tile} x {tile} tiles, found {height} x {width} inputs")
+    members = tiles(height, width, tile)
+    step = 1.0 / tile**2
+    bias = np.zeros(members.shape[1], np.float32)
+    return Dense((members * step).astype(np.float32), bias, relu=True, step=step, most=1, frozen=True)
+
+
+def tiles(height: int, width: int, tile: int) -> npt.NDArray[np.int64]:
+    """(height * width, tiles) 1 where an input is in a tile, else 0."""
+    y, x = np.divmod(np.arange(height * width), width)
+    own = y // tile * (width // tile) + x // tile
+    found = np.zeros((height * width, (height // tile) * (width // tile)), np.int64)
+    found[np.arange(height * width), own] = 1
+    return found
+
+
 def _with_projection(model: Model, pca: Any) -> Model:
     """The model with a fitted PCA's front, and its projection as the first layer."""
     names = pca._names
@@ -315,7 +345,7 @@ def to_arrays(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
     meta["front"] = (
         None if front is None else [*(dict(front.layout), front.n_features, front.bits, front.centre, front.spread)]
     )
-    meta["layers"] = [[layer.relu, layer.step, layer.most] for layer in model.layers]
+    meta["layers"] = [[layer.relu, layer.step, layer.most, layer.frozen] for layer in model.layers]
     meta["activations"] = None if model.activations is None else [list(model.activations.steps), model.activations.bits]
     return arrays, meta
 
@@ -328,9 +358,9 @@ def from_arrays(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> Model:
         held: dict[str, Any] = {name: arrays[f"front.{name}"] for name in _FRONT}
         front = Front(layout, int(n_features), int(bits), **held, centre=float(centre), spread=float(spread))
     layers = []
-    for i, (relu, step, most) in enumerate(meta["layers"]):
+    for i, (relu, step, most, *frozen) in enumerate(meta["layers"]):
         own: dict[str, Any] = {name: arrays.get(f"{i}.{name}") for name in _DENSE}
-        layers.append(Dense(relu=bool(relu), step=step, most=int(most), **own))
+        layers.append(Dense(relu=bool(relu), step=step, most=int(most), frozen=frozen == [True], **own))
     activations = meta["activations"]
     return Model(
         meta["task"],
@@ -348,4 +378,4 @@ def from_arrays(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> Model:
     )
 
 
-__all__ = ["Activations", "Dense", "Label", "Model", "Task", "softmax"]
+__all__ = ["Activations", "Dense", "Label", "Model", "Task", "pooling", "softmax"]

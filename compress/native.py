@@ -18,7 +18,7 @@ from compress.integer import I64, WholeNet
 from compress.model import Model, softmax
 from compress.pack import net_of
 from reduce.blocks import F64
-from reduce.errors import ConfigError, MissingValueError
+from reduce.errors import ConfigError, MissingValueError, SchemaError
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror")
 CORTEX_M4 = ("-mcpu=cortex-m4", "-mthumb")
@@ -45,34 +45,69 @@ class Footprint:
     stack: int
 
 
+_CLOCK = "#define _POSIX_C_SOURCE 199309L\n#include <time.h>\n"
+_ROWS = """
+int64_t model_rows(const NUMBER *rows, int64_t count, SCORE *scores, double *seconds);
+int64_t model_rows(const NUMBER *rows, int64_t count, SCORE *scores, double *seconds)
+{
+    int64_t i;
+    for (i = 0; i < count; i++) {
+        struct timespec began, ended;
+        int refused;
+        if (seconds)
+            clock_gettime(CLOCK_MONOTONIC, &began);
+        refused = model_scores(rows + i * FEATURES, scores + i * OUTPUTS);
+        if (seconds) {
+            clock_gettime(CLOCK_MONOTONIC, &ended);
+            seconds[i] = (double)(ended.tv_sec - began.tv_sec) + 1e-9 * (double)(ended.tv_nsec - began.tv_nsec);
+        }
+        if (refused)
+            return i * FEATURES + refused;
+    }
+    return 0;
+}
+"""
+"""What is compiled next to the model for use from Python: rows in a loop, timed one by one if asked."""
+
+
 @dataclass(frozen=True, eq=False)
 class Native:
     """A compiled model. It predicts as the integer net does."""
 
     net: WholeNet
     number: Number
-    scores_of_row: Callable[[int, int], int]
+    score: str
+    rows: Callable[..., int]
 
     def scores(self, X: Any) -> I64:
         """Integer scores (n, outputs) of raw rows X (n, d).
 
         Raises:
+            SchemaError: X has another shape.
             MissingValueError: a value is missing or infinite, and the model has no code for it.
         """
+        return self._run(X, None)
+
+    def seconds(self, X: Any) -> F64:
+        """How long the scores of each row took (n,), measured in C around the call."""
+        found = np.zeros(len(X))
+        self._run(X, found)
+        return found
+
+    def _run(self, X: Any, seconds: F64 | None) -> I64:
         rows = np.ascontiguousarray(X, dtype=np.float64 if self.number == "double" else np.float32)
-        net = self.net
-        if rows.ndim != 2 or rows.shape[1] != net.front.n_features:
-            raise ConfigError(f"expected rows of {net.front.n_features} numbers, found shape {rows.shape}; give those")
-        found = np.empty((len(rows), net.layers[-1].weights.shape[1]), score_type(net)[:-2])
-        call = self.scores_of_row
-        at, to, row, step = rows.ctypes.data, found.ctypes.data, rows.strides[0], found.strides[0]
-        for i in range(len(rows)):
-            refused = call(at + i * row, to + i * step)
-            if refused:
-                raise MissingValueError(
-                    f"expected finite numbers in column {net.front.names[refused - 1]!r}, found "
-                    f"{rows[i, refused - 1]} in row {i}; clean the data"
-                )
+        net, d = self.net, self.net.front.n_features
+        if rows.ndim != 2 or rows.shape[1] != d:
+            raise SchemaError(f"expected rows of {d} numbers, found shape {rows.shape}; give those columns")
+        found = np.empty((len(rows), net.layers[-1].weights.shape[1]), self.score.removesuffix("_t"))
+        clock = None if seconds is None else seconds.ctypes.data
+        refused = self.rows(rows.ctypes.data, len(rows), found.ctypes.data, clock)
+        if refused:
+            row, column = divmod(refused - 1, d)
+            raise MissingValueError(
+                f"expected finite numbers in column {net.front.names[column]!r}, found {rows[row, column]} in row "
+                f"{row}; clean the data"
+            )
         return found.astype(np.int64)
 
     def predict_proba(self, X: Any) -> F64:
@@ -108,11 +143,15 @@ def compiled(
     net = net_of(model)
     with tempfile.TemporaryDirectory(prefix="eigenmill-") as folder:
         text, library = Path(folder) / "model.c", Path(folder) / "model.so"
-        text.write_text(source(net, number=number), "ascii")
-        run([compiler, *STRICT, *flags, "-shared", "-fPIC", "-o", str(library), str(text), "-lm"])
-        function = ctypes.CDLL(str(library)).model_scores
-    function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_void_p], ctypes.c_int
-    return Native(net, number, function)
+        text.write_text(_CLOCK + source(net, number=number) + _ROWS, "ascii")
+        outputs, score = net.layers[-1].weights.shape[1], score_type(net)
+        sizes = {"NUMBER": number, "SCORE": score, "FEATURES": net.front.n_features, "OUTPUTS": outputs}
+        given = [f"-D{name}={value}" for name, value in sizes.items()]
+        run([compiler, *STRICT, *flags, *given, "-shared", "-fPIC", "-o", str(library), str(text), "-lm"])
+        function = ctypes.CDLL(str(library)).model_rows
+    function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
+    function.restype = ctypes.c_int64
+    return Native(net, number, score, function)
 
 
 def footprint(

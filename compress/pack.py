@@ -17,10 +17,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from compress import huffman
 from compress.coder import DECISIONS_PER_BYTE, Decoder, Encoder, code_weights
 from compress.front import MAX_BITS, Front
 from compress.integer import MAX_ACC, MAX_PARAMETERS, WholeLayer, WholeNet, check, whole_net
-from compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model
+from compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model, tiles
 from reduce import files
 from reduce.errors import ArtifactError, ConfigError, SchemaError
 
@@ -33,8 +34,10 @@ MAX_TEXT = 1000
 MAX_LABELS = 1 << 12
 MAX_CODED = 1 << 22
 """Weights of a file: plain Python decodes as many in some ten seconds."""
-CODERS = ("range", "zstd")
+CODERS = ("range", "zstd", "huffman")
 
+_PLAIN, _LISTED, _TILES = range(3)
+"""How the weights of a layer are given: as they are, as places in lists of values, or as the sums of tiles."""
 _LABELS = ("count", "whole", "text", "boolean")
 
 
@@ -46,7 +49,8 @@ def pack(
     Args:
         model: quantized.
         path: a local path or URI.
-        coder: ``"range"`` adaptive decisions and a range coder, or ``"zstd"`` for comparison.
+        coder: ``"range"`` adaptive decisions and a range coder, or for comparison ``"zstd"``, or ``"huffman"`` as in
+            Deep Compression.
         width: of the picture that the inputs are, which the coder then makes use of; 0 for none; by default tried
             with the square root of the number of inputs, if that is whole, and kept if the file is smaller.
 
@@ -72,7 +76,7 @@ def packed(model: Model | WholeNet, *, coder: str = "range", width: int | None =
     if width is not None and not 0 <= width <= d:
         raise ConfigError(f"expected a width of at most {d} inputs, found {width}")
     root = math.isqrt(d)
-    widths = [width] if width is not None else [0, root] if root * root == d and root > 1 and coder == "range" else [0]
+    widths = [width] if width is not None else [0, root] if root * root == d and root > 1 else [0]
     body = min((_body(net, coder, w) for w in widths), key=len)
     if len(body) > MAX_FILE:
         raise ConfigError(f"expected a file of at most {MAX_FILE} bytes, found {len(body)}; prune or take fewer bits")
@@ -156,7 +160,8 @@ def _body(net: WholeNet, coder: str, width: int) -> bytes:
         if i + 1 < len(net.layers):
             parts += [bytes([layer.bits << 1 | layer.relu]), _varint(layer.multiplier), bytes([layer.shift])]
         parts += [_signed(int(b)) for b in layer.bias]
-        parts.append(_weights(layer.weights, coder, width if i == 0 else 0))
+        parts.append(_weights(layer.weights, coder, width))
+        width = _width_after(layer.weights, width)
     return b"".join(parts)
 
 
@@ -183,12 +188,15 @@ def _front(front: Front) -> bytes:
 
 
 def _weights(weights: npt.NDArray[np.int64], coder: str, width: int) -> bytes:
-    """Largest value, the values that occur if they are few, and the coded places among them."""
+    """Largest value, the values that occur if they are few, and the coded places among them; or a tile's side."""
+    tile = _tile(weights, width)
+    if tile > 1:
+        return _varint(int(weights.max())) + bytes([_TILES]) + _varint(tile)
     positive, negative = np.unique(weights[weights > 0]), np.unique(-weights[weights < 0])
     most = int(np.abs(weights).max(initial=0))
     few = 2 * max(len(positive), len(negative)) < most
     ranks = weights.copy()
-    head = _varint(most) + bytes([few])
+    head = _varint(most) + bytes([_LISTED if few else _PLAIN])
     if few:
         ranks[weights > 0] = np.searchsorted(positive, weights[weights > 0]) + 1
         ranks[weights < 0] = -np.searchsorted(negative, -weights[weights < 0]) - 1
@@ -200,12 +208,42 @@ def _weights(weights: npt.NDArray[np.int64], coder: str, width: int) -> bytes:
         kind = "<i1" if np.abs(ranks).max(initial=0) < 128 else "<i2"
         raw = np.ascontiguousarray(ranks.T).astype(kind).tobytes()
         content: bytes = bytes([kind == "<i2"]) + zstandard.ZstdCompressor(19).compress(raw)
+    elif coder == "huffman":
+        return head + _huffman(ranks)
     else:
         side = Encoder()
         code_weights(side, ranks, width, 1 << 16)
         # Counted in words; those that are 0 at the end are what a decoder reads past it.
         content = side.content()
         return head + _varint(len(content) // 4) + content
+    return head + _varint(len(content)) + content
+
+
+def _tile(weights: npt.NDArray[np.int64], width: int) -> int:
+    """The side of the tiles of a picture ``width`` inputs wide, whose sums the layer is; 1 if it is something else."""
+    n_in, n_out = weights.shape
+    side = math.isqrt(n_in // n_out)
+    if side < 2 or side * side * n_out != n_in or not width or n_in % width or width % side or n_in // width % side:
+        return 1
+    most = int(weights.max(initial=0))
+    return side if most > 0 and np.array_equal(weights, most * tiles(n_in // width, width, side)) else 1
+
+
+def _width_after(weights: npt.NDArray[np.int64], width: int) -> int:
+    """The width of the picture that a layer's results are; 0 if they are none."""
+    tile = _tile(weights, width)
+    return width // tile if tile > 1 else 0
+
+
+def _huffman(ranks: npt.NDArray[np.int64]) -> bytes:
+    """Count of weights, two tables of symbols and lengths, and the coded bits."""
+    parts, head = [], _varint(int(np.count_nonzero(ranks)))
+    for symbols in huffman.symbols_of(ranks):
+        lengths = huffman.lengths_of(symbols)
+        head += _varint(len(lengths))
+        head += b"".join(_signed(symbol) + bytes([lengths[symbol]]) for symbol in sorted(lengths))
+        parts.append((symbols, huffman.words_of(lengths)))
+    content = huffman.encoded(parts)
     return head + _varint(len(content)) + content
 
 
@@ -281,7 +319,8 @@ def _read(reader: _Reader) -> WholeNet:
             flags = reader.byte(63)
             relu, bits, multiplier, shift = flags & 1, flags >> 1, reader.varint(1 << 15), reader.byte(62)
         bias = np.array(reader.many(n_out, lambda: reader.signed(MAX_ACC)), np.int64)
-        weights = _read_weights(reader, (n_in, n_out), coder, width if i == 0 else 0)
+        weights = _read_weights(reader, (n_in, n_out), coder, width)
+        width = _width_after(weights, width)
         layers.append(WholeLayer(weights, bias, bool(relu), multiplier, shift, bits))
         n_in = n_out
     if reader.left:
@@ -322,7 +361,10 @@ def _read_front(reader: _Reader) -> Front:
 def _read_weights(reader: _Reader, shape: tuple[int, int], coder: str, width: int) -> npt.NDArray[np.int64]:
     most = reader.varint((1 << 15) - 1)
     tables: list[npt.NDArray[np.int64]] = []
-    if reader.byte(1):
+    kind = reader.byte(_TILES)
+    if kind == _TILES:
+        return most * _read_tiles(reader, shape, width)
+    if kind == _LISTED:
         for _ in range(2):
             gaps = reader.many(reader.varint(most), lambda: reader.varint(most) + 1)
             tables.append(np.concatenate([[0], np.cumsum(np.array(gaps, np.int64))]).astype(np.int64))
@@ -332,6 +374,8 @@ def _read_weights(reader: _Reader, shape: tuple[int, int], coder: str, width: in
     size = shape[0] * shape[1]
     if coder == "zstd":
         ranks = _read_zstd(reader, shape)
+    elif coder == "huffman":
+        ranks = _read_huffman(reader, shape, limit)
     else:
         content = reader.take(4 * reader.varint(MAX_FILE // 4))
         if size > DECISIONS_PER_BYTE * (len(content) + 8):
@@ -348,6 +392,26 @@ def _read_weights(reader: _Reader, shape: tuple[int, int], coder: str, width: in
     if ranks.max(initial=0) >= len(positive) or -ranks.min(initial=0) >= len(negative):
         raise ArtifactError("expected weights among the values listed, found others")
     return np.where(ranks >= 0, positive[np.maximum(ranks, 0)], -negative[np.maximum(-ranks, 0)])
+
+
+def _read_tiles(reader: _Reader, shape: tuple[int, int], width: int) -> npt.NDArray[np.int64]:
+    side, (n_in, n_out) = reader.varint(shape[0], 2), shape
+    if not width or n_in % width or width % side or n_in // width % side or side * side * n_out != n_in:
+        raise ArtifactError(f"expected tiles that fill a picture {width} wide, found {side} x {side} of {n_in} inputs")
+    return tiles(n_in // width, width, side)
+
+
+def _read_huffman(reader: _Reader, shape: tuple[int, int], limit: int) -> npt.NDArray[np.int64]:
+    size = shape[0] * shape[1]
+    count = reader.varint(size)
+    tables = []
+    for least, most in ((0, huffman.SKIP), (-limit, limit)):
+        pairs = reader.many(reader.varint(size), lambda: (reader.signed(1 << 15), reader.byte(huffman.MAX_LENGTH)))
+        symbols = [symbol for symbol, _ in pairs]
+        if symbols != sorted(set(symbols)) or (symbols and not least <= symbols[0] <= symbols[-1] <= most):
+            raise ArtifactError(f"expected symbols from {least} to {most} in order, found others")
+        tables.append(dict(pairs))
+    return huffman.decoded(reader.take(reader.varint(MAX_FILE)), shape, count, tables[0], tables[1])
 
 
 def _read_zstd(reader: _Reader, shape: tuple[int, int]) -> npt.NDArray[np.int64]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from compress.constraints import smallest
 from compress.data import samples_of
@@ -28,11 +29,8 @@ def prune(model: Model, sparsity: float, *, scope: str = "global") -> Model:
         raise ConfigError(f"expected 0 <= sparsity < 1 and scope global or layer, found {sparsity!r} and {scope!r}")
     if any(layer.codes is not None for layer in model.trained().layers):
         raise ConfigError("expected weights that are not shared, found shared ones; prune before sharing")
-    masks = smallest([np.abs(layer.weights) for layer in model.layers], sparsity, scope)
-    layers = [
-        replace(layer, weights=layer.weights * mask, mask=mask if layer.mask is None else mask & layer.mask)
-        for layer, mask in zip(model.layers, masks, strict=True)
-    ]
+    masks = iter(smallest([np.abs(layer.weights) for layer in model.layers if not layer.frozen], sparsity, scope))
+    layers = [layer if layer.frozen else _masked(layer, next(masks)) for layer in model.layers]
     return replace(model, layers=tuple(layers), activations=None)
 
 
@@ -65,7 +63,7 @@ def prune_neurons(
         results = model.forward(samples.front.scaled(samples.sample(rows)[0]))
     layers = list(model.layers)
     for i in range(len(layers) - 1):
-        if not layers[i].relu:
+        if not layers[i].relu or layers[i].frozen:
             continue
         out = np.square(layers[i + 1].weights).sum(axis=1)
         if results is None:
@@ -77,8 +75,12 @@ def prune_neurons(
         bias = layers[i + 1].bias + mean[gone] @ layers[i + 1].weights[gone]
         layers[i] = _taken(layers[i], (slice(None), kept), layers[i].bias[kept])
         layers[i + 1] = _taken(layers[i + 1], (kept, slice(None)), bias.astype(np.float32))
-    hidden = tuple(layer.n_out for layer in layers[:-1] if layer.relu)
+    hidden = tuple(layer.n_out for layer in layers[:-1] if layer.relu and not layer.frozen)
     return replace(model, layers=tuple(layers), hidden=hidden, activations=None)
+
+
+def _masked(layer: Dense, mask: npt.NDArray[np.bool_]) -> Dense:
+    return replace(layer, weights=layer.weights * mask, mask=mask if layer.mask is None else mask & layer.mask)
 
 
 def _taken(layer: Dense, index: Any, bias: Any) -> Dense:

@@ -32,7 +32,7 @@ def share_weights(model: Model, bits: int = 5, *, rounds: int = 50) -> Model:
     """
     if not 1 <= bits <= 12:
         raise ConfigError(f"expected 1 to 12 bits, found {bits!r}")
-    layers = [_shared(layer, bits, rounds) for layer in model.trained().layers]
+    layers = [layer if layer.frozen else _shared(layer, bits, rounds) for layer in model.trained().layers]
     return replace(model, layers=tuple(layers), activations=None)
 
 

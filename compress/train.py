@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from compress.augment import augmentation
 from compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude, smallest
 from compress.data import Samples, samples_of
 from compress.model import Dense, Model
@@ -36,6 +37,9 @@ OPTIMIZERS: dict[str, dict[str, float]] = {
 }
 """The closed registry of optimizers and their defaults; each also takes ``weight_decay``."""
 SCHEDULES = ("constant", "cosine")
+REFRESH = 100
+"""Steps after which the price of bits follows the frequencies."""
+Augmentation = Callable[[Any, np.random.Generator], Any]
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,10 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: Callable[[Epoch], None] | None = None,
-    augment: Callable[[Any, np.random.Generator], Any] | None = None,
-    targets: Callable[[Any], Any] | None = None,
+    augment: Augmentation | Mapping[str, Any] | None = None,
+    teacher: str | None = None,
+    temperature: float = 2.0,
+    share: float = 0.5,
 ) -> Model:
     """Train ``model``, from first weights or onwards.
 
@@ -89,8 +95,11 @@ def train(
             training gives the same bytes as one in one go.
         seed: of the order of the rows.
         progress: called after every epoch.
-        augment: changes scaled inputs (b, d) of a batch, given a generator that the seed decides.
-        targets: gives logits (b, classes) to learn from beside the labels, from the codes (b, d): a teacher's.
+        augment: changes scaled inputs (b, d) of a batch, given a generator that the seed decides: one of
+            ``compress.augment``, a mapping with its ``name`` and settings, or a function of your own.
+        teacher: the column of a teacher's logits to learn from beside the labels; see :func:`compress.teach`.
+        temperature: of the teacher's probabilities.
+        share: of the loss that is the teacher's, 0 to 1; without a teacher it means nothing.
 
     Raises:
         ConfigError: an argument is unknown or out of range, or the loss is no longer finite.
@@ -103,21 +112,31 @@ def train(
             f"expected epochs and batch of at least 1, schedule among {SCHEDULES} and class_weight balanced or none, "
             f"found {epochs}, {batch}, {schedule!r}, {class_weight!r}"
         )
+    if not (0 <= share <= 1 and 0 < temperature < math.inf):
+        raise ConfigError(f"expected 0 <= share <= 1 and a temperature above 0, found {share} and {temperature}")
+    moved = augmentation(augment) if isinstance(augment, Mapping) else augment
     with one_torch_thread():
-        samples = samples_of(model, data, label, validation=validation, seed=seed)
+        samples = samples_of(model, data, label, teacher=teacher, validation=validation, seed=seed)
+        if teacher is not None and not samples.taught:
+            raise ConfigError("expected samples with a teacher's logits, found others; gather them with teacher=")
         if patience is not None and not samples.n_held:
             raise ConfigError("expected validation rows to stop early by, found none; set validation, or no patience")
         if settings["name"] == "gradient_descent":
             batch = samples.n_rows
         run = _Run(samples, settings, epochs, batch, schedule, tuple(constraints), class_weight, seed)
-        run.augment, run.targets = augment, targets
+        run.augment, run.temperature, run.share = moved, temperature, share if samples.taught else 0.0
         key = digest_of(
             [
                 *(samples.digest, settings, epochs, batch, schedule, [asdict(c) for c in constraints], class_weight),
-                *(seed, patience, run.fingerprint, augment is not None, targets is not None),
+                *(seed, patience, run.fingerprint, _named(moved), temperature, run.share),
             ]
         )
         return run.go(patience, checkpoint, key, progress)
+
+
+def _named(augment: Augmentation | None) -> Any:
+    """What a checkpoint remembers of an augmentation."""
+    return augment if augment is None else [type(augment).__name__, repr(getattr(augment, "__dict__", ""))]
 
 
 @contextlib.contextmanager
@@ -153,8 +172,9 @@ def _optimizer(value: Mapping[str, Any] | str) -> dict[str, Any]:
 class _Run:
     """One training: layers, optimizer, and where it stands."""
 
-    augment: Callable[[Any, np.random.Generator], Any] | None = None
-    targets: Callable[[Any], Any] | None = None
+    augment: Augmentation | None = None
+    temperature: float = 2.0
+    share: float = 0.0
 
     def __init__(
         self,
@@ -244,22 +264,24 @@ class _Run:
         steps = -(-self.samples.n_rows // self.batch)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         total, rows = 0.0, 0
-        for layer in self.layers:
-            if self.penalty is not None and layer.log_step is not None:
-                layer.refresh()
-        for i, (codes, wanted) in enumerate(self.samples.batches(self.batch, rng)):
+        for i, (codes, wanted, taught) in enumerate(self.samples.batches(self.batch, rng)):
             at = (number + (i + 1) / steps) / self.epochs
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * self._rate(at)
             if self.magnitude is not None and (i % 16 == 0 or i + 1 == steps):
                 self._prune(self.magnitude.at(at))
+            if self.penalty is not None and i % REFRESH == 0:
+                for layer in self.layers:
+                    if layer.log_step is not None:
+                        layer.refresh()
             z = self._scaled(codes)
             if self.augment is not None:
                 z = torch.from_numpy(np.ascontiguousarray(self.augment(z.numpy(), rng), dtype=np.float32))
             scores = self._forward(z)
             loss = self._loss(scores, wanted)
-            if self.targets is not None:
-                loss = 0.5 * loss + 0.5 * _distance(scores, torch.from_numpy(np.asarray(self.targets(codes))))
+            if taught is not None:
+                distance = _distance(scores, torch.from_numpy(taught), self.temperature)
+                loss = (1 - self.share) * loss + self.share * distance
             total, rows = total + float(loss.detach()) * len(wanted), rows + len(wanted)
             if self.penalty is not None:
                 # Per bit of the whole net, on the scale of one row's loss.
@@ -324,7 +346,7 @@ class _Run:
         import torch
 
         assert self.magnitude is not None
-        held = [layer for layer in self.layers if layer.codes is None]
+        held = [layer for layer in self.layers if layer.codes is None and not layer.layer.frozen]
         with torch.no_grad():
             sizes = [layer.free.abs() * (1.0 if layer.mask is None else layer.mask) for layer in held]
             masks = smallest([size.numpy() for size in sizes], sparsity, self.magnitude.scope)
@@ -361,6 +383,8 @@ class _Run:
             if layer.mask is not None:
                 arrays[f"now.{i}.mask"] = layer.mask.numpy()
         for i, kept in enumerate(best or []):
+            if kept.frozen:
+                continue
             for name in ("weights", "bias", "mask", "codebook"):
                 if getattr(kept, name) is not None:
                     arrays[f"best.{i}.{name}"] = getattr(kept, name)
@@ -389,9 +413,12 @@ class _Run:
                 mask = arrays.get(f"now.{i}.mask")
                 layer.mask = None if mask is None else torch.from_numpy(mask)
         best = None
-        if "best.0.weights" in arrays:
+        if any(name.startswith("best.") for name in arrays):
             best = []
             for i, layer in enumerate(self.layers):
+                if layer.layer.frozen:
+                    best.append(layer.layer)
+                    continue
                 step = float(arrays[f"best.{i}.step"])
                 held = {n: arrays.get(f"best.{i}.{n}") for n in ("weights", "bias", "mask", "codebook")}
                 best.append(replace(layer.layer, step=None if step < 0 else step, **held))
@@ -399,7 +426,7 @@ class _Run:
         return int(meta["epoch"]), best, math.inf if loss is None else float(loss), int(meta["waited"])
 
 
-def _distance(scores: torch.Tensor, wanted: torch.Tensor, temperature: float = 2.0) -> torch.Tensor:
+def _distance(scores: torch.Tensor, wanted: torch.Tensor, temperature: float) -> torch.Tensor:
     """How far the scores are from a teacher's (Hinton, Vinyals and Dean 2015, section 2)."""
     import torch
 

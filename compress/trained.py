@@ -22,22 +22,24 @@ class Trained:
         import torch
 
         self.layer = layer
-        if learned is not None and layer.codes is None and layer.step is None:
+        if learned is not None and layer.codes is None and layer.step is None and not layer.frozen:
             most = (1 << (learned.bits - 1)) - 1
             kept = layer.weights[layer.weights != 0]
             step = max(learned.start * float(kept.std() if kept.size else 1.0), 1e-8)
             self.layer = layer = replace(layer, step=step, most=most)
         shared = layer.codes is not None and layer.codebook is not None
-        self.free = torch.tensor(layer.codebook if shared else layer.weights, requires_grad=True)
-        self.bias = torch.tensor(layer.bias, requires_grad=True)
+        self.free = torch.tensor(layer.codebook if shared else layer.weights, requires_grad=not layer.frozen)
+        self.bias = torch.tensor(layer.bias, requires_grad=not layer.frozen)
         self.codes = torch.from_numpy(layer.codes.astype(np.int64)) if layer.codes is not None else None
         self.mask = torch.from_numpy(layer.mask.astype(np.float32)) if layer.mask is not None else None
-        stepped = layer.step is not None and not shared
+        stepped = layer.step is not None and not shared and not layer.frozen
         self.log_step = torch.tensor(math.log(layer.step), requires_grad=True) if stepped and layer.step else None
         self.cost: torch.Tensor | None = None
 
     @property
     def parameters(self) -> list[torch.Tensor]:
+        if self.layer.frozen:
+            return []
         return [self.free, self.bias, *([] if self.log_step is None else [self.log_step])]
 
     def weights(self) -> torch.Tensor:
@@ -85,6 +87,8 @@ class Trained:
     def done(self) -> Dense:
         import torch
 
+        if self.layer.frozen:
+            return self.layer
         with torch.no_grad():
             weights = self.weights().numpy().copy()
             book = torch.cat([torch.zeros(1), self.free[1:]]).numpy().copy() if self.codes is not None else None

@@ -28,7 +28,19 @@ from typing import Any
 
 import numpy as np
 
-from compress import Model, Samples, gather, pack, prune, prune_neurons, quantize, share_weights, train
+from compress import (
+    Model,
+    Samples,
+    factorize,
+    fold_projection,
+    gather,
+    pack,
+    prune,
+    prune_neurons,
+    quantize,
+    share_weights,
+    train,
+)
 from compress.c import to_c
 from compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Validation
@@ -307,6 +319,8 @@ STEPS: dict[str, Callable[..., Model]] = {
     "train": _train,
     "prune": lambda step, model, *_: prune(model, step.sparsity, scope=step.scope),
     "prune_neurons": lambda step, model, samples, *_: prune_neurons(model, samples, step.keep),
+    "factorize": lambda step, model, *_: factorize(model, rank=step.rank, energy=step.energy),
+    "fold_projection": lambda step, model, *_: fold_projection(model, always=step.always),
     "share_weights": lambda step, model, *_: share_weights(model, step.bits),
     "quantize": lambda step, model, samples, *_: quantize(model, samples, step.bits, activations=step.activations),
 }

@@ -156,6 +156,26 @@ class PruneNeurons(Section):
     """Share of the neurons that stay."""
 
 
+class Factorize(Section):
+    """Replace layers by two thin ones (SVD), wherever that takes fewer weights."""
+
+    step: Literal["factorize"]
+    """The kind of step."""
+    energy: float = Field(default=0.9, gt=0, le=1)
+    """Share of the squared singular values that is kept."""
+    rank: int | None = Field(default=None, ge=1)
+    """Of every layer that is replaced, instead."""
+
+
+class FoldProjection(Section):
+    """Multiply layers without ReLU into the layer after them, wherever that takes fewer weights."""
+
+    step: Literal["fold_projection"]
+    """The kind of step."""
+    always: bool = False
+    """Also where the folded layer is larger."""
+
+
 class ShareWeights(Section):
     """Let the weights of a layer share a few values, found by k-means."""
 
@@ -176,7 +196,7 @@ class Quantize(Section):
     """Of the hidden results."""
 
 
-Kind = Train | Prune | PruneNeurons | ShareWeights | Quantize
+Kind = Train | Prune | PruneNeurons | Factorize | FoldProjection | ShareWeights | Quantize
 
 
 class TargetSpec(Section):
@@ -205,7 +225,7 @@ class Results(Section):
 
     path: str
     """Directory of the packed model, the stages, the report and the page."""
-    coder: Literal["range", "zstd"] = "range"
+    coder: Literal["range", "zstd", "huffman"] = "range"
     """Of the packed weights."""
     width: int | None = Field(default=None, ge=0)
     """Of the picture that the inputs are; tried by default."""

@@ -18,7 +18,7 @@ from compress import Model, footprint, load, pack, to_c
 from compress.c import literal, score_type, source
 from compress.integer import WholeNet
 from compress.native import CORTEX_M4, STRICT, compiled
-from reduce.errors import ConfigError, EigenmillError, MissingValueError
+from reduce.errors import ConfigError, EigenmillError, MissingValueError, SchemaError
 from tests.compress.nets import NETS, front, layer, net, refusals, rows
 
 HERE = Path(__file__).parent
@@ -94,6 +94,9 @@ def test_it_answers_in_this_process(small: Model, digits: Any, tmp_path: Path) -
     np.testing.assert_array_equal(found.scores(X), load(tmp_path / "m.emill").scores(X))
     np.testing.assert_array_equal(found.predict(X), small.predict(X))
     np.testing.assert_array_equal(found.predict_proba(X), small.predict_proba(X))
+    assert (found.seconds(X[:50]) > 0).all()
+    with pytest.raises(SchemaError, match="rows of 64 numbers"):
+        found.scores(X[:, 1:])
     strict = net(front(6, refuse=True), layer(6, 2, 9, bits=0))
     strict = replace(strict, front=replace(strict.front, fill=np.full(1, -1)))
     with pytest.raises(MissingValueError, match="expected finite numbers in column 'x_2', found nan in row 1"):

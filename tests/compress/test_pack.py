@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from compress import Model, Samples, load, pack, quantize, share_weights, train
+from compress import Model, Samples, huffman, load, pack, pooling, quantize, share_weights, train
 from compress.coder import Decoder, Encoder, code_weights
 from compress.front import Front
 from compress.integer import WholeLayer, WholeNet, whole_net
@@ -53,7 +53,7 @@ def equal(a: WholeNet, b: WholeNet) -> bool:
     return same and fronts and (a.task, a.labels, a.scale, a.offset) == (b.task, b.labels, b.scale, b.offset)
 
 
-@pytest.mark.parametrize("coder", ["range", "zstd"])
+@pytest.mark.parametrize("coder", ["range", "zstd", "huffman"])
 def test_a_file_gives_the_net_back(coder: str, small: Model, digits: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.emill"
     size = pack(small, path, coder=coder)
@@ -66,7 +66,7 @@ def test_a_file_gives_the_net_back(coder: str, small: Model, digits: Any, tmp_pa
 
 
 @pytest.mark.parametrize("labels", [("no", "yes"), (False, True), (0, 1), (-5, 1 << 40)])
-@pytest.mark.parametrize("coder", ["range", "zstd"])
+@pytest.mark.parametrize("coder", ["range", "zstd", "huffman"])
 def test_columns_labels_and_fills_come_back(labels: Any, coder: str) -> None:
     net = made(labels=labels)
     back = unpacked(packed(net, coder=coder))
@@ -112,15 +112,15 @@ def test_coded_size_is_near_the_entropy() -> None:
 
 def test_golden_files_are_read_as_ever_and_written_alike() -> None:
     """No version of a library or of this code may read these bytes otherwise: if it does, raise the version."""
-    for seed, coder in ((0, "range"), (1, "range"), (0, "zstd")):
+    for seed, coder in ((0, "range"), (1, "range"), (0, "zstd"), (0, "huffman")):
         path = GOLDEN / f"net-{seed}-{coder}.emill"
         net = unpacked(path.read_bytes())
         assert equal(net, made(seed))
         X = np.array([[0.0, 5.0, 2.0, 7.0], [np.nan, 1e9, -np.inf, np.inf], [-1e300, 0.5, 1e300, -99.0]])
         scores = np.loadtxt(GOLDEN / f"net-{seed}.scores", dtype=np.int64)
         np.testing.assert_array_equal(net.scores(X), scores)
-        if coder == "range":
-            assert packed(made(seed)) == path.read_bytes()
+        if coder != "zstd":
+            assert packed(made(seed), coder=coder) == path.read_bytes()
 
 
 def test_missing_infinite_and_far_values_have_their_codes() -> None:
@@ -214,12 +214,13 @@ def attack(contents: list[bytes], count: int, *, fitting: bool) -> int:
 
 
 def test_mutated_files_are_refused(small: Model) -> None:
-    contents = [packed(made()), packed(small), packed(made(1), coder="zstd")]
+    contents = [packed(made()), packed(small), packed(made(1), coder="zstd"), packed(small, coder="huffman")]
     assert attack(contents, 300, fitting=False) == 0
 
 
 def test_mutated_files_with_a_fitting_digest_are_refused_or_valid_nets(small: Model) -> None:
     contents = [packed(made()), packed(made(), coder="zstd"), packed(made(2, labels=(3, 9))), packed(small)]
+    contents += [packed(made(3), coder="huffman")]
     assert 0 < attack(contents, 600, fitting=True) < 600
 
 
@@ -229,7 +230,8 @@ def test_twenty_thousand_mutated_files_in_little_memory(tmp_path: Path, small: M
     code = f"""
 import resource
 from tests.compress import test_pack as t
-contents = [t.packed(t.made()), t.packed(t.made(), coder="zstd"), open({str(tmp_path / "m.emill")!r}, "rb").read()]
+contents = [t.packed(t.made(), coder=c) for c in ("range", "zstd", "huffman")]
+contents.append(open({str(tmp_path / "m.emill")!r}, "rb").read())
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 assert t.attack(contents, 10_000, fitting=False) == 0
 print(t.attack(contents, 10_000, fitting=True))
@@ -278,3 +280,62 @@ def test_it_says_what_is_wrong(tmp_path: Path, small: Model, trained: Model) -> 
     path.write_bytes(b"EMILL\x02" + content[6:])
     with pytest.raises(ArtifactError, match="version 1"):
         load(path)
+
+
+@settings(max_examples=60)
+@given(
+    arrays(np.int64, st.tuples(st.integers(1, 12), st.integers(1, 40)), elements=st.integers(-9, 9)),
+    st.floats(0, 1),
+)
+def test_huffman_decoding_undoes_encoding_and_uses_every_bit(weights: Any, keep: float) -> None:
+    weights = weights * (np.random.default_rng(0).random(weights.shape) < keep)
+    parts = huffman.symbols_of(weights)
+    lengths = [huffman.lengths_of(symbols) for symbols in parts]
+    words = [huffman.words_of(table) for table in lengths]
+    content = huffman.encoded([(parts[0], words[0]), (parts[1], words[1])])
+    count = int(np.count_nonzero(weights))
+    np.testing.assert_array_equal(huffman.decoded(content, weights.shape, count, *lengths), weights)
+    with pytest.raises(ArtifactError):
+        huffman.decoded(content + b"\x00", weights.shape, count, *lengths)
+    if count:
+        with pytest.raises(ArtifactError):
+            huffman.decoded(content[:-1], weights.shape, count, *lengths)
+
+
+def test_huffman_lengths_are_the_best_of_any_prefix_code() -> None:
+    rng = np.random.default_rng(0)
+    for size in (2, 3, 20, 200):
+        symbols = [int(s) for s in rng.zipf(1.5, 3000) % size]
+        lengths = huffman.lengths_of(symbols)
+        share = np.array([symbols.count(s) for s in lengths]) / len(symbols)
+        mean = float(share @ np.array(list(lengths.values())))
+        entropy = float(-(share * np.log2(share)).sum())
+        assert entropy <= mean + 1e-9 < entropy + 1
+        assert sum(2.0**-n for n in lengths.values()) == 1
+    # Known by hand: frequencies 5, 2, 1, 1 take 1, 2, 3, 3 bits, and words count up.
+    assert huffman.words_of(huffman.lengths_of([7] * 5 + [3] * 2 + [1, 9])) == {
+        7: (0, 1), 3: (2, 2), 1: (6, 3), 9: (7, 3)
+    }  # fmt: skip
+    with pytest.raises(ArtifactError, match="complete code"):
+        huffman.words_of({1: 1, 2: 2})
+
+
+def test_tiles_take_a_few_bytes(digits: Any) -> None:
+    front = Front({}, 784, 8, np.float32([0]), np.float32([1]), np.array([-1]), 0.0, 60.0)
+    rng = np.random.default_rng(0)
+    weights = rng.integers(-3, 4, (196, 10)) * (rng.random((196, 10)) < 0.2)
+    pooled = WholeLayer(np.rint(pooling(28, 28).weights * 4).astype(np.int64), np.zeros(196, np.int64), True, 1, 2, 8)
+    last = WholeLayer(weights, np.zeros(10, np.int64), False, 0, 0, 0)
+    net = WholeNet("classification", tuple(range(10)), front, (pooled, last), 1e-3, 0.0)
+    alone = replace(net, front=replace(front, n_features=196), layers=(last,))
+    for coder in ("range", "zstd", "huffman"):
+        content = packed(net, coder=coder)
+        assert equal(unpacked(content), net)
+        assert len(content) < len(packed(alone, coder=coder)) + 196 + 20  # a byte for each bias
+    # Weights that are not tiles are packed as any others.
+    other = pooled.weights.copy()
+    other[0, 0] = 2
+    assert equal(
+        unpacked(packed(replace(net, layers=(replace(pooled, weights=other), last)))),
+        replace(net, layers=(replace(pooled, weights=other), last)),
+    )

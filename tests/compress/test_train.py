@@ -74,9 +74,9 @@ def test_a_file_sorted_by_label_trains_as_well(digits: Any, tmp_path: Path, monk
 def test_an_epoch_has_every_row_once(samples: Samples) -> None:
     rng = np.random.default_rng(0)
     batches = list(samples.batches(100, rng))
-    assert sum(len(t) for _, t in batches) == samples.n_rows
-    assert all(len(t) == 100 for _, t in batches[:-1])
-    read_ = np.concatenate([np.c_[c, t] for c, t in batches])
+    assert sum(len(t) for _, t, _ in batches) == samples.n_rows
+    assert all(len(t) == 100 for _, t, _ in batches[:-1])
+    read_ = np.concatenate([np.c_[c, t] for c, t, _ in batches])
     kept = np.concatenate([np.c_[c, t] for c, t in samples.blocks()])
     np.testing.assert_array_equal(np.sort(read_, axis=0), np.sort(kept, axis=0))
     assert samples.counts.sum() == samples.n_rows

@@ -215,13 +215,13 @@ def test_a_regression_from_a_saved_reduction(digit_files: Path, tmp_path: Path) 
 input: {{path: {digit_files}, vector: pixels}}
 label: id
 model: {{task: regression, pca: {tmp_path / "pca"}, hidden: []}}
-steps: [{{step: train, epochs: 3}}, {{step: quantize}}]
+steps: [{{step: train, epochs: 3}}, {{step: fold_projection}}, {{step: factorize, rank: 5}}, {{step: quantize}}]
 output: {{path: {tmp_path / "out"}, batches: [1]}}
 """
     found = compact.run(read_recipe(text, "r.yaml"))
     assert found.after.rmse is not None
     assert found.test_after is None
-    assert found.stages[-1].widths == (12, 1)
+    assert [stage.widths for stage in found.stages] == [(12, 1), (1,), (1,), (1,)]
     assert Model.restore(tmp_path / "out/stages/00-train.model").task == "regression"
 
 
@@ -229,7 +229,7 @@ output: {{path: {tmp_path / "out"}, batches: [1]}}
     ("old", "new", "line", "said"),
     [
         ("sparsity: 0.7", "sparsty: 0.7", 16, "steps.1.sparsty: expected a key of this section, found 'sparsty'; did"),
-        ("step: prune\n", "step: prume\n", 15, "steps.1: expected a step among train, prune, prune_neurons, share_w"),
+        ("step: prune\n", "step: prume\n", 15, "steps.1: expected a step among train, prune, prune_neurons, factori"),
         ("bits: 6", "bits: 60", 20, "steps.3.bits: expected a number <= 16 or a list, found 60"),
         ("lr: 0.05", "lr: 5e-2", 14, "steps.0.optimizer.lr: expected a number, found '5e-2'; write 0.05 for the num"),
         ("hidden: [24]", "hiden: [24]", 10, "model.hiden: expected a key of this section, found 'hiden'; did you mean"),
