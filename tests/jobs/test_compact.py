@@ -157,14 +157,17 @@ def test_stopped_it_goes_on_to_the_same_bytes(
 ) -> None:
     driver = (
         "import sys, time\nfrom compress.train import _Run\ntrue = _Run._epoch\n"
-        "def slow(self, number):\n    time.sleep(0.3)\n    return true(self, number)\n"
+        "def slow(self, number):\n    time.sleep(0.2)\n    return true(self, number)\n"
         "_Run._epoch = slow\nfrom jobs.cli import main\nmain()\n"
     )
     command = [sys.executable, "-c", driver, "compress", str(conf), "--json"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait(lambda: (tmp_path / "out/stages/02-train.checkpoint").exists(), process)
-    process.send_signal(with_)
-    output, errors = process.communicate(timeout=60)
+    try:
+        wait(lambda: (tmp_path / "out/stages/02-train.checkpoint").exists(), process)
+        process.send_signal(with_)
+        output, errors = process.communicate(timeout=300)
+    finally:
+        process.kill()
     assert process.returncode == exits.INTERRUPTED, errors
     assert json.loads(output)["error"]["exit_code"] == exits.INTERRUPTED
     assert not (tmp_path / "out/model.emill").exists()
@@ -175,7 +178,7 @@ def test_stopped_it_goes_on_to_the_same_bytes(
 
 
 def wait(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 100
+    end = time.monotonic() + 300
     while not ready():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
