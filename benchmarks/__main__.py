@@ -2,7 +2,19 @@
 
 import sys
 
-from benchmarks import dask_ml, deep_compression, frontier, glosses, latency, memory, reduction, scale, spark, stages
+from benchmarks import (
+    compact,
+    dask_ml,
+    deep_compression,
+    frontier,
+    glosses,
+    latency,
+    memory,
+    reduction,
+    scale,
+    spark,
+    stages,
+)
 
 TOOLS = {
     "reduction": reduction.main,
@@ -12,6 +24,7 @@ TOOLS = {
     "scale": scale.main,
     "dask": dask_ml.main,
     "spark": spark.main,
+    "compact": compact.main,
     "frontier": frontier.main,
     "deep_compression": deep_compression.main,
     "latency": latency.main,

@@ -21,7 +21,10 @@ from reduce.digest import digest_of
 
 
 class Transform(Protocol):
-    """A map from a block of (h, d_in) to a block of (h', d_out); it may drop rows, never reorder them."""
+    """A map from a block of (h, d_in) to a block of (h', d_out); it may drop rows, never reorder them.
+
+    One that adds carried columns has an attribute ``carried``, their Arrow schema.
+    """
 
     @property
     def n_features_in(self) -> int: ...
