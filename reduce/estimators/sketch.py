@@ -27,10 +27,6 @@ from reduce.passes.moments import Intake, Moments
 from reduce.passes.sketch import Sketch, SketchPass
 from reduce.passes.thin import known_pivot
 
-TOL = 1e-3
-SCANS = 16
-COMPONENTS = 500
-
 
 @dataclass(frozen=True)
 class Wanted:

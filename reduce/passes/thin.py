@@ -19,9 +19,7 @@ from scipy.sparse import _sparsetools
 
 from reduce.blocks import F64, Block, Floats, block_height
 from reduce.passes.moments import FAR, Intake, Moments, weigh
-
-DENSE_SHARE = 1 / 8
-"""Share of stored entries above which a block is multiplied dense. A format constant."""
+from reduce.transforms import DENSE_SHARE
 
 
 @dataclass(frozen=True, slots=True)
