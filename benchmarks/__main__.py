@@ -1,8 +1,8 @@
-"""``python -m benchmarks [reduction | stages | memory | glosses | scale] ...``; without a name: reduction, stages."""
+"""``python -m benchmarks [NAME] ...``, NAME among ``TOOLS``; without a name: reduction, stages."""
 
 import sys
 
-from benchmarks import glosses, memory, reduction, scale, stages
+from benchmarks import glosses, memory, reduction, scale, stages, wide
 
 TOOLS = {
     "reduction": reduction.main,
@@ -10,6 +10,7 @@ TOOLS = {
     "memory": memory.main,
     "glosses": glosses.main,
     "scale": scale.main,
+    "wide": wide.main,
 }
 
 if __name__ == "__main__":
