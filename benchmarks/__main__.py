@@ -14,6 +14,7 @@ from benchmarks import (
     scale,
     spark,
     stages,
+    wide,
 )
 
 TOOLS = {
@@ -21,6 +22,7 @@ TOOLS = {
     "stages": stages.main,
     "memory": memory.main,
     "glosses": glosses.main,
+    "wide": wide.main,
     "scale": scale.main,
     "dask": dask_ml.main,
     "spark": spark.main,
