@@ -2,7 +2,7 @@
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test slow airflow check bench format lint-fix clean
+.PHONY: help demo test slow airflow check bench dist docker format lint-fix clean cortex
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -23,19 +23,29 @@ demo: $(CORE)  ## install the core and run the demonstration
 test: $(TEST)  ## fast tests with coverage; ARGS='-k gram' goes to pytest
 	$(PYTEST) -n auto --dist loadfile --cov --cov-report=term $(ARGS)
 
-slow: $(TEST) $(FLOW)/.installed  ## the slow tests
+slow: $(TEST) $(FLOW)/.installed cortex  ## the slow tests
 	$(PYTEST) -m slow $(ARGS)
 
+docker: $(CORE)  ## build the images and run both clusters from them (as root; no Docker daemon needed)
+	$(BIN)/python docker/verify.py $(ARGS)
+
 airflow: $(FLOW)/.installed  ## Airflow in an environment of its own, for the test of the DAG
+
+cortex:  ## a compiler and an emulator of Cortex-M chips, for the test of exported C
+	scripts/compilers.sh cortex
 
 check: $(CHECK)  ## lint, format, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/hadolint docker/Dockerfile
 
 bench: $(TEST)  ## benchmarks; ARGS goes to them
 	$(BIN)/python -m benchmarks $(ARGS)
+
+dist: $(CORE)  ## dist/eigenmill.zip, for spark-submit --py-files
+	$(BIN)/python scripts/zip_packages.py dist/eigenmill.zip reduce jobs $(wildcard compress)
 
 format: $(CHECK)  ## rewrite the code: safe lint fixes, then format
 	$(BIN)/ruff check --fix .
@@ -63,7 +73,8 @@ $(CHECK): $(CORE)
 	$(PIP) --group check
 	@touch $@
 
-$(TEST): $(CORE) scripts/java.sh
+$(TEST): $(CORE) scripts/java.sh scripts/compilers.sh
 	scripts/java.sh
+	scripts/compilers.sh
 	$(PIP) --editable '.[all]' --group test
 	@touch $@

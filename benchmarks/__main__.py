@@ -1,8 +1,8 @@
-"""``python -m benchmarks [NAME] ...``, a name of ``TOOLS``; without a name: reduction, stages."""
+"""``python -m benchmarks [NAME] ...``, a tool or options of ``reduction``; without a name: reduction, stages."""
 
 import sys
 
-from benchmarks import deep_compression, frontier, glosses, memory, reduction, scale, stages
+from benchmarks import dask_ml, deep_compression, frontier, glosses, latency, memory, reduction, scale, stages
 
 TOOLS = {
     "reduction": reduction.main,
@@ -10,8 +10,10 @@ TOOLS = {
     "memory": memory.main,
     "glosses": glosses.main,
     "scale": scale.main,
+    "dask": dask_ml.main,
     "frontier": frontier.main,
     "deep_compression": deep_compression.main,
+    "latency": latency.main,
 }
 
 if __name__ == "__main__":

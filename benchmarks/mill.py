@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Any
 
 
-def run(path: Path, out: Path, *, workers: int = 2, components: int = 50, memory: str = "2GiB") -> dict[str, Any]:
-    """The whole job. Seconds of the fit and of the whole, opening the files included; the variances."""
+def run(
+    path: Path, out: Path, *, workers: int = 2, components: int = 50, memory: str = "2GiB", engine: Any = None
+) -> dict[str, Any]:
+    """The whole job, in this process or on ``engine``.
+
+    Seconds of the fit and of the whole, opening the files included; the variances.
+    """
     from reduce import PCA, Dataset, connect
 
     began = time.perf_counter()
@@ -16,7 +21,7 @@ def run(path: Path, out: Path, *, workers: int = 2, components: int = 50, memory
     if path.name.startswith("scalar"):
         layout = {"columns": scalar_columns(path)}
     data = Dataset.from_parquet(str(path), carry=["id"], **layout)
-    engine = connect("local", workers=workers, memory=memory)
+    engine = engine or connect("local", workers=workers, memory=memory)
     pca = PCA(n_components=components, scale=True).fit(data, engine=engine)
     fitted = time.perf_counter()
     pca.transform(data).to_parquet(str(out), engine=engine)

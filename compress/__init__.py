@@ -5,26 +5,34 @@ in one file. Every step is ``step(model, ...) -> model``. Training needs torch (
 constriction; loading a packed model and predicting with it need neither.
 """
 
+from compress.c import to_c
 from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Samples, Validation, gather
 from compress.distill import distill, teach
 from compress.factorize import factorize, fold_projection
 from compress.model import Model, pooling
+from compress.native import Footprint, compiled, footprint
+from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
 from compress.pack import load, pack
 from compress.prune import prune, prune_neurons, regrow
 from compress.quantize import quantize, share_weights
 from compress.train import train
 
 __all__ = [
+    "Agreement",
     "EntropyPenalty",
+    "Footprint",
     "LearnedStep",
     "Magnitude",
     "Model",
     "Samples",
     "Validation",
+    "agreement",
+    "compiled",
     "distill",
     "factorize",
     "fold_projection",
+    "footprint",
     "gather",
     "load",
     "pack",
@@ -33,7 +41,10 @@ __all__ = [
     "prune_neurons",
     "quantize",
     "regrow",
+    "run_onnx",
     "share_weights",
     "teach",
+    "to_c",
+    "to_onnx",
     "train",
 ]

@@ -24,7 +24,6 @@ import numpy.typing as npt
 from compress.front import Front
 from compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model, Task, softmax
 from reduce.blocks import F64
-from reduce.engines.base import one_blas_thread
 from reduce.errors import ConfigError
 
 I64 = npt.NDArray[np.int64]
@@ -78,9 +77,15 @@ class WholeNet:
     offset: float
 
     @cached_property
-    def _weights(self) -> list[F64]:
-        """Whole numbers below 2**53 add up exactly in double precision, and far faster."""
-        return [layer.weights.astype(np.float64) for layer in self.layers]
+    def _weights(self) -> list[npt.NDArray[Any]]:
+        """Floating point adds up whole numbers exactly, in any order and far faster: single precision to 2**24."""
+        found: list[npt.NDArray[Any]] = []
+        top = self.front.top
+        for layer in self.layers:
+            largest = int((np.abs(layer.weights).sum(axis=0) * top).max(initial=0))
+            found.append(layer.weights.astype(np.float32 if largest <= 1 << 24 else np.float64))
+            top = max(layer.high, -layer.low) if layer.bits else 0
+        return found
 
     def scores(self, X: Any) -> I64:
         """Integer scores (n, outputs) of raw rows X (n, d)."""
@@ -88,16 +93,16 @@ class WholeNet:
 
     def scores_of(self, codes: Any) -> I64:
         """Integer scores (n, outputs) of codes (n, d)."""
-        a: Any = codes.astype(np.float64)
+        # No limit on BLAS threads: exact sums are the same with any number, and to set one takes milliseconds.
+        a: Any = codes
         for layer, weights in zip(self.layers, self._weights, strict=True):
-            with one_blas_thread():
-                acc: I64 = (a @ weights).astype(np.int64) + layer.bias
+            acc: I64 = (a.astype(weights.dtype) @ weights).astype(np.int64) + layer.bias
             if layer.bits == 0:
                 return acc
             acc *= layer.multiplier
             acc += 1 << (layer.shift - 1)
             acc >>= layer.shift
-            a = np.clip(acc, layer.low, layer.high).astype(np.float64)
+            a = np.clip(acc, layer.low, layer.high)
         raise AssertionError("the last layer gives the scores")
 
     def decision(self, X: Any) -> F64:

@@ -71,7 +71,7 @@ def pack(
 
 def packed(model: Model | WholeNet, *, coder: str = "range", width: int | None = None) -> bytes:
     """The bytes of the file that :func:`pack` writes."""
-    net = whole_net(model) if isinstance(model, Model) else model
+    net = net_of(model)
     if coder not in CODERS:
         raise ConfigError(f"expected a coder among {', '.join(CODERS)}, found {coder!r}")
     d = net.front.n_features
@@ -99,6 +99,13 @@ def load(path: str | os.PathLike[str]) -> WholeNet:
     except OSError as error:
         raise ArtifactError(f"expected a packed model at {target}, found: {error}; check the path") from error
     return unpacked(content, str(target))
+
+
+def net_of(model: Model | WholeNet | str | os.PathLike[str]) -> WholeNet:
+    """The integer net of a quantized model, or of the packed file at a path."""
+    if isinstance(model, WholeNet):
+        return model
+    return whole_net(model) if isinstance(model, Model) else load(model)
 
 
 def unpacked(content: bytes, where: str = "the file") -> WholeNet:
@@ -468,4 +475,4 @@ def _read_zstd(reader: _Reader, shape: tuple[int, int]) -> npt.NDArray[np.int64]
     return np.frombuffer(raw, kind).reshape(shape[::-1]).T.astype(np.int64)
 
 
-__all__ = ["CODERS", "load", "pack", "packed", "unpacked"]
+__all__ = ["CODERS", "load", "net_of", "pack", "packed", "unpacked"]

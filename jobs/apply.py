@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from jobs.daily_records import Version
+from jobs.drift import Alignment
 from jobs.fitted import Fitted, keeps_state, load_fitted, save_fitted
 from reduce import Dataset, Manifest, Sink, StandardScaler, files, load
 from reduce.engines.base import Engine
@@ -76,8 +79,10 @@ def reconstruct(
     model = load(model_path)
     if against is not None and not hasattr(model, "reconstruction_error"):
         raise ConfigError("expected a model of method pca or svd for --against, found one that loses nothing")
-    layout, carried = _features_layout(model, path, vector, columns)
+    layout, carried, aligned = _features_layout(model, model_path, path, vector, columns)
     features = Dataset.from_parquet(path, **layout, carry=carried if carry is None else list(carry))
+    if aligned is not None:
+        features = features.then(aligned.inverse.transform(features.dtype))
     names = list(model._names) if isinstance(model._names, tuple) else None
     if names is not None:
         options |= {"layout": "columns", "names": names}
@@ -104,11 +109,11 @@ def _measured(model: Any, against: Any, model_path: str, engine: Engine, out: st
 
 
 def _features_layout(
-    model: Any, path: str, vector: str | None, columns: Sequence[str] | None
-) -> tuple[dict[str, Any], list[str]]:
-    """How to read features, and the other columns in them."""
+    model: Any, model_path: str, path: str, vector: str | None, columns: Sequence[str] | None
+) -> tuple[dict[str, Any], list[str], Alignment | None]:
+    """How to read features, the other columns in them, and how they are aligned to those of an earlier model."""
     if vector is not None or columns is not None:
-        return {"columns": list(columns)} if columns is not None else {"vector": vector}, []
+        return {"columns": list(columns)} if columns is not None else {"vector": vector}, [], None
     try:
         manifest = read_manifest(path)
     except OutputError as error:
@@ -116,7 +121,9 @@ def _features_layout(
             f"expected an output of eigenmill at {path}, or --vector or --columns to say where its features are; "
             f"found: {error}"
         ) from error
-    if list(manifest.transforms) not in [[digest] for digest in _digests(model)]:
+    first, *rest = manifest.transforms
+    aligned = _alignment(model_path) if rest else None
+    if first not in _digests(model) or (rest and rest not in [[digest] for digest in _aligning(aligned)]):
         raise DataError(
             f"expected features made by this model, found those of another ({manifest.model[:12]}) at {path}; "
             "give the model that belongs to them"
@@ -125,14 +132,29 @@ def _features_layout(
     width = int(model.n_features_in_ if isinstance(model, StandardScaler) else model.n_components_)
     if manifest.options["layout"] == "list":
         column = str(manifest.options["column"])
-        return {"vector": column, "n_features": width}, [name for name in names if name != column]
-    return {"columns": names[-width:]}, names[:-width]
+        return {"vector": column, "n_features": width}, [name for name in names if name != column], aligned
+    return {"columns": names[-width:]}, names[:-width], aligned
 
 
 def _digests(model: Any) -> list[str]:
     """Digests of the model as a transform, in both precisions."""
     inputs = [Input(model._names, np.dtype(dtype), model.cleaning_) for dtype in ("float32", "float64")]
     return [model._transform(each).digest for each in inputs]
+
+
+def _alignment(model_path: str) -> Alignment | None:
+    """How a day-by-day job aligned the features of this model; None when it did not."""
+    fs, path = files.resolve(model_path)
+    record = f"{path.rstrip('/').rpartition('/')[0]}/{Version.name}"
+    with contextlib.suppress(FileNotFoundError):
+        found = Version.from_json(files.read_json(fs, record), record).alignment
+        return None if found is None else Alignment.from_json(found)
+    return None
+
+
+def _aligning(alignment: Alignment | None) -> list[str]:
+    """Digests of an alignment as a transform, in both precisions."""
+    return [] if alignment is None else [alignment.transform(np.dtype(t)).digest for t in ("float32", "float64")]
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,8 @@ def inspect(
         if path.endswith((".yaml", ".yml")):
             source = load_job(path)
             data = build_dataset(source, missing="error")
-            found, names = quality.measure(data, build_engine(source, None, bars)), data.feature_names
+            with contextlib.closing(build_engine(source, None, bars)) as engine:
+                found, names = quality.measure(data, engine), data.feature_names
         elif _holds(path, "model.json"):
             model = load(path)
             found, names = model.quality_, model._names

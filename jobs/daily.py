@@ -209,7 +209,8 @@ def _engine(source: DailyFile, day: str, progress: Progress | None) -> Iterator[
     """The engine; what an interrupted scan goes on from is removed when it ends well."""
     job = source.job(day)
     work = work_directory(job.job, digest_of(["daily", day]))
-    yield build_engine(job, work, progress)
+    with contextlib.closing(build_engine(job, work, progress)) as engine:
+        yield engine
     if work is not None:
         with contextlib.suppress(OutputError):
             fs, directory = files.resolve(work)

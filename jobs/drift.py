@@ -102,6 +102,13 @@ class Alignment:
         order, signs = np.asarray(self.permutation, dtype=np.int64), np.asarray(self.signs, dtype=np.float64)
         return Align(order, signs, Numbered("aligned", k), dtype)
 
+    @property
+    def inverse(self) -> Alignment:
+        """How columns become components again."""
+        order = np.argsort(self.permutation)
+        signs, cosines = (tuple(values[j] for j in order) for values in (self.signs, self.cosines))
+        return Alignment(tuple(map(int, order)), signs, cosines)
+
     def as_json(self) -> dict[str, Any]:
         """Plain values for a record."""
         return {"permutation": list(self.permutation), "signs": list(self.signs), "cosines": list(self.cosines)}

@@ -91,11 +91,17 @@ def run(source: JobFile, progress: Progress | None = None) -> RunReport:
     Raises:
         EigenmillError: see :mod:`reduce.errors`. What is finished stays, and running again goes on from it.
     """
+    with contextlib.ExitStack() as ending:
+        return _run(source, Meter(progress), ending)
+
+
+def _run(source: JobFile, meter: Meter, ending: contextlib.ExitStack) -> RunReport:
+    """The run; what must be closed after it goes to ``ending``."""
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    meter = Meter(progress)
     forget_peak()
     with meter.stage("plan"):
         ready = prepare(source, meter)
+        ending.callback(ready.engine.close)
         output = ready.job.output
         model = found_model(ready.job, ready.data, ready.key)
         fitted = model is None

@@ -18,7 +18,7 @@ from reduce.errors import DataError, SchemaError
 from reduce.manifest import FileRecord
 from reduce.parts import Part
 
-GROUP_BYTES, GROUP_ROWS = 16 << 20, 1_000_000
+GROUP_BYTES, GROUP_ROWS = 8 << 20, 1_000_000
 """A row group ends at so many bytes of features, or of carried columns, or rows. Format constants."""
 
 Layout = Literal["list", "columns"]

@@ -14,7 +14,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("docker/*.md")]
 
 
 def blocks(language: str) -> list[str]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from threadpoolctl import OpenBLASController, threadpool_limits
+from threadpoolctl import OpenBLASController, ThreadpoolController
 
 from reduce.blocks import Workspace
 from reduce.dataset import Dataset, Fragment, leaf_rows
@@ -196,10 +196,14 @@ class Engine(Protocol):
     def memory_limit(self) -> int | None:
         """Bytes that one process may use, or None."""
 
+    def close(self) -> None:
+        """Let go of what the engine has opened itself; a client or session that it was given stays open."""
+
 
 _limit_lock = threading.Lock()
 _limit_depth = 0
 _limit: Any = None
+_libraries: Any = None
 
 
 @contextlib.contextmanager
@@ -207,23 +211,30 @@ def one_blas_thread() -> Iterator[None]:
     """Run BLAS with one thread: results would depend on the thread count otherwise, and threads fold leaves already.
 
     The limit is process-wide and reference-counted, because threadpoolctl's own limits race inside pool threads.
+    OpenMP counts for every thread apart, and a BLAS built on it does too: every thread that computes enters here.
     """
-    global _limit_depth, _limit
+    global _limit_depth, _limit, _libraries
     with _limit_lock:
         if _limit_depth == 0:
             _free_control()
-            _limit = threadpool_limits(limits=1)
+            _libraries = ThreadpoolController()
+            _limit = _libraries.limit(limits=1, user_api="blas")
         _limit_depth += 1
+        openmp = [(each, each.num_threads) for each in _libraries.lib_controllers if each.user_api == "openmp"]
+    for library, _ in openmp:
+        library.set_num_threads(1)
     try:
         yield
     finally:
+        for library, before in openmp:
+            library.set_num_threads(before)
         with _limit_lock:
             _limit_depth -= 1
             if _limit_depth == 0:
                 _free_control()
                 _limit.restore_original_limits()
                 _free_control()
-                _limit = None
+                _limit = _libraries = None
 
 
 def _free_control() -> None:

@@ -55,12 +55,16 @@ POLL = 5.0
 ANSWER = 30.0
 """Seconds in which a scheduler must answer, however much it has to do."""
 
+CLOSING = 2.0
+"""Seconds that ending a connection may take."""
+
 
 class DaskEngine:
     """Runs passes on the workers of a Dask cluster.
 
     Args:
-        client: a ``distributed.Client``, or the address of a scheduler. The cluster stays the caller's.
+        client: a ``distributed.Client``, which stays the caller's, or the address of a scheduler: then :meth:`close`,
+            or leaving a ``with contextlib.closing(engine)``, ends the connection.
         memory: budget of one worker process; by default the workers' own limit.
         work: directory that this process and all workers see, for arrays above 32 MiB and finished scans.
         retries: how often a task is tried again after an error that may pass, such as a store that does not answer,
@@ -79,6 +83,7 @@ class DaskEngine:
         patience: float = 30.0,
         progress: Progress | None = None,
     ) -> None:
+        self._own = isinstance(client, str)
         if isinstance(client, str):
             try:
                 client = Client(client, timeout=10, set_as_default=False)
@@ -109,6 +114,12 @@ class DaskEngine:
     def memory_limit(self) -> int | None:
         limits = [w["memory_limit"] for w in self._workers().values() if w["memory_limit"]]
         return self.memory or (min(limits) if limits else None)
+
+    def close(self) -> None:
+        """Close the client, if this engine made it from an address; a scheduler that is gone does not matter."""
+        if self._own:
+            with contextlib.suppress(OSError, TimeoutError, CancelledError):
+                self.client.close(timeout=CLOSING)
 
     def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
         self._admit(pass_, data)

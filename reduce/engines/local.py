@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,6 +80,8 @@ class LocalEngine:
     def memory_limit(self) -> int | None:
         return self.memory
 
+    def close(self) -> None: ...
+
     def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
         workers = workers_that_fit(pass_, data, self.workers, self.memory)
         keep, tree = tree is not None, Tree() if tree is None else tree
@@ -144,40 +146,55 @@ class LocalEngine:
             checkpoint.save(whole=True)
 
     def _map(self, task: Callable[[T, Workspace, Watch], Any], items: Sequence[T], workers: int) -> None:
-        """Run ``task`` on every item, at most ``workers`` at once, started in order; the first error stops all.
+        """Run ``task`` on every item, at most ``workers`` at once, started in order.
 
-        No item starts more than ``AHEAD`` per worker after the oldest that runs: states that wait for a slow one
-        would pile up.
+        An error stops all later items; those before it go on, so that it is the first item's error that is raised,
+        with one worker or many. No item starts more than ``AHEAD`` per worker after the oldest that runs: states that
+        wait for a slow one would pile up.
         """
-        stop, advance = threading.Event(), None if self.progress is None else self.progress.advance
-        turn, todo, running = threading.Condition(), iter(enumerate(items)), set[int]()
+        advance, turn = None if self.progress is None else self.progress.advance, threading.Condition()
+        running, errors = set[int](), dict[int, BaseException]()
+        started, end = 0, len(items)
 
-        def watch(rows: int) -> None:
-            if stop.is_set():
-                raise _StoppedError
-            if advance is not None:
-                advance(rows)
+        def watch_of(number: int) -> Watch:
+            def watch(rows: int) -> None:
+                if number >= end:
+                    raise _StoppedError
+                if advance is not None:
+                    advance(rows)
+
+            return watch
 
         def loop() -> None:
             try:
-                serve()
+                with one_blas_thread():
+                    serve()
             finally:
                 # What the allocator keeps for a thread that has ended, later threads would not use.
                 pa.default_memory_pool().release_unused()
 
         def serve() -> None:
+            nonlocal started, end
             workspace = Workspace()
-            while not stop.is_set():
+            while True:
                 with turn:
-                    try:
-                        number, item = next(todo)
-                    except StopIteration:
+                    number = started
+                    if number >= end:
                         return
+                    started += 1
                     running.add(number)
-                    while not stop.is_set() and number - min(running) > AHEAD * workers:
+                    while number < end and number - min(running) > AHEAD * workers:
                         turn.wait()
+
                 try:
-                    task(item, workspace, watch)
+                    if number < end:
+                        task(items[number], workspace, watch_of(number))
+                except _StoppedError:
+                    return
+                except BaseException as error:
+                    with turn:
+                        errors[number], end = error, min(end, number)
+                    return
                 finally:
                     with turn:
                         running.discard(number)
@@ -185,25 +202,24 @@ class LocalEngine:
 
         if min(workers, len(items)) <= 1:
             loop()
-            return
-        with ThreadPoolExecutor(min(workers, len(items)), thread_name_prefix="eigenmill") as pool:
-            futures = [pool.submit(loop) for _ in range(min(workers, len(items)))]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-            finally:
-                # Reached by Ctrl-C and by a worker's error alike; the others stop at their next block.
-                failed = [f.exception() for f in futures if f.done() and f.exception() is not None]
-                if failed or not all(f.done() for f in futures):
-                    stop.set()
-                    with turn:
-                        turn.notify_all()
-        for error in failed:
-            if error is not None and not isinstance(error, _StoppedError):
-                raise error
+        else:
+            with ThreadPoolExecutor(min(workers, len(items)), thread_name_prefix="eigenmill") as pool:
+                futures = [pool.submit(loop) for _ in range(min(workers, len(items)))]
+                try:
+                    for future in futures:
+                        future.result()
+                finally:
+                    # Reached by Ctrl-C too: all stop at their next block.
+                    if not all(future.done() for future in futures):
+                        with turn:
+                            end = 0
+                            turn.notify_all()
+        if errors:
+            raise errors[min(errors)]
 
 
 class _StoppedError(Exception):
-    """Ends a worker whose sibling has failed."""
+    """Ends an item after one that has failed."""
 
 
 def _watched(data: Dataset, part: Part, workspace: Workspace, watch: Watch) -> Iterator[Block]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -36,6 +39,8 @@ from reduce.sink import Manifest, Sink
 S = TypeVar("S")
 R = TypeVar("R")
 COLLECTED = "eigenmill_features"
+GROUP = "eigenmill"
+"""Job group, and tag of a Connect session's operations."""
 
 
 class SparkEngine:
@@ -46,6 +51,7 @@ class SparkEngine:
         memory: budget of one executor's Python workers together; by default ``spark.executor.pyspark.memory`` or
             ``spark.executor.memoryOverhead`` when they are set.
         work: directory that this process and all executors see, for arrays above 32 MiB and finished scans.
+        patience: seconds to wait for executors when all that there were are gone.
         progress: told of scans and, at their end, rows.
     """
 
@@ -55,11 +61,12 @@ class SparkEngine:
         memory: int | str | None = None,
         *,
         work: str | os.PathLike[str] | None = None,
+        patience: float = 30.0,
         progress: Progress | None = None,
     ) -> None:
         if not hasattr(session, "range") or not hasattr(session, "conf"):
             raise ConfigError(f"expected a SparkSession, found {type(session).__name__}")
-        self.session, self.memory, self.progress = session, parse_bytes(memory), progress
+        self.session, self.memory, self.patience, self.progress = session, parse_bytes(memory), patience, progress
         self.work = workplace(work)
 
     def __repr__(self) -> str:
@@ -71,7 +78,10 @@ class SparkEngine:
         return int(self._conf("spark.executor.cores") or 1)
 
     def memory_limit(self) -> int | None:
-        return self.memory or self._limit()[1]
+        # What Spark's own settings allow is compared before every scan, by an error that names the setting.
+        return self.memory
+
+    def close(self) -> None: ...
 
     def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
         self._admit(pass_, data)
@@ -156,30 +166,67 @@ class SparkEngine:
         return rows_of(table)
 
     def _table(self, frame: Any, description: str) -> Any:
-        with self._described(description):
+        with self._described(description), self._watched() as gone:
             try:
                 return frame.toArrow()
-            except PySparkException as error:
-                raise _explained(error) from error
             except Exception as error:
+                if gone.is_set():
+                    raise EngineError(
+                        f"expected executors, found none for {self.patience:.0f} s after all were lost; start the "
+                        "cluster again, then the job: it goes on from its last finished scan"
+                    ) from error
+                if isinstance(error, PySparkException):
+                    raise _explained(error) from error
                 # py4j's and gRPC's own errors, when the driver's JVM or the Connect server is gone.
                 if type(error).__module__.partition(".")[0] in ("py4j", "grpc") or isinstance(error, OSError):
                     raise EngineError(f"expected a Spark cluster that answers, found {error!r}; run again") from error
                 raise
 
     @contextlib.contextmanager
+    def _watched(self) -> Iterator[threading.Event]:
+        """Cancels the jobs in this block, and sets the event, when executors that there were are gone for long.
+
+        Spark itself would wait for new ones without end. A Connect client does not see the executors.
+        """
+        context, gone, done = getattr(self.session, "_sc", None), threading.Event(), threading.Event()
+        if context is None or context.master.startswith("local"):
+            yield gone
+            return
+        tracker = context._jsc.sc().statusTracker()
+
+        def watch() -> None:
+            seen = None
+            with contextlib.suppress(Exception):  # the JVM is gone: the job's own error tells
+                while not done.wait(1.0):
+                    now = time.monotonic()
+                    if len(tracker.getExecutorInfos()) > 1:  # the driver is one of them
+                        seen = now
+                    elif seen is not None and now - seen > self.patience:
+                        gone.set()
+                        context.cancelJobGroup(GROUP)
+                        return
+
+        thread = threading.Thread(target=watch, name="eigenmill-executors", daemon=True)
+        thread.start()
+        try:
+            yield gone
+        finally:
+            done.set()
+            thread.join()
+
+    @contextlib.contextmanager
     def _described(self, description: str) -> Iterator[None]:
         """What the Spark UI shows for the jobs in this block."""
         context = getattr(self.session, "_sc", None)
         if context is None:
-            self.session.addTag("eigenmill")
+            self.session.addTag(GROUP)
         else:
-            context.setJobGroup("eigenmill", f"eigenmill: {description}")
+            context.setJobGroup(GROUP, f"eigenmill: {description}")
         try:
             yield
         finally:
             if context is None:
-                self.session.removeTag("eigenmill")
+                self.session.removeTag(GROUP)
             else:
                 context.setLocalProperty("spark.jobGroup.id", None)
                 context.setLocalProperty("spark.job.description", None)
@@ -220,10 +267,16 @@ def close_leaf(pass_: Pass[S, Any], tree: Tree[S]) -> None:
 
 def _explained(error: Exception) -> EngineError:
     text = str(error)
-    if "ModuleNotFoundError" in text and ("'reduce'" in text or "No module named 'reduce" in text):
+    missing = re.search(r"ModuleNotFoundError: No module named '([^'.]+)", text)
+    if missing and missing[1] == "reduce":
         return EngineError(
             "expected eigenmill in every Python worker, found none; install it there, or give the zip of `make dist` "
             "to spark-submit --py-files"
+        )
+    if missing:
+        return EngineError(
+            f"expected the dependencies of eigenmill in every Python worker, found no {missing[1]}; install it in "
+            "the Python that PYSPARK_PYTHON names there"
         )
     last = " ".join([line for line in text.splitlines() if line.strip()][-1:])
     return EngineError(f"expected the Spark job to end, found {type(error).__name__}: {last[:500]}; see its log")

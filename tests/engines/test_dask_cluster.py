@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import shutil
@@ -104,6 +105,24 @@ def test_a_job_gives_the_bytes_of_the_local_engine(steady: Cluster, folder: Path
         assert found == expected
         assert len(found) > (60 if part == "features" else 2)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")], "the work directory is gone"
+
+
+def test_a_client_made_from_an_address_is_closed(steady: Cluster, folder: Path) -> None:
+    """And one that was given is not, nor is the cluster."""
+
+    def others(dask_scheduler: Any = None) -> int:
+        return len(dask_scheduler.clients)
+
+    data = opened(folder)
+    with client_of(steady) as client:
+        before = client.run_on_scheduler(others)
+        with contextlib.closing(connect("dask", steady.address)) as engine:
+            PCA(2).fit(data, engine=engine)
+            assert client.run_on_scheduler(others) == before + 1
+        wait_for(lambda: client.run_on_scheduler(others) == before)
+        given = connect("dask", client)
+        given.close()
+        PCA(2).fit(data, engine=given)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reduce import PCA, ConfigError, Dataset, connect
+from reduce import PCA, ConfigError, Dataset, MissingValueError, connect
 from reduce.cleaning import Cleaning
 from reduce.engines.base import one_blas_thread
 from reduce.engines.memory import estimate, format_bytes, parse_bytes
@@ -36,6 +36,48 @@ def test_the_first_error_stops_the_others(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         connect("local", workers=3).run(pass_of("gram", data), data)
     assert threading.active_count() == before
+
+
+def test_the_error_is_that_of_the_first_rows_however_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later leaf fails at once, the first one at its last row: that one is reported, by all alike."""
+    monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 1)
+    X = np.random.default_rng(0).normal(size=(4000, 300))
+    X[599, 7] = X[1200, 3] = X[2000, 1] = np.nan
+    data, told = Dataset.from_numpy(X), set()
+    for workers in (1, 2, 3, 4, 4, 4, 4):
+        with pytest.raises(MissingValueError, match=r"row 599\b") as found:
+            connect("local", workers=workers).run(pass_of("gram", data), data)
+        told.add(str(found.value))
+    assert len(told) == 1
+
+
+def test_openmp_has_one_thread_in_every_thread_that_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenMP keeps a limit for every thread apart, and scikit-learn brings it along."""
+    import sklearn.utils  # noqa: F401  (loads OpenMP)
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    def threads() -> set[int]:
+        return {i["num_threads"] for i in threadpool_info() if i["user_api"] == "openmp"}
+
+    monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 1)
+    data = Dataset.from_numpy(np.random.default_rng(0).normal(size=(4000, 100)))
+    seen, names, both = list[set[int]](), set[str](), threading.Barrier(2)
+
+    class Look:
+        def begin(self, stage: str, rows: int, size: int) -> None: ...
+        def end(self) -> None: ...
+
+        def advance(self, rows: int) -> None:
+            seen.append(threads())
+            if threading.current_thread().name not in names:
+                names.add(threading.current_thread().name)
+                both.wait(30)
+
+    with threadpool_limits(2, user_api="openmp"):
+        connect("local", workers=2, progress=Look()).run(pass_of("gram", data), data)
+        assert threads() == {2}
+    assert len(names) == 2
+    assert set(map(frozenset, seen)) == {frozenset([1])}
 
 
 def test_bad_options() -> None:

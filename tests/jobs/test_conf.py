@@ -84,7 +84,7 @@ def test_it_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_all_but_the_remote_ones_run() -> None:
-    assert {path.stem for path in JOBS} == {*MAKE, "s3", "dask"}
+    assert {path.stem for path in JOBS} == {*MAKE, "s3", "dask", "spark"}
 
 
 def test_mnist_is_the_job_of_the_demonstration() -> None:

@@ -15,8 +15,9 @@ import pytest
 import scipy.linalg
 
 from jobs import daily, drift
+from jobs.apply import reconstruct
 from jobs.daily_config import DailyFile, Drift
-from reduce import PCA, ChangedInputError, ConfigError, Dataset, load
+from reduce import PCA, ChangedInputError, ConfigError, DataError, Dataset, connect, load
 from reduce.errors import OutputError, SchemaError
 from reduce.files import publish as publish_file
 from reduce.sink import read_manifest
@@ -155,6 +156,21 @@ def test_drift_makes_a_new_version_of_everything_aligned_to_the_old_one(tmp_path
         tmp_path / "full"
     )
     assert tree(tmp_path / "out/published/model") == tree(tmp_path / "full"), "fitted models stay canonical"
+
+
+def test_aligned_features_are_reconstructed(tmp_path: Path) -> None:
+    source, engine = swapped(tmp_path), connect("local", workers=1)
+    for day in DAYS:
+        daily.run_day(source, day)
+    published, back = tmp_path / "out/published", tmp_path / "back"
+    reconstruct(f"{published}/model", f"{published}/features/day={DAYS[0]}", str(back), engine)
+    model, data = load(published / "model"), Dataset.from_parquet(tmp_path / f"data/day={DAYS[0]}", vector="x")
+    expected = model.inverse_transform(model.transform(data)).to_numpy()
+    np.testing.assert_array_equal(Dataset.from_parquet(back, vector="x").to_numpy(), expected)
+    # Of another version, or of a model without its record, the columns are not known.
+    for model_path in (tmp_path / "out/versions/v0001/model", shutil.copytree(published / "model", tmp_path / "alone")):
+        with pytest.raises(DataError, match="expected features made by this model"):
+            reconstruct(str(model_path), f"{published}/features/day={DAYS[0]}", str(tmp_path / "no"), engine)
 
 
 def test_old_days_run_again_under_a_new_version_change_no_byte(tmp_path: Path) -> None:

@@ -1,0 +1,385 @@
+"""C: a packed model as one file of C99, from the raw row to integer scores, a class and probabilities.
+
+The file allocates nothing, keeps no state, and needs of the C library ``exp`` only, for probabilities. Its scores are
+those of ``compress.integer`` on every row, because it does the same whole-number arithmetic: sums are 32 bits wide
+where ``bounds`` proves that they fit, else 64. Weights are stored dense in 8 or 16 bits, or as distances and values
+of those that are not 0, whichever is smaller.
+
+Labels and names of columns are data: they appear in string literals only, every byte that is not a plain letter or
+digit as an octal escape, so that neither quotes, trigraphs nor ends of comments mean anything.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from compress.integer import I64, WholeLayer, WholeNet, bounds
+from compress.model import Label, Model
+from compress.pack import net_of
+from reduce import files
+from reduce.errors import ConfigError
+
+Number = Literal["double", "float"]
+LANES = 16
+"""Compilers turn a loop into vector instructions at -O2 when its count is a multiple of their width."""
+FAR = 255
+"""The largest distance that one byte holds."""
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,30}")
+
+
+def to_c(
+    model: Model | WholeNet | str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    name: str = "model",
+    number: Number = "double",
+) -> int:
+    """Write a quantized model as one file of C99; compile it, or include it. Its first lines say how to call it.
+
+    Args:
+        model: quantized, or the path of a packed file.
+        path: a local path or URI.
+        name: what all its names begin with.
+        number: type of a raw value, ``"double"`` or ``"float"``.
+
+    Returns:
+        Bytes of the file.
+
+    Raises:
+        ConfigError: the model is not quantized, or ``name`` is no name in C.
+        OutputError: it cannot be written.
+    """
+    content = source(net_of(model), name=name, number=number).encode("ascii")
+    fs, target = files.resolve(path)
+    files.write_bytes(fs, target, content)
+    return len(content)
+
+
+def source(net: WholeNet, *, name: str = "model", number: Number = "double") -> str:
+    """The text of the file that :func:`to_c` writes."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"expected at most 31 letters, digits and _ after a letter, found {name!r}; choose such one")
+    if number not in ("double", "float"):
+        raise ConfigError(f"expected numbers of type 'double' or 'float', found {number!r}; choose one of them")
+    most = bounds(net.layers, net.front.top)
+    score = score_type(net)
+    tops = [net.front.top, *(layer.high for layer in net.layers[:-1])]
+    parts = [_head(net, name, number, score)]
+    parts += [_layer_data(i, layer, _int(m)) for i, (layer, m) in enumerate(zip(net.layers, most, strict=True))]
+    parts += [_codes(net, number, _code(tops[0]))]
+    for i, (layer, m) in enumerate(zip(net.layers, most, strict=True)):
+        out = score if layer.bits == 0 else _code(tops[i + 1])
+        parts.append(_layer(i, layer, _int(m), _code(tops[i]), out))
+    parts += [_scores(net, name, number, score, tops), _answers(net, name, score), _names(net, name)]
+    return "\n".join(part for part in parts if part)
+
+
+def score_type(net: WholeNet) -> str:
+    """The type of a score in C."""
+    return _int(bounds(net.layers, net.front.top)[-1])
+
+
+# Types
+
+
+def _int(most: int) -> str:
+    """The type of a sum that never exceeds ``most``, nor, since every input may be 0, does a part of it."""
+    return "int32_t" if most < 1 << 31 else "int64_t"
+
+
+def _code(top: int) -> str:
+    """The type of a layer's input. 16 bits even for small ones: processors multiply and add pairs of those."""
+    return "int16_t" if top < 1 << 15 else "int32_t"
+
+
+# Constants
+
+
+def _array(kind: str, name: str, values: Iterable[int]) -> str:
+    texts = [f"{v}LL" if kind == "int64_t" else str(v) for v in values] or ["0"]
+    rows = [", ".join(texts[at : at + 24]) for at in range(0, len(texts), 24)]
+    return f"static const {kind} {name}[{len(texts)}] = {{\n    " + ",\n    ".join(rows) + "\n};\n"
+
+
+def _floats(name: str, values: npt.NDArray[np.float32]) -> str:
+    texts = [_float(float(v)) for v in values]
+    rows = [", ".join(texts[at : at + 8]) for at in range(0, len(texts), 8)]
+    return f"static const float {name}[{len(texts)}] = {{\n    " + ",\n    ".join(rows) + "\n};\n"
+
+
+def _float(value: float) -> str:
+    """A number of single precision, exactly: C99's hexadecimal constants."""
+    return float(value).hex() + "F"
+
+
+def sparse(weights: I64) -> tuple[list[int], list[int], list[int]]:
+    """How many weights each output has, and of each its distance from the one before and its value.
+
+    A distance above ``FAR`` is bridged by weights of 0.
+    """
+    counts: list[int] = []
+    gaps: list[int] = []
+    values: list[int] = []
+    for column in weights.T:
+        before = len(gaps)
+        at = 0
+        for i in np.flatnonzero(column).tolist():
+            while i - at > FAR:
+                gaps.append(FAR)
+                values.append(0)
+                at += FAR
+            gaps.append(i - at)
+            values.append(int(column[i]))
+            at = i
+        counts.append(len(gaps) - before)
+    return counts, gaps, values
+
+
+def _weight(layer: WholeLayer) -> tuple[str, int]:
+    wide = int(np.abs(layer.weights).max(initial=0)) > 127
+    return ("int16_t", 2) if wide else ("int8_t", 1)
+
+
+def is_sparse(layer: WholeLayer) -> bool:
+    """Whether distances and values take fewer bytes than all weights."""
+    size, n_out = _weight(layer)[1], layer.weights.shape[1]
+    if (1 + size) * np.count_nonzero(layer.weights) >= size * layer.weights.size:
+        return False
+    return bool((1 + size) * len(sparse(layer.weights)[1]) + 4 * n_out < size * layer.weights.size)
+
+
+def _layer_data(i: int, layer: WholeLayer, acc: str) -> str:
+    kind = _weight(layer)[0]
+    bias = _array(acc, f"bias_{i}", layer.bias.tolist())
+    if not is_sparse(layer):
+        return bias + _array(kind, f"weights_{i}", layer.weights.T.ravel().tolist())
+    counts, gaps, values = sparse(layer.weights)
+    count = "uint16_t" if max(counts) < 1 << 16 else "uint32_t"
+    return (
+        bias
+        + _array(count, f"counts_{i}", counts)
+        + _array("uint8_t", f"gaps_{i}", gaps)
+        + _array(kind, f"weights_{i}", values)
+    )
+
+
+# Code
+
+
+def _head(net: WholeNet, name: str, number: str, score: str) -> str:
+    d, outputs = net.front.n_features, net.layers[-1].weights.shape[1]
+    lines = [
+        f" * int {name}_scores(const {number} row[{d}], {score} scores[{outputs}]);",
+        " *     0, or 1 + the place of a value that is NaN or infinite and must not be; scores are then not set.",
+    ]
+    if net.task == "classification":
+        lines += [
+            f" * int {name}_class(const {score} scores[{outputs}]);",
+            " *     The place of the first largest score.",
+            f" * void {name}_probabilities(const {score} scores[{outputs}], double probabilities[{outputs}]);",
+            " *     The only one to use the C library: exp of -lm.",
+        ]
+    else:
+        lines.append(f" * double {name}_value(const {score} scores[1]);")
+    if net.task == "classification" and isinstance(net.labels[0], str):
+        lines.append(
+            f" * const struct {name}_text {name}_labels[{outputs}];     bytes in UTF-8; text ends with 0 as well"
+        )
+    elif net.task == "classification":
+        lines.append(f" * const int64_t {name}_labels[{outputs}];")
+    if "columns" in net.front.layout:
+        lines.append(f" * const struct {name}_text {name}_columns[{d}];")
+    return (
+        "/* A model in whole numbers, C99. Nothing is allocated, nothing is kept between calls.\n *\n"
+        + "\n".join(lines)
+        + "\n */\n#include <float.h>\n#include <math.h>\n#include <stddef.h>\n#include <stdint.h>\n\n"
+        "#if defined __FAST_MATH__ || FLT_EVAL_METHOD < 0 || (FLT_EVAL_METHOD > 1 && FLT_EVAL_METHOD != 16)\n"
+        '#error "rows are read in double precision: compile without -ffast-math, and with -msse2 on an old PC"\n'
+        "#endif\n"
+    )
+
+
+def _codes(net: WholeNet, number: str, code: str) -> str:
+    """The front: a raw row to codes, in double precision as the reference does it."""
+    front = net.front
+    shared = len(front.low) == 1
+    data = ""
+    if shared:
+        low, step = float(front.low[0]), float(front.step[0])
+    else:
+        data += _floats("low", front.low) + _floats("step", front.step)
+    one_fill = len(front.fill) == 1
+    if not one_fill:
+        data += _array("int32_t", "fill", front.fill.tolist())
+    value = "(double)row[i]" if number == "float" else "row[i]"
+    # x - 0 and x / 1 are x to the last bit.
+    if shared:
+        less = value if low == 0 else f"({value} - ({low.hex()}))"
+        scaled = less if step == 1 else f"{less} / {step.hex()}"
+    else:
+        scaled = f"({value} - (double)low[i]) / (double)step[i]"
+    refuses = bool((front.fill < 0).any())
+    missing: list[str]
+    if one_fill:
+        missing = ["            return i + 1;"] if refuses else [f"            codes[i] = {int(front.fill[0])};"]
+    else:
+        missing = ["            if (fill[i] < 0)", "                return i + 1;"] if refuses else []
+        missing.append(f"            codes[i] = ({code})fill[i];")
+    kept = [
+        f"            const double x = {scaled} + 0.5;",
+        f"            codes[i] = ({code})(x >= {front.top}.0 ? {front.top}.0 : x > 0.0 ? x : 0.0);",
+    ]
+    biggest = "FLT_MAX" if number == "float" else "DBL_MAX"
+    body = [
+        f"static int codes_of(const {number} *row, {code} *codes)",
+        "{",
+        "    int i;",
+        f"    for (i = 0; i < {front.n_features}; i++) {{",
+        f"        if (row[i] >= -{biggest} && row[i] <= {biggest}) {{",
+        *kept,
+        "        } else {",
+        *missing,
+        "        }",
+        "    }",
+        "    return 0;",
+        "}",
+    ]
+    return data + "\n".join(body) + "\n"
+
+
+def _layer(i: int, layer: WholeLayer, acc: str, code: str, out: str) -> str:
+    n_in, n_out = layer.weights.shape
+    kind = _weight(layer)[0]
+    lines = [f"static void layer_{i}(const {code} *in, {out} *out)", "{"]
+    thin = is_sparse(layer)
+    lines.append(f"    const {kind} *w = weights_{i};")
+    if thin:
+        lines.append(f"    const uint8_t *gap = gaps_{i};")
+    lines += ["    int j;", f"    for (j = 0; j < {n_out}; j++) {{", f"        {acc} sum = bias_{i}[j];"]
+    if thin:
+        lines += [
+            f"        const {code} *x = in;",
+            "        uint32_t n;",
+            f"        for (n = counts_{i}[j]; n > 0; n--) {{",
+            "            x += *gap++;",
+            f"            sum += ({acc})*x * ({acc})*w++;",
+            "        }",
+        ]
+    else:
+        even = n_in - n_in % LANES
+        lines.append("        int i;")
+        if even:
+            lines += [f"        for (i = 0; i < {even}; i++)", f"            sum += ({acc})in[i] * ({acc})w[i];"]
+        if even < n_in:
+            lines += [f"        for (i = {even}; i < {n_in}; i++)", f"            sum += ({acc})in[i] * ({acc})w[i];"]
+        lines.append(f"        w += {n_in};")
+    if layer.bits == 0:
+        lines.append("        out[j] = sum;")
+    else:
+        half = 1 << (layer.shift - 1)
+        lines += [
+            f"        int64_t scaled = (int64_t)sum * {layer.multiplier} + {half}LL;",
+            "        /* Towards minus infinity, also where >> of negative numbers is something else. */",
+            f"        scaled = scaled >= 0 ? scaled >> {layer.shift} : -1 - ((-1 - scaled) >> {layer.shift});",
+            f"        scaled = scaled < {layer.low} ? {layer.low} : scaled > {layer.high} ? {layer.high} : scaled;",
+            f"        out[j] = ({out})scaled;",
+        ]
+    return "\n".join([*lines, "    }", "}"]) + "\n"
+
+
+def _scores(net: WholeNet, name: str, number: str, score: str, tops: Sequence[int]) -> str:
+    widths = [net.front.n_features, *(layer.weights.shape[1] for layer in net.layers[:-1])]
+    outputs = net.layers[-1].weights.shape[1]
+    lines = [
+        f"int {name}_scores(const {number} row[{widths[0]}], {score} scores[{outputs}]);",
+        f"int {name}_scores(const {number} row[{widths[0]}], {score} scores[{outputs}])",
+        "{",
+        *(f"    {_code(top)} in_{i}[{width}];" for i, (top, width) in enumerate(zip(tops, widths, strict=True))),
+        "    const int refused = codes_of(row, in_0);",
+        "    if (refused)",
+        "        return refused;",
+        *(f"    layer_{i}(in_{i}, in_{i + 1});" for i in range(len(net.layers) - 1)),
+        f"    layer_{len(net.layers) - 1}(in_{len(net.layers) - 1}, scores);",
+        "    return 0;",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _answers(net: WholeNet, name: str, score: str) -> str:
+    outputs = net.layers[-1].weights.shape[1]
+    logit = f"(double)scores[{{}}] * {net.scale.hex()} + ({net.offset.hex()})"
+    if net.task == "regression":
+        head = f"double {name}_value(const {score} scores[1])"
+        return f"{head};\n{head}\n{{\n    return {logit.format(0)};\n}}\n"
+    first = f"int {name}_class(const {score} scores[{outputs}])"
+    second = f"void {name}_probabilities(const {score} scores[{outputs}], double probabilities[{outputs}])"
+    return f"""{first};
+{first}
+{{
+    int best = 0, k;
+    for (k = 1; k < {outputs}; k++)
+        if (scores[k] > scores[best])
+            best = k;
+    return best;
+}}
+
+{second};
+{second}
+{{
+    const int best = {name}_class(scores);
+    const double top = {logit.format("best")};
+    double sum = 0.0;
+    int k;
+    for (k = 0; k < {outputs}; k++) {{
+        probabilities[k] = exp({logit.format("k")} - top);
+        sum += probabilities[k];
+    }}
+    for (k = 0; k < {outputs}; k++)
+        probabilities[k] /= sum;
+}}
+"""
+
+
+def literal(text: str) -> str:
+    """A string literal of C with these bytes in UTF-8. Octal escapes have three digits, so that none runs on."""
+    raw = text.encode("utf-8", "surrogatepass")
+    safe = b" abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.,:;+"
+    return '"' + "".join(chr(b) if b in safe else f"\\{b:03o}" for b in raw) + '"'
+
+
+def _texts(name: str, what: str, texts: Sequence[str]) -> str:
+    rows = [f"    {{ {literal(t)}, {len(t.encode('utf-8', 'surrogatepass'))} }}" for t in texts]
+    table = f"const struct {name}_text {name}_{what}[{len(rows)}]"
+    return f"extern {table};\n{table} = {{\n" + ",\n".join(rows) + "\n};\n"
+
+
+def _names(net: WholeNet, name: str) -> str:
+    columns, labels = net.front.layout.get("columns"), net.labels
+    parts = []
+    if columns is not None or (labels and isinstance(labels[0], str)):
+        parts.append(f"struct {name}_text {{\n    const char *text;\n    size_t bytes;\n}};\n")
+    if labels and all(isinstance(label, str) for label in labels):
+        parts.append(_texts(name, "labels", [str(label) for label in labels]))
+    elif labels:
+        table = f"const int64_t {name}_labels[{len(labels)}]"
+        parts.append(f"extern {table};\n{table} = {{ {', '.join(map(_whole, labels))} }};\n")
+    if columns is not None:
+        parts.append(_texts(name, "columns", [str(column) for column in columns]))
+    return "".join(parts)
+
+
+def _whole(label: Label) -> str:
+    value = int(label)
+    if not -(1 << 62) <= value <= 1 << 62:
+        raise ConfigError(f"expected labels of at most 2**62, found {value}; train on smaller ones")
+    return f"{value}LL"
+
+
+__all__ = ["Number", "is_sparse", "literal", "score_type", "source", "sparse", "to_c"]
