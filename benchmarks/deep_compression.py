@@ -38,9 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     samples = gather(begun, (X, y), validation=None, seed=seed)
 
     def trained(model: Model, epochs: int, rate: float, **options: Any) -> Model:
-        adam = {"name": "adam", "lr": rate}
-        say = {"progress": lambda e: print(e, flush=True)}
-        return train(model, samples, optimizer=adam, epochs=epochs, batch=256, augment=MOVES, seed=seed, **say, **options)
+        options |= {"optimizer": {"name": "adam", "lr": rate}, "epochs": epochs, "batch": 256, "augment": MOVES}
+        return train(model, samples, seed=seed, progress=lambda e: print(e, flush=True), **options)
 
     plain = trained(begun, args.epochs, 2e-3)
     float_error = 100 * float(np.mean(plain.predict(X_test) != y_test))
