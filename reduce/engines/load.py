@@ -42,12 +42,16 @@ SAMPLE = 24
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster to plan for: ``workers`` processes of ``threads`` threads, each within ``memory`` bytes if given."""
+    """A cluster to plan for: ``workers`` processes of ``threads`` threads, each within ``memory`` bytes if given.
+
+    ``link`` is what the network carries into or out of one worker, in bytes per second.
+    """
 
     kind: str
     workers: int
     threads: int = 1
     memory: int | None = None
+    link: float = LINK
 
     def __post_init__(self) -> None:
         if self.kind not in TASKS or self.workers < 1 or self.threads < 1:
@@ -121,7 +125,7 @@ def fold_load(pass_: Pass[Any, Any], data: Dataset, cluster: Cluster, encoded: i
         driver_bytes=PROCESS + RESERVE + 2 * described + max(2 * returned * state, final),
         worker_bytes=worker_memory(cluster.kind, pass_, data, cluster.threads)[1],
         scheduler_seconds=(len(tasks) + merges) * DISPATCH[cluster.kind],
-        merge_seconds=len(rounds) * state * ((fan - 1) / LINK + fan / MERGE) + returned * state / LINK,
+        merge_seconds=len(rounds) * state * ((fan - 1) / cluster.link + fan / MERGE) + returned * state / cluster.link,
     )
 
 
