@@ -26,8 +26,8 @@ from reduce.passes.gram import GramPass
 from reduce.passes.moments import Intake
 
 BRIDGE, NETWORK = "em-bridge", "10.77.0"
-SPEC = Spec(rows=64_000, features=2_000, layout="fixed", row_group=4_000, groups_per_file=4)
-"""16 leaves, with states of 17 MB."""
+SPEC = Spec(rows=33_600, features=2_000, layout="fixed", row_group=4_200, groups_per_file=2)
+"""8 leaves, with states of 17 MB."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def compare(megabits: float, workers: int = 4, cache: Path = CACHE, spec: Spec =
         for name, link in (("free", float("inf")), ("limited", rate))
     }
     with namespaces(workers), dask(workers) as client:
-        fit(client, data, workers)
+        fit(client, data, workers)  # imports
         measured = {"free": fit(client, data, workers)}
         limit(workers, rate)
         measured["limited"] = fit(client, data, workers)

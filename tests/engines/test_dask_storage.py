@@ -56,6 +56,7 @@ def bucket(folder: Path) -> Iterator[tuple[Any, str]]:
     server.stop()
 
 
+@pytest.mark.slow
 def test_workers_bring_their_own_credentials_and_none_is_left_behind(
     bucket: tuple[Any, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
