@@ -2,6 +2,7 @@
 
     python -m benchmarks.scale                              # 100,000 files on 50 workers of this process
     python -m benchmarks.scale --files 10000 --workers 16
+    python -m benchmarks.scale --bandwidth 100              # a real fit of workers in network namespaces
 
 A file is a name, a digest and 48,828 rows of 512 float32 numbers (100 MB; 100,000 of them are 10 TB). Workers read
 nothing: the kernel gives each file's number to a pass whose states say which files they hold, and which refuses to
@@ -162,8 +163,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--files", type=int, default=FILES)
     parser.add_argument("--workers", type=int, default=50, help="workers of the simulation")
     parser.add_argument("--state", type=int, default=64 << 10, help="bytes of one state")
+    parser.add_argument("--bandwidth", type=float, help="instead: a real fit over links of so many Mbit/s (needs root)")
     parser.add_argument("--cache", type=Path, default=CACHE)
     args = parser.parse_args(argv)
+    if args.bandwidth is not None:
+        from benchmarks import links
+
+        found = links.compare(args.bandwidth, cache=args.cache)
+        (args.cache / "links.json").write_text(json.dumps(found, default=list))
+        return
     data = unread(args.files, args.cache)
     plan = explain(PCA(50, scale=True), data, Cluster("dask", WORKERS, 1, 4 << 30), Sink("unwritten"))
     print(f"{plan}\n")

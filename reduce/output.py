@@ -203,8 +203,8 @@ def finish(fs: pafs.FileSystem, directory: str, key: str, planned: Sequence[Part
     missing = [p.index for p in planned if p.index not in records]
     if missing:
         raise OutputError(
-            f"expected records of {len(planned)} parts in {directory}, found {len(records)}; "
-            f"write the parts {missing[:10]} first"
+            f"expected records of {len(planned)} parts in {directory}, found {len(records)}; write the parts "
+            f"{missing[:10]} first, and if they were written elsewhere, give a directory that every worker sees"
         )
     parts = tuple(records[p.index] for p in planned)
     check_listing(fs, directory, parts, pending=())

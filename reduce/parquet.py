@@ -268,7 +268,10 @@ class ParquetSource(LaidOut):
                 opened = self.store.filesystem.open_input_file(path)
         except DataError as error:
             if isinstance(error.__cause__, FileNotFoundError):
-                raise _changed(path, "none") from error
+                raise ChangedInputError(
+                    f"expected the file that was planned, found none at {path}; give a path that every worker sees, or "
+                    "start again if it was removed meanwhile"
+                ) from error
             raise
         with opened:
             with readable(path):

@@ -36,18 +36,24 @@ LINK = 125e6
 """Bytes per second over the network into or out of one worker: 1 Gbit/s."""
 MERGE = 1e9
 """Bytes of states merged per second and thread."""
+WRAPPING = 400
+"""Bytes that Dask's key, function and our versions add to the description of a task."""
 SAMPLE = 24
 """Tasks whose descriptions are measured."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster to plan for: ``workers`` processes of ``threads`` threads, each within ``memory`` bytes if given."""
+    """A cluster to plan for: ``workers`` processes of ``threads`` threads, each within ``memory`` bytes if given.
+
+    ``link`` is what the network carries into or out of one worker, in bytes per second.
+    """
 
     kind: str
     workers: int
     threads: int = 1
     memory: int | None = None
+    link: float = LINK
 
     def __post_init__(self) -> None:
         if self.kind not in TASKS or self.workers < 1 or self.threads < 1:
@@ -107,9 +113,9 @@ def fold_load(pass_: Pass[Any, Any], data: Dataset, cluster: Cluster, encoded: i
     rounds, returned = _rounds(cluster.kind, len(tasks), state)
     # A merge runs where one of its trees is; the others come from other workers, as far as there are any.
     moved = round((len(tasks) - returned) * (1 - 1 / cluster.workers)) * state
-    described = _described(tasks)
-    # Dask: the pass itself is a task, and the leaves that are left over meet in a last one.
-    merges = sum(rounds) + (2 if cluster.kind == "dask" and tasks else 0)
+    described, common = _described(tasks)
+    # Dask: the pass itself is a task, and what tasks have in common; the leaves left over meet in a last one.
+    merges = sum(rounds) + (2 + common if cluster.kind == "dask" and tasks else 0)
     fan = fan_in(cluster.kind, state)
     return Load(
         tasks=len(tasks),
@@ -121,7 +127,7 @@ def fold_load(pass_: Pass[Any, Any], data: Dataset, cluster: Cluster, encoded: i
         driver_bytes=PROCESS + RESERVE + 2 * described + max(2 * returned * state, final),
         worker_bytes=worker_memory(cluster.kind, pass_, data, cluster.threads)[1],
         scheduler_seconds=(len(tasks) + merges) * DISPATCH[cluster.kind],
-        merge_seconds=len(rounds) * state * ((fan - 1) / LINK + fan / MERGE) + returned * state / LINK,
+        merge_seconds=len(rounds) * state * ((fan - 1) / cluster.link + fan / MERGE) + returned * state / cluster.link,
     )
 
 
@@ -129,7 +135,7 @@ def write_load(data: Dataset, cluster: Cluster, encoded: int, parts: Sequence[Pa
     """The load of writing ``data`` in these parts; no state comes back, and nothing moves between workers."""
     cut = Cutter(data)
     picked = [RowsTask(*cut(p.fragments.start, p.fragments.stop)) for p in _sample(parts)]
-    described = _described(picked, len(parts))
+    described, _ = _described(picked, len(parts))
     return Load(
         tasks=len(parts),
         merges=0,
@@ -157,10 +163,10 @@ def _sample(items: Sequence[T]) -> Sequence[T]:
     return items[:: max(len(items) // SAMPLE, 1)]
 
 
-def _described(tasks: Sequence[Any], count: int | None = None) -> int:
-    """Bytes of the descriptions of ``count`` tasks, by default these, from those of a few."""
+def _described(tasks: Sequence[Any], count: int | None = None) -> tuple[int, bool]:
+    """(bytes of the descriptions of ``count`` tasks, by default these, from a few of them; if they share any)."""
     if not tasks:
-        return 0
+        return 0, False
     picked, common = _sample(tasks), Common()
-    each = sum(len(pack(task, None, common)) for task in picked) / len(picked)
-    return round(each * (len(tasks) if count is None else count)) + len(common.pack())
+    each = WRAPPING + sum(len(pack(task, None, common)) for task in picked) / len(picked)
+    return round(each * (len(tasks) if count is None else count)) + len(common.pack()), bool(common.objects)

@@ -30,7 +30,7 @@ LARGE = 32 << 20
 """Bytes above which an array travels as a file."""
 SHARED = 64 << 10
 """Bytes from which an array that several instructions have in common is packed apart."""
-NAMES = 1000
+NAMES = 64
 """Names from which on they are, too."""
 COMMON = 0
 _SECRET = re.compile(r"secret|token|passw|credential|signature|^sig$|^(access_?|account_?|api_?)?key$", re.IGNORECASE)

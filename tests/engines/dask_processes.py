@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,15 @@ class Cluster:
         raise RuntimeError(self.log("scheduler"))
 
     def add(
-        self, *, threads: int = 1, nanny: bool = False, memory: str = "2GiB", env: dict[str, str] | None = None
+        self,
+        *,
+        threads: int = 1,
+        nanny: bool = False,
+        memory: str = "2GiB",
+        env: dict[str, str] | None = None,
+        within: Sequence[str] = (),
     ) -> Any:
-        """Start a worker; its process. Does not wait until it has joined."""
+        """Start a worker, by the command ``within`` if given; its process. Does not wait until it has joined."""
         name = f"worker-{self.count}"
         self.count += 1
         self.nannies |= nanny
@@ -59,13 +65,15 @@ class Cluster:
             preload = self.folder / "preload.py"
             preload.write_text(f"import reduce.dataset\n\nreduce.dataset.LEAF_BYTES = {self.leaf_bytes}\n")
             command += ["--preload", str(preload)]
-        self.workers.append(self._start(name, command, env or {}))
+        self.workers.append(self._start(name, command, env or {}, within))
         return self.workers[-1]
 
-    def _start(self, name: str, command: list[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+    def _start(
+        self, name: str, command: list[str], env: dict[str, str], within: Sequence[str] = ()
+    ) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "dask", *command],
+                [*within, sys.executable, "-m", "dask", *command],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,

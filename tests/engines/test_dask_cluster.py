@@ -279,9 +279,25 @@ def wait_for(true: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def fit(data: Dataset, engine: Any, out: Path) -> None:
+    PCA(5).fit(data, engine=engine)
+
+
+def write(data: Dataset, engine: Any, out: Path) -> None:
+    data.to_parquet(out, engine=engine, part_bytes=1000)
+
+
+STAGES = pytest.mark.parametrize("stage", [fit, write])
+
+
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("how", ["dies", "hangs"])
-def test_a_scheduler_that_is_gone(how: str, mortal: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("how", "stage"),
+    [("dies", fit), ("dies", write), pytest.param("hangs", fit, marks=pytest.mark.slow)],
+)
+def test_a_scheduler_that_is_gone(
+    how: str, stage: Any, mortal: Cluster, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("reduce.engines.dask.ANSWER", 2.0)
     data, client = opened(folder), client_of(mortal)
 
@@ -291,15 +307,17 @@ def test_a_scheduler_that_is_gone(how: str, mortal: Cluster, folder: Path, monke
         else:
             os.kill(mortal.scheduler.pid, signal.SIGSTOP)
 
-    found = in_time(lambda: PCA(5).fit(data, engine=connect("dask", client, progress=At(300, gone))))
+    found = in_time(lambda: stage(data, connect("dask", client, progress=At(300, gone)), tmp_path / "out"))
     with pytest.raises(EngineError, match=r"expected a Dask cluster that answers, found .*run again to go on"):
         raise found
+    assert not (tmp_path / "out/_SUCCESS").exists()
     end(mortal.scheduler)
     client.close(timeout=2)
 
 
 @pytest.mark.slow
-def test_all_workers_are_gone(mortal: Cluster, folder: Path) -> None:
+@STAGES
+def test_all_workers_are_gone(stage: Any, mortal: Cluster, folder: Path, tmp_path: Path) -> None:
     data = opened(folder)
     with client_of(mortal) as client:
 
@@ -309,9 +327,15 @@ def test_all_workers_are_gone(mortal: Cluster, folder: Path) -> None:
 
         for row in (300, 0):
             engine = connect("dask", client, patience=1.0, progress=At(row, gone))
-            found = in_time(lambda engine=engine: PCA(5).fit(data, engine=engine))
+            found = in_time(lambda engine=engine: stage(data, engine, tmp_path / "out"))
             with pytest.raises(EngineError, match=r"expected workers at tcp://.*, found none for 1 s; start some"):
                 raise found
+        assert not (tmp_path / "out/_SUCCESS").exists()
+        # Workers that come back finish what is left.
+        for _ in range(2):
+            mortal.add()
+        client.wait_for_workers(2, timeout=60)
+        stage(data, connect("dask", client), tmp_path / "out")
 
 
 def in_time(act: Callable[[], Any]) -> BaseException:
