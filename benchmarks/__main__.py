@@ -2,7 +2,19 @@
 
 import sys
 
-from benchmarks import compact, dask_ml, frontier, glosses, latency, memory, reduction, scale, stages
+from benchmarks import (
+    compact,
+    dask_ml,
+    deep_compression,
+    frontier,
+    glosses,
+    latency,
+    memory,
+    reduction,
+    scale,
+    spark,
+    stages,
+)
 
 TOOLS = {
     "reduction": reduction.main,
@@ -12,7 +24,9 @@ TOOLS = {
     "scale": scale.main,
     "compact": compact.main,
     "dask": dask_ml.main,
+    "spark": spark.main,
     "frontier": frontier.main,
+    "deep_compression": deep_compression.main,
     "latency": latency.main,
 }
 

@@ -13,11 +13,12 @@ from compress.data import Samples, Validation, gather
 from compress.distill import distill, teach
 from compress.evaluate import Evaluation, evaluate
 from compress.factorize import factorize, fold_projection
+from compress.imports import from_onnx, from_safetensors, from_sklearn, from_torch
 from compress.model import Model, pooling
 from compress.native import Footprint, compiled, footprint
 from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
 from compress.pack import load, pack
-from compress.prune import prune, prune_neurons
+from compress.prune import prune, prune_neurons, regrow
 from compress.quantize import quantize, share_weights
 from compress.search import Candidate, Search, Target, search
 from compress.train import train
@@ -44,6 +45,10 @@ __all__ = [
     "factorize",
     "fold_projection",
     "footprint",
+    "from_onnx",
+    "from_safetensors",
+    "from_sklearn",
+    "from_torch",
     "gather",
     "load",
     "pack",
@@ -51,6 +56,7 @@ __all__ = [
     "prune",
     "prune_neurons",
     "quantize",
+    "regrow",
     "run_onnx",
     "search",
     "share_weights",

@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from compress import (
+    EntropyPenalty,
+    LearnedStep,
     Model,
     Samples,
     Validation,
@@ -17,6 +19,8 @@ from compress import (
     factorize,
     fold_projection,
     gather,
+    load,
+    pack,
     pooling,
     quantize,
     teach,
@@ -195,3 +199,28 @@ def test_a_projection_folds_into_the_next_layer_where_that_is_smaller(folder: Pa
     assert len(fold_projection(wide, always=True).layers) == 2
     again = train(folded, read(folder), **fits)
     assert (again.layers[0].weights != folded.layers[0].weights).any()
+
+
+def test_all_together_a_twelfth_of_the_bytes_at_no_more_error_than_the_float_net(
+    digits: Any, folder: Path, trained: Model, samples: Samples, tmp_path: Path
+) -> None:
+    teachers = [
+        train(Model.mlp(None, [128], 10, seed=seed), samples, optimizer=OPTIMIZER, epochs=25) for seed in range(2)
+    ]
+    student = distill(
+        Model.mlp(None, [24], 10),
+        teachers,
+        read(folder),
+        tmp_path / "t.parquet",
+        copies=3,
+        augment=MOVES,
+        dtype="uint8",
+        optimizer={"name": "adam", "lr": 0.01},
+        epochs=30,
+        validation={"by": "id"},
+        constraints=[LearnedStep(4, start=1.0), EntropyPenalty(3e-5)],
+    )
+    pack(quantize(student, read(folder), bits=4), tmp_path / "m.emill")
+    size = (tmp_path / "m.emill").stat().st_size
+    assert trained.float_bytes / size > 12
+    assert error(load(tmp_path / "m.emill"), *digits[2:]) < error(trained, *digits[2:]) + 0.005
