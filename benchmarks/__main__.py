@@ -14,6 +14,7 @@ from benchmarks import (
     scale,
     spark,
     stages,
+    wide,
 )
 
 TOOLS = {
@@ -21,10 +22,11 @@ TOOLS = {
     "stages": stages.main,
     "memory": memory.main,
     "glosses": glosses.main,
+    "wide": wide.main,
     "scale": scale.main,
-    "compact": compact.main,
     "dask": dask_ml.main,
     "spark": spark.main,
+    "compact": compact.main,
     "frontier": frontier.main,
     "deep_compression": deep_compression.main,
     "latency": latency.main,

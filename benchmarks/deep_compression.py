@@ -38,15 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     samples = gather(begun, (X, y), validation=None, seed=seed)
 
     def trained(model: Model, epochs: int, rate: float, **options: Any) -> Model:
-        adam = {"name": "adam", "lr": rate}
-        say = {"progress": lambda e: print(e, flush=True)}
-        return train(model, samples, optimizer=adam, epochs=epochs, augment=MOVES, seed=seed, **say, **options)
+        options |= {"optimizer": {"name": "adam", "lr": rate}, "epochs": epochs, "batch": 256, "augment": MOVES}
+        return train(model, samples, seed=seed, progress=lambda e: print(e, flush=True), **options)
 
-    plain = trained(begun, args.epochs, 1e-3)
+    plain = trained(begun, args.epochs, 2e-3)
     float_error = 100 * float(np.mean(plain.predict(X_test) != y_test))
     print(json.dumps({"float_bytes": plain.float_bytes, "float_error": float_error}), flush=True)
-    thin = trained(plain, args.epochs, 1e-3, constraints=[Magnitude(args.sparsity, until=0.5)])
-    shared = trained(share_weights(thin, args.bits), max(args.epochs // 4, 1), 1e-4)
+    thin = trained(plain, args.epochs, 2e-3, constraints=[Magnitude(args.sparsity, until=0.5)])
+    shared = trained(share_weights(thin, args.bits), max(args.epochs // 4, 1), 2e-4)
     small = quantize(shared, samples, bits=10)
     place = args.cache / "deep_compression"
     place.mkdir(parents=True, exist_ok=True)

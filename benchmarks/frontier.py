@@ -55,11 +55,11 @@ class Point:
 
 
 POINTS = (
+    Point((64, 32), 4.5e-6),
     Point((72, 40), 2.4e-6),
-    Point((80, 40), 1.8e-6),
     Point((128, 48), 1.0e-6),
-    Point((72, 40), 3.2e-6, pooled=True),
-    Point((112, 48), 1.8e-6, pooled=True),
+    Point((64, 32), 8e-6, pooled=True),
+    Point((72, 40), 2.2e-6, pooled=True),
 )
 
 

@@ -76,9 +76,9 @@ def frame(spark: Any, path: Path, out: Path) -> dict[str, Any]:
     data = Dataset.from_spark(spark.read.parquet(str(path)), carry=["id"], **layout_of(path))
     pca = PCA(COMPONENTS, scale=True).fit(data)
     fitted = time.perf_counter()
-    pca.transform(data.source.frame.select("id", *data.source.layout.columns)).select("id", "features").write.parquet(
-        str(out)
-    )
+    features = pca.transform(data)
+    # Only the carried id and the features come back to the JVM.
+    features.source.applied(features).write.parquet(str(out))
     return result(began, fitted, pca.explained_variance_)
 
 

@@ -293,9 +293,9 @@ def image_of(kind: str) -> str:
 def stop(process: subprocess.Popen[Any]) -> None:
     """SIGTERM for a service, which buildah's processes above it would not pass on; SIGKILL for what stays."""
     below = family(process.pid)
-    if pid := own(process):
-        os.kill(pid, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        if pid := own(process):
+            os.kill(pid, signal.SIGTERM)
         process.wait(10)
     for pid in reversed(below):
         with contextlib.suppress(ProcessLookupError):
@@ -306,7 +306,7 @@ def stop(process: subprocess.Popen[Any]) -> None:
 def own(process: subprocess.Popen[Any]) -> int | None:
     """The process that the service is, below those that put it into its container."""
     for pid in family(process.pid):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             place = Path(f"/proc/{pid}")
             if place.stat().st_uid == USER and not (place / "cmdline").read_bytes().startswith(b"buildah-"):
                 return pid

@@ -20,6 +20,7 @@ from jobs.complaints import checked
 from jobs.document import Document, Step, parse, read
 from reduce.engines.memory import parse_bytes
 from reduce.errors import ConfigError
+from reduce.estimators.solver import COMPONENTS, SCANS, TOL
 
 Scalar = bool | int | float | str | datetime.date | datetime.datetime
 Policy = Literal["error", "drop", "mean", "zero", "keep"] | float
@@ -136,6 +137,14 @@ class Reduction(Section):
     """One more scan, for small singular values to full precision."""
     precision: Literal["auto", "float64"] = "auto"
     """`float64` multiplies float32 data in float64."""
+    tol: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = TOL
+    """For sketch: relative accuracy of the singular values, by their residuals; null takes all scans."""
+    max_scans: int = Field(default=SCANS, ge=1)
+    """For sketch: scans of the data that the fit may take."""
+    max_components: int = Field(default=COMPONENTS, ge=1)
+    """For sketch with a share of the variance: the most components that may be needed for it."""
+    block_size: int | None = Field(default=None, ge=1)
+    """For sketch: vectors multiplied in one scan; by default a fifth more than components. Fewer take less memory."""
     seed: int = 0
     """Where random numbers start."""
 
@@ -145,7 +154,10 @@ class Reduction(Section):
         foreign = {
             "pca": {"center"},
             "svd": {"center", "whiten"},
-            "scale": {"components", "whiten", "solver", "refine", "precision"},
+            "scale": {
+                *("components", "whiten", "solver", "refine", "precision"),
+                *("tol", "max_scans", "max_components", "block_size"),
+            },
         }[self.method] & given
         if foreign:
             name = sorted(foreign)[0]

@@ -11,6 +11,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -121,14 +122,15 @@ class SparkEngine:
             )
         self._admit(None, data)
         job = sink.open(data)
-        tasks = write_tasks(data, job)
-        n = sum(task.rows for task in tasks)
-        with staged(self.progress, "write", n):
-            if tasks:
+        with staged(self.progress, "write", sum(part.rows for part in job.pending)):
+            # In rounds: every task is sent the descriptions of all tasks of its Spark job.
+            for start in range(0, len(job.pending), TASKS["spark"]):
+                tasks = write_tasks(data, replace(job, pending=job.pending[start : start + TASKS["spark"]]))
+                n = sum(task.rows for task in tasks)
                 for _ in self._collect(self._map(tasks, write), f"write of {n} rows"):
                     pass
-            if self.progress is not None:
-                self.progress.advance(n)
+                if self.progress is not None:
+                    self.progress.advance(n)
         return job.commit()
 
     def collect(self, data: Dataset) -> Array:

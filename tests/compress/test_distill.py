@@ -30,7 +30,7 @@ from compress.augment import Affine, augmentation
 from compress.integer import whole_net
 from compress.pack import packed, unpacked
 from reduce import PCA
-from reduce.errors import ConfigError, DataError, SchemaError
+from reduce.errors import ConfigError, DataError, OutputError, SchemaError
 from tests.compress.conftest import OPTIMIZER, error, read
 
 MOVES = Affine(8, 8, shift=0.7, turn=8, zoom=0.05, shear=4)
@@ -224,3 +224,27 @@ def test_all_together_a_twelfth_of_the_bytes_at_no_more_error_than_the_float_net
     size = (tmp_path / "m.emill").stat().st_size
     assert trained.float_bytes / size > 12
     assert error(load(tmp_path / "m.emill"), *digits[2:]) < error(trained, *digits[2:]) + 0.005
+
+
+def test_a_resumed_distillation_equals_an_uninterrupted_one(folder: Path, trained: Model, tmp_path: Path) -> None:
+    data = teach(trained, read(folder), tmp_path / "t.parquet")
+    options: dict[str, Any] = {"teacher": "teacher", "augment": MOVES, "epochs": 4, "patience": 3}
+    options |= {"constraints": [LearnedStep(4), EntropyPenalty(1e-6)], "optimizer": {"name": "adam", "lr": 0.005}}
+    start = Model.mlp(pooling(8, 8), [8], 10)
+    whole = train(start, data, **options)
+
+    class StopError(Exception):
+        pass
+
+    def stop(epoch: Any) -> None:
+        if epoch.number == 2:
+            raise StopError
+
+    with pytest.raises(StopError):
+        train(start, data, **options, checkpoint=tmp_path / "c", progress=stop)
+    for other in ({"share": 0.4}, {"temperature": 3.0}, {"augment": Affine(8, 8)}):
+        with pytest.raises(OutputError, match="another's"):
+            train(start, data, **{**options, **other}, checkpoint=tmp_path / "c")
+    resumed = train(start, data, **options, checkpoint=tmp_path / "c")
+    files = [packed(quantize(model, read(folder), bits=4)) for model in (whole, resumed)]
+    assert files[0] == files[1]
