@@ -233,9 +233,16 @@ class CompactRegressor(RegressorMixin, _Compact):  # type: ignore[misc]
 def _refuse_missing(y: Any) -> None:
     """Labels without nulls: None and NaN would else become a class of their own."""
     held = np.asarray(y, dtype=object) if y is not None else np.empty(0, object)
-    if held.ndim == 1 and any(value is None or value != value for value in held):
-        row = next(i for i, value in enumerate(held) if value is None or value != value)
+    row = next((i for i, value in enumerate(held) if _null(value)), None) if held.ndim == 1 else None
+    if row is not None:
         raise DataError(f"expected a label in every row, found NaN or none in row {row} of y; leave such rows out")
+
+
+def _null(value: Any) -> bool:
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # pandas' NA answers no comparison
+        return True
 
 
 __all__ = ["CompactClassifier", "CompactRegressor"]

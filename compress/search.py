@@ -291,7 +291,8 @@ def _neighbours(trial: Trial, target: Target, model: Model, *, structure: bool) 
     slow = (
         1.0 if target.max_latency_us is None or trial.latency_us is None else trial.latency_us / target.max_latency_us
     )
-    projection = model.layers[0].n_out if model.layers else 0
+    # A fixed first layer, such as pooling, is part of what was asked for.
+    projection = model.layers[0].n_out if model.layers and not model.layers[0].frozen else 0
     narrower = [_wide(c, 0.6)]
     if projection:
         narrower.insert(0, replace(c, components=max((c.components or projection) * 2 // 3, 1)))

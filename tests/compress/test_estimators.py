@@ -23,12 +23,25 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import (
+    check_dict_unchanged,
+    check_estimators_pickle,
+    check_fit1d,
+    check_fit_idempotent,
+    parametrize_with_checks,
+)
 
 from compress import CompactClassifier, CompactRegressor, load
 from reduce.errors import ConfigError, DataError
 
 
+@pytest.mark.parametrize("estimator", [CompactClassifier(trials=1), CompactRegressor(trials=1)], ids=repr)
+@pytest.mark.parametrize("check", [check_fit_idempotent, check_estimators_pickle, check_fit1d, check_dict_unchanged])
+def test_the_main_checks(estimator: Any, check: Any) -> None:
+    check(type(estimator).__name__, estimator)
+
+
+@pytest.mark.slow
 @parametrize_with_checks([CompactClassifier(trials=2), CompactRegressor(trials=2)])
 def test_sklearn_check(estimator: Any, check: Any) -> None:
     with warnings.catch_warnings():
