@@ -131,10 +131,18 @@ class Decoder:
         return found
 
     def finish(self) -> None:
-        """Refuses bits that are left over, or that were read and not there."""
-        if not len(self._words) - 1 <= self._at - 1 <= len(self._words) + 1:
+        """Refuses words that the encoder would not have made of what was decoded: too many, too few, or others.
+
+        An encoder ends with the first multiple of 2**32 that is not below ``lower``, in one word, or in two if a zero
+        must follow it. Before it there is no choice, so that equal ends are equal bytes.
+        """
+        end = (self._lower + 0xFFFFFFFF) & MASK64 & ~0xFFFFFFFF
+        two = (self._lower + self._range & MASK64) >> 32 == end >> 32
+        words, point = (self._at - 1 + two, end) if self._range != MASK64 else (0, 0)
+        if len(self._words) != words or self._point != point:
             raise ArtifactError(
-                f"expected {self._at} words of coded weights, found {len(self._words)}; the file is damaged"
+                f"expected {words} words of coded weights as an encoder ends them, found {len(self._words)}; "
+                "the file is damaged"
             )
 
 

@@ -102,6 +102,34 @@ def test_the_decoder_undoes_the_encoder(weights: Any, keep: float, width: int) -
     np.testing.assert_array_equal(found, weights)
 
 
+@settings(max_examples=300)
+@given(
+    st.lists(st.integers(0, 2**32 - 1), max_size=4),
+    st.integers(0, 30),
+    st.sampled_from([0, 1, 31, 95]),
+    st.integers(1, 6),
+    st.integers(0, 3),
+)
+def test_what_is_decoded_is_encoded_to_the_same_bytes(words: Any, seed: int, bit: int, rows: int, width: int) -> None:
+    """Of any words whatever, and of encoded ones with a bit changed."""
+    rng = np.random.default_rng(seed)
+    encoder = Encoder()
+    code_weights(encoder, rng.integers(-2, 3, (rows, 4)), width, 1 << 15)
+    content = bytearray(encoder.content())
+    content[len(content) - 1 - bit // 8 % len(content)] ^= 1 << bit % 8
+    for given_bytes in (encoder.content(), bytes(content), np.array(words, "<u4").tobytes()):
+        decoder, found = Decoder(given_bytes), np.zeros((rows, 4), np.int64)
+        try:
+            code_weights(decoder, found, width, 1 << 15)
+            decoder.finish()
+        except ArtifactError:
+            assert given_bytes != encoder.content()
+            continue
+        again = Encoder()
+        code_weights(again, found.copy(), width, 1 << 16)
+        assert again.content() == given_bytes
+
+
 def test_coded_size_is_near_the_entropy() -> None:
     rng = np.random.default_rng(0)
     for share in (0.02, 0.1, 0.5):
