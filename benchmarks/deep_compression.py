@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks deep_compression", description="LeNet-300-100, compressed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--sparsity", type=float, default=0.93)
+    parser.add_argument("--sparsity", type=float, default=0.92)
     parser.add_argument("--bits", type=int, default=5)
     parser.add_argument("--cache", type=Path, default=CACHE / "frontier")
     args = parser.parse_args(argv)

@@ -436,7 +436,7 @@ def _scatter(
 
 
 def _logits(block: Block, teacher: str, model: Model) -> F32:
-    """(h, outputs) what the teacher said of a block's rows."""
+    """(h, outputs) what the teacher said of a block's rows; of a regression in the units that it is trained in."""
     assert block.carried is not None
     column = block.carried.column(teacher)
     listed = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
@@ -449,6 +449,8 @@ def _logits(block: Block, teacher: str, model: Model) -> F32:
     values = np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float32)
     if not np.isfinite(values).all():
         raise DataError(f"expected finite numbers in {teacher!r}, found others; ask the teacher again")
+    if model.task == "regression":
+        values = ((values.astype(np.float64) - model.offset) / model.scale).astype(np.float32)
     return values.reshape(block.rows, model.outputs)
 
 

@@ -248,3 +248,32 @@ def test_a_resumed_distillation_equals_an_uninterrupted_one(folder: Path, traine
     resumed = train(start, data, **options, checkpoint=tmp_path / "c")
     files = [packed(quantize(model, read(folder), bits=4)) for model in (whole, resumed)]
     assert files[0] == files[1]
+
+
+def test_a_regression_learns_the_values_of_its_teacher(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(1500, 3))
+    y = 1000 + 50 * X[:, 0] + rng.normal(size=1500) * 200
+
+    def teacher(rows: Any) -> Any:
+        return 1000 + 50 * rows[:, 0]
+
+    model = distill(
+        Model.linear(task="regression"),
+        teacher,
+        (X, y),
+        tmp_path / "t.parquet",
+        optimizer={"name": "adam", "lr": 0.02},
+        epochs=40,
+        share=1.0,
+        validation=None,
+    )
+    assert np.abs(model.predict(X) - teacher(X)).max() < 5
+
+
+def test_fewer_rows_than_features_train() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, 200))
+    y = (X[:, 0] > 0).astype(int)
+    model = train(Model.mlp(None, [8]), (X, y), optimizer={"name": "adam", "lr": 0.01}, epochs=30, validation=None)
+    assert error(model, X, y) < 0.1
