@@ -305,9 +305,9 @@ def test_same_bytes_with_any_workers_and_after_a_stop_in_any_scan(tmp_path: Path
     for stop in (1, 2, 3, 4):
         work = tmp_path / f"work{stop}"
         with pytest.raises(KeyboardInterrupt):
-            fitted(Counting(stop, workers=2, work=work))
+            fitted(Counting(stop, workers=2, work=work, memory="4GiB"))
         assert len(list(work.glob("*.state"))) == stop - 1
-        digests.add(fitted(Counting(workers=3, work=work)).save(tmp_path / f"s{stop}"))
+        digests.add(fitted(Counting(workers=3, work=work, memory="4GiB")).save(tmp_path / f"s{stop}"))
     assert len(digests) == 1
     again = load(tmp_path / "w1")
     assert (again.n_scans_, again.converged_, len(again.residual_bounds_)) == (4, True, 4)
