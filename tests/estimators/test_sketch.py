@@ -414,6 +414,19 @@ def test_over_the_budget_the_block_that_fits_is_named() -> None:
         model.fit(X, engine=connect("local", memory="700MiB"))
 
 
+def test_a_million_columns_are_planned_within_8_gib_or_refused_with_what_would_fit() -> None:
+    from reduce.plan import explain
+
+    data = Dataset.from_numpy(sp.random_array((1000, 1_000_000), density=1e-6, format="csr", rng=RNG(34)))
+    engine = LocalEngine(workers=2, memory="8GiB")
+    with pytest.raises(DoesNotFitError, match=r"a basis of 17 blocks of 60 vectors .*; give block_size=\d+, a smaller"):
+        TruncatedSVD(50, solver="sketch").fit(data, engine=engine)
+    assert not explain(TruncatedSVD(50, solver="sketch"), data, engine).fits
+    plan = explain(TruncatedSVD(50, solver="sketch", max_scans=6), data, engine)
+    assert plan.fits
+    assert plan.peak > 8 * 1_000_000 * 60 * 7  # the basis alone
+
+
 def test_auto_depends_on_shape_and_parameters_only() -> None:
     def auto(n: int, d: int, k: Any, density: float = 1.0) -> str:
         return choose("auto", Shape(n, d, int(n * d * density), density < 1), k)[0]
