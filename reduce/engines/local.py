@@ -6,6 +6,7 @@ is interrupted, and a later run of the same pass over the same input goes on fro
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,8 @@ from reduce.engines.base import (
     staged,
 )
 from reduce.engines.checkpoint import Checkpoint
-from reduce.engines.memory import parse_bytes, workers_that_fit
+from reduce.engines.kept import Kept
+from reduce.engines.memory import estimate, parse_bytes, workers_that_fit
 from reduce.errors import ConfigError
 from reduce.manifest import Manifest, PartRecord
 from reduce.parts import Part
@@ -73,6 +75,8 @@ class LocalEngine:
         self.work = None if work is None else Path(work)
         self.save_every = save_every
         self.progress = progress
+        self._kept: Kept | None = None
+        self._reserve = 0
 
     def __repr__(self) -> str:
         return f"LocalEngine(workers={self.workers}, memory={self.memory})"
@@ -82,8 +86,24 @@ class LocalEngine:
 
     def close(self) -> None: ...
 
+    @contextlib.contextmanager
+    def repeated(self, reserve: int) -> Iterator[None]:
+        """Scans within read the same files: decoded blocks are kept where ``memory=`` has room for them.
+
+        Args:
+            reserve: bytes that the caller will hold by the last scan.
+        """
+        self._kept, self._reserve = Kept(), reserve
+        try:
+            yield
+        finally:
+            self._kept = None
+
     def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
         workers = workers_that_fit(pass_, data, self.workers, self.memory)
+        if self._kept is not None and self.memory is not None and data.source.files:
+            room = self.memory - estimate(pass_, data, workers).peak - self._reserve
+            data = self._kept.over(data, room)
         keep, tree = tree is not None, Tree() if tree is None else tree
         leaves = plan_leaves(data, after=tree)
         rows = sum(data.fragments[i].rows for leaf in leaves for i in leaf.fragments)

@@ -6,6 +6,7 @@ centre sparse rows. Otherwise they come with the first product.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 import zlib
@@ -218,18 +219,22 @@ def solve(
         reached = np.flatnonzero(np.cumsum(values) >= wanted.share * setting.trace * (1 - 4 * d * np.finfo(float).eps))
         return int(reached[0]) + 1 if len(reached) and reached[0] < wanted.most else None
 
-    steps = iterate(
-        multiply,
-        block,
-        first,
-        count=count,
-        least=least,
-        tol=-1.0 if wanted.tol is None else wanted.tol,
-        noise=noise,
-        products=wanted.scans - spare,
-        refill=lambda i: gaussian(wanted.seed, f"sketch refill {i}", d, min(wanted.width, d)),
-        threads=min(len(os.sched_getaffinity(0)), int(getattr(engine, "workers", 1))),
-    )
+    # Basis and products to come, beside what there is; only an engine that keeps blocks has to know.
+    coming = 8 * d * min(wanted.width * (wanted.scans - spare + 1), d)
+    keep = getattr(engine, "repeated", lambda _: contextlib.nullcontext())
+    with keep(coming):
+        steps = iterate(
+            multiply,
+            block,
+            first,
+            count=count,
+            least=least,
+            tol=-1.0 if wanted.tol is None else wanted.tol,
+            noise=noise,
+            products=wanted.scans - spare,
+            refill=lambda i: gaussian(wanted.seed, f"sketch refill {i}", d, min(wanted.width, d)),
+            threads=min(len(os.sched_getaffinity(0)), int(getattr(engine, "workers", 1))),
+        )
     return _fit(wanted, setting, steps, intake, terms, spare)
 
 

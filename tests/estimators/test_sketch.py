@@ -13,11 +13,14 @@ from sklearn.exceptions import ConvergenceWarning
 
 from reduce import PCA, Dataset, TruncatedSVD, connect, load
 from reduce.blocks import Workspace
+from reduce.engines.kept import Kept
 from reduce.engines.local import LocalEngine
 from reduce.errors import ConfigError, DataError, DoesNotFitError
 from reduce.estimators.bounds import by_trace, chebyshev
 from reduce.estimators.krylov import Krylov
+from reduce.estimators.panels import inner, rotate, take_out
 from reduce.estimators.solver import Shape, choose
+from reduce.parquet import ParquetSource
 from reduce.passes.base import Pass
 from tests.estimators.truth import aligned, thin, variances, with_spectrum
 
@@ -302,12 +305,69 @@ def test_same_bytes_with_any_workers_and_after_a_stop_in_any_scan(tmp_path: Path
     for stop in (1, 2, 3, 4):
         work = tmp_path / f"work{stop}"
         with pytest.raises(KeyboardInterrupt):
-            fitted(Counting(stop, workers=2, work=work))
+            fitted(Counting(stop, workers=2, work=work, memory="4GiB"))
         assert len(list(work.glob("*.state"))) == stop - 1
-        digests.add(fitted(Counting(workers=3, work=work)).save(tmp_path / f"s{stop}"))
+        digests.add(fitted(Counting(workers=3, work=work, memory="4GiB")).save(tmp_path / f"s{stop}"))
     assert len(digests) == 1
     again = load(tmp_path / "w1")
     assert (again.n_scans_, again.converged_, len(again.residual_bounds_)) == (4, True, 4)
+
+
+def test_panels_give_the_same_bytes_with_any_number_of_threads() -> None:
+    left = [RNG(28).normal(size=(70_001, 7)), RNG(29).normal(size=(70_001, 5))]
+    right = RNG(30).normal(size=(70_001, 6))
+    both, found = np.concatenate(left, axis=1), []
+    for threads in (1, 2, 3):
+        inside, rest = inner(left, right, threads), right.copy()
+        take_out(left, inside, rest, threads)
+        found.append([part.tobytes() for part in (inside, rest, rotate(rest.copy(), inside[:6], threads))])
+    assert found[0] == found[1] == found[2]
+    np.testing.assert_allclose(inside, both.T @ right, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(rest, right - both @ inside, rtol=0, atol=1e-9)
+
+
+def test_faint_directions_are_orthogonal_to_the_basis_too() -> None:
+    U = np.linalg.qr(RNG(31).normal(size=(300, 300)))[0]
+    M = (U * 10.0 ** -(np.arange(300) / 20)) @ U.T  # every block holds sizes that differ by far more than FAINT
+    krylov = Krylov(np.linalg.qr(RNG(32).normal(size=(300, 40)))[0])
+    for _ in range(5):
+        krylov.absorb(M @ krylov.block)
+    basis = np.concatenate(krylov.basis, axis=1)
+    assert np.abs(basis.T @ basis - np.eye(krylov.size)).max() < 1e-13
+
+
+@pytest.mark.parametrize("memory", ["4GiB", "partly", None])
+def test_blocks_are_kept_between_scans_where_memory_allows(
+    memory: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X = thin(9000, 1200, 0.01, seed=33)
+    data = Dataset.from_parquet(sparse_parquet(tmp_path / "a.parquet", X), sparse=("indices", "values", 1200))
+    plain = TruncatedSVD(4, solver="sketch", tol=None, max_scans=5).fit(data)
+    decoded, kept, blocks = list[int](), list[Kept](), ParquetSource.blocks
+
+    def counted(self: Any, fragment: Any, *args: Any, **options: Any) -> Any:
+        decoded.append(fragment.index)
+        return blocks(self, fragment, *args, **options)
+
+    def room(self: Kept, data: Dataset, room: int) -> Dataset:
+        kept.append(self)
+        return over(self, data, int(X.nnz * 6) - self.bytes if memory == "partly" else room)
+
+    over = Kept.over
+    monkeypatch.setattr(ParquetSource, "blocks", counted)
+    monkeypatch.setattr(Kept, "over", room)
+    engine = LocalEngine(memory="4GiB" if memory else None)
+    again = TruncatedSVD(4, solver="sketch", tol=None, max_scans=5).fit(data, engine=engine)
+    # The first scan belongs to the fit, the second fills, and three go without what is kept.
+    assert [fragment.rows for fragment in data.fragments] == [6750, 2250]
+    found = {index: decoded.count(index) for index in range(2)}
+    if memory == "partly":
+        assert found == {0: 5, 1: 2}
+        assert 0 < kept[0].bytes <= X.nnz * 6
+    else:
+        assert set(found.values()) == ({2} if memory else {5})
+    assert again.components_.tobytes() == plain.components_.tobytes()
+    assert engine._kept is None
 
 
 def test_a_finished_scan_is_not_read_again(tmp_path: Path) -> None:
@@ -352,6 +412,19 @@ def test_over_the_budget_the_block_that_fits_is_named() -> None:
     assert 5 <= width < 50
     with pytest.raises(DoesNotFitError, match="give fewer components"):
         model.fit(X, engine=connect("local", memory="700MiB"))
+
+
+def test_a_million_columns_are_planned_within_8_gib_or_refused_with_what_would_fit() -> None:
+    from reduce.plan import explain
+
+    data = Dataset.from_numpy(sp.random_array((1000, 1_000_000), density=1e-6, format="csr", rng=RNG(34)))
+    engine = LocalEngine(workers=2, memory="8GiB")
+    with pytest.raises(DoesNotFitError, match=r"a basis of 17 blocks of 60 vectors .*; give block_size=\d+, a smaller"):
+        TruncatedSVD(50, solver="sketch").fit(data, engine=engine)
+    assert not explain(TruncatedSVD(50, solver="sketch"), data, engine).fits
+    plan = explain(TruncatedSVD(50, solver="sketch", max_scans=6), data, engine)
+    assert plan.fits
+    assert plan.peak > 8 * 1_000_000 * 60 * 7  # the basis alone
 
 
 def test_auto_depends_on_shape_and_parameters_only() -> None:
