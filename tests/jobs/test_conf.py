@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs import text
 from jobs.config import load_job
 from jobs.demo import job_text
 from jobs.run import run
@@ -38,6 +39,16 @@ def _terms(folder: Path) -> None:
     pq.write_table(table, folder / "data/terms/a.parquet")
 
 
+def _glosses(folder: Path) -> None:
+    place, rng = folder / "data/texts", np.random.default_rng(0)
+    place.mkdir()
+    for kind in ("noun", "verb"):
+        lines = [" ".join(f"word{'abcdefghij'[i]}" * 2 for i in rng.integers(0, 10, 9)) for _ in range(80)]
+        lines = [f"{line} {chr(97 + i % 26)}{chr(97 + i // 26)}x" for i, line in enumerate(lines)]
+        (place / f"{kind}.txt").write_text("\n".join(lines))
+    text.write(place, folder / "data/glosses", workers=1)
+
+
 def _table(folder: Path) -> None:
     n = 60
     values = {name: pa.array([None if i % 7 == j else float(i * j) for i in range(n)]) for j, name in enumerate("abc")}
@@ -55,6 +66,7 @@ MAKE: dict[str, tuple[str, Callable[[Path], None]]] = {
     "mnist": ("demo-out/mnist/data", _digits),
     "quality": ("data/measurements", _measurements),
     "svd_sparse": ("data/terms", _terms),
+    "glosses": ("data", _glosses),
     "scale": ("data/table", _table),
     "incremental": ("data/daily", lambda folder: write_vectors(folder / "data/daily") and None),
 }
