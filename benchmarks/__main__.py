@@ -2,16 +2,33 @@
 
 import sys
 
-from benchmarks import dask_ml, frontier, glosses, latency, memory, reduction, scale, stages
+from benchmarks import (
+    compact,
+    dask_ml,
+    deep_compression,
+    frontier,
+    glosses,
+    latency,
+    memory,
+    reduction,
+    scale,
+    spark,
+    stages,
+    wide,
+)
 
 TOOLS = {
     "reduction": reduction.main,
     "stages": stages.main,
     "memory": memory.main,
     "glosses": glosses.main,
+    "wide": wide.main,
     "scale": scale.main,
     "dask": dask_ml.main,
+    "spark": spark.main,
+    "compact": compact.main,
     "frontier": frontier.main,
+    "deep_compression": deep_compression.main,
     "latency": latency.main,
 }
 

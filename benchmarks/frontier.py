@@ -29,6 +29,7 @@ from compress import EntropyPenalty, LearnedStep, Model, Validation, gather, loa
 from compress.augment import Affine
 from compress.data import labelled_blocks
 from compress.integer import whole_net
+from compress.pack import packed
 from jobs.digits import FULL, prepare
 from reduce import Dataset
 
@@ -54,11 +55,11 @@ class Point:
 
 
 POINTS = (
-    Point((72, 40), 1.2e-6),
-    Point((80, 40), 1.0e-6),
-    Point((128, 48), 0.6e-6),
-    Point((72, 40), 1.2e-6, pooled=True),
-    Point((112, 48), 0.7e-6, pooled=True),
+    Point((64, 32), 4.5e-6),
+    Point((72, 40), 2.4e-6),
+    Point((128, 48), 1.0e-6),
+    Point((64, 32), 8e-6, pooled=True),
+    Point((72, 40), 2.2e-6, pooled=True),
 )
 
 
@@ -118,7 +119,8 @@ def run(point: Point, seed: int, data: Dataset, place: Path, test: tuple[Any, An
         scores = net.scores_of(codes)
         wrong, rows = wrong + int((scores.argmax(1) != wanted).sum()), rows + len(wanted)
     size = pack(model, file)
-    plain = pack(model, place / "plain.tmp", width=0)
+    # Without the geometry of the columns there are no tiles either.
+    plain = size if point.pooled else len(packed(model, width=0))
     net = load(file)
     row = {
         "point": point.name,

@@ -131,15 +131,23 @@ class Decoder:
         return found
 
     def finish(self) -> None:
-        """Refuses bits that are left over, or that were read and not there."""
-        if not len(self._words) - 1 <= self._at - 1 <= len(self._words) + 1:
+        """Refuses words that the encoder would not have made of what was decoded: too many, too few, or others.
+
+        An encoder ends with the first multiple of 2**32 that is not below ``lower``, in one word, or in two if a zero
+        must follow it. Before it there is no choice, so that equal ends are equal bytes.
+        """
+        end = (self._lower + 0xFFFFFFFF) & MASK64 & ~0xFFFFFFFF
+        two = (self._lower + self._range & MASK64) >> 32 == end >> 32
+        words, point = (self._at - 1 + two, end) if self._range != MASK64 else (0, 0)
+        if len(self._words) != words or self._point != point:
             raise ArtifactError(
-                f"expected {self._at} words of coded weights, found {len(self._words)}; the file is damaged"
+                f"expected {words} words of coded weights as an encoder ends them, found {len(self._words)}; "
+                "the file is damaged"
             )
 
 
 # Contexts: the first digit says for what, the rest for which neighbourhood.
-_ZERO, _SIGN, _LENGTH, _MANTISSA = 0, 1 << 10, 2 << 10, 3 << 10
+_ZERO, _SIGN, _LENGTH, _MANTISSA, _NUMBER = 0, 1 << 10, 2 << 10, 3 << 10, 4 << 10
 
 
 def code_weights(coder: Coder, weights: npt.NDArray[np.int64], width: int, most: int) -> None:
@@ -209,4 +217,28 @@ def _code_size(coder: Coder, size: int, near: int) -> int:
     return value
 
 
-__all__ = ["Coder", "Decoder", "Encoder", "code_weights"]
+def code_numbers(coder: Coder, numbers: npt.NDArray[np.int64], most: int) -> None:
+    """Encode whole numbers below 2**47, such as biases, or fill ``numbers`` (n,) with what is decoded.
+
+    Whether a number is 0, its sign and the length of its size are learnt, the bits after the first are not.
+
+    Raises:
+        ArtifactError: a decoded value is larger than ``most``.
+    """
+    for i, number in enumerate(numbers.tolist()):
+        value, size = 0, abs(number)
+        if coder.bit(_NUMBER, int(number != 0)):
+            negative = coder.bit(_NUMBER + 1, int(number < 0))
+            length = 1
+            while length < 47 and coder.bit(_NUMBER + 1 + length, int(size.bit_length() > length)):
+                length += 1
+            value = 1
+            for place in range(length - 2, -1, -1):
+                value = value << 1 | coder.raw(size >> place & 1)
+            if value > most:
+                raise ArtifactError(f"expected numbers up to {most}, found {value}; the file is damaged")
+            value = -value if negative else value
+        numbers[i] = value
+
+
+__all__ = ["Coder", "Decoder", "Encoder", "code_numbers", "code_weights"]

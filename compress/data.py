@@ -243,7 +243,9 @@ def gather(
         pieces, held, counts = _scatter(model, front, data, label, teacher, split, seed, place)
         if sum(pieces) == 0:
             raise DataError("expected rows to train on, found none left after cleaning and validation; give more rows")
-        digest = digest_of([data.digest, label, teacher, model.task, front, list(labels), split, seed, pieces, held])
+        digest = digest_of(
+            [data.digest, label, teacher, model.task, front, list(labels), repr(split), seed, pieces, held]
+        )
         samples = Samples(place, model, pieces, held, counts, digest, taught=teacher is not None)
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)

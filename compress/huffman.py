@@ -113,7 +113,8 @@ def decoded(
     """
     flat = np.zeros(shape[0] * shape[1], np.int64)
     steps, numbers = ({word: s for s, word in words_of(lengths).items()} for lengths in (distances, values))
-    bits, at, places = Bits(content), -1, []
+    bits, at = Bits(content), -1
+    places: list[int] = []
     while len(places) < count:
         step = bits.symbol(steps)
         at += step if step == SKIP else step + 1

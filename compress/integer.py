@@ -33,6 +33,8 @@ MAX_ACC = 1 << 47
 MAX_PARAMETERS = 1 << 24
 MULTIPLIER_BITS = 15
 MAX_SHIFT = 62
+LOGIT = 1 / 16
+"""What a quarter of is no matter in a score of a class."""
 
 
 @dataclass(frozen=True)
@@ -185,9 +187,11 @@ def whole_net(model: Model) -> WholeNet:
         unit *= layer.step  # what 1 means in the sums of this layer
         weights = layer.whole()
         whole_bias = np.rint(layer.bias / unit - (front.centre * weights.sum(axis=0) if i == 0 else 0.0))
+        last = i + 1 == len(model.layers)
+        whole_bias = _grained(whole_bias, (0.0 if model.task == "regression" else LOGIT) if last else steps[i], unit)
         if not np.abs(whole_bias).max() < MAX_ACC:
             raise ConfigError("expected biases of the size of the sums, found larger ones; take fewer bits")
-        if i + 1 == len(model.layers):
+        if last:
             layers.append(WholeLayer(weights, whole_bias.astype(np.int64), False, 0, 0, 0))
             break
         multiplier, shift = ratio(unit / steps[i])
@@ -196,6 +200,15 @@ def whole_net(model: Model) -> WholeNet:
     net = WholeNet(model.task, model.labels, front, tuple(layers), unit * model.scale, model.offset)
     check(net)
     return net
+
+
+def _grained(bias: F64, result: float, unit: float) -> F64:
+    """Biases as multiples of the power of two that is at most a quarter of one step of the results: short in a file."""
+    grain = result / unit / 4
+    if not grain >= 2:
+        return bias
+    power = 2.0 ** math.floor(math.log2(grain))
+    return np.asarray(np.rint(bias / power) * power)
 
 
 def ratio(value: float) -> tuple[int, int]:

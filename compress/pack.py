@@ -11,14 +11,14 @@ import hashlib
 import math
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from compress import huffman
-from compress.coder import DECISIONS_PER_BYTE, Decoder, Encoder, code_weights
+from compress.coder import DECISIONS_PER_BYTE, Decoder, Encoder, code_numbers, code_weights
 from compress.front import MAX_BITS, Front
 from compress.integer import MAX_ACC, MAX_PARAMETERS, WholeLayer, WholeNet, check, whole_net
 from compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model, tiles
@@ -36,6 +36,8 @@ MAX_CODED = 1 << 22
 """Weights of a file: plain Python decodes as many in some ten seconds."""
 CODERS = ("range", "zstd", "huffman")
 
+_CODED_BIASES = 3
+"""In the place of a coder: the range coder, for the biases too."""
 _PLAIN, _LISTED, _TILES = range(3)
 """How the weights of a layer are given: as they are, as places in lists of values, or as the sums of tiles."""
 _LABELS = ("count", "whole", "text", "boolean")
@@ -77,7 +79,8 @@ def packed(model: Model | WholeNet, *, coder: str = "range", width: int | None =
         raise ConfigError(f"expected a width of at most {d} inputs, found {width}")
     root = math.isqrt(d)
     widths = [width] if width is not None else [0, root] if root * root == d and root > 1 else [0]
-    body = min((_body(net, coder, w) for w in widths), key=len)
+    variants = [CODERS.index(coder), *([_CODED_BIASES] if coder == "range" else [])]
+    body = min((_body(net, variant, w) for w in widths for variant in variants), key=len)
     if len(body) > MAX_FILE:
         raise ConfigError(f"expected a file of at most {MAX_FILE} bytes, found {len(body)}; prune or take fewer bits")
     return MAGIC + hashlib.sha256(body).digest()[:DIGEST] + body
@@ -148,8 +151,9 @@ def _text(value: str) -> bytes:
     return _varint(len(raw)) + raw
 
 
-def _body(net: WholeNet, coder: str, width: int) -> bytes:
-    parts = [bytes([CODERS.index(coder), net.task == "regression"]), struct.pack("<dd", net.scale, net.offset)]
+def _body(net: WholeNet, variant: int, width: int) -> bytes:
+    coder = "range" if variant == _CODED_BIASES else CODERS[variant]
+    parts = [bytes([variant, net.task == "regression"]), struct.pack("<dd", net.scale, net.offset)]
     if net.task == "classification":
         parts.append(_labels(net.labels))
     parts += [_front(net.front), _varint(width), bytes([len(net.layers)])]
@@ -159,10 +163,29 @@ def _body(net: WholeNet, coder: str, width: int) -> bytes:
         parts.append(_varint(layer.weights.shape[1]))
         if i + 1 < len(net.layers):
             parts += [bytes([layer.bits << 1 | layer.relu]), _varint(layer.multiplier), bytes([layer.shift])]
-        parts += [_signed(int(b)) for b in layer.bias]
+        if variant != _CODED_BIASES:
+            parts += [_signed(int(b)) for b in layer.bias]
         parts.append(_weights(layer.weights, coder, width))
         width = _width_after(layer.weights, width)
+    if variant == _CODED_BIASES:
+        parts.append(_biases([layer.bias for layer in net.layers]))
     return b"".join(parts)
+
+
+def _biases(biases: Sequence[npt.NDArray[np.int64]]) -> bytes:
+    """A power of two for each layer, and all multiples of it, coded."""
+    side, shifts = Encoder(), []
+    for bias in biases:
+        low = int(np.bitwise_or.reduce(bias))
+        shifts.append((low & -low).bit_length() - 1 if low else 0)
+        code_numbers(side, bias >> shifts[-1], MAX_ACC)
+    return bytes(shifts) + _words(side)
+
+
+def _words(side: Encoder) -> bytes:
+    """Counted in words; those that are 0 at the end are what a decoder reads past it."""
+    content = side.content()
+    return _varint(len(content) // 4) + content
 
 
 def _labels(labels: tuple[Label, ...]) -> bytes:
@@ -213,9 +236,7 @@ def _weights(weights: npt.NDArray[np.int64], coder: str, width: int) -> bytes:
     else:
         side = Encoder()
         code_weights(side, ranks, width, 1 << 16)
-        # Counted in words; those that are 0 at the end are what a decoder reads past it.
-        content = side.content()
-        return head + _varint(len(content) // 4) + content
+        return head + _words(side)
     return head + _varint(len(content)) + content
 
 
@@ -301,7 +322,8 @@ class _Reader:
 
 
 def _read(reader: _Reader) -> WholeNet:
-    coder, regression = CODERS[reader.byte(len(CODERS) - 1)], reader.byte(1)
+    variant, regression = reader.byte(_CODED_BIASES), reader.byte(1)
+    coder = "range" if variant == _CODED_BIASES else CODERS[variant]
     scale, offset = struct.unpack("<dd", reader.take(16))
     labels: tuple[Label, ...] = () if regression else _read_labels(reader)
     front = _read_front(reader)
@@ -318,16 +340,38 @@ def _read(reader: _Reader) -> WholeNet:
         if i + 1 < count:
             flags = reader.byte(63)
             relu, bits, multiplier, shift = flags & 1, flags >> 1, reader.varint(1 << 15), reader.byte(62)
-        bias = np.array(reader.many(n_out, lambda: reader.signed(MAX_ACC)), np.int64)
+        bias = np.zeros(n_out, np.int64)
+        if variant != _CODED_BIASES:
+            bias[:] = reader.many(n_out, lambda: reader.signed(MAX_ACC))
         weights = _read_weights(reader, (n_in, n_out), coder, width)
         width = _width_after(weights, width)
         layers.append(WholeLayer(weights, bias, bool(relu), multiplier, shift, bits))
         n_in = n_out
+    if variant == _CODED_BIASES:
+        _read_biases(reader, [layer.bias for layer in layers])
     if reader.left:
         raise ArtifactError(f"expected the end, found {reader.left} more bytes")
     net = WholeNet("regression" if regression else "classification", labels, front, tuple(layers), scale, offset)
     check(net)
     return net
+
+
+def _read_biases(reader: _Reader, biases: Sequence[npt.NDArray[np.int64]]) -> None:
+    """Fills the biases of all layers."""
+    shifts = [reader.byte(46) for _ in biases]
+    side = Decoder(_read_words(reader, sum(map(len, biases))))
+    for bias, shift in zip(biases, shifts, strict=True):
+        code_numbers(side, bias, MAX_ACC >> shift)
+        bias <<= shift
+    side.finish()
+
+
+def _read_words(reader: _Reader, size: int) -> bytes:
+    """The words of ``size`` numbers, refused if they are too few for as many."""
+    content = reader.take(4 * reader.varint(MAX_FILE // 4))
+    if size > DECISIONS_PER_BYTE * (len(content) + 8):
+        raise ArtifactError(f"expected at least a byte for {DECISIONS_PER_BYTE} weights, found {len(content)}")
+    return content
 
 
 def _read_labels(reader: _Reader) -> tuple[Label, ...]:
@@ -377,11 +421,8 @@ def _read_weights(reader: _Reader, shape: tuple[int, int], coder: str, width: in
     elif coder == "huffman":
         ranks = _read_huffman(reader, shape, limit)
     else:
-        content = reader.take(4 * reader.varint(MAX_FILE // 4))
-        if size > DECISIONS_PER_BYTE * (len(content) + 8):
-            raise ArtifactError(f"expected at least a byte for {DECISIONS_PER_BYTE} weights, found {len(content)}")
+        side = Decoder(_read_words(reader, size))
         ranks = np.zeros(shape, np.int64)
-        side = Decoder(content)
         code_weights(side, ranks, width, limit)
         side.finish()
     if not tables:

@@ -1,4 +1,4 @@
-"""Pruning: single weights by magnitude, and whole neurons with shapes that shrink."""
+"""Pruning: single weights by magnitude, whole neurons with shapes that shrink, and growing back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from compress.constraints import smallest
 from compress.data import samples_of
-from compress.model import Dense, Model
+from compress.front import F32
+from compress.model import Dense, Model, softmax
 from reduce.errors import ConfigError
 
 
@@ -32,6 +33,63 @@ def prune(model: Model, sparsity: float, *, scope: str = "global") -> Model:
     masks = iter(smallest([np.abs(layer.weights) for layer in model.layers if not layer.frozen], sparsity, scope))
     layers = [layer if layer.frozen else _masked(layer, next(masks)) for layer in model.layers]
     return replace(model, layers=tuple(layers), activations=None)
+
+
+def regrow(model: Model, data: Any, share: float = 0.1, *, label: str = "label", rows: int = 4096) -> Model:
+    """Open masks again where the loss asks for it most (Evci et al. 2020, RigL): the only step that does.
+
+    Of all pruned weights, those with the largest gradients of the loss over a sample are no longer held at 0; they
+    start there. Train afterwards, and prune again to the sparsity wanted.
+
+    Args:
+        model: trained and pruned.
+        data: as of :func:`compress.train`; only ``rows`` rows of it are used.
+        share: of the pruned weights, above 0 to 1.
+        label: the label's column in ``data``.
+        rows: of the sample.
+
+    Raises:
+        ConfigError: ``share`` is out of range, weights are shared, or none are pruned.
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(f"expected a share of the pruned weights above 0 and at most 1, found {share!r}")
+    held = [layer for layer in model.trained().layers if layer.mask is not None]
+    if not held or any(layer.codes is not None for layer in held):
+        raise ConfigError("expected a pruned model without shared weights, found another; prune it first")
+    samples = samples_of(model, data, label)
+    codes, targets = samples.sample(rows)
+    slopes = _gradients(model, samples.front.scaled(codes), targets)
+    closed = [
+        np.where(layer.mask, -np.inf, np.abs(slope)) if layer.mask is not None else np.full(slope.shape, -np.inf)
+        for layer, slope in zip(model.layers, slopes, strict=True)
+    ]
+    flat = np.concatenate([values.ravel() for values in closed])
+    opened = np.zeros(flat.size, bool)
+    opened[np.argsort(-flat, kind="stable")[: round(share * int(np.isfinite(flat).sum()))]] = True
+    layers, at = [], 0
+    for layer in model.layers:
+        mine = opened[at : at + layer.weights.size].reshape(layer.weights.shape)
+        at += layer.weights.size
+        layers.append(layer if layer.mask is None else replace(layer, mask=layer.mask | mine))
+    return replace(model, layers=tuple(layers), activations=None)
+
+
+def _gradients(model: Model, z: F32, targets: npt.NDArray[Any]) -> list[F32]:
+    """Gradients of the mean loss by the weights of each layer."""
+    results = model.forward(z)
+    if model.task == "classification":
+        slope = softmax(results[-1].astype(np.float64))
+        slope[np.arange(len(targets)), targets] -= 1
+    else:
+        slope = 2 * (results[-1].astype(np.float64) - targets[:, None])
+    slope /= len(targets)
+    found: list[F32] = []
+    for i in range(len(model.layers) - 1, -1, -1):
+        found.append(((results[i - 1] if i else z).T @ slope).astype(np.float32))
+        slope = slope @ model.layers[i].weights.T.astype(np.float64)
+        if i and model.layers[i - 1].relu:
+            slope *= results[i - 1] > 0
+    return found[::-1]
 
 
 def prune_neurons(
@@ -89,4 +147,4 @@ def _taken(layer: Dense, index: Any, bias: Any) -> Dense:
     return replace(layer, weights=weights, bias=bias, mask=mask)
 
 
-__all__ = ["prune", "prune_neurons"]
+__all__ = ["prune", "prune_neurons", "regrow"]

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,6 @@ TOOLS = {"buildah": "buildah", "mmdebstrap": "mmdebstrap", "ip": "iproute2"}
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 USER = 10001
 GATEWAY = "10.99.0.1"
-SUBMIT = "jobs/spark_submit.py"
 INSTALLED = """\
 from importlib.metadata import distributions
 for found in distributions():
@@ -198,14 +197,14 @@ class Cluster:
                 name = kind if replicas == 1 else f"{kind}-{i + 1}"
                 self.services.append(Service(name, kind, f"10.99.0.{len(self.services) + 2}"))
         self.containers = {s.name: builder.container(image_of(s.kind)) for s in self.services}
-        self.hosts = place / "hosts"
-        self.hosts.write_text(
-            "127.0.0.1 localhost\n" + "".join(f"{service.address} {service.name}\n" for service in self.services)
-        )
 
     def connect(self) -> None:
         """A bridge, and a cable from it to each service; they vanish with this process's namespace."""
         call("mount", "-t", "tmpfs", "none", "/run/netns")
+        hosts = self.place / "hosts"
+        hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{s.address} {s.name}\n" for s in self.services))
+        # Where buildah takes a container's hosts from; seen in this namespace only.
+        call("mount", "--bind", str(hosts), "/etc/hosts")
         call("ip", "link", "set", "lo", "up")
         call("ip", "link", "add", "mill", "type", "bridge")
         call("ip", "address", "add", f"{GATEWAY}/24", "dev", "mill")
@@ -223,7 +222,7 @@ class Cluster:
     def command(self, service: Service, command: Sequence[str]) -> list[str]:
         """The command in the service's container and network."""
         spec = self.compose["services"][service.kind]
-        options = [f"--volume={self.data}:/data", f"--volume={self.hosts}:/etc/hosts:ro", f"--hostname={service.name}"]
+        options = [f"--volume={self.data}:/data", f"--hostname={service.name}"]
         options += [f"--volume={ROOT}/conf:/conf:ro"] * (service.kind == "job")
         options += [f"--env={name}={value}" for name, value in spec.get("environment", {}).items()]
         inside = self.builder.run_command(self.containers[service.name], options, command)
@@ -294,9 +293,9 @@ def image_of(kind: str) -> str:
 def stop(process: subprocess.Popen[Any]) -> None:
     """SIGTERM for a service, which buildah's processes above it would not pass on; SIGKILL for what stays."""
     below = family(process.pid)
-    if pid := own(process):
-        os.kill(pid, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        if pid := own(process):
+            os.kill(pid, signal.SIGTERM)
         process.wait(10)
     for pid in reversed(below):
         with contextlib.suppress(ProcessLookupError):
@@ -307,8 +306,9 @@ def stop(process: subprocess.Popen[Any]) -> None:
 def own(process: subprocess.Popen[Any]) -> int | None:
     """The process that the service is, below those that put it into its container."""
     for pid in family(process.pid):
-        with contextlib.suppress(FileNotFoundError):
-            if Path(f"/proc/{pid}").stat().st_uid == USER:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            place = Path(f"/proc/{pid}")
+            if place.stat().st_uid == USER and not (place / "cmdline").read_bytes().startswith(b"buildah-"):
                 return pid
     return None
 
@@ -334,12 +334,14 @@ def reduce_with(name: str, *settings: str) -> list[str]:
     return ["/conf/mnist.yaml", *(word for setting in (*outputs, *settings) for word in ("--set", setting))]
 
 
+def on_dask() -> list[str]:
+    return ["eigenmill", "reduce", *reduce_with("dask", "engine.kind=dask")]
+
+
 def on_spark() -> list[str]:
-    """Through spark-submit, if there is a job for it."""
+    """Through spark-submit; executors have the package from their image."""
     master = "spark://spark-master:7077"
-    if not (ROOT / SUBMIT).exists():
-        return ["eigenmill", "reduce", *reduce_with("spark", "engine.kind=spark", f"engine.master={master}")]
-    return ["spark-submit", "--master", master, f"/opt/eigenmill/{SUBMIT}", *reduce_with("spark")]
+    return ["spark-submit", "--master", master, "/opt/eigenmill/jobs/spark_submit.py", *reduce_with("spark")]
 
 
 def compare(data: Path, name: str) -> str:
@@ -369,17 +371,14 @@ def run_services(builder: Builder, place: Path, data: Path) -> None:
     say("the job on the local engine")
     cluster.job("eigenmill", "reduce", *reduce_with("local"))
     workers = {"dask": "dask-worker", "spark": "spark-worker"}
-    commands: dict[str, Callable[[], list[str]]] = {
-        "dask": lambda: ["eigenmill", "reduce", *reduce_with("dask", "engine.kind=dask")],
-        "spark": on_spark,
-    }
+    commands = {"dask": on_dask(), "spark": on_spark()}
     for name, command in commands.items():
         sick = next(s for s in cluster.services if s.kind == workers[name])
         if cluster.health(sick).returncode == 0:
             raise UnverifiedError(f"expected the health check of {sick.name} to fail before it is started")
         with cluster.up(name):
-            say(f"{shlex.join(command()[:2])} ... on {name}")
-            cluster.job(*command())
+            say(f"{command[0]} ... on {name}")
+            cluster.job(*command)
             say(f"{name}: {compare(data, name)} are those of the local engine")
 
 
@@ -391,6 +390,8 @@ def main() -> None:
     options = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("error: expected root, who may mount and make network namespaces; run it with sudo")
+    # What is cleaned up after Ctrl-C is cleaned up after this, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         if options.inside is not None:
             return run_services(Builder(options.inside), options.inside, options.inside / "data")

@@ -61,6 +61,10 @@ def build_estimator(spec: Reduction) -> Any:
         "solver": spec.solver,
         "refine": spec.refine,
         "precision": spec.precision,
+        "tol": spec.tol,
+        "max_scans": spec.max_scans,
+        "max_components": spec.max_components,
+        "block_size": spec.block_size,
         "random_state": spec.seed,
     }
     return PCA(whiten=spec.whiten, **shared) if spec.method == "pca" else TruncatedSVD(**shared)

@@ -1,4 +1,4 @@
-"""The command line: ``eigenmill reduce | explain | inspect | transform | reconstruct | update | daily | text | demo``.
+"""The command line: ``eigenmill reduce | explain | inspect | transform | ... | compress | predict | text | demo``.
 
 Results go to standard output, progress and messages to standard error. Exit codes are those of :mod:`jobs.exits`.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import signal
 import sys
 import threading
@@ -17,16 +16,15 @@ from collections.abc import Iterator
 from typing import Annotated, Any, NoReturn, cast
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from typer.core import TyperGroup
 
 import reduce
-from jobs import apply, exits, quality, redact, show
+from jobs import apply, compact_cli, console, exits, quality, redact, show
 from jobs.build import build_dataset, build_engine
 from jobs.config import Job, load_job
 from jobs.daily_cli import commands as daily
 from jobs.fitted import keeps_state
-from jobs.progress import Bars
 from jobs.report import finite
 from jobs.run import explained, run
 from reduce import Dataset, connect, load
@@ -65,7 +63,7 @@ class Guarded(TyperGroup):
 
 
 def _fail(error: BaseException, *, as_json: bool, debug: bool) -> NoReturn:
-    log = _stderr()
+    log = console.stderr()
     code = exits.code_of(error)
     if debug:
         trace = redact.text("".join(traceback.format_exception(error)))
@@ -109,6 +107,9 @@ app = typer.Typer(
     epilog=CODES,
 )
 
+
+app.command("compress")(compact_cli.compress)
+app.command("predict")(compact_cli.predict)
 app.add_typer(daily, name="daily", help="The stages of a day: fit, gate, project, publish, or all of them.")
 
 Conf = Annotated[str, typer.Argument(metavar="CONF", help="The job file (YAML).")]
@@ -161,9 +162,9 @@ def reduce_command(
     Example: [cyan]eigenmill reduce conf/mnist.yaml --set reduce.components=50[/cyan]
     """
     source = load_job(conf, _with_engine(overrides, engine))
-    with _bars(quiet or json_) as bars:
+    with console.bars(quiet or json_) as bars:
         found = run(source, bars)
-    _show(show.report(found), found.as_json(), json_)
+    console.show(show.report(found), found.as_json(), json_)
 
 
 @app.command()
@@ -189,7 +190,7 @@ def explain(
     if not found.fits and json_:
         print(json.dumps(finite(found.as_json())))
         raise typer.Exit(exits.DOES_NOT_FIT)
-    _show(show.plan(found), found.as_json(), json_)
+    console.show(show.plan(found), found.as_json(), json_)
     if not found.fits:
         raise DoesNotFitError(f"expected a plan within engine.memory, found that {found.advice}")
 
@@ -213,7 +214,7 @@ def inspect(
     """
     about: list[RenderableType] = []
     plain: dict[str, Any] = {}
-    with _bars(quiet or json_) as bars:
+    with console.bars(quiet or json_) as bars:
         local = connect("local", workers=workers, progress=bars)
         if path.endswith((".yaml", ".yml")):
             source = load_job(path)
@@ -226,7 +227,7 @@ def inspect(
             about.append(show.model(model, path))
             plain["model"] = _model_json(model)
         else:
-            layout: dict[str, Any] = {"vector": vector, "columns": _split(columns)}
+            layout: dict[str, Any] = {"vector": vector, "columns": console.split(columns)}
             if _holds(path, "_manifest.json"):
                 manifest = read_manifest(path)
                 about.append(show.manifest(manifest, path))
@@ -241,7 +242,7 @@ def inspect(
         print(json.dumps(finite(plain)))
         return
     for part in [*about, show.columns(table, found.rows, listed=rows)]:
-        _show(part, {}, False)
+        console.show(part, {}, False)
 
 
 @app.command()
@@ -269,10 +270,10 @@ def transform(
     Example: [cyan]eigenmill transform out/model data/new --out out/new-features[/cyan]
     """
     options = {"layout": layout, "dtype": dtype, "partition_by": partition_by, "overwrite": overwrite}
-    with _bars(quiet or json_) as bars:
-        carried = None if carry is None else _split(carry)
+    with console.bars(quiet or json_) as bars:
+        carried = None if carry is None else console.split(carry)
         found = apply.transform(model, path, out, _engine(workers, memory, bars), carry=carried, **options)
-    _show(show.manifest(found, out), found.as_json(), json_)
+    console.show(show.manifest(found, out), found.as_json(), json_)
 
 
 @app.command()
@@ -300,7 +301,7 @@ def reconstruct(
 
     Example: [cyan]eigenmill reconstruct out/model out/features --out out/back --against data/mnist[/cyan]
     """
-    with _bars(quiet or json_) as bars:
+    with console.bars(quiet or json_) as bars:
         found = apply.reconstruct(
             model,
             features,
@@ -308,17 +309,17 @@ def reconstruct(
             _engine(workers, memory, bars),
             against=against,
             vector=vector,
-            columns=_split(columns),
-            carry=None if carry is None else _split(carry),
+            columns=console.split(columns),
+            carry=None if carry is None else console.split(carry),
             dtype=dtype,
             overwrite=overwrite,
         )
     if json_:
         print(json.dumps(finite({"output": found.manifest.as_json(), "errors": found.errors})))
         return
-    _show(show.manifest(found.manifest, out), {}, False)
+    console.show(show.manifest(found.manifest, out), {}, False)
     if found.errors is not None:
-        _show(show.errors(found.errors), {}, False)
+        console.show(show.errors(found.errors), {}, False)
 
 
 @app.command()
@@ -337,9 +338,9 @@ def update(
 
     Example: [cyan]eigenmill update out/model data/2026-02[/cyan]
     """
-    with _bars(quiet or json_) as bars:
+    with console.bars(quiet or json_) as bars:
         found = apply.update(model, path, _engine(workers, memory, bars))
-    _show(show.update(found, model), vars(found), json_)
+    console.show(show.update(found, model), vars(found), json_)
 
 
 @app.command()
@@ -361,9 +362,9 @@ def demo(
     """
     from jobs.demo import demonstrate
 
-    with _bars(quiet or json_) as bars:
-        found = demonstrate(directory, small=small, progress=bars, notice=_notice)
-    _show(found.shown(), found.as_json(), json_)
+    with console.bars(quiet or json_) as bars:
+        found = demonstrate(directory, small=small, progress=bars, notice=console.notice)
+    console.show(found.shown(), found.as_json(), json_)
 
 
 @app.command()
@@ -385,10 +386,9 @@ def text(
     """
     from jobs import text as words
 
-    found = words.write(
-        path, out, hashing=words.Hashing(features, pattern), weights=cast(Any, weights), workers=workers
-    )
-    _show(show.text(found), vars(found), json_)
+    hashing = words.Hashing(features, pattern)
+    found = words.write(path, out, hashing=hashing, weights=cast(Any, weights), workers=workers)
+    console.show(show.text(found), vars(found), json_)
 
 
 @app.command()
@@ -411,10 +411,6 @@ def _engine(workers: int | None, memory: str | None, progress: Progress | None) 
     return connect("local", workers=workers, memory=memory, progress=progress)
 
 
-def _split(columns: str | None) -> list[str] | None:
-    return None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
-
-
 def _holds(path: str, name: str) -> bool:
     fs, directory = store.resolve(path)
     return store.exists(fs, f"{directory}/{name}")
@@ -432,35 +428,6 @@ def _model_json(model: Any) -> dict[str, Any]:
         "explained_variance_ratio": None if ratio is None else ratio.tolist(),
         "state": keeps_state(model),
     }
-
-
-def _stderr() -> Console:
-    return Console(stderr=True)
-
-
-def _notice(text: str) -> None:
-    _stderr().print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _bars(quiet: bool) -> Iterator[Progress | None]:
-    """Progress bars when someone is looking."""
-    console = _stderr()
-    if quiet or not console.is_terminal:
-        yield None
-        return
-    with Bars(console) as bars:
-        yield bars
-
-
-def _show(table: RenderableType, plain: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(finite(plain)))
-        return
-    # Into a file or pipe, lines are as long as they are.
-    console = Console(width=None if sys.stdout.isatty() else max(int(os.environ.get("COLUMNS", 0)), 160))
-    console.print(table)
-    console.print()
 
 
 def main() -> None:

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from jobs import redact
-from jobs.document import Document, Step, parse
+from jobs.complaints import checked
+from jobs.document import Document, Step, parse, read
 from reduce.engines.memory import parse_bytes
 from reduce.errors import ConfigError
+from reduce.estimators.solver import COMPONENTS, SCANS, TOL
 
 Scalar = bool | int | float | str | datetime.date | datetime.datetime
 Policy = Literal["error", "drop", "mean", "zero", "keep"] | float
@@ -137,6 +137,14 @@ class Reduction(Section):
     """One more scan, for small singular values to full precision."""
     precision: Literal["auto", "float64"] = "auto"
     """`float64` multiplies float32 data in float64."""
+    tol: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = TOL
+    """For sketch: relative accuracy of the singular values, by their residuals; null takes all scans."""
+    max_scans: int = Field(default=SCANS, ge=1)
+    """For sketch: scans of the data that the fit may take."""
+    max_components: int = Field(default=COMPONENTS, ge=1)
+    """For sketch with a share of the variance: the most components that may be needed for it."""
+    block_size: int | None = Field(default=None, ge=1)
+    """For sketch: vectors multiplied in one scan; by default a fifth more than components. Fewer take less memory."""
     seed: int = 0
     """Where random numbers start."""
 
@@ -146,7 +154,10 @@ class Reduction(Section):
         foreign = {
             "pca": {"center"},
             "svd": {"center", "whiten"},
-            "scale": {"components", "whiten", "solver", "refine", "precision"},
+            "scale": {
+                *("components", "whiten", "solver", "refine", "precision"),
+                *("tol", "max_scans", "max_components", "block_size"),
+            },
         }[self.method] & given
         if foreign:
             name = sorted(foreign)[0]
@@ -273,183 +284,15 @@ def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Job
     Raises:
         ConfigError: the file is missing or no YAML, or something in it is unknown or wrong; all such places are named.
     """
-    name = os.fspath(path)
-    try:
-        text = Path(path).read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "bytes that are not UTF-8 text"
-        raise ConfigError(f"expected a job file (YAML) at {name}, found: {reason}; check the path") from error
-    return read_job(text, name, overrides)
+    return read_job(read(path, "a job file"), os.fspath(path), overrides)
 
 
 def read_job(text: str, name: str, overrides: Sequence[str] = ()) -> JobFile:
     """As :func:`load_job`, from the text; ``name`` is for the messages."""
     document = parse(text, name)
-    if document.value is not None and not isinstance(document.value, dict):
-        raise ConfigError(f"{document.where(())}: expected the sections {_known(Job)}, found {_shown(document.value)}")
     for assignment in overrides:
         document = document.with_override(assignment)
-    try:
-        return JobFile(Job.model_validate(document.value or {}), document)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_complaints(error, document))) from None
-
-
-# What pydantic found, in words and lines
-
-
-def _complaints(error: ValidationError, document: Document) -> list[str]:
-    """One line for every wrong place, in the order of the file."""
-    found: dict[tuple[Step, ...], list[Any]] = {}
-    for item in error.errors(include_url=False):
-        found.setdefault(_place(item, document.value or {}), []).append(item)
-    # Of a value that might be this or that, the errors of the kind it is lie deeper.
-    plain = ("missing", "extra_forbidden", "value_error")
-    kept = {
-        path: items
-        for path, items in found.items()
-        if items[0]["type"] in plain or not any(len(p) > len(path) and p[: len(path)] == path for p in found)
-    }
-    lines = []
-    for path, items in kept.items():
-        where = document.where(path)
-        number = where.rpartition(":")[2]
-        dotted = ".".join(map(str, path))
-        line = f"{where}: {dotted}: {_sentence(path, items)}" if dotted else f"{where}: {_sentence(path, items)}"
-        lines.append((int(number) if number.isdigit() else 0, line))
-    return [line for _, line in sorted(lines, key=lambda pair: pair[0])]
-
-
-def _place(item: Any, value: Any) -> tuple[Step, ...]:
-    """The location of an error without the names of types that pydantic puts into it."""
-    path: list[Step] = []
-    location = item["loc"]
-    for i, step in enumerate(location):
-        if step == "[key]":
-            break
-        inside = isinstance(value, Mapping) and step in value
-        if inside or (isinstance(value, list) and isinstance(step, int) and step < len(value)):
-            path.append(step)
-            value = value[step]
-        elif i + 1 == len(location) and item["type"] == "missing":
-            path.append(step)
-    return tuple(path)
-
-
-_EXPECTED = {
-    "string_type": "text",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "list_type": "a list",
-    "dict_type": "keys with values",
-    "model_type": "keys with values",
-    "model_attributes_type": "keys with values",
-}
-
-
-def _sentence(path: tuple[Step, ...], items: Sequence[Any]) -> str:
-    kind, found = items[0]["type"], items[0]["input"]
-    if kind == "extra_forbidden":
-        section = _section(path[:-1])
-        known = list(section.model_fields)
-        hint = _close(str(path[-1]), known) or _elsewhere(str(path[-1])) or f"it knows {_known(section)}"
-        return f"expected a key of {'this section' if len(path) > 1 else 'a job file'}, found {path[-1]!r}; {hint}"
-    if kind == "missing":
-        return f"expected this key, found none; {_purpose(path)}"
-    if kind == "value_error":
-        message = str(items[0]["ctx"]["error"])
-        rest = "" if "found" in message else f", found {_shown(found)}"
-        return f"expected {message.removeprefix('expected ')}{rest}"
-    expected = " or ".join(dict.fromkeys(filter(None, map(_expectation, items))))
-    hint = ""
-    allowed = [name for item in items for name in _allowed(item)]
-    if isinstance(found, str):
-        hint = _close(found, allowed)
-        with contextlib.suppress(ValueError):
-            # YAML 1.1 reads 1e-3 as text: it wants a point and a sign.
-            hint = f"write {float(found)!r} for the number" if "number" in expected and not hint else hint
-    return f"expected {expected}, found {_shown(found)}" + (f"; {hint}" if hint else "")
-
-
-def _expectation(item: Any) -> str:
-    kind, context = item["type"], item.get("ctx", {})
-    if kind == "literal_error":
-        return "one of " + ", ".join(_allowed(item))
-    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        sign, limit = {
-            "greater_than": (">", "gt"),
-            "greater_than_equal": (">=", "ge"),
-            "less_than": ("<", "lt"),
-            "less_than_equal": ("<=", "le"),
-        }[kind]
-        return f"a number {sign} {context[limit]}"
-    if kind in ("too_short", "too_long"):
-        counts = {context.get("min_length"), context.get("max_length")} - {None}
-        return f"{' or '.join(map(str, counts))} items" if kind == "too_long" else f"at least {min(counts)} items"
-    return _EXPECTED.get(kind, str(item["msg"]).lower())
-
-
-def _allowed(item: Any) -> list[str]:
-    """The words of a choice."""
-    if item["type"] != "literal_error":
-        return []
-    return [word.strip().strip("'") for word in str(item["ctx"]["expected"]).replace(" or ", ", ").split(",")]
-
-
-def _section(path: Sequence[Step]) -> type[BaseModel]:
-    section: type[BaseModel] = Job
-    for step in path:
-        section = _SECTIONS.get(str(step), section)
-    return section
-
-
-_SECTIONS: dict[str, type[BaseModel]] = {
-    "input": Input,
-    "sparse": Sparse,
-    "reduce": Reduction,
-    "output": Output,
-    "engine": Engine,
-}
-
-
-def _close(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word.lower(), known, 1)
-    return f"did you mean {near[0]!r}?" if near else ""
-
-
-def _elsewhere(word: str) -> str:
-    """Where a key that is in the wrong section belongs."""
-    for name, section in _SECTIONS.items():
-        if word in section.model_fields and name != "sparse":
-            return f"it belongs under {name}:"
-    every = {key: name for name, section in _SECTIONS.items() for key in section.model_fields if name != "sparse"}
-    near = difflib.get_close_matches(word.lower(), list(every), 1, 0.75)
-    return f"did you mean {near[0]!r}, under {every[near[0]]}: ?" if near else ""
-
-
-def _known(section: type[BaseModel]) -> str:
-    return ", ".join(section.model_fields)
-
-
-def _purpose(path: tuple[Step, ...]) -> str:
-    section = _section(path[:-1])
-    field = section.model_fields.get(str(path[-1]))
-    inner = _SECTIONS.get(str(path[-1]))
-    text = (inner.__doc__ if inner else field.description if field else None) or "needed"
-    return "it says: " + " ".join(text.split()).rstrip(".").replace("`", "")
-
-
-def _shown(value: Any) -> str:
-    """What was found, briefly."""
-    if isinstance(value, Mapping):
-        return f"the keys {', '.join(map(str, list(value)[:5]))}" if value else "no keys"
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return redact.text(repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "...")
+    return JobFile(checked(Job, document, "a job file"), document)
 
 
 __all__ = ["Engine", "Input", "Job", "JobFile", "Output", "Reduction", "Sparse", "load_job", "read_job"]

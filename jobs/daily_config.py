@@ -10,14 +10,13 @@ import datetime
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
 from jobs import redact
 from jobs.config import Engine, Input, Job, JobFile, Output, Reduction, Section, Size
-from jobs.document import Document, Step, parse
+from jobs.document import Document, Step, parse, read
 from reduce.errors import ConfigError
 
 DAY = "{day}"
@@ -139,13 +138,7 @@ def load_daily(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
     Raises:
         ConfigError: the file is missing or no YAML, or something in it is unknown or wrong; all such places are named.
     """
-    name = os.fspath(path)
-    try:
-        text = Path(path).read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "bytes that are not UTF-8 text"
-        raise ConfigError(f"expected a day-by-day job (YAML) at {name}, found: {reason}; check the path") from error
-    document = parse(text, name)
+    document = parse(read(path, "a day-by-day job"), os.fspath(path))
     if document.value is not None and not isinstance(document.value, dict):
         known = ", ".join(Daily.model_fields)
         raise ConfigError(f"{document.where(())}: expected the sections {known}, found no keys; write them")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -56,32 +58,59 @@ class Document:
         return f"{self.name}:{line}"
 
     def with_override(self, assignment: str) -> Document:
-        """The document with ``a.b=value`` put in; the value is read as YAML.
+        """The document with ``a.b=value`` put in; the value is read as YAML. A number is the place in a list.
 
         Raises:
             ConfigError: it is not of that form, or leads through a value that is no mapping.
         """
         dotted, equals, text = assignment.partition("=")
-        path = tuple(dotted.strip().split("."))
-        shown = dotted if redact.value({path[-1]: "x"})[path[-1]] == redact.MASK else redact.text(assignment)
-        if not equals or not all(path):
+        path: tuple[Step, ...] = tuple(int(step) if step.isdecimal() else step for step in dotted.strip().split("."))
+        last = str(path[-1])
+        shown = dotted if redact.value({last: "x"})[last] == redact.MASK else redact.text(assignment)
+        if not equals or "" in path or isinstance(path[0], int):
             raise ConfigError(
                 f"--set {shown}: expected section.key=value, such as reduce.components=50, found no such form"
             )
         replacement = parse(text, f"--set {shown}").value
-        value = dict(self.value) if isinstance(self.value, dict) else {}
-        held = value
-        for depth, step in enumerate(path[:-1]):
-            inner = held.get(step)
-            if inner is not None and not isinstance(inner, dict):
-                before = ".".join(path[: depth + 1])
+        value: Any = dict(self.value) if isinstance(self.value, dict) else {}
+        held: Any = value
+        for depth, step in enumerate(path):
+            if isinstance(held, list) and not _within(held, step):
+                raise ConfigError(
+                    f"--set {shown}: expected a number below {len(held)} after {'.'.join(map(str, path[:depth]))}, "
+                    f"found {step!r}"
+                )
+            step = step if isinstance(held, list) else str(step)
+            path = (*path[:depth], step, *path[depth + 1 :])
+            if depth + 1 == len(path):
+                held[step] = replacement
+                break
+            inner: Any = held[step] if isinstance(step, int) else held.get(step)
+            if inner is not None and not isinstance(inner, dict | list):
+                before = ".".join(map(str, path[: depth + 1]))
                 raise ConfigError(
                     f"--set {shown}: expected {before} to hold keys, found {inner!r:.80}; set {before} itself"
                 )
-            held[step] = dict(inner or {})
+            held[step] = list(inner) if isinstance(inner, list) else dict(inner or {})
             held = held[step]
-        held[path[-1]] = replacement
         return Document(self.name, value, self.node, {**self.overrides, path: shown})
+
+
+def _within(held: list[Any], step: Step) -> bool:
+    return isinstance(step, int) and step < len(held)
+
+
+def read(path: str | os.PathLike[str], what: str) -> str:
+    """The text of a file.
+
+    Raises:
+        ConfigError: there is none, or it is no text; the message calls it ``what``.
+    """
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "bytes that are not UTF-8 text"
+        raise ConfigError(f"expected {what} (YAML) at {os.fspath(path)}, found: {reason}; check the path") from error
 
 
 def parse(text: str, name: str) -> Document:
@@ -154,4 +183,4 @@ def _child(node: yaml.Node | None, step: Step) -> tuple[yaml.Mark, yaml.Node] | 
     return None
 
 
-__all__ = ["Document", "Step", "parse"]
+__all__ = ["Document", "Step", "parse", "read"]

@@ -88,23 +88,33 @@ def render(content: Content) -> str:
             ),
         ),
     ]
-    facts = "".join(
-        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>" for name, value in content.facts
-    )
+    return sheet(content.title, content.origin, content.facts, sections, content.notes)
+
+
+def sheet(
+    title: str,
+    origin: str,
+    facts: Sequence[tuple[str, str]],
+    sections: Sequence[tuple[str, str, str]],
+    notes: Sequence[str],
+) -> str:
+    """A page: facts are (name, value), sections (title, figure, caption); all but the figures is escaped."""
+    listed = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>" for name, value in facts)
     body = "".join(
-        f"<h2>{html.escape(title)}</h2><figure>{figure}<figcaption>{html.escape(caption)}</figcaption></figure>"
-        for title, figure, caption in sections
+        f"<h2>{html.escape(name)}</h2><figure>{figure}<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for name, figure, caption in sections
     )
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in content.notes)
+    then = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(content.title)}</title><style>{STYLE}</style>"
-        f'<h1>{html.escape(content.title)}</h1><p class="dim">{html.escape(content.origin)}</p>'
-        f"<dl>{facts}</dl>{body}<h2>And then</h2>{notes}</html>\n"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
+        f'<h1>{html.escape(title)}</h1><p class="dim">{html.escape(origin)}</p>'
+        f"<dl>{listed}</dl>{body}<h2>And then</h2>{then}</html>\n"
     )
 
 
-def _svg(width: int, height: int, parts: Sequence[str], label: str) -> str:
+def svg(width: int, height: int, parts: Sequence[str], label: str) -> str:
+    """A figure that scales to the page's width; ``label`` is what it is read out as."""
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label)}">{"".join(parts)}</svg>'
 
 
@@ -131,7 +141,7 @@ def scree(ratio: Floats, width: int = 900, height: int = 260) -> str:
         parts.append(f'<text x="{left + w + 6}" y="{y:.0f}">{tick:.0%}</text>')
     for j in sorted({1, k // 2 or 1, k}):
         parts.append(f'<text x="{left + (j - 0.5) * step:.0f}" y="{height - 8}" text-anchor="middle">{j}</text>')
-    return _svg(width, height, parts, "explained variance by component")
+    return svg(width, height, parts, "explained variance by component")
 
 
 def png(image: npt.NDArray[np.uint8]) -> bytes:
@@ -163,7 +173,7 @@ def digits(originals: Floats, reconstructed: Floats) -> str:
             data = base64.b64encode(png(grey)).decode()
             place = f'x="{j * (side + gap):.1f}" y="{row * (side + gap):.1f}" width="{side:.1f}" height="{side:.1f}"'
             parts.append(f'<image {place} href="data:image/png;base64,{data}"/>')
-    return _svg(size, round(2 * side + gap), parts, "digits and their reconstructions")
+    return svg(size, round(2 * side + gap), parts, "digits and their reconstructions")
 
 
 def scatter(points: Floats, labels: npt.NDArray[Any], width: int = 900, height: int = 490) -> str:
@@ -184,7 +194,7 @@ def scatter(points: Floats, labels: npt.NDArray[Any], width: int = 900, height: 
             f'<circle cx="{x}" cy="14" r="6" fill="{COLOURS[int(label) % 10]}"/>'
             f'<text class="strong" x="{x + 10}" y="18">{label}</text>'
         )
-    return _svg(width, height, parts, "first two components by label")
+    return svg(width, height, parts, "first two components by label")
 
 
 def bars(stages: Sequence[tuple[str, float]], width: int = 900) -> str:
@@ -198,7 +208,7 @@ def bars(stages: Sequence[tuple[str, float]], width: int = 900) -> str:
             f'<rect x="100" y="{y + 4}" width="{max(long, 1):.1f}" height="18" fill="var(--blue)" opacity=".75"/>'
         )
         parts.append(f'<text x="{106 + long:.0f}" y="{y + 17}">{seconds(took)}</text>')
-    return _svg(width, 26 * max(len(stages), 1), parts, "seconds by stage")
+    return svg(width, 26 * max(len(stages), 1), parts, "seconds by stage")
 
 
-__all__ = ["Content", "png", "render"]
+__all__ = ["COLOURS", "Content", "png", "render", "sheet", "svg"]

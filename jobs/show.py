@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def _facts(title: str, rows: Sequence[tuple[str, RenderableType | None]]) -> RenderableType:
+def facts(title: str, rows: Sequence[tuple[str, RenderableType | None]]) -> RenderableType:
     """Names and values, those without a value left out."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
@@ -38,7 +38,7 @@ def _facts(title: str, rows: Sequence[tuple[str, RenderableType | None]]) -> Ren
     return Group(Text(title, "bold"), table)
 
 
-def _grid(*columns: str, title: str | None = None) -> Table:
+def grid(*columns: str, title: str | None = None) -> Table:
     """A table whose first column is text and whose others are numbers."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
@@ -64,7 +64,7 @@ def plan(found: Plan) -> RenderableType:
     limit = "no limit" if found.memory_limit is None else format_bytes(found.memory_limit)
     k = found.components
     asked = None if k is None else f"{count(k)} at most" if k == min(found.features, found.rows) else count(k)
-    facts = _facts(
+    about = facts(
         "Plan",
         [
             ("solver", f"{found.solver}: {found.reason}"),
@@ -84,7 +84,7 @@ def plan(found: Plan) -> RenderableType:
     names = [
         f for f in Memory.__dataclass_fields__ if f != "workers" and any(getattr(s.memory, f) for s in found.scans)
     ]
-    table = _grid("scan", "reads", "time", "workers", *names, "peak", title="Scans, and what takes memory in each")
+    table = grid("scan", "reads", "time", "workers", *names, "peak", title="Scans, and what takes memory in each")
     for scan in found.scans:
         parts = [format_bytes(getattr(scan.memory, name)) for name in names]
         fits = found.memory_limit is None or scan.peak <= found.memory_limit
@@ -98,7 +98,7 @@ def plan(found: Plan) -> RenderableType:
         )
     loads: list[RenderableType] = [] if found.cluster is None else ["", _loads(found, found.cluster)]
     verdict = [] if found.fits else [Text(f"Does not fit: {found.advice}", "bold red")]
-    return Group(facts, "", table, *loads, *verdict)
+    return Group(about, "", table, *loads, *verdict)
 
 
 def _loads(found: Plan, cluster: Cluster) -> RenderableType:
@@ -115,7 +115,7 @@ def _loads(found: Plan, cluster: Cluster) -> RenderableType:
         "scheduler",
         "merging",
     )
-    table = _grid("scan", *heads, title=title)
+    table = grid("scan", *heads, title=title)
     for scan in found.scans:
         if (load := scan.load) is not None:
             table.add_row(
@@ -131,7 +131,7 @@ def _loads(found: Plan, cluster: Cluster) -> RenderableType:
 
 def variance(ratio: Sequence[float], *, listed: int = 10) -> RenderableType:
     """The explained variance: the first components one by one, and the whole curve."""
-    table = _grid("component", "share", "in all", title="Explained variance")
+    table = grid("component", "share", "in all", title="Explained variance")
     table.add_column("")
     together = np.cumsum(ratio)
     for j, share in enumerate(ratio[:listed]):
@@ -164,7 +164,7 @@ def report(found: RunReport) -> RenderableType:
     ]
     model = f"{found.method}, solver {found.solver}" + ("" if found.fitted else ", fitted by an earlier run")
     kept = "" if found.explained_variance is None else f", {percent(found.explained_variance)} of the variance"
-    facts = _facts(
+    about = facts(
         title,
         [
             ("input", f"{count(found.rows)} rows x {count(found.features)} features in {count(found.files)} files"),
@@ -184,12 +184,12 @@ def report(found: RunReport) -> RenderableType:
             ("memory", f"{format_bytes(found.peak_memory)} at the peak"),
         ],
     )
-    return Group(facts, "", stages(found))
+    return Group(about, "", stages(found))
 
 
 def stages(found: RunReport) -> Table:
     """Seconds by stage, with the scans that ran in them."""
-    table = _grid("stage", "time", "rows/s")
+    table = grid("stage", "time", "rows/s")
     table.add_column("")
     total = max(found.seconds["total"], 1e-9)
     for name, duration in found.seconds.items():
@@ -204,7 +204,7 @@ def stages(found: RunReport) -> Table:
 
 def columns(table: Sequence[Column], rows: int, *, listed: int = 30) -> RenderableType:
     """The data-quality table, columns with flaws first."""
-    grid = _grid(
+    shown = grid(
         "column", "n", "missing", "non-finite", "min", "max", "mean", "sd", "", title=f"Quality of {count(rows)} rows"
     )
     order = sorted(range(len(table)), key=lambda j: (not table[j].flawed, -(table[j].missing + table[j].non_finite), j))
@@ -212,7 +212,7 @@ def columns(table: Sequence[Column], rows: int, *, listed: int = 30) -> Renderab
         c = table[j]
         note = "empty" if c.n == 0 else "constant" if c.constant else ""
         gaps = [Text(count(v), "bold red" if v else "dim") for v in (c.missing, c.non_finite)]
-        grid.add_row(
+        shown.add_row(
             c.name, number(c.n), *gaps, *(number(v) for v in (c.min, c.max, c.mean, c.sd)), Text(note, "yellow")
         )
     rest = len(table) - listed
@@ -220,7 +220,7 @@ def columns(table: Sequence[Column], rows: int, *, listed: int = 30) -> Renderab
     notes = [Text(f"{count(flawed)} of {count(len(table))} columns have gaps or are constant", "dim")]
     if rest > 0:
         notes.append(Text(f"... and {count(rest)} columns more; --rows shows them, --json all", "dim"))
-    return Group(grid, *notes)
+    return Group(shown, *notes)
 
 
 def model(found: Any, path: str) -> RenderableType:
@@ -228,7 +228,7 @@ def model(found: Any, path: str) -> RenderableType:
     ratio = getattr(found, "explained_variance_ratio_", None)
     parameters = ", ".join(f"{k}={v!r}" for k, v in found.get_params(deep=False).items() if v is not None)
     seen = found._seen
-    facts = _facts(
+    about = facts(
         f"{type(found).__name__} at {path}",
         [
             ("parameters", parameters),
@@ -245,14 +245,14 @@ def model(found: Any, path: str) -> RenderableType:
             ("digest", found.digest_),
         ],
     )
-    return Group(facts, "", variance(ratio.tolist())) if ratio is not None else facts
+    return Group(about, "", variance(ratio.tolist())) if ratio is not None else about
 
 
 def manifest(found: Manifest, path: str) -> RenderableType:
     """A finished output in a few lines."""
     files = sum(len(p.files) for p in found.parts)
     shown = ", ".join(f"{name} {kind}" for name, kind in found.schema[:8]) + (" ..." if len(found.schema) > 8 else "")
-    return _facts(
+    return facts(
         f"Output at {path}",
         [
             ("rows", f"{count(found.rows)} in {count(files)} files, {format_bytes(found.bytes)}"),
@@ -265,7 +265,7 @@ def manifest(found: Manifest, path: str) -> RenderableType:
 
 def errors(found: dict[str, Any], *, listed: int = 10) -> RenderableType:
     """The error of reconstruction, the worst columns first."""
-    facts = _facts(
+    about = facts(
         "Error of reconstruction",
         [
             ("rows", count(found["rows"])),
@@ -273,16 +273,16 @@ def errors(found: dict[str, Any], *, listed: int = 10) -> RenderableType:
             ("not explained", percent(found["unexplained"])),
         ],
     )
-    table = _grid("column", "rmse", title="Worst columns")
+    table = grid("column", "rmse", title="Worst columns")
     for name, value in sorted(found["rmse"].items(), key=lambda item: -item[1])[:listed]:
         table.add_row(name, number(value))
-    return Group(facts, "", table)
+    return Group(about, "", table)
 
 
 def update(found: Update, path: str) -> RenderableType:
     """What ``update`` has added."""
     title = f"Model at {path} has seen all of it already" if not found.changed else f"Model at {path} goes on"
-    return _facts(
+    return facts(
         title,
         [
             ("new", f"{count(found.rows)} rows of {count(found.files)} files" if found.changed else None),

@@ -11,6 +11,8 @@ SCANS = {
     "tsqr": "refining",
     "sketch": "sketching",
     "write": "writing",
+    "train": "training",
+    "search": "searching",
 }
 """What the scans do, by the names that engines report."""
 

@@ -266,6 +266,14 @@ class Dataset:
         return self.source.sparse and all(t.sparse for t in self.transforms)
 
     @property
+    def carried(self) -> Any:
+        """Arrow schema of the carried columns: those of the source, and what transforms add."""
+        import pyarrow as pa
+
+        fields = [*self.source.carried, *(f for t in self.transforms for f in getattr(t, "carried", ()))]
+        return pa.schema(fields)
+
+    @property
     def n_rows(self) -> int:
         """Rows according to the metadata, before filters and dropped rows."""
         return sum(f.rows for f in self.source.fragments)

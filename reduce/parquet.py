@@ -282,7 +282,8 @@ class ParquetSource(LaidOut):
 
 def _changed(path: str, found: str) -> ChangedInputError:
     return ChangedInputError(
-        f"expected the file that was planned, found {found} at {path}; the input changed meanwhile: start again"
+        f"expected the file that was planned, found {found} at {path}; the input changed meanwhile: start again, "
+        "or let every worker see the place under this name"
     )
 
 

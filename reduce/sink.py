@@ -146,7 +146,7 @@ def _describe(sink: Sink, data: Dataset, path: str) -> tuple[Job, dict[str, Any]
     k, dtype = data.n_features, np.dtype(sink.dtype or data.dtype)
     if k == 0:
         raise SchemaError("expected at least one feature to write, found none; choose n_components >= 1")
-    carried = pa.schema([pa.field(f.name, f.type, f.nullable) for f in data.source.carried])
+    carried = pa.schema([pa.field(f.name, f.type, f.nullable) for f in data.carried])
     encode.leaves(carried)
     value_type = pa.from_numpy_dtype(dtype)
     options: dict[str, Any] = {"layout": sink.layout, "dtype": dtype.name, "compression": sink.compression}

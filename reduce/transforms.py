@@ -19,9 +19,15 @@ from reduce.blocks import F64, Block, Floats
 from reduce.cleaning import FILL, MEAN, Resolved, mend
 from reduce.digest import digest_of
 
+DENSE_SHARE = 1 / 8
+"""Share of stored entries above which sparse rows are multiplied dense. A format constant."""
+
 
 class Transform(Protocol):
-    """A map from a block of (h, d_in) to a block of (h', d_out); it may drop rows, never reorder them."""
+    """A map from a block of (h, d_in) to a block of (h', d_out); it may drop rows, never reorder them.
+
+    One that adds carried columns has an attribute ``carried``, their Arrow schema.
+    """
 
     @property
     def n_features_in(self) -> int: ...
@@ -164,7 +170,16 @@ class Project(_Digested):
         constant = (pivot.astype(np.float64) - self.mean) @ self.weights
         return pivot, constant.astype(self.dtype), np.asfortranarray(self.weights.astype(self.dtype))
 
+    @cached_property
+    def _flat(self) -> tuple[Floats, F64]:
+        """Weights in the block's precision, row by row, and the product of the mean: what sparse rows need."""
+        return np.ascontiguousarray(self.weights, dtype=self.dtype), self.mean @ self.weights
+
     def __call__(self, block: Block) -> Block:
+        if block.sparse and not self.input.policy.clips:
+            z = self._sparse_product(block.X)
+            if z is not None:
+                return block.with_matrix(z)
         pivot, constant, weights = self._rounded
         if not self.input.policy.clips:
             z = self._product(block.dense(self.dtype, pivot), weights, constant, block)
@@ -174,6 +189,28 @@ class Project(_Digested):
         block, X = self.input.clean(block)
         X -= pivot
         return block.with_matrix(self._product(X, weights, constant, block))
+
+    def _sparse_product(self, X: Any) -> Floats | None:
+        """``X W - mean W`` without making the rows dense; None if they are nearly so, or have values to mend.
+
+        Where fewer than half of the rows have a value, the mean is smaller than the standard deviation and costs no
+        digits (Cauchy and Schwarz); other columns are shifted first, in a small dense matrix.
+        """
+        h, d = X.shape
+        if X.nnz > DENSE_SHARE * h * d or not np.isfinite(X.data).all():
+            return None
+        weights, constant = self._flat
+        X = X.astype(self.dtype, copy=False)
+        if not self.mean.any():
+            return np.asarray(X @ weights)
+        thick = (2 * np.bincount(X.indices, minlength=d) >= h) & (self.mean != 0)
+        at = np.flatnonzero(thick)
+        pivot = self.mean[at].astype(self.dtype)
+        rest = X.copy()
+        rest.data[thick[X.indices]] = 0
+        z = rest @ weights + (X[:, at].toarray() - pivot) @ weights[at]
+        z += (pivot @ self.weights[at] - constant).astype(self.dtype)
+        return np.asarray(z)
 
     def _product(self, y: Floats, weights: Floats, constant: Floats, block: Block) -> Floats:
         z = block.workspace.array(f"z{id(self)}", (len(y), weights.shape[1]), self.dtype)

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.datasets import load_digits
 
+from jobs import exits
+
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("docker/*.md")]
 
@@ -51,6 +53,13 @@ def test_the_readme_names_commands_that_exist() -> None:
         assert command in listed.stdout
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z]+)\b", (ROOT / "README.md").read_text())) <= targets
+
+
+def test_the_readme_tells_every_exit_code() -> None:
+    text = " ".join((ROOT / "README.md").read_text().split())
+    told = re.search(r"exit codes that a scheduler can tell apart: (.*?)\. ", text)
+    assert told is not None
+    assert {int(code) for code in re.findall(r"\b\d+\b", told[1])} == set(exits.MEANINGS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

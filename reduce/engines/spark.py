@@ -7,12 +7,11 @@ not try bad data four times; everything else Spark retries.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import threading
-import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,6 +29,7 @@ from reduce.engines.memory import format_bytes, parse_bytes
 from reduce.engines.ship import Common, pack, workplace
 from reduce.engines.spark_frames import FrameSource
 from reduce.engines.spark_rows import SCHEMA, fold, mapper, merger, restored, rows, rows_of, write
+from reduce.engines.spark_watch import watched
 from reduce.engines.tasks import fold_tasks, merge_trees, rows_tasks, take_in, write_tasks
 from reduce.engines.wire import from_bytes
 from reduce.errors import ConfigError, DoesNotFitError, EngineError
@@ -39,8 +39,6 @@ from reduce.sink import Manifest, Sink
 S = TypeVar("S")
 R = TypeVar("R")
 COLLECTED = "eigenmill_features"
-GROUP = "eigenmill"
-"""Job group, and tag of a Connect session's operations."""
 
 
 class SparkEngine:
@@ -51,7 +49,7 @@ class SparkEngine:
         memory: budget of one executor's Python workers together; by default ``spark.executor.pyspark.memory`` or
             ``spark.executor.memoryOverhead`` when they are set.
         work: directory that this process and all executors see, for arrays above 32 MiB and finished scans.
-        patience: seconds to wait for executors when all that there were are gone.
+        patience: seconds for which the cluster may have no executor before a scan ends with an error.
         progress: told of scans and, at their end, rows.
     """
 
@@ -61,13 +59,13 @@ class SparkEngine:
         memory: int | str | None = None,
         *,
         work: str | os.PathLike[str] | None = None,
-        patience: float = 30.0,
+        patience: float = 120.0,
         progress: Progress | None = None,
     ) -> None:
         if not hasattr(session, "range") or not hasattr(session, "conf"):
             raise ConfigError(f"expected a SparkSession, found {type(session).__name__}")
-        self.session, self.memory, self.patience, self.progress = session, parse_bytes(memory), patience, progress
-        self.work = workplace(work)
+        self.session, self.memory, self.progress = session, parse_bytes(memory), progress
+        self.work, self.patience = workplace(work), patience
 
     def __repr__(self) -> str:
         return f"SparkEngine({type(self.session).__module__}, memory={self.memory})"
@@ -124,14 +122,15 @@ class SparkEngine:
             )
         self._admit(None, data)
         job = sink.open(data)
-        tasks = write_tasks(data, job)
-        n = sum(task.rows for task in tasks)
-        with staged(self.progress, "write", n):
-            if tasks:
+        with staged(self.progress, "write", sum(part.rows for part in job.pending)):
+            # In rounds: every task is sent the descriptions of all tasks of its Spark job.
+            for start in range(0, len(job.pending), TASKS["spark"]):
+                tasks = write_tasks(data, replace(job, pending=job.pending[start : start + TASKS["spark"]]))
+                n = sum(task.rows for task in tasks)
                 for _ in self._collect(self._map(tasks, write), f"write of {n} rows"):
                     pass
-            if self.progress is not None:
-                self.progress.advance(n)
+                if self.progress is not None:
+                    self.progress.advance(n)
         return job.commit()
 
     def collect(self, data: Dataset) -> Array:
@@ -166,70 +165,26 @@ class SparkEngine:
         return rows_of(table)
 
     def _table(self, frame: Any, description: str) -> Any:
-        with self._described(description), self._watched() as gone:
-            try:
-                return frame.toArrow()
-            except Exception as error:
-                if gone.is_set():
-                    raise EngineError(
-                        f"expected executors, found none for {self.patience:.0f} s after all were lost; start the "
-                        "cluster again, then the job: it goes on from its last finished scan"
-                    ) from error
-                if isinstance(error, PySparkException):
-                    raise _explained(error) from error
-                # py4j's and gRPC's own errors, when the driver's JVM or the Connect server is gone.
-                if type(error).__module__.partition(".")[0] in ("py4j", "grpc") or isinstance(error, OSError):
-                    raise EngineError(f"expected a Spark cluster that answers, found {error!r}; run again") from error
-                raise
+        group = f"eigenmill-{uuid.uuid4().hex[:8]}"
 
-    @contextlib.contextmanager
-    def _watched(self) -> Iterator[threading.Event]:
-        """Cancels the jobs in this block, and sets the event, when executors that there were are gone for long.
-
-        Spark itself would wait for new ones without end. A Connect client does not see the executors.
-        """
-        context, gone, done = getattr(self.session, "_sc", None), threading.Event(), threading.Event()
-        if context is None or context.master.startswith("local"):
-            yield gone
-            return
-        tracker = context._jsc.sc().statusTracker()
-
-        def watch() -> None:
-            seen = None
-            with contextlib.suppress(Exception):  # the JVM is gone: the job's own error tells
-                while not done.wait(1.0):
-                    now = time.monotonic()
-                    if len(tracker.getExecutorInfos()) > 1:  # the driver is one of them
-                        seen = now
-                    elif seen is not None and now - seen > self.patience:
-                        gone.set()
-                        context.cancelJobGroup(GROUP)
-                        return
-
-        thread = threading.Thread(target=watch, name="eigenmill-executors", daemon=True)
-        thread.start()
-        try:
-            yield gone
-        finally:
-            done.set()
-            thread.join()
-
-    @contextlib.contextmanager
-    def _described(self, description: str) -> Iterator[None]:
-        """What the Spark UI shows for the jobs in this block."""
-        context = getattr(self.session, "_sc", None)
-        if context is None:
-            self.session.addTag(GROUP)
-        else:
-            context.setJobGroup(GROUP, f"eigenmill: {description}")
-        try:
-            yield
-        finally:
+        def collect() -> Any:
+            # In the thread that runs the job, for Spark keeps both per thread.
+            context = getattr(self.session, "_sc", None)
             if context is None:
-                self.session.removeTag(GROUP)
+                self.session.addTag("eigenmill")
             else:
-                context.setLocalProperty("spark.jobGroup.id", None)
-                context.setLocalProperty("spark.job.description", None)
+                context.setJobGroup(group, f"eigenmill: {description}")
+            return frame.toArrow()
+
+        try:
+            return watched(self.session, group, collect, self.patience)
+        except PySparkException as error:
+            raise _explained(error) from error
+        except Exception as error:
+            # py4j's and gRPC's own errors, when the driver's JVM or the Connect server is gone.
+            if type(error).__module__.partition(".")[0] in ("py4j", "grpc") or isinstance(error, OSError):
+                raise EngineError(f"expected a Spark cluster that answers, found {error!r}; run again") from error
+            raise
 
     def _conf(self, name: str) -> str | None:
         value: str | None = self.session.conf.get(name, None)

@@ -1,6 +1,6 @@
 """Block Krylov spaces (Musco and Musco 2015): Rayleigh-Ritz from one product ``M Q`` per step, M = ``A^T A``.
 
-The basis K = [Q_0, Q_1, ...] is orthonormal and kept whole. Each product is split by two steps of block Gram-Schmidt
+The basis K = [Q_0, Q_1, ...] is orthonormal and kept whole. Each product is split by block Gram-Schmidt
 into ``M Q_j = K C_j + Q_{j+1} B_j``, so that the products need not be kept: with T the square matrix of all C_j
 (and B_j below them) ``M K = K T + Q_{j+1} [0 ... 0 B_j]``. Eigenpairs (theta, w) of T give Ritz values theta and
 Ritz vectors ``K w`` whose residuals have the norm of ``B_j w_last``: they come with the scan.
@@ -15,9 +15,12 @@ import numpy as np
 import scipy.linalg
 
 from reduce.blocks import F64
+from reduce.estimators.panels import inner, rotate, take_out, times
 
 DEFLATE = 32 * float(np.finfo(np.float64).eps)
 """Directions of a new block that are smaller than this, relative to M, hold rounding only."""
+FAINT = 256
+"""A direction that many times smaller than what it was parted from is parted from the basis once more."""
 
 
 @dataclass(frozen=True)
@@ -41,44 +44,58 @@ class Ritz:
 
 
 class Krylov:
-    """A growing basis; ``block`` (d, l) is what to multiply next, or has no columns when M leads nowhere new."""
+    """A growing basis; ``block`` (d, l) is what to multiply next, or has no columns when M leads nowhere new.
 
-    def __init__(self, start: F64) -> None:
-        self.basis = [np.ascontiguousarray(np.linalg.qr(start)[0].T)]
+    ``start`` (d, l) is orthonormal. ``threads`` never changes a result.
+    """
+
+    def __init__(self, start: F64, threads: int = 1) -> None:
+        self.basis = [start]
         self.columns: list[F64] = []
         self.coupling = np.zeros((0, 0))
+        self.threads = threads
 
     @property
     def size(self) -> int:
         """Vectors in the basis, those of the block included."""
-        return sum(len(rows) for rows in self.basis)
+        return sum(part.shape[1] for part in self.basis)
 
     @property
     def block(self) -> F64:
-        return np.ascontiguousarray(self.basis[-1].T)
+        return self.basis[-1]
 
     def absorb(self, product: F64) -> None:
         """Take ``M block`` (d, l) in and find the next block. Consumes ``product``."""
-        inside = self._project(product)
-        inside += self._project(product)
-        q, r = orthonormal(product)
+        # M is symmetric: all but the last two blocks can hold rounding only, and once is enough for that.
+        inside = np.zeros((self.size, product.shape[1]))
+        recent = self.basis[-2:]
+        inside[self.size - sum(part.shape[1] for part in recent) :] = self._project(product, recent)
+        rest = self._project(product, self.basis)
+        inside += rest
+        q, r = orthonormal(product, self.threads)
         left, sizes, right = np.linalg.svd(r)
         norm = max([float(np.linalg.norm(c, 2)) for c in [*self.columns, inside]])
         self.coupling = sizes[:, None] * right
         kept = sizes > DEFLATE * norm
-        fresh, outside = q @ left[:, kept], self.coupling[kept]
-        # Small directions carry rounding along the basis; taken out here, and accounted for.
-        again = self._project(fresh)
-        fresh, r = orthonormal(fresh)
-        self.columns.append(np.concatenate([inside + again @ outside, r @ outside]))
-        self.basis.append(np.ascontiguousarray(fresh.T))
+        fresh, outside = rotate(q, left[:, kept], self.threads), self.coupling[kept]
+        # Directions much smaller than what was taken out last carry rounding along the basis: out with it, and counted.
+        before = float(np.hypot(np.linalg.norm(rest, 2), sizes.max(initial=0.0)))
+        clean = int((sizes[kept] * FAINT >= before).sum())
+        if clean < fresh.shape[1]:
+            small = np.ascontiguousarray(fresh[:, clean:])
+            inside += self._project(small, self.basis) @ outside[clean:]
+            fresh[:, clean:] = small
+            fresh, r = orthonormal(fresh, self.threads)
+            outside = r @ outside
+        self.columns.append(np.concatenate([inside, outside]))
+        self.basis.append(fresh)
 
     def restart(self, start: F64) -> None:
         """Another block in place of an empty one, from ``start`` (d, l): all else of M is still unseen."""
-        self._project(start)
-        q = np.linalg.qr(start)[0]
-        self._project(q)
-        self.basis[-1] = np.ascontiguousarray(np.linalg.qr(q)[0].T)
+        self._project(start, self.basis)
+        q = orthonormal(start, self.threads)[0]
+        self._project(q, self.basis)
+        self.basis[-1] = orthonormal(q, self.threads)[0]
 
     def ritz(self) -> Ritz:
         m = sum(c.shape[1] for c in self.columns)
@@ -94,36 +111,30 @@ class Krylov:
 
     def vectors(self, weights: F64) -> F64:
         """(d, k) ``K weights`` for ``weights`` (m, k)."""
-        found, at = np.zeros((self.basis[0].shape[1], weights.shape[1])), 0
-        for rows in self.basis:
-            part = weights[at : at + len(rows)]
-            found += rows[: len(part)].T @ part
-            at += len(rows)
-        return found
+        full = np.zeros((self.size, weights.shape[1]))
+        full[: len(weights)] = weights
+        return times(self.basis, full, self.threads)
 
-    def _project(self, vectors: F64) -> F64:
-        """Take the basis out of ``vectors`` (d, l), in place; returns what was inside."""
-        inside = []
-        for rows in self.basis:
-            coordinates = rows @ vectors
-            vectors -= rows.T @ coordinates
-            inside.append(coordinates)
-        return np.concatenate(inside)
+    def _project(self, vectors: F64, basis: list[F64]) -> F64:
+        """Take the span of ``basis`` out of ``vectors`` (d, l), in place; returns what was inside."""
+        coordinates = inner(basis, vectors, self.threads)
+        take_out(basis, coordinates, vectors, self.threads)
+        return coordinates
 
 
-def orthonormal(vectors: F64) -> tuple[F64, F64]:
-    """(Q (d, l), R (l, l)) with ``vectors = Q R``; R is triangular.
+def orthonormal(vectors: F64, threads: int = 1) -> tuple[F64, F64]:
+    """(Q (d, l), R (l, l)) with ``vectors = Q R``; R is triangular. Consumes ``vectors``.
 
     Cholesky QR done twice is as stable as Householder's while the condition stays below 1e8 (Yamamoto, Nakatsukasa,
     Yanagisawa and Fukaya 2015), and is made of matrix products only.
     """
     try:
-        first = np.linalg.cholesky(vectors.T @ vectors).T
+        first = np.linalg.cholesky(inner([vectors], vectors, threads)).T
         sizes = np.linalg.svd(first, compute_uv=False)
         if len(sizes) and sizes[-1] > 1e-6 * sizes[0]:
-            q = vectors @ np.linalg.inv(first)
-            second = np.linalg.cholesky(q.T @ q).T
-            return q @ np.linalg.inv(second), second @ first
+            q = rotate(vectors, np.linalg.inv(first), threads)
+            second = np.linalg.cholesky(inner([q], q, threads)).T
+            return rotate(q, np.linalg.inv(second), threads), second @ first
     except np.linalg.LinAlgError:
         pass  # too near to singular
     q, r = np.linalg.qr(vectors)
@@ -152,12 +163,13 @@ def iterate(
     noise: Callable[[float], float],
     products: int,
     refill: Callable[[int], F64],
+    threads: int = 1,
 ) -> Steps:
     """Multiply until the leading Ritz values are accurate, the products are used up, or nothing is left to find.
 
     Args:
         multiply: ``M Q`` for Q (d, l): one scan.
-        start: (d, l) the first block.
+        start: (d, l) the first block, orthonormal.
         first: (d, l) its product, if a scan has made it already; consumed.
         count: the number of values wanted, given the Ritz values; None when they are too few.
         least: vectors that the basis needs in the end.
@@ -165,8 +177,9 @@ def iterate(
         noise: given the largest value, how much of a residual is rounding; values below are not asked for accuracy.
         products: how many are allowed.
         refill: ``refill(i)`` gives random vectors (d, l) for a restart.
+        threads: of the dense algebra; results do not depend on it.
     """
-    krylov = Krylov(start)
+    krylov = Krylov(start, threads)
     used = 0
     while True:
         krylov.absorb(multiply(krylov.block) if used or first is None else first)
@@ -176,7 +189,7 @@ def iterate(
         reached = np.inf if k is None else accuracy(ritz.values[:k], ritz.residuals[:k], noise(ritz.values[0]))
         if (k is not None and reached <= tol) or used == products:
             return Steps(ritz, krylov, used, k, reached)
-        if not len(krylov.basis[-1]):
+        if not krylov.block.shape[1]:
             if len(ritz.values) >= least:
                 return Steps(ritz, krylov, used, k, reached)
             krylov.restart(refill(used))

@@ -13,7 +13,7 @@ from reduce.engines.base import Engine
 from reduce.errors import ConfigError
 from reduce.estimators.base import engine_for
 from reduce.estimators.linear import Linear
-from reduce.estimators.sketch import COMPONENTS, SCANS, TOL
+from reduce.estimators.solver import COMPONENTS, SCANS, TOL
 from reduce.estimators.spectrum import Spectrum, minka_rank, optimal_threshold, rank_for_share
 from reduce.passes.moments import Intake, Moments, MomentsPass
 from reduce.transforms import Input, LogLikelihood

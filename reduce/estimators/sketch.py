@@ -6,6 +6,7 @@ centre sparse rows. Otherwise they come with the first product.
 
 from __future__ import annotations
 
+import os
 import warnings
 import zlib
 from dataclasses import dataclass, replace
@@ -20,15 +21,11 @@ from reduce.engines.base import Engine
 from reduce.engines.memory import estimate, format_bytes
 from reduce.errors import ConfigError, DoesNotFitError
 from reduce.estimators.bounds import upper_bounds
-from reduce.estimators.krylov import Steps, iterate, residual_bounds
+from reduce.estimators.krylov import Steps, iterate, orthonormal, residual_bounds
 from reduce.estimators.spectrum import Spectrum, gamma, orient
 from reduce.passes.moments import Intake, Moments
 from reduce.passes.sketch import Sketch, SketchPass
 from reduce.passes.thin import known_pivot
-
-TOL = 1e-3
-SCANS = 16
-COMPONENTS = 500
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ def start(wanted: Wanted, d: int, earlier: F64 | None) -> F64:
     fresh = gaussian(wanted.seed, "sketch start", d, wanted.width)
     if earlier is not None:
         fresh = np.concatenate([earlier, fresh], axis=1)[:, :d]
-    return np.linalg.qr(fresh)[0]
+    return orthonormal(fresh)[0]
 
 
 def moments_first(intake: Intake, *, sparse: bool, centred: bool, scale: bool) -> bool:
@@ -231,6 +228,7 @@ def solve(
         noise=noise,
         products=wanted.scans - spare,
         refill=lambda i: gaussian(wanted.seed, f"sketch refill {i}", d, min(wanted.width, d)),
+        threads=min(len(os.sched_getaffinity(0)), int(getattr(engine, "workers", 1))),
     )
     return _fit(wanted, setting, steps, intake, terms, spare)
 

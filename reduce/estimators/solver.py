@@ -24,6 +24,9 @@ USUAL_SCANS, SPARSE_COST, GAIN = 8, 10, 4
 """Scans of an iteration, the cost of a stored number in sparse rows beside one in dense rows, and how many times
 cheaper than the exact solver the iteration must be. Format constants."""
 
+TOL, SCANS, COMPONENTS = 1e-3, 16, 500
+"""What the iteration is asked for by default: accuracy, scans allowed, components that a share may take."""
+
 
 @dataclass(frozen=True)
 class Shape:

@@ -9,7 +9,7 @@ import numpy as np
 from reduce.blocks import F64
 from reduce.errors import ConfigError
 from reduce.estimators.linear import Linear
-from reduce.estimators.sketch import COMPONENTS, SCANS, TOL
+from reduce.estimators.solver import COMPONENTS, SCANS, TOL
 from reduce.estimators.spectrum import Spectrum, rank_for_share
 
 

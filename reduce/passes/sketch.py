@@ -117,19 +117,19 @@ class SketchPass:
         return state
 
     def merge(self, a: SketchState, b: SketchState) -> SketchState:
-        self._centre(a)
-        self._centre(b)
         moments = merge_moments(a.moments, b.moments)
         if b.n == 0 or a.n == 0:
             kept = a if b.n == 0 else b
             kept.moments = moments
             return kept
         n = a.n + b.n
-        apart = (b.pivot - a.pivot) + (b.offset - a.offset)
-        a.products += b.products
-        if apart.any():
-            a.products += np.outer(apart * (a.n * b.n / n), apart @ self.weights)
-            a.offset += apart * (b.n / n)
+        steps = [a.sums / a.n, b.sums / b.n]
+        a.offset += steps[0]
+        apart = (b.pivot - a.pivot) + (b.offset + steps[1] - a.offset)
+        left = np.stack([-a.sums, -b.sums, apart * (a.n * b.n / n)], axis=1)
+        _add_low_rank(a.products, left, np.stack([*steps, apart]) @ self.weights, b.products)
+        a.offset += apart * (b.n / n)
+        a.sums = np.zeros_like(a.sums)
         a.moments, a.n, a.height, a.depth = moments, n, max(a.height, b.height), max(a.depth, b.depth) + 1
         return a
 
@@ -187,21 +187,30 @@ class SketchPass:
     @staticmethod
     def _count(state: SketchState, height: int, gain: float) -> None:
         state.n += gain
-        state.height, state.depth = max(state.height, height), state.depth + 1
+        state.height, state.depth = state.height + height, state.depth + 1
 
     def _centre(self, state: SketchState) -> None:
         """Move the state's centre to its mean, in place; a centred state stays as it is."""
         if state.n and state.sums.any():
             step = state.sums / state.n
-            state.products -= np.outer(state.sums, step @ self.weights)
+            _add_low_rank(state.products, -state.sums[:, None], (step @ self.weights)[None])
             state.offset += step
             state.sums = np.zeros_like(state.sums)
 
     def _shift(self, state: SketchState, t: F64) -> None:
         """Replace every deviation y by y + t."""
-        state.products += np.outer(state.sums, t @ self.weights)
-        state.products += np.outer(t, (state.sums + state.n * t) @ self.weights)
+        left = np.stack([state.sums, t], axis=1)
+        _add_low_rank(state.products, left, np.stack([t, state.sums + state.n * t]) @ self.weights)
         state.sums = state.sums + state.n * t
+
+
+def _add_low_rank(target: F64, left: F64, right: F64, other: F64 | None = None) -> None:
+    """``target += left right``, and ``other`` too, in place and by rows that stay in cache."""
+    for a in range(0, len(target), 2048):
+        panel = slice(a, a + 2048)
+        if other is not None:
+            target[panel] += other[panel]
+        target[panel] += left[panel] @ right
 
 
 def _room(block: Block, y: Floats, z: Floats) -> Floats:

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
+from scipy.sparse import _sparsetools
 
 from reduce.blocks import F64, Block, Floats, block_height
 from reduce.passes.moments import FAR, Intake, Moments, weigh
-
-DENSE_SHARE = 1 / 8
-"""Share of stored entries above which a block is multiplied dense. A format constant."""
+from reduce.transforms import DENSE_SHARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +27,13 @@ class Thin:
     """Sparse rows minus the pivot: ``thin`` with its zeros, and dense deviations of the thick columns.
 
     Attributes:
-        columns: (u,) the columns with an entry in ``thin``.
-        thin: (h, u) CSR, the entries of thin columns.
-        flipped: (u, h) CSR, its transpose.
+        thin: (h, d) CSR, the entries of thin columns.
         at: (t,) the thick columns.
         thick: (h, t) their values minus the pivot.
         weights: (h,) or None.
     """
 
-    columns: npt.NDArray[np.intp]
     thin: sparse.csr_array
-    flipped: sparse.csr_array
     at: npt.NDArray[np.intp]
     thick: Floats
     weights: F64 | None
@@ -49,21 +44,32 @@ class Thin:
 
     def times(self, weights: Floats) -> Floats:
         """(h, l) product of the rows with ``weights`` (d, l)."""
-        z = np.asarray(self.thin @ weights[self.columns])
+        z = np.asarray(self.thin @ weights)
         return z + self.thick @ weights[self.at] if len(self.at) else z
 
     def add(self, target: F64, z: Floats) -> None:
-        """Add the product of the transposed rows with ``z`` (h, l) to ``target`` (d, l), in place."""
-        target[self.columns] += self.flipped @ z
+        """Add the product of the transposed rows with ``z`` (h, l) to ``target`` (d, l), in place and in float64."""
+        _add_flipped(self.thin, self.thin.data, z, target)
         if len(self.at):
             target[self.at] += self.thick.T @ z
 
     def squares(self, weights: F64, d: int) -> F64:
         """(d,) sums of squares about the pivot; ``weights`` (h,)."""
-        found = np.zeros(d)
-        found[self.columns] = self.flipped.astype(np.float64).power(2) @ weights
-        found[self.at] = np.einsum("i,ij,ij->j", weights, self.thick, self.thick, dtype=np.float64)
-        return found
+        found = np.zeros((d, 1))
+        _add_flipped(self.thin, self.thin.data.astype(np.float64) ** 2, weights[:, None], found)
+        found[self.at, 0] = np.einsum("i,ij,ij->j", weights, self.thick, self.thick, dtype=np.float64)
+        return found[:, 0]
+
+
+def _add_flipped(X: sparse.csr_array, data: Floats, z: Floats, target: F64) -> None:
+    """``target += X^T z`` for X (h, d) with the entries ``data``."""
+    h, d = X.shape
+    # SciPy's public product makes a new (d, l) array of every block, which for a million columns costs twenty times
+    # the product itself; this is the routine behind it.
+    _sparsetools.csc_matvecs(
+        d, h, z.shape[1], X.indptr, X.indices, data.astype(np.float64, copy=False),
+        np.ascontiguousarray(z, dtype=np.float64).ravel(), target.reshape(-1),
+    )  # fmt: skip
 
 
 def thin_rows(intake: Intake, moments: Moments, block: Block, *, squares: bool) -> Thin | None:
@@ -147,8 +153,8 @@ def _split(X: Any, pivot: F64, weights: F64 | None) -> Thin:
     at = np.flatnonzero(pivot)
     thick = np.zeros((h, len(at)), dtype=X.dtype)
     indices, data, indptr = X.indices, X.data, X.indptr
-    place = np.zeros(d, dtype=np.int32)
     if len(at):
+        place = np.zeros(d, dtype=np.int32)
         place[at] = np.arange(1, len(at) + 1)
         where = place[indices]
         taken = where > 0
@@ -157,12 +163,7 @@ def _split(X: Any, pivot: F64, weights: F64 | None) -> Thin:
         thick -= pivot[at].astype(X.dtype)
         indices, data = indices[~taken], data[~taken]
         indptr = np.concatenate([[0], np.cumsum(np.bincount(rows[~taken], minlength=h))])
-    seen = np.zeros(d, dtype=bool)
-    seen[indices] = True
-    columns = np.flatnonzero(seen)
-    place[columns] = np.arange(len(columns), dtype=np.int32)
-    thin = sparse.csr_array((data, place[indices], indptr), shape=(h, len(columns)))
-    return Thin(columns, thin, sparse.csr_array(thin.T), at, thick, weights)
+    return Thin(sparse.csr_array((data, indices, indptr), shape=(h, d)), at, thick, weights)
 
 
 def _extrema(moments: Moments, X: Any) -> None:

@@ -38,7 +38,7 @@ def net(front: Front, *layers: WholeLayer, **changes: Any) -> WholeNet:
     for made in layers:
         acc = a @ made.weights + made.bias
         if made.bits:
-            shift = int(np.clip(np.log2(np.abs(acc).mean() / made.high) + 15, 1, 62))
+            shift = int(np.clip(np.log2((np.abs(acc).mean() + 1) / (made.high + 1)) + 15, 1, 62))
             made = replace(made, multiplier=int(rng.integers(16384, 32768)), shift=shift)
             a = np.clip(np.floor(acc * made.multiplier / 2**shift + 0.5), made.low, made.high)
         scaled.append(made)

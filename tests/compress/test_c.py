@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from compress import Model, footprint, load, pack, to_c
 from compress.c import literal, score_type, source
-from compress.integer import WholeNet
+from compress.integer import WholeNet, whole_net
 from compress.native import CORTEX_M4, STRICT, compiled
 from reduce.errors import ConfigError, EigenmillError, MissingValueError, SchemaError
 from tests.compress.nets import NETS, front, layer, net, refusals, rows
@@ -27,6 +27,7 @@ cortex = pytest.mark.skipif(
     shutil.which("arm-none-eabi-gcc") is None or shutil.which("qemu-system-arm") is None,
     reason="no compiler or emulator of Cortex-M: make cortex",
 )
+EMULATOR = ("qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting-config", "enable=on,target=native")
 SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
@@ -69,8 +70,48 @@ def test_a_cortex_m4_gives_the_same_scores(name: str, number: str, tmp_path: Pat
     chip = ["-Os", *CORTEX_M4, "--specs=rdimon.specs", "-T", str(HERE / "cortex/chip.ld")]
     built(made, number, tmp_path, ["arm-none-eabi-gcc", *chip, str(HERE / "cortex/vectors.c")])
     X = rows(made.front, 1000, dtype=np.float32 if number == "float" else np.float64, seed=1)
-    emulator = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting-config", "enable=on,target=native"]
-    agrees(made, X, tmp_path, [*emulator, "-kernel", "model"])
+    agrees(made, X, tmp_path, [*EMULATOR, "-kernel", "model"])
+
+
+@cortex
+@pytest.mark.slow
+def test_a_trained_model_on_a_cortex_m4(small: Model, digits: Any, tmp_path: Path) -> None:
+    made = whole_net(small)
+    X = np.r_[digits[0], digits[2]].astype(np.float32)
+    chip = ["-Os", *CORTEX_M4, "--specs=rdimon.specs", "-T", str(HERE / "cortex/chip.ld")]
+    built(made, "float", tmp_path, ["arm-none-eabi-gcc", *chip, str(HERE / "cortex/vectors.c")])
+    agrees(made, X, tmp_path, [*EMULATOR, "-kernel", "model"])
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_net_under_sanitizers(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Widths, bits, sizes of weights and shares of zeros by chance."""
+    widths = data.draw(st.lists(st.integers(1, 300), min_size=2, max_size=5))
+    bits = [*(data.draw(st.integers(1, 16)) for _ in widths[2:]), 0]
+    inputs = front(
+        widths[0],
+        data.draw(st.integers(1, 16)),
+        alike=data.draw(st.booleans()),
+        refuse=data.draw(st.booleans()),
+        seed=data.draw(st.integers(0, 99)),
+    )
+    layers = [
+        layer(
+            n_in,
+            n_out,
+            data.draw(st.sampled_from([1, 7, 127, 128, 32767])),
+            zero=data.draw(st.sampled_from([0.0, 0.5, 0.9, 0.99])),
+            relu=data.draw(st.booleans()),
+            bits=b,
+        )
+        for n_in, n_out, b in zip(widths[:-1], widths[1:], bits, strict=True)
+    ]
+    made = net(inputs, *layers)
+    folder = tmp_path_factory.mktemp("any")
+    built(made, "double", folder, ["cc", *SANITIZERS])
+    agrees(made, rows(inputs, 200), folder, ["./model"])
 
 
 def test_the_nets_take_every_way() -> None:

@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from compress import (
+    EntropyPenalty,
+    LearnedStep,
     Model,
     Samples,
     Validation,
@@ -17,6 +19,8 @@ from compress import (
     factorize,
     fold_projection,
     gather,
+    load,
+    pack,
     pooling,
     quantize,
     teach,
@@ -26,7 +30,7 @@ from compress.augment import Affine, augmentation
 from compress.integer import whole_net
 from compress.pack import packed, unpacked
 from reduce import PCA
-from reduce.errors import ConfigError, DataError, SchemaError
+from reduce.errors import ConfigError, DataError, OutputError, SchemaError
 from tests.compress.conftest import OPTIMIZER, error, read
 
 MOVES = Affine(8, 8, shift=0.7, turn=8, zoom=0.05, shear=4)
@@ -195,3 +199,52 @@ def test_a_projection_folds_into_the_next_layer_where_that_is_smaller(folder: Pa
     assert len(fold_projection(wide, always=True).layers) == 2
     again = train(folded, read(folder), **fits)
     assert (again.layers[0].weights != folded.layers[0].weights).any()
+
+
+def test_all_together_a_twelfth_of_the_bytes_at_no_more_error_than_the_float_net(
+    digits: Any, folder: Path, trained: Model, samples: Samples, tmp_path: Path
+) -> None:
+    teachers = [
+        train(Model.mlp(None, [128], 10, seed=seed), samples, optimizer=OPTIMIZER, epochs=25) for seed in range(2)
+    ]
+    student = distill(
+        Model.mlp(None, [24], 10),
+        teachers,
+        read(folder),
+        tmp_path / "t.parquet",
+        copies=3,
+        augment=MOVES,
+        dtype="uint8",
+        optimizer={"name": "adam", "lr": 0.01},
+        epochs=30,
+        validation={"by": "id"},
+        constraints=[LearnedStep(4, start=1.0), EntropyPenalty(3e-5)],
+    )
+    pack(quantize(student, read(folder), bits=4), tmp_path / "m.emill")
+    size = (tmp_path / "m.emill").stat().st_size
+    assert trained.float_bytes / size > 12
+    assert error(load(tmp_path / "m.emill"), *digits[2:]) < error(trained, *digits[2:]) + 0.005
+
+
+def test_a_resumed_distillation_equals_an_uninterrupted_one(folder: Path, trained: Model, tmp_path: Path) -> None:
+    data = teach(trained, read(folder), tmp_path / "t.parquet")
+    options: dict[str, Any] = {"teacher": "teacher", "augment": MOVES, "epochs": 4, "patience": 3}
+    options |= {"constraints": [LearnedStep(4), EntropyPenalty(1e-6)], "optimizer": {"name": "adam", "lr": 0.005}}
+    start = Model.mlp(pooling(8, 8), [8], 10)
+    whole = train(start, data, **options)
+
+    class StopError(Exception):
+        pass
+
+    def stop(epoch: Any) -> None:
+        if epoch.number == 2:
+            raise StopError
+
+    with pytest.raises(StopError):
+        train(start, data, **options, checkpoint=tmp_path / "c", progress=stop)
+    for other in ({"share": 0.4}, {"temperature": 3.0}, {"augment": Affine(8, 8)}):
+        with pytest.raises(OutputError, match="another's"):
+            train(start, data, **{**options, **other}, checkpoint=tmp_path / "c")
+    resumed = train(start, data, **options, checkpoint=tmp_path / "c")
+    files = [packed(quantize(model, read(folder), bits=4)) for model in (whole, resumed)]
+    assert files[0] == files[1]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from compress import Model, Samples, huffman, load, pack, pooling, quantize, share_weights, train
-from compress.coder import Decoder, Encoder, code_weights
+from compress.coder import Decoder, Encoder, code_numbers, code_weights
 from compress.front import Front
 from compress.integer import WholeLayer, WholeNet, whole_net
 from compress.pack import DIGEST, MAGIC, packed, unpacked
@@ -82,6 +82,8 @@ def test_pruned_and_shared_weights_take_fewer_bytes(trained: Model, pruned: Mode
     assert thin < 0.45 * dense
     assert shared < 0.9 * thin
     assert thin < len(packed(quantize(pruned, samples, bits=8), coder="zstd"))
+    paper = quantize(share_weights(pruned, 4), samples, bits=8)
+    assert shared < len(packed(paper, coder="huffman")) < len(packed(paper, coder="zstd"))
 
 
 @settings(max_examples=60)
@@ -98,6 +100,34 @@ def test_the_decoder_undoes_the_encoder(weights: Any, keep: float, width: int) -
     code_weights(decoder, found, width, 1 << 15)
     decoder.finish()
     np.testing.assert_array_equal(found, weights)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.integers(0, 2**32 - 1), max_size=4),
+    st.integers(0, 30),
+    st.sampled_from([0, 1, 31, 95]),
+    st.integers(1, 6),
+    st.integers(0, 3),
+)
+def test_what_is_decoded_is_encoded_to_the_same_bytes(words: Any, seed: int, bit: int, rows: int, width: int) -> None:
+    """Of any words whatever, and of encoded ones with a bit changed."""
+    rng = np.random.default_rng(seed)
+    encoder = Encoder()
+    code_weights(encoder, rng.integers(-2, 3, (rows, 4)), width, 1 << 15)
+    content = bytearray(encoder.content())
+    content[len(content) - 1 - bit // 8 % len(content)] ^= 1 << bit % 8
+    for given_bytes in (encoder.content(), bytes(content), np.array(words, "<u4").tobytes()):
+        decoder, found = Decoder(given_bytes), np.zeros((rows, 4), np.int64)
+        try:
+            code_weights(decoder, found, width, 1 << 15)
+            decoder.finish()
+        except ArtifactError:
+            assert given_bytes != encoder.content()
+            continue
+        again = Encoder()
+        code_weights(again, found.copy(), width, 1 << 16)
+        assert again.content() == given_bytes
 
 
 def test_coded_size_is_near_the_entropy() -> None:
@@ -220,7 +250,7 @@ def test_mutated_files_are_refused(small: Model) -> None:
 
 def test_mutated_files_with_a_fitting_digest_are_refused_or_valid_nets(small: Model) -> None:
     contents = [packed(made()), packed(made(), coder="zstd"), packed(made(2, labels=(3, 9))), packed(small)]
-    contents += [packed(made(3), coder="huffman")]
+    contents += [packed(made(3), coder="huffman"), packed(wide(6))]
     assert 0 < attack(contents, 600, fitting=True) < 600
 
 
@@ -318,6 +348,32 @@ def test_huffman_lengths_are_the_best_of_any_prefix_code() -> None:
     }  # fmt: skip
     with pytest.raises(ArtifactError, match="complete code"):
         huffman.words_of({1: 1, 2: 2})
+
+
+def wide(seed: int) -> WholeNet:
+    """A net of many biases, which are multiples of powers of two."""
+    rng = np.random.default_rng(seed)
+    first = WholeLayer(rng.integers(-1, 2, (4, 60)), rng.integers(-200, 200, 60) * 512, True, 20_000, 24, 8)
+    return made(seed, layers=(first, WholeLayer(rng.integers(-1, 2, (60, 2)), np.array([0, -96]), False, 0, 0, 0)))
+
+
+def test_many_biases_are_coded_in_less_than_two_bytes_each() -> None:
+    net = wide(5)
+    content = packed(net)
+    assert equal(unpacked(content), net)
+    without = replace(net, layers=tuple(replace(la, bias=np.zeros_like(la.bias)) for la in net.layers))
+    assert len(content) - len(packed(without)) < 60 * 10 / 8 + 8
+    assert content == (GOLDEN / "wide-5-range.emill").read_bytes()
+
+
+@given(st.lists(st.integers(-(2**47) + 1, 2**47 - 1), max_size=30))
+def test_numbers_come_back(numbers: list[int]) -> None:
+    encoder = Encoder()
+    code_numbers(encoder, np.array(numbers, np.int64), 1 << 47)
+    decoder, found = Decoder(encoder.content()), np.zeros(len(numbers), np.int64)
+    code_numbers(decoder, found, 1 << 47)
+    decoder.finish()
+    assert found.tolist() == numbers
 
 
 def test_tiles_take_a_few_bytes(digits: Any) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from compress import Model, Samples, prune, prune_neurons, quantize, share_weights, train
+from compress import Model, Samples, prune, prune_neurons, quantize, regrow, share_weights, train
 from compress.integer import MAX_ACC, bounds, whole_net
+from compress.prune import _gradients
 from compress.quantize import best_step
 from reduce.errors import ConfigError
 from tests.compress.conftest import OPTIMIZER, error
@@ -187,3 +189,39 @@ def test_it_says_what_is_out_of_range(trained: Model, samples: Samples) -> None:
         prune(share_weights(trained, 4), 0.5)
     with pytest.raises(ConfigError, match="call quantize"):
         whole_net(trained)
+
+
+def test_masks_open_where_the_gradient_is_largest_and_nowhere_else(
+    pruned: Model, samples: Samples, digits: Any
+) -> None:
+    grown = regrow(pruned, samples, 0.25)
+    np.testing.assert_array_equal(grown.scores(digits[2]), pruned.scores(digits[2]))
+    closed = [~la.mask for la in pruned.layers if la.mask is not None]
+    opened = [b.mask & ~a.mask for a, b in zip(pruned.layers, grown.layers, strict=True)]  # type: ignore[operator]
+    assert sum(int(o.sum()) for o in opened) == round(0.25 * sum(int(c.sum()) for c in closed))
+    assert all((c | ~o).all() for c, o in zip(closed, opened, strict=True))
+    # The gradient is what small changes of the weights do to the loss.
+    codes, targets = samples.sample(4096)
+    z = samples.front.scaled(codes)
+    slopes = _gradients(pruned, z, targets)
+
+    def loss(model: Model) -> float:
+        scores = model.forward(z)[-1].astype(np.float64)
+        return float(np.mean(np.logaddexp.reduce(scores, axis=1) - scores[np.arange(len(targets)), targets]))
+
+    for i, slope in enumerate(slopes):
+        at = np.unravel_index(int(np.abs(slope).argmax()), slope.shape)
+        sides = []
+        for change in (-1e-2, 1e-2):
+            weights = pruned.layers[i].weights.copy()
+            weights[at] += change
+            layers = [replace(la, weights=weights) if j == i else la for j, la in enumerate(pruned.layers)]
+            sides.append(loss(replace(pruned, layers=tuple(layers))))
+        assert (sides[1] - sides[0]) / 2e-2 == pytest.approx(float(slope[at]), rel=0.05)
+    least = min(float(np.abs(s[o]).min()) for s, o in zip(slopes, opened, strict=True) if o.any())
+    most = max(float(np.abs(s[c & ~o]).max()) for s, c, o in zip(slopes, closed, opened, strict=True))
+    assert least >= most
+    trained_on = train(grown, samples, optimizer=OPTIMIZER, epochs=2)
+    assert trained_on.nonzero > pruned.nonzero
+    with pytest.raises(ConfigError, match="prune it first"):
+        regrow(replace(pruned, layers=tuple(replace(la, mask=None) for la in pruned.layers)), samples)

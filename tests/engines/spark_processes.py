@@ -1,15 +1,15 @@
-"""A Spark standalone cluster of real processes on loopback: one master, workers of one core each."""
+"""A standalone Spark cluster of real processes on loopback: one master, two workers, jobs through spark-submit."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
-import signal
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,63 +17,70 @@ import psutil
 import pyspark
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(pyspark.__file__).parent / "bin"
+HOME = Path(pyspark.__file__).parent
 PATIENCE = 90.0
-SETTINGS = {
-    "spark.driver.host": "127.0.0.1",
-    "spark.driver.bindAddress": "127.0.0.1",
-    "spark.driver.memory": "512m",
-    "spark.executor.memory": "512m",
-    "spark.executor.cores": "1",
-    "spark.sql.shuffle.partitions": "2",
-    "spark.ui.enabled": "false",
-    "spark.pyspark.python": sys.executable,
-    # Young JVMs with many small jobs, as in the tests' own session.
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-    "spark.executor.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-}
+YOUNG = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+"""For short-lived Java: what the second compiler would make pays only in long jobs."""
+
+ONLY_ZIPPED = """import sys
+from importlib.machinery import PathFinder
+
+class OnlyZipped:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("reduce", "jobs", "compress"):
+            found = PathFinder.find_spec(name, [p for p in sys.path if p.endswith(".zip")])
+            if found is None:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            return found
+
+sys.meta_path.insert(0, OnlyZipped())
+"""
+"""On the workers: this package is found in a zip or not at all, whatever is installed on this machine."""
 
 
 class Cluster:
-    """The processes; logs are in ``folder``: master.log, worker-N.log, and what executors print below work-N."""
+    """The processes. Logs are in ``folder``: master.log, worker-N.log, and those of executors below work-N."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, env: dict[str, str] | None = None) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "site").mkdir(parents=True)
+        (folder / "site/sitecustomize.py").write_text(ONLY_ZIPPED)
+        self.env = {"PYTHONPATH": str(folder / "site"), **(env or {})}
         self.workers: list[subprocess.Popen[bytes]] = []
-        self.count = 0
-        self.master = self._start(
-            "master", ["master.Master", "--host", "127.0.0.1", "--port", "0", "--webui-port", "0"], {}
-        )
-        self.address = self._said("master", self.master, r"Starting Spark master at (spark://[\d.:]+)")
-        self._said("master", self.master, r"I have been elected leader")
+        place = ["--host", "127.0.0.1", "--port", "0", "--webui-port", "0"]
+        self.master = self._start("master", ["org.apache.spark.deploy.master.Master", *place])
+        self.address = self._told("master", self.master, r"Starting Spark master at (spark://\S+)")
+        for number in range(2):
+            name = f"worker-{number}"
+            options = ["--cores", "1", "--memory", "1g", "--work-dir", str(folder / f"work-{number}")]
+            self.workers.append(
+                self._start(name, ["org.apache.spark.deploy.worker.Worker", *place, *options, self.address])
+            )
+        for number, worker in enumerate(self.workers):
+            self._told(f"worker-{number}", worker, r"Successfully (registered) with master")
 
-    def add(self, env: Mapping[str, str] | None = None) -> None:
-        """Start a worker, and wait until it has joined."""
-        name = f"worker-{self.count}"
-        place = self.folder / f"work-{self.count}"
-        self.count += 1
-        command = ["worker.Worker", "--host", "127.0.0.1", "--webui-port", "0", "--cores", "1", "--memory", "1g"]
-        self.workers.append(self._start(name, [*command, "--work-dir", str(place), self.address], env or {}))
-        self._said(name, self.workers[-1], r"Successfully registered with master")
-
-    def _start(self, name: str, command: list[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
-                [BIN / "spark-class", f"org.apache.spark.deploy.{command[0]}", *command[1:]],
+                [str(HOME / "bin/spark-class"), *command],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
-                env={**os.environ, "SPARK_DAEMON_MEMORY": "256m", "SPARK_LOCAL_IP": "127.0.0.1", **env},
+                env={
+                    **environment(self.folder),
+                    "SPARK_DAEMON_MEMORY": "256m",
+                    "SPARK_DAEMON_JAVA_OPTS": f"{YOUNG} -Dspark.master.rest.enabled=false",
+                    **self.env,
+                },
                 start_new_session=True,
             )
 
-    def _said(self, name: str, process: subprocess.Popen[bytes], pattern: str) -> str:
+    def _told(self, name: str, process: subprocess.Popen[bytes], pattern: str) -> str:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and process.poll() is None:
             found = re.search(pattern, self.log(name))
             if found:
-                return found[found.re.groups]
+                return found[1]
             time.sleep(0.05)
         raise RuntimeError(self.log(name))
 
@@ -81,76 +88,106 @@ class Cluster:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def executors(self) -> list[psutil.Process]:
-        """The JVMs that run tasks."""
-        return [p for p in self._below() if "CoarseGrainedExecutorBackend" in " ".join(_command(p))]
+        """The executors' Java processes."""
+        return [p for worker in self.workers for p in children(worker.pid) if "CoarseGrained" in command_of(p)]
 
-    def python_workers(self) -> list[psutil.Process]:
-        """The Python processes that run tasks: children of each executor's daemon."""
-        daemons = [p for p in self._below() if "pyspark.daemon" in _command(p)]
-        return [p for p in daemons if p.ppid() in {d.pid for d in daemons}]
-
-    def _below(self) -> Iterator[psutil.Process]:
-        for worker in self.workers:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                yield from psutil.Process(worker.pid).children(recursive=True)
+    def pythons(self) -> list[psutil.Process]:
+        """The Python workers: what the daemons of the executors have forked."""
+        daemons = [p for e in self.executors() for p in children(e.pid, recursive=False) if "daemon" in command_of(p)]
+        return [p for daemon in daemons for p in children(daemon.pid)]
 
     def stop(self) -> None:
         for process in [self.master, *self.workers]:
             end(process)
 
 
-def _command(process: psutil.Process) -> list[str]:
+def children(pid: int, *, recursive: bool = True) -> list[psutil.Process]:
     try:
-        found: list[str] = process.cmdline()
-    except psutil.Error:
+        return psutil.Process(pid).children(recursive=recursive)
+    except psutil.NoSuchProcess:
         return []
-    return found
+
+
+def command_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def end(process: subprocess.Popen[Any]) -> None:
     """Kill a process and all it has started."""
-    found: list[psutil.Process] = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        found = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
+    found = children(process.pid)
+    process.kill()
     process.wait()
     for child in found:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of every process of Spark: nothing of the user's own settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SPARK_", "PYSPARK_"))}
+    return {
+        **kept,
+        "SPARK_HOME": str(HOME),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_LOCAL_DIRS": str(folder / "local"),
+        "PYSPARK_PYTHON": sys.executable,
+        "PYSPARK_DRIVER_PYTHON": sys.executable,
+    }
+
+
 @contextlib.contextmanager
-def cluster(folder: Path, workers: int = 2, env: Mapping[str, str] | None = None) -> Iterator[Cluster]:
-    """A master and so many workers; all ended when the block is left."""
-    found = Cluster(folder)
+def cluster(folder: Path, **options: Any) -> Iterator[Cluster]:
+    """A master and two workers of one core and 1 GiB each; all ended when the block is left."""
+    found: list[Cluster] = []
     try:
-        for _ in range(workers):
-            found.add(env)
-        yield found
+        found.append(Cluster(folder, **options))
+        yield found[0]
     finally:
-        found.stop()
+        for each in found:
+            each.stop()
+        shutil.rmtree(folder / "local", ignore_errors=True)
 
 
 def submit(
-    master: str,
-    arguments: list[str],
+    address: str,
+    script: Path,
+    arguments: Sequence[str],
+    folder: Path,
     *,
-    settings: Mapping[str, str] | None = None,
-    files: Path | None = None,
-    env: Mapping[str, str] | None = None,
+    zipped: Path | None = None,
+    conf: dict[str, str] | None = None,
+    env: dict[str, str] | None = None,
 ) -> subprocess.Popen[str]:
-    """spark-submit with a script and its arguments, outside of the repository."""
-    command: list[str | Path] = [BIN / "spark-submit", "--master", master]
-    for name, value in {**SETTINGS, **(settings or {})}.items():
-        command += ["--conf", f"{name}={value}"]
-    if files is not None:
-        command += ["--py-files", files]
+    """``spark-submit`` of a script; the driver runs in the process that this starts."""
+    settings = {
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.memory": "512m",
+        "spark.driver.extraJavaOptions": YOUNG,
+        "spark.executor.extraJavaOptions": YOUNG,
+        "spark.executor.memory": "512m",
+        "spark.ui.enabled": "false",
+        "spark.sql.shuffle.partitions": "2",
+        **(conf or {}),
+    }
+    options = [part for name, value in settings.items() for part in ("--conf", f"{name}={value}")]
+    if zipped is not None:
+        options += ["--py-files", str(zipped)]
     return subprocess.Popen(
-        [*command, *arguments],
+        [str(HOME / "bin/spark-submit"), "--master", address, *options, str(script), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd="/",
-        env={**os.environ, "PYSPARK_DRIVER_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1", **(env or {})},
+        env={**environment(folder), **(env or {})},
         start_new_session=True,
     )
+
+
+def made_zip(target: Path) -> Path:
+    """The zip of ``make dist``."""
+    packages = ["reduce", "jobs", "compress"]
+    subprocess.run([sys.executable, "scripts/zip_packages.py", str(target), *packages], cwd=ROOT, check=True)
+    return target

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reduce import connect
+from reduce import DataError, Dataset, DoesNotFitError, OutputError, Sink, connect
 from reduce.engines.load import TASKS
-from tests.engines.contract import EngineContract
+from tests.engines.contract import D, EngineContract, open_input, pass_of, reference, tree_of, write_files
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
 
@@ -23,3 +25,55 @@ class TestSpark(EngineContract):
         monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 1)
         # A task then folds runs of four leaves.
         monkeypatch.setitem(TASKS, "spark", 4)
+
+
+def test_a_file_system_that_workers_do_not_see(spark: Any, tmp_path: Path) -> None:
+    """fsspec's memory is that of this process alone: as unreachable from a Python worker as another machine's disk."""
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    folder = write_files(tmp_path)
+    for file in sorted(folder.iterdir()):
+        memory.pipe_file(f"/unseen/{file.name}", file.read_bytes())
+    engine, columns = connect("spark", spark), [f"f{j}" for j in range(D)]
+    unseen = Dataset.from_parquet("memory://unseen", columns=columns)
+    with pytest.raises(DataError, match=r"expected the file .* found none at .*part-0\.parquet; .* every worker see"):
+        engine.run(pass_of("gram", unseen), unseen)
+    seen = Dataset.from_parquet(folder, columns=columns)
+    with pytest.raises(OutputError, match=r"expected .*found"):
+        engine.write(seen, Sink("memory://elsewhere"))
+    for name in memory.ls("/", detail=False):
+        memory.rm(name, recursive=True)
+
+
+def test_what_does_not_fit_names_the_line_of_the_configuration(spark: Any, tmp_path: Path) -> None:
+    data, name = open_input("scalar", tmp_path), "spark.executor.pyspark.memory"
+    allow = "spark.sql.legacy.setCommandRejectsSparkCoreConfs"
+    spark.conf.set(allow, "false")
+    try:
+        spark.conf.set(name, "200m")
+        spark.conf.set("spark.executor.cores", "4")
+        with pytest.raises(
+            DoesNotFitError, match=r"within 200\.0 MiB .* found that 4 cores need .* set (\S+)m"
+        ) as found:
+            connect("spark", spark).run(pass_of("gram", data), data)
+        advice = re.search(r"set (\S+)=(\d+m)", str(found.value))
+        assert advice is not None
+        assert advice[1] == name
+        spark.conf.set(name, advice[2])
+        assert connect("spark", spark).run(pass_of("gram", data), data) is not None
+    finally:
+        for each in (name, "spark.executor.cores", allow):
+            spark.conf.unset(each)
+
+
+def test_a_write_in_rounds(spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The descriptions that the driver holds at a time do not grow with the number of parts."""
+    monkeypatch.setitem(TASKS, "spark", 4)
+    engine, data = connect("spark", spark), open_input("scalar", tmp_path)
+    shipped, collect = [], engine._map
+    monkeypatch.setattr(engine, "_map", lambda tasks, work: shipped.append(len(tasks)) or collect(tasks, work))
+    for each, out in ((engine, "a"), (reference(), "b")):
+        each.write(data, Sink(tmp_path / out, part_bytes=300))
+    assert tree_of(tmp_path / "a") == tree_of(tmp_path / "b")
+    assert len(shipped) > 2
+    assert max(shipped) == 4

@@ -1,211 +1,225 @@
-"""The Spark engine on a standalone cluster of real processes, through spark-submit, and what can break there."""
+"""Jobs through spark-submit on a standalone cluster of real processes, and everything that can break there."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from jobs import exits
-from reduce import EngineError
-from tests.engines.contract import tree_of
-from tests.engines.dask_processes import run_job
-from tests.engines.test_dask_cluster import PLANTED, WITHOUT
-from tests.jobs.conftest import write_vectors
-
 pytest.importorskip("pyspark")
-from tests.engines.spark_processes import ROOT, SETTINGS, Cluster, cluster, end, submit
-
 if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
     pytest.skip("Spark needs Java", allow_module_level=True)
 
-SCRIPT = str(ROOT / "jobs/spark_submit.py")
+from jobs import exits
+from jobs.config import load_job
+from jobs.run import run
+from reduce import EngineError, about
+from tests.engines.contract import tree_of
+from tests.engines.spark_processes import ROOT, Cluster, cluster, end, made_zip, submit
+from tests.jobs.conftest import write_vectors
+
+JOB = ROOT / "jobs/spark_submit.py"
+DRIVER = ROOT / "tests/engines/spark_driver.py"
+PLANTED = "PLANTEDsecret"
+SECRETS = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": PLANTED}
+WIDTH, ROWS = 512, 56_000
+"""Three full leaves and a rest."""
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """1,200,000 rows of 24 bytes: four leaves."""
-    return write_vectors(tmp_path_factory.mktemp("input") / "data", files=4, rows=300_000, group=75_000)
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``make dist`` builds."""
-    target = tmp_path_factory.mktemp("dist") / "eigenmill.zip"
-    command = [sys.executable, "scripts/zip_packages.py", str(target), "reduce", "jobs", "compress"]
-    subprocess.run(command, cwd=ROOT, check=True)
-    return target
-
-
-@pytest.fixture(scope="module")
-def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster(tmp_path_factory.mktemp("steady"), env={"AWS_SECRET_ACCESS_KEY": PLANTED}) as found:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("cluster") / "c", env=SECRETS) as found:
         yield found
 
 
-def job_file(folder: Path, out: Path) -> Path:
+@pytest.fixture(scope="module")
+def zipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_zip(tmp_path_factory.mktemp("dist") / "eigenmill.zip")
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files with enough columns to have several leaves in 28 MB."""
+    folder, rng = tmp_path_factory.mktemp("wide"), np.random.default_rng(0)
+    for number in range(2):
+        X = rng.integers(0, 255, (ROWS // 2, WIDTH), dtype=np.uint8)
+        X[:, ::3] //= 4
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(X.reshape(-1)), WIDTH)
+        table = pa.table({"id": np.arange(len(X)) + number * len(X), "x": vectors})
+        pq.write_table(table, folder / f"{number}.parquet", row_group_size=4000)
+    return folder
+
+
+def job_file(data: Path | str, out: Path) -> Path:
     path = out.with_suffix(".yaml")
     path.write_text(
-        f"input: {{path: {folder}, vector: x, carry: [id, label]}}\nreduce: {{components: 5, scale: true}}\n"
-        f"output: {{features: {out}/features, model: {out}/model, report: {out}/report.json, part_bytes: 1MiB}}\n"
+        f"input: {{path: '{data}', vector: x, carry: [id]}}\nreduce: {{components: 5, scale: true}}\n"
+        f"output: {{features: {out}/features, model: {out}/model, report: {out}/report.json, part_bytes: 100KiB}}\n"
     )
     return path
 
 
-def ended(process: subprocess.Popen[str], timeout: float = 150) -> tuple[int, str]:
-    """Exit code and all that a process printed, in one line."""
-    out, log = process.communicate(timeout=timeout)
-    return process.returncode, " ".join((out + log).split())
+def ended(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str, str]:
+    """(exit code, standard output, the log) of a process that must end in time."""
+    try:
+        out, log = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        end(process)
+        raise
+    return process.returncode, out, log
 
 
-def test_spark_submit_gives_the_bytes_of_the_local_engine(
-    steady: Cluster, folder: Path, archive: Path, tmp_path: Path
-) -> None:
-    """And leaves nothing of a credential behind: not in its output, logs, event log, model, features or report."""
-    local = run_job(["reduce", str(job_file(folder, tmp_path / "local"))])
-    code, printed = ended(local)
-    assert code == exits.OK, printed
-    events = tmp_path / "events"
-    events.mkdir()
-    code, printed = ended(
-        submit(
-            steady.address,
-            [SCRIPT, str(job_file(folder, tmp_path / "spark")), "--json"],
-            files=archive,
-            settings={
-                "spark.eventLog.enabled": "true",
-                "spark.eventLog.compress": "false",
-                "spark.eventLog.dir": events.as_uri(),
-            },
-            env={"AWS_SECRET_ACCESS_KEY": PLANTED},
-        )
+def test_the_zip_has_the_same_bytes_and_knows_its_version(zipped: Path, tmp_path: Path) -> None:
+    assert made_zip(tmp_path / "again.zip").read_bytes() == zipped.read_bytes()
+    names = zipfile.ZipFile(zipped).namelist()
+    assert {"reduce/__init__.py", "jobs/cli.py", "compress/__init__.py", "reduce/py.typed"} <= set(names)
+    assert not [name for name in names if name.startswith("tests/") or "__pycache__" in name]
+    code = "import sys; sys.path[:0] = [sys.argv[1]]; import reduce; print(reduce.__file__, reduce.__version__)"
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", code, str(zipped)], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert code == exits.OK, printed
+    assert found.stdout.split() == [str(zipped / "reduce/__init__.py"), about.__version__]
+
+
+def test_a_submitted_job_gives_the_bytes_of_the_local_engine(
+    running: Cluster, zipped: Path, wide: Path, tmp_path: Path
+) -> None:
+    """And leaves nothing behind that holds a credential: no descriptor, log, plan, event, model or manifest."""
+    (tmp_path / "events").mkdir()
+    conf = {
+        "spark.eventLog.enabled": "true",
+        "spark.eventLog.dir": f"file://{tmp_path}/events",
+        "spark.eventLog.compress": "false",
+    }
+    arguments = [str(job_file(wide, tmp_path / "spark")), "--set", "reduce.components=7"]
+    code, out, log = ended(submit(running.address, JOB, arguments, tmp_path, zipped=zipped, conf=conf, env=SECRETS))
+    assert code == 0, out + log
+    assert "forming the products" in out
+    run(load_job(str(job_file(wide, tmp_path / "local")), ["reduce.components=7"]))
     for part in ("features", "model"):
         found, expected = (tree_of(tmp_path / name / part) for name in ("spark", "local"))
         assert found == expected
-        assert len(found) >= 3
+        assert len(found) > (5 if part == "features" else 2)
     report = json.loads((tmp_path / "spark/report.json").read_text())
-    assert (report["status"], [scan["name"] for scan in report["scans"]]) == ("complete", ["gram", "write"])
+    assert (report["status"], report["rows"], report["components"]) == ("complete", ROWS, 7)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")], "the work directory is gone"
-    assert PLANTED not in printed
-    left = [p for root in (tmp_path, steady.folder) for p in root.rglob("*") if p.is_file()]
-    assert any("eigenmill: gram of 1200000 rows" in p.read_text(errors="replace") for p in events.rglob("events*"))
-    for place in left:
+    events = b"".join(p.read_bytes() for p in (tmp_path / "events").rglob("*") if p.is_file())
+    assert b"eigenmill: gram of 56000 rows" in events, "what the Spark UI shows"
+    assert PLANTED not in out + log
+    places = [p for root in (tmp_path, running.folder) for p in root.rglob("*") if p.is_file()]
+    assert len(places) > 20
+    for place in places:
         assert PLANTED.encode() not in place.read_bytes(), place
 
 
-def test_the_archive_has_the_same_bytes_whenever_it_is_made(archive: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "scripts/zip_packages.py", str(tmp_path / "again.zip"), "reduce", "jobs", "compress"]
-    subprocess.run(command, cwd=ROOT, check=True)
-    assert archive.read_bytes() == (tmp_path / "again.zip").read_bytes()
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import reduce, jobs.cli; print(reduce.__version__)"
-    found = subprocess.run([sys.executable, "-c", code, archive], cwd="/", capture_output=True, text=True, check=True)
-    from reduce import __version__
-
-    assert found.stdout.strip() == __version__
-
-
-@pytest.mark.parametrize("address", ["spark://127.0.0.1:1", "spark://127.0.0.1:1,127.0.0.1:2", "sc://127.0.0.1:1/;a=b"])
-def test_no_master(address: str) -> None:
-    from reduce.engines.spark_session import session
-
-    options = {"remote" if address.startswith("sc") else "master": address}
-    with pytest.raises(EngineError, match=r"expected a Spark cluster that answers at .*, found: .*; start it first"):
-        session(**options)
+def test_workers_without_the_package(running: Cluster, wide: Path, tmp_path: Path) -> None:
+    job = submit(running.address, JOB, [str(job_file(wide, tmp_path / "out"))], tmp_path, env={"PYTHONPATH": str(ROOT)})
+    code, out, log = ended(job)
+    assert code == exits.NO_CLUSTER, out + log
+    assert "expected eigenmill in every Python worker, found none" in words(out)
+    assert "Traceback" not in out
 
 
 @pytest.mark.slow
-def test_a_submitted_job_without_a_master(folder: Path, archive: Path, tmp_path: Path) -> None:
-    job = str(job_file(folder, tmp_path / "out"))
-    code, printed = ended(submit("spark://127.0.0.1:1", [SCRIPT, job], files=archive))
-    assert code == exits.NO_CLUSTER, printed
-    assert "expected a Spark cluster that answers at spark://127.0.0.1:1" in printed
+def test_workers_with_another_version(running: Cluster, wide: Path, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "reduce", tmp_path / "old/reduce")
+    file = tmp_path / "old/reduce/about.py"
+    file.write_text(file.read_text().replace('__version__ = "', '__version__ = "0.0.'))
+    arguments = [str(job_file(wide, tmp_path / "out"))]
+    conf = {"spark.executorEnv.PYTHONPATH": str(tmp_path / "old")}
+    code, out, log = ended(submit(running.address, JOB, arguments, tmp_path, conf=conf, env={"PYTHONPATH": str(ROOT)}))
+    assert code == exits.NO_CLUSTER, out + log
+    assert "on a Python worker, found {'eigenmill': '0.0.0.1.0'}; install the same versions" in words(out + log)
 
 
 @pytest.mark.slow
-def test_too_little_memory_for_the_python_workers(steady: Cluster, folder: Path, archive: Path, tmp_path: Path) -> None:
-    job = str(job_file(folder, tmp_path / "out"))
-    setting = {"spark.executor.pyspark.memory": "64m"}
-    code, printed = ended(submit(steady.address, [SCRIPT, job], files=archive, settings=setting))
-    assert code == exits.DOES_NOT_FIT, printed
-    assert "set spark.executor.pyspark.memory=" in printed
+def test_too_little_memory_for_the_python_workers(running: Cluster, wide: Path, zipped: Path, tmp_path: Path) -> None:
+    arguments, conf = [str(job_file(wide, tmp_path / "out"))], {"spark.executor.pyspark.memory": "64m"}
+    code, out, log = ended(submit(running.address, JOB, arguments, tmp_path, zipped=zipped, conf=conf))
+    assert code == exits.DOES_NOT_FIT, out + log
+    assert "set spark.executor.pyspark.memory=" in words(out + log)
     assert not [name for name in ("features", "model") if (tmp_path / "out" / name).exists()]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("place", "words"),
-    [("old", "found {'eigenmill': '0.0.0.1.0'}"), ("none", "expected eigenmill in every Python worker, found none")],
-)
-def test_other_versions_and_no_package_at_all(place: str, words: str, folder: Path, tmp_path: Path) -> None:
-    there = tmp_path / place
-    there.mkdir()
-    if place == "none":
-        (there / "sitecustomize.py").write_text(WITHOUT)
-    else:
-        shutil.copytree(ROOT / "reduce", there / "reduce")
-        about = there / "reduce/about.py"
-        about.write_text(about.read_text().replace('__version__ = "', '__version__ = "0.0.'))
-    job = str(job_file(folder, tmp_path / "out"))
-    with cluster(tmp_path / "cluster", workers=1, env={"PYTHONPATH": str(there)}) as found:
-        code, printed = ended(submit(found.address, [SCRIPT, job], env={"PYTHONPATH": str(ROOT)}))
-    assert code == exits.NO_CLUSTER, printed
-    assert words in printed
+def test_a_credential_in_a_job_file_goes_nowhere(running: Cluster, zipped: Path, tmp_path: Path) -> None:
+    arguments = [str(job_file(f"s3://someone:{PLANTED}@bucket/data", tmp_path / "out"))]
+    code, out, log = ended(submit(running.address, JOB, arguments, tmp_path, zipped=zipped))
+    assert code in (exits.BAD_USAGE, exits.BAD_DATA), out + log
+    assert PLANTED not in out + log
 
 
-CHILD = """
-import sys, time
-import reduce.dataset
-from pyspark.sql import SparkSession
-from reduce import PCA, Dataset, connect
+def test_an_unreachable_master(wide: Path, zipped: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    from reduce.engines.spark_session import session
 
-class Tell:
-    def begin(self, stage, rows, size): print(stage, flush=True)
-    def advance(self, rows): pass
-    def end(self): pass
-
-reduce.dataset.LEAF_BYTES = 1
-data, master, *settings = sys.argv[1:]
-builder = SparkSession.builder.master(master)
-for setting in settings:
-    builder = builder.config(*setting.split("=", 1))
-engine = connect("spark", builder.getOrCreate(), patience=2.0, progress=Tell())
-dataset = Dataset.from_parquet(data, vector="x")
-PCA(5).fit(dataset, engine=engine)
-while True:
-    PCA(5).fit(dataset, engine=engine)
-"""
+    for address in (f"spark://127.0.0.1:{port}", f"sc://127.0.0.1:{port}/;token=abc"):
+        kind = {"remote": address} if address.startswith("sc") else {"master": address}
+        with pytest.raises(EngineError, match=r"expected a Spark cluster that answers at .*, found: .*; start it"):
+            session(**kind)
 
 
 @pytest.mark.slow
-def test_a_cluster_that_dies(folder: Path, tmp_path: Path) -> None:
-    with cluster(tmp_path / "cluster") as found, (tmp_path / "log").open("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", CHILD, folder, found.address, *(f"{k}={v}" for k, v in SETTINGS.items())],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable},
-        )
-        assert process.stdout is not None
-        for _ in range(2):
-            assert process.stdout.readline() == "gram\n", (tmp_path / "log").read_text()
-        found.stop()
-        began = time.monotonic()
-        while process.poll() is None and time.monotonic() - began < 90:
-            process.stdout.readline()
-        hung = process.poll() is None
-        end(process)
-        process.stdout.close()
-        log.seek(0)
-        said = log.read()
-    assert not hung, said
-    assert "reduce.errors.EngineError: expected" in said, said
+def test_a_submitted_job_on_an_unreachable_master(wide: Path, zipped: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    arguments = [str(job_file(wide, tmp_path / "out"))]
+    code, out, log = ended(submit(f"spark://127.0.0.1:{port}", JOB, arguments, tmp_path, zipped=zipped), 60)
+    assert code == exits.NO_CLUSTER, out + log
+    assert f"expected a Spark cluster that answers at spark://127.0.0.1:{port}" in words(out + log)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["gram", "write"])
+def test_a_cluster_that_dies(stage: str, zipped: Path, tmp_path: Path) -> None:
+    """Master, workers and executors are killed; with workers alone gone, Spark would wait for new ones."""
+    data = write_vectors(tmp_path / "data", files=4, rows=6000, group=50)
+    with cluster(tmp_path / "cluster") as mortal:
+        job = submit(mortal.address, DRIVER, [str(data), str(tmp_path / "out")], tmp_path, zipped=zipped)
+        assert job.stdout is not None
+        while job.stdout.readline().strip() != stage:
+            assert job.poll() is None
+        for process in [mortal.master, *mortal.workers]:
+            end(process)
+        killed = time.monotonic()
+        code, out, log = ended(job, 60)
+        assert code == 7, out + log
+        assert "expected a Spark cluster that answers at spark://127.0.0.1" in out, out
+        assert time.monotonic() - killed < 60
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.slow
+def test_an_interrupted_job_goes_on(running: Cluster, zipped: Path, wide: Path, tmp_path: Path) -> None:
+    """SIGTERM to the driver, and the same command again."""
+    file = job_file(wide, tmp_path / "out")
+    job = submit(running.address, JOB, [str(file), "--set", "output.part_bytes=4KiB"], tmp_path, zipped=zipped)
+    features = tmp_path / "out/features"
+    while not list(features.glob("part-*")) and job.poll() is None:
+        time.sleep(0.05)
+    os.killpg(job.pid, signal.SIGTERM)
+    ended(job)
+    assert not (features / "_SUCCESS").exists()
+    again = submit(running.address, JOB, [str(file), "--set", "output.part_bytes=4KiB"], tmp_path, zipped=zipped)
+    code, out, log = ended(again)
+    assert code == 0, out + log
+    run(load_job(str(job_file(wide, tmp_path / "local")), ["output.part_bytes=4KiB"]))
+    for part in ("features", "model"):
+        assert tree_of(tmp_path / "out" / part) == tree_of(tmp_path / "local" / part)

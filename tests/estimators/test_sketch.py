@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from sklearn.exceptions import ConvergenceWarning
 
 from reduce import PCA, Dataset, TruncatedSVD, connect, load
+from reduce.blocks import Workspace
 from reduce.engines.local import LocalEngine
 from reduce.errors import ConfigError, DataError, DoesNotFitError
 from reduce.estimators.bounds import by_trace, chebyshev
@@ -172,6 +173,23 @@ def test_centred_scaled_sparse_rows_are_never_made_dense(monkeypatch: pytest.Mon
     np.testing.assert_allclose(model.singular_values_, svd(truth)[:3], rtol=1e-2)
 
 
+@pytest.mark.parametrize("kind", [PCA, TruncatedSVD])
+def test_sparse_rows_are_projected_as_they_are(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    X = thin(3000, 400, 0.01, seed=26)
+    X = sp.csr_array(sp.hstack([X, sp.csr_array(RNG(27).normal(1e6, 1.0, size=(3000, 2)))]))
+    model = kind(5, solver="sketch").fit(X)
+    with monkeypatch.context() as patch:
+        patch.setattr("reduce.blocks.Block.dense", lambda *_args, **_options: pytest.fail("made dense"))
+        found = next(
+            iter(model.transform(Dataset.from_numpy(X)).blocks(Dataset.from_numpy(X).fragments[0], Workspace()))
+        )
+    wide = X[: found.rows].toarray().astype(np.longdouble)
+    offset = model.mean_ if kind is PCA else 0.0
+    right = ((wide - offset) @ model.components_.T.astype(np.longdouble)).astype(np.float64)
+    # The mean of PCA itself is right to an ulp of 1e6, which every way of multiplying passes on.
+    np.testing.assert_allclose(found.X, right, rtol=1e-13, atol=1e-9)
+
+
 def test_gaps_are_filled_in_sparse_rows() -> None:
     X = thin(500, 30, 0.3, seed=7).toarray()
     X[RNG(8).random(X.shape) < 0.02] = np.nan
@@ -209,7 +227,7 @@ def test_bounds_hold_over_seeds() -> None:
 def test_the_upper_bound_by_trace_is_sharp_where_little_is_left() -> None:
     """With all but a tail of 1e-6 captured, the bound is of the size of the tail, and a wrong trace breaks it."""
     M = np.diag(np.r_[4.0, 2.0, 1.0, np.full(20, 1e-6)])
-    krylov = Krylov(RNG(12).normal(size=(23, 5)))
+    krylov = Krylov(np.linalg.qr(RNG(12).normal(size=(23, 5)))[0])
     for _ in range(2):
         krylov.absorb(M @ krylov.block)
     ritz = krylov.ritz()

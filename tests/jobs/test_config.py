@@ -152,6 +152,11 @@ def test_sections_that_contradict_themselves_are_refused() -> None:
     assert "job.yaml:1: input: expected one of vector, columns and sparse; found vector and columns" in refusal(
         GOOD.replace("path: data", "path: data\n  vector: x\n  columns: [a]")
     )
+    assert "expected no max_scans with method: scale" in refusal(
+        GOOD.replace("components: 3", "method: scale\n  max_scans: 3")
+    )
+    assert "reduce.max_scans: expected" in refusal(GOOD.replace("components: 3", "max_scans: 0"))
+    assert "reduce.tol: expected" in refusal(GOOD.replace("components: 3", "tol: -0.1"))
     assert "expected no whiten with method: scale" in refusal(
         GOOD.replace("components: 3", "method: scale\n  whiten: true")
     )
@@ -191,6 +196,13 @@ def test_methods_become_estimators() -> None:
     assert isinstance(estimator("reduce.scale=true"), PCA)
     assert estimator("reduce.whiten=true").whiten
     assert isinstance(estimator("reduce.method=svd"), TruncatedSVD)
+    asked = ["tol=null", "max_scans=5", "max_components=60", "block_size=20", "solver=sketch", "components=0.9"]
+    for method, kind in (("pca", PCA), ("svd", TruncatedSVD)):
+        sketch = estimator(f"reduce.method={method}", *(f"reduce.{option}" for option in asked))
+        assert type(sketch) is kind
+        assert (sketch.tol, sketch.max_scans, sketch.max_components, sketch.block_size) == (None, 5, 60, 20)
+        assert (sketch.solver, sketch.n_components) == ("sketch", 0.9)
+        assert estimator(f"reduce.method={method}").get_params() == kind(0.95, random_state=0).get_params()
     scaler = estimator("reduce.method=scale", "reduce.center=false")
     assert isinstance(scaler, StandardScaler)
     assert (scaler.with_mean, scaler.with_std) == (False, True)

@@ -36,18 +36,18 @@ def test_bars_show_rows_rate_and_what_remains() -> None:
 
 
 def test_bars_appear_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    import jobs.cli
+    import jobs.console
 
     def console(terminal: bool) -> Any:
         return lambda: Console(file=io.StringIO(), force_terminal=terminal)
 
-    monkeypatch.setattr(jobs.cli, "_stderr", console(True))
-    with jobs.cli._bars(False) as bars:
+    monkeypatch.setattr(jobs.console, "stderr", console(True))
+    with jobs.console.bars(False) as bars:
         assert isinstance(bars, Bars)
-    with jobs.cli._bars(True) as bars:
+    with jobs.console.bars(True) as bars:
         assert bars is None
-    monkeypatch.setattr(jobs.cli, "_stderr", console(False))
-    with jobs.cli._bars(False) as bars:
+    monkeypatch.setattr(jobs.console, "stderr", console(False))
+    with jobs.console.bars(False) as bars:
         assert bars is None
 
 

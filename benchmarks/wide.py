@@ -1,0 +1,272 @@
+"""Data too wide for a d x d matrix: the sketch solver beside dask and scikit-learn, and beside the bare cost of a scan.
+
+    python -m benchmarks wide dense                    # 200,000 x 10,000 float32, k = 50, within memory="2GiB"
+    python -m benchmarks wide sparse                   # 2,000,000 x 1,000,000 with 100 M numbers, within "8GiB"
+    python -m benchmarks wide dense --rows 40000
+
+Every case runs in a process of its own; seconds are its own, memory is the peak that the system saw. Errors of the
+dense part are those of sigma_50 beside a fit to 1e-7 by its residual bounds. The data are made on first use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.data import CACHE
+from benchmarks.measure import RESULT, peak
+
+K, RANK, SEED = 50, 100, 20240601
+CHUNK = 4_000
+ENTRIES = 50
+"""Numbers in a sparse row."""
+
+
+def dense_data(cache: Path, rows: int, features: int) -> Path:
+    """``rows`` x ``features`` float32 as lists: sigma_j falls like 100 / sqrt(j) times the noise."""
+    place = cache / f"wide-{rows}x{features}"
+
+    def part(index: int) -> pa.Table:
+        rng = np.random.default_rng([SEED, index])
+        height = min(CHUNK, rows - index * CHUNK)
+        noise = float(np.sqrt(rows) + np.sqrt(features))
+        spectrum = 100 * noise / np.sqrt(np.arange(1, RANK + 1)) / np.sqrt(rows * features)
+        right = np.random.default_rng(SEED).standard_normal((RANK, features), dtype=np.float32)
+        X = (rng.standard_normal((height, RANK)) * spectrum).astype(np.float32) @ right
+        X += rng.standard_normal((height, features), dtype=np.float32)
+        offsets = np.arange(height + 1, dtype=np.int32) * features
+        return pa.table({"x": pa.ListArray.from_arrays(offsets, X.ravel())})
+
+    # Random floats hardly compress, and a dictionary of them only costs time.
+    return made(place, -(-rows // CHUNK), part, row_group_size=500, use_dictionary=False, compression="none")
+
+
+def sparse_data(cache: Path, rows: int, features: int) -> Path:
+    """Rows of 50 entries; the j-th column is taken with a probability like 1 / j, and some columns go together."""
+    place, height = cache / f"sparse-{rows}x{features}", 10 * CHUNK
+
+    def part(index: int) -> pa.Table:
+        rng = np.random.default_rng([SEED, index])
+        h = min(height, rows - index * height)
+        column = np.exp(rng.random((h, ENTRIES)) * np.log(features)) - 1
+        topic = rng.integers(0, 200, (h, 1)) * (features // 400)  # half of a row comes from its topic
+        column[:, ::2] = column[:, ::2] / 20 + topic
+        column = np.sort(np.minimum(column.astype(np.int32), features - 1), axis=1)
+        offsets = np.arange(h + 1, dtype=np.int32) * ENTRIES
+        values = rng.random(h * ENTRIES, dtype=np.float32) + np.float32(0.5)
+        lists = [pa.ListArray.from_arrays(offsets, flat) for flat in (column.ravel(), values)]
+        return pa.table(lists, ["indices", "values"])
+
+    return made(place, -(-rows // height), part, row_group_size=height)
+
+
+def made(place: Path, parts: int, part: Callable[[int], pa.Table], **options: Any) -> Path:
+    """The directory of the parts, written unless it is complete."""
+    if not (place / "_COMPLETE").exists():
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        for index in range(parts):
+            pq.write_table(part(index), place / f"{index:05}.parquet", **options)
+        (place / "_COMPLETE").touch()
+    return place
+
+
+def loaded(place: Path, rows: int, features: int) -> Any:
+    """All of a dense data set in memory."""
+    X = np.empty((rows, features), np.float32)
+    for index, file in enumerate(sorted(place.glob("*.parquet"))):
+        column = pq.read_table(file)["x"].combine_chunks()
+        part = column.values.to_numpy().reshape(-1, features)
+        X[index * CHUNK : index * CHUNK + len(part)] = part
+    return X
+
+
+def eigenmill(
+    place: Path, rows: int, features: int, *, tol: float | None, scans: int, memory: str, sparse: bool
+) -> dict[str, Any]:
+    from reduce import Dataset, TruncatedSVD, connect
+
+    class Timed:
+        """Notes how long every scan takes."""
+
+        def __init__(self) -> None:
+            self.seconds = list[float]()
+
+        def begin(self, stage: str, rows: int, size: int) -> None:
+            self.began = time.perf_counter()
+
+        def advance(self, rows: int) -> None:
+            pass
+
+        def end(self) -> None:
+            self.seconds.append(time.perf_counter() - self.began)
+
+    began, timed = time.perf_counter(), Timed()
+    layout: dict[str, Any] = {"sparse": ("indices", "values", features)} if sparse else {"vector": "x"}
+    engine = connect("local", memory=memory, progress=timed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tol=None, or a budget of scans that is meant
+        svd = TruncatedSVD(K, solver="sketch", tol=tol, max_scans=scans, random_state=0)
+        svd.fit(Dataset.from_parquet(str(place), **layout), engine=engine)
+    s = svd.singular_values_
+    told = {"scans": svd.n_scans_, "residual": float((svd.residual_bounds_ / s).max()), "each": timed.seconds}
+    return {"seconds": time.perf_counter() - began, "sigma": s.tolist(), **told}
+
+
+def scikit(place: Path, rows: int, features: int, *, iterations: int) -> dict[str, Any]:
+    from sklearn.decomposition import TruncatedSVD
+
+    X = loaded(place, rows, features)
+    began = time.perf_counter()
+    svd = TruncatedSVD(K, n_iter=iterations, random_state=0).fit(X)
+    return {"seconds": time.perf_counter() - began, "sigma": svd.singular_values_.tolist()}
+
+
+def dask(place: Path, rows: int, features: int, *, iterations: int) -> dict[str, Any]:
+    import dask.array as da
+
+    def part(file: str) -> Any:
+        return pq.read_table(file)["x"].combine_chunks().values.to_numpy().reshape(-1, features)
+
+    from dask import delayed
+
+    began = time.perf_counter()
+    arrays, at = [], 0
+    for file in sorted(place.glob("*.parquet")):
+        height = min(CHUNK, rows - at)
+        arrays.append(da.from_delayed(delayed(part)(str(file)), (height, features), dtype=np.float32))
+        at += height
+    X = da.concatenate(arrays)
+    _, s, _ = da.linalg.svd_compressed(X, K, iterator="QR", n_power_iter=iterations, seed=0)
+    return {"seconds": time.perf_counter() - began, "sigma": s.compute().tolist()}
+
+
+def bare(place: Path, rows: int, features: int, *, width: int) -> dict[str, Any]:
+    """Decoding and two sparse products, file by file in two threads, nothing else: what a scan cannot do without."""
+    import os
+    from concurrent.futures import ThreadPoolExecutor
+
+    from scipy import sparse
+
+    P = np.random.default_rng(0).standard_normal((features, width), dtype=np.float32)
+
+    def part(file: Path) -> tuple[float, float]:
+        began = time.perf_counter()
+        table = pq.read_table(file)
+        indices, values = (table[name].combine_chunks() for name in ("indices", "values"))
+        data, columns = values.values.to_numpy(), indices.values.to_numpy()
+        X = sparse.csr_array((data, columns, indices.offsets.to_numpy()), shape=(len(table), features))
+        decoded = time.perf_counter()
+        # Transposed, whole columns of zeros need no room.
+        X.T[np.unique(columns)] @ (X @ P)
+        return decoded - began, time.perf_counter() - decoded
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        told = np.array(list(pool.map(part, sorted(place.glob("*.parquet")))))
+    decoding, products = told.sum(axis=0)
+    return {"seconds": time.perf_counter() - began, "decoding": decoding, "products": products}
+
+
+CASES: dict[str, Callable[..., dict[str, Any]]] = {"eigenmill": eigenmill, "scikit": scikit, "dask": dask, "bare": bare}
+
+
+def measure(case: str, place: Path, rows: int, features: int, **options: Any) -> dict[str, Any]:
+    """The case's result and ``rss``, its process's peak in bytes; ``failed`` is what it printed when it ended badly."""
+    request = {"case": case, "place": str(place), "rows": rows, "features": features, "options": options}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.wide", "case", json.dumps(request)], capture_output=True, text=True
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith(RESULT)]
+    if done.returncode or not lines:
+        return {"case": case, **options, "failed": (done.stderr or f"exit code {done.returncode}").strip()[-300:]}
+    return {"case": case, **options, **json.loads(lines[-1].removeprefix(RESULT))}
+
+
+def dense(args: argparse.Namespace) -> list[dict[str, Any]]:
+    rows, features = args.rows or 200_000, args.features or 10_000
+    place = dense_data(args.cache, rows, features)
+    shared: dict[str, Any] = {"memory": args.memory or "2GiB", "sparse": False}
+    true = measure("eigenmill", place, rows, features, tol=1e-7, scans=12, **shared)
+    print(f"{rows:,} x {features:,} float32, k = {K}\n")
+    print("| | error of sigma_50 | scans | seconds | peak memory, MiB |\n| --- | --- | --- | --- | --- |")
+    found = [show(true, true)]
+    for scans in args.scans or [3, 4]:
+        found.append(show(measure("eigenmill", place, rows, features, tol=None, scans=scans, **shared), true))
+    if not args.no_peers:
+        for case in ("scikit", "dask"):
+            for iterations in args.iterations or [8, 16]:
+                found.append(show(measure(case, place, rows, features, iterations=iterations), true))
+    return found
+
+
+def sparse(args: argparse.Namespace) -> list[dict[str, Any]]:
+    rows, features = args.rows or 2_000_000, args.features or 1_000_000
+    place = sparse_data(args.cache, rows, features)
+    print(f"{rows:,} x {features:,} with {rows * ENTRIES:,} numbers in float32, k = {K}\n")
+    print("| | residual | scans | seconds | peak memory, MiB |\n| --- | --- | --- | --- | --- |")
+    scans = (args.scans or [3])[0]
+    own = measure("eigenmill", place, rows, features, tol=None, scans=scans, memory=args.memory or "8GiB", sparse=True)
+    least = measure("bare", place, rows, features, width=K + 10)
+    found = [show(own, None), show(least, None)]
+    if "each" in own and "seconds" in least:
+        each = ", ".join(f"{seconds:.1f}" for seconds in own["each"])
+        print(
+            f"\nseconds of each scan: {each}; bare: {least['seconds']:.1f} "
+            f"({least['decoding']:.1f} thread-seconds decoding, {least['products']:.1f} two products)"
+        )
+    return found
+
+
+def show(found: dict[str, Any], true: dict[str, Any] | None) -> dict[str, Any]:
+    """Print one line of the table; returns ``found``."""
+    name = found["case"] + (f", {found['iterations']} iterations" if "iterations" in found else "")
+    if "failed" in found:
+        print(f"| {name} | {found['failed']} | | | |", flush=True)
+        return found
+    error = found.get("residual", np.nan)
+    if true is not None and "sigma" in true:
+        found["error"] = error = abs(found["sigma"][K - 1] / true["sigma"][K - 1] - 1)
+    scans, mib = found.get("scans", ""), found["rss"] >> 20
+    print(f"| {name} | {error:.1e} | {scans} | {found['seconds']:.1f} | {mib:,} |", flush=True)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks wide", description="the sketch solver on wide data")
+    parser.add_argument("part", choices=["dense", "sparse", "case"])
+    parser.add_argument("request", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--features", type=int)
+    parser.add_argument("--memory")
+    parser.add_argument("--scans", type=int, action="append")
+    parser.add_argument("--iterations", type=int, action="append")
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--cache", type=Path, default=CACHE)
+    args = parser.parse_args(argv)
+    if args.part == "case":
+        request = json.loads(args.request)
+        size = (Path(request["place"]), request["rows"], request["features"])
+        result = CASES[request["case"]](*size, **request["options"])
+        print(RESULT + json.dumps({**result, "rss": peak()}))
+        return
+    records = {"dense": dense, "sparse": sparse}[args.part](args)
+    target = args.cache / f"wide-{args.part}.json"
+    target.write_text(json.dumps(records, indent=1))
+    print(f"\nwritten: {target}")
+
+
+if __name__ == "__main__":
+    main()

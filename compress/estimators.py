@@ -1,0 +1,241 @@
+"""CompactClassifier and CompactRegressor: the way to a small packed model, as scikit-learn estimators."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+
+from compress.data import gather
+from compress.integer import whole_net
+from compress.model import Model, softmax
+from compress.pack import pack
+from compress.search import Search, Target, search
+from reduce import Dataset
+from reduce.errors import ConfigError, DataError
+
+STEPS = 2_000
+"""Optimizer steps of a training, when no number of epochs is asked for: few rows want more epochs."""
+HELD_FROM = 200
+"""Rows from which on some are held out to judge trials by; with fewer, all of them judge."""
+PIXELS = 16
+"""Columns from which on small whole numbers are taken for pixels, all measured alike."""
+
+
+class _Compact(BaseEstimator):  # type: ignore[misc]
+    """What both share: the data set, the search, the packed file."""
+
+    task: ClassVar[Any]
+
+    def __init__(
+        self,
+        max_bytes: int = 5000,
+        *,
+        hidden: Any = (32,),
+        epochs: int | None = None,
+        trials: int = 8,
+        seconds: float | None = None,
+        missing: Any = "error",
+        random_state: int = 0,
+    ) -> None:
+        self.max_bytes = max_bytes
+        self.hidden = hidden
+        self.epochs = epochs
+        self.trials = trials
+        self.seconds = seconds
+        self.missing = missing
+        self.random_state = random_state
+
+    def _search(self, X: npt.NDArray[Any], y: Any, class_weight: str | None) -> Search:
+        if not isinstance(self.random_state, int | np.integer):
+            raise ConfigError(f"expected a whole number as random_state, found {self.random_state!r}; give a seed")
+        n = len(X)
+        seed = int(self.random_state)
+        model = Model.mlp(None, [int(width) for width in self.hidden], task=self.task, seed=seed)
+        validation = 0.1 if n >= HELD_FROM else None
+        data = self._dataset(X, y)
+        samples = gather(model, data, data.source.carried.names[0], validation=validation, seed=seed)
+        batch = int(np.clip(n // 16, 8, 128))
+        epochs = self.epochs or int(np.clip(STEPS * batch // max(n, 1), 20, 400))
+        found = search(
+            model,
+            samples,
+            Target(max_bytes=self.max_bytes),
+            epochs=epochs,
+            trials=self.trials,
+            seconds=self.seconds,
+            batch=batch,
+            lr=5e-3,
+            class_weight=class_weight,
+            seed=seed,
+        )
+        if not found.met:
+            warnings.warn(
+                f"expected a file of at most {self.max_bytes} bytes, found {found.best.bytes} after "
+                f"{len(found.trials)} trials; raise max_bytes or trials, or give fewer columns",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        return found
+
+    def _dataset(self, X: npt.NDArray[Any], y: Any) -> Dataset:
+        """The rows as a table of named columns; pixels as one column of lists."""
+        d = X.shape[1]
+        values = X[np.isfinite(X)]
+        whole = d >= PIXELS and values.size > 0 and bool((values >= 0).all() and (values <= 255).all())
+        if whole and bool((values == np.rint(values)).all()) and values.max() > 1:
+            rows = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(X).ravel()), d)
+            table = pa.table({"x": rows, "y": y})
+            return Dataset.from_arrow(table, vector="x", n_features=d, carry=["y"], missing=self.missing)
+        names = [str(name) for name in getattr(self, "feature_names_in_", [f"x{j}" for j in range(d)])]
+        label = "y"
+        while label in names:
+            label += "_"
+        table = pa.table({**{name: X[:, j] for j, name in enumerate(names)}, label: y})
+        return Dataset.from_arrow(table, columns=names, carry=[label], missing=self.missing)
+
+    def _finish(self, found: Search, model: Model) -> None:
+        self.search_ = found
+        self.model_ = model
+        self.n_bytes_ = found.best.bytes
+
+    def _scores(self, X: Any) -> npt.NDArray[np.float64]:
+        """Logits or values (n, outputs), as the packed file gives them."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite=self._finite())
+        return whole_net(self.model_).decision(X)
+
+    def _finite(self) -> Any:
+        return True if self.missing == "error" else "allow-nan"
+
+    def pack(self, path: str | os.PathLike[str]) -> int:
+        """Write the model as one file, which :func:`compress.load` reads; returns its bytes."""
+        check_is_fitted(self)
+        return pack(self.model_, path)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.missing != "error"
+        return tags
+
+
+class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
+    """A classifier whose packed file has at most ``max_bytes``.
+
+    Args:
+        max_bytes: of the file that :meth:`pack` writes. When no trial is so small the smallest is kept, with a warning.
+        hidden: widths of the hidden layers with which the search begins; none for a linear model.
+        epochs: of every trial; by default about 2,000 steps.
+        trials: most models that are tried.
+        seconds: no trial begins after so long.
+        missing: what to do about NaN: ``"error"``, ``"mean"``, ``"zero"`` or a number; it is part of the file.
+        balanced: count rare classes as much as frequent ones.
+        random_state: the seed.
+
+    Attributes:
+        classes_: the labels.
+        model_: the quantized :class:`~compress.Model`; ``search_`` the trials; ``n_bytes_`` the size of the file.
+    """
+
+    task: ClassVar[Any] = "classification"
+
+    def __init__(
+        self,
+        max_bytes: int = 5000,
+        *,
+        hidden: Any = (32,),
+        epochs: int | None = None,
+        trials: int = 8,
+        seconds: float | None = None,
+        missing: Any = "error",
+        balanced: bool = False,
+        random_state: int = 0,
+    ) -> None:
+        super().__init__(
+            max_bytes,
+            hidden=hidden,
+            epochs=epochs,
+            trials=trials,
+            seconds=seconds,
+            missing=missing,
+            random_state=random_state,
+        )
+        self.balanced = balanced
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Search for a model of X (n, d) and labels y (n,).
+
+        Raises:
+            DataError: a label is missing, there is one class only, or X has missing values and ``missing="error"``.
+            ConfigError: a parameter is out of range, or the loss is no longer finite.
+        """
+        _refuse_missing(y)
+        X, y = validate_data(self, X, y, dtype=np.float64, ensure_all_finite=self._finite())
+        check_classification_targets(y)
+        self.classes_, places = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+        if len(self.classes_) < 2:
+            raise DataError(
+                f"expected at least two classes, found 1 class only: {self.classes_.tolist()}; give rows of another"
+            )
+        found = self._search(X, places.astype(np.int64), "balanced" if self.balanced else None)
+        labels = tuple(self.classes_.tolist())
+        alike = {type(label) for label in labels} in ({int}, {str}, {bool})
+        model = replace(found.model, labels=labels) if alike else found.model
+        self._finish(found, model)
+        return self
+
+    def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
+        """Scores (n, classes); of two classes (n,), above 0 for the second."""
+        scores = self._scores(X)
+        return np.asarray(scores[:, 1] - scores[:, 0]) if scores.shape[1] == 2 else scores
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+        """Probabilities (n, classes)."""
+        return softmax(self._scores(X))
+
+    def predict(self, X: Any) -> Any:
+        """Labels (n,)."""
+        return self.classes_[self._scores(X).argmax(axis=1)] if hasattr(self, "classes_") else self._scores(X)
+
+
+class CompactRegressor(RegressorMixin, _Compact):  # type: ignore[misc]
+    """A regressor whose packed file has at most ``max_bytes``; parameters as of :class:`CompactClassifier`."""
+
+    task: ClassVar[Any] = "regression"
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Search for a model of X (n, d) and values y (n,).
+
+        Raises:
+            DataError: a value is missing, or X has missing values and ``missing="error"``.
+            ConfigError: a parameter is out of range, or the loss is no longer finite.
+        """
+        _refuse_missing(y)
+        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_all_finite=self._finite())
+        found = self._search(X, column_or_1d(y, warn=True).astype(np.float64), None)
+        self._finish(found, found.model)
+        return self
+
+    def predict(self, X: Any) -> npt.NDArray[np.float64]:
+        """Values (n,)."""
+        return self._scores(X)[:, 0]
+
+
+def _refuse_missing(y: Any) -> None:
+    """Labels without nulls: None and NaN would else become a class of their own."""
+    held = np.asarray(y, dtype=object) if y is not None else np.empty(0, object)
+    if held.ndim == 1 and any(value is None or value != value for value in held):
+        row = next(i for i, value in enumerate(held) if value is None or value != value)
+        raise DataError(f"expected a label in every row, found NaN or none in row {row} of y; leave such rows out")
+
+
+__all__ = ["CompactClassifier", "CompactRegressor"]

@@ -1,0 +1,58 @@
+"""Latency: how long a prediction takes, by backend and batch, on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reduce.engines.base import one_blas_thread
+
+SECONDS = 0.5
+"""Longest measurement of one pair of backend and batch, warm-up apart; at least 20 calls."""
+CALLS = 2000
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Microseconds of a call on ``batch`` rows, one thread: the median and the 95th percentile of ``calls`` calls."""
+
+    backend: str
+    batch: int
+    p50_us: float
+    p95_us: float
+    calls: int
+
+
+def latency(backend: str, predict: Callable[[Any], Any], X: Any, batch: int) -> Latency:
+    """Time ``predict`` on ``batch`` rows of X (n, d) at a time."""
+    took = time_calls(predict, X, batch)
+    p50, p95 = np.quantile(took, [0.5, 0.95]) * 1e6
+    return Latency(backend, batch, float(p50), float(p95), len(took))
+
+
+def time_calls(predict: Callable[[Any], Any], X: Any, batch: int) -> list[float]:
+    """Seconds of many calls on ``batch`` rows of X (n, d), other rows each time; rows are repeated if n is less.
+
+    Calls outside Python are timed with the call from Python.
+    """
+    rows = np.resize(np.arange(len(X)), max(batch, len(X)))
+    starts = np.arange(0, len(rows) - batch + 1, batch)
+    parts = [np.ascontiguousarray(X[rows[start : start + batch]]) for start in starts[:64]]
+    took: list[float] = []
+    with one_blas_thread():
+        for part in parts[:4]:
+            predict(part)
+        end = time.perf_counter() + SECONDS
+        while len(took) < 20 or (len(took) < CALLS and time.perf_counter() < end):
+            part = parts[len(took) % len(parts)]
+            began = time.perf_counter()
+            predict(part)
+            took.append(time.perf_counter() - began)
+    return took
+
+
+__all__ = ["Latency", "latency", "time_calls"]

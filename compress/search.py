@@ -1,0 +1,376 @@
+"""Search: a model that keeps to a target of bytes, error and latency, or the one that comes nearest.
+
+A trial trains one candidate: widths, components of a projection, sparsity, bits of the weights, and the price of a bit.
+The next candidate is a neighbour of the best one so far, by what that one lacks: a higher price for too many bytes, a
+lower one or more width for too many errors, less width for too much time. Rows that are held out judge, no others.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
+from compress.data import Samples, samples_of
+from compress.evaluate import evaluate
+from compress.integer import whole_net
+from compress.latency import time_calls
+from compress.model import Model
+from compress.pack import packed
+from compress.quantize import quantize
+from compress.train import Epoch, train
+from reduce import files
+from reduce.digest import digest_of
+from reduce.errors import ConfigError, OutputError
+
+MIN_PENALTY, MAX_PENALTY = 1e-8, 1e-2
+TRIALS = "trials.json"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a model must keep to; None asks nothing.
+
+    Args:
+        max_bytes: of the packed file.
+        max_error: share of wrong labels, or root mean square error, on the rows held out.
+        max_latency_us: microseconds of a call of ``backend`` on ``batch`` rows, at ``quantile``, one thread, here.
+        backend: ``"numpy"``: the integer model in Python.
+        batch: rows of a call.
+        quantile: 0.5 is the median.
+    """
+
+    max_bytes: int | None = None
+    max_error: float | None = None
+    max_latency_us: float | None = None
+    backend: str = "numpy"
+    batch: int = 1
+    quantile: float = 0.5
+
+    def __post_init__(self) -> None:
+        limits = [x for x in (self.max_bytes, self.max_error, self.max_latency_us) if x is not None]
+        if not limits or not all(x > 0 for x in limits):
+            raise ConfigError(f"expected at least one limit above 0, found {self}; set max_bytes, for example")
+        if self.backend != "numpy" or self.batch < 1 or not 0 < self.quantile < 1:
+            raise ConfigError(f"expected backend numpy, batch of at least 1 and 0 < quantile < 1, found {self}")
+
+    def excess(self, size: int, error: float, latency_us: float | None) -> float:
+        """The largest relative excess over a limit; at most 0 when all are kept."""
+        pairs = [(size, self.max_bytes), (error, self.max_error), (latency_us, self.max_latency_us)]
+        return max(value / limit - 1 for value, limit in pairs if limit is not None and value is not None)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One point of the search; ``components`` None keeps a projection as it is."""
+
+    hidden: tuple[int, ...]
+    bits: int = 5
+    penalty: float = 1e-6
+    sparsity: float = 0.0
+    components: int | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a candidate came to: bytes of its file, error on the rows held out, microseconds if they were asked for."""
+
+    candidate: Candidate
+    bytes: int
+    error: float
+    latency_us: float | None
+    excess: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was found.
+
+    Attributes:
+        model: quantized, ready to pack.
+        best: its trial; ``met`` when it keeps to the target.
+        trials: all, in order.
+    """
+
+    model: Model
+    best: Trial
+    trials: tuple[Trial, ...]
+
+    @property
+    def met(self) -> bool:
+        """Whether every limit is kept."""
+        return self.best.excess <= 0
+
+    @property
+    def front(self) -> tuple[Trial, ...]:
+        """Trials of which none is both smaller and more often right, by size."""
+        return front(self.trials)
+
+
+def front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """Those of which none is both smaller and more often right, by size."""
+    kept: list[Trial] = []
+    for trial in sorted(trials, key=lambda t: (t.bytes, t.error)):
+        if not kept or trial.error < kept[-1].error:
+            kept.append(trial)
+    return tuple(kept)
+
+
+def search(
+    model: Model,
+    data: Any,
+    target: Target,
+    *,
+    label: str = "label",
+    epochs: int = 20,
+    trials: int = 12,
+    seconds: float | None = None,
+    batch: int = 128,
+    lr: float = 2e-3,
+    class_weight: str | None = None,
+    first: Sequence[Candidate] = (),
+    directory: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    validation: Any = 0.1,
+    progress: Callable[[Trial], None] | None = None,
+    epoch: Callable[[Epoch], None] | None = None,
+) -> Search:
+    """Look for a model that keeps to ``target``; the first that does is taken.
+
+    Args:
+        model: from :meth:`Model.mlp`, untrained: its widths are where the search starts.
+        data: as of :func:`compress.train`, with rows held out.
+        target: the limits.
+        label: the label's column.
+        epochs: of every trial's training, by Adam.
+        batch: rows per step.
+        lr: learning rate.
+        class_weight: as of :func:`compress.train`.
+        trials: most candidates that are tried.
+        seconds: no trial begins after so long, those of an earlier call that this one goes on from included.
+        first: candidates to try before the search's own.
+        directory: keeps every trial and the best model, and goes on from them when called again.
+        seed: of the rows' order.
+        validation: as of :func:`compress.data.gather`.
+        progress: called after every trial.
+        epoch: called after every epoch of a trial.
+
+    Raises:
+        ConfigError: no rows are held out and ``max_error`` is set, or the model is trained already.
+        OutputError: ``directory`` belongs to another search.
+    """
+    if model.layers and model.layers[-1].n_out == model.outputs:
+        raise ConfigError("expected an untrained model, found a trained one; give the one from Model.mlp")
+    samples = samples_of(model, data, label, validation=validation, seed=seed)
+    if not samples.n_held and target.max_error is not None:
+        raise ConfigError("expected validation rows to measure max_error on, found none; set validation")
+    settings = [epochs, batch, lr, class_weight, seed]
+    key = digest_of([samples.digest, _bare(model, samples), asdict(target), *settings])
+    log = _Log(None if directory is None else Path(directory), key)
+    best_model = log.best()
+    while len(log.trials) < trials:
+        if seconds is not None and log.trials and sum(t.seconds for t in log.trials) >= seconds:
+            break
+        if log.trials and min(t.excess for t in log.trials) <= 0:
+            break
+        candidate = _next(model, samples, target, log.trials, first)
+        if candidate is None:
+            break
+        began = time.perf_counter()
+        checkpoint = log.checkpoint(candidate)
+        found = _train(model, samples, candidate, epochs, batch, lr, class_weight, seed, checkpoint, epoch)
+        size, error = len(packed(found)), evaluate(found, samples).error
+        took = None if target.max_latency_us is None else _latency(found, samples, target)
+        excess = target.excess(size, error, took)
+        trial = Trial(candidate, size, error, took, excess, time.perf_counter() - began)
+        if best_model is None or _rank(trial) < min(map(_rank, log.trials)):
+            best_model = found
+            log.keep(found)
+        log.add(trial)
+        if progress is not None:
+            progress(trial)
+    if best_model is None:
+        raise ConfigError("expected at least one trial, found none; raise trials")
+    return Search(best_model, min(log.trials, key=_rank), tuple(log.trials))
+
+
+def _rank(trial: Trial) -> tuple[float, float, int]:
+    return max(trial.excess, 0.0), trial.error, trial.bytes
+
+
+# One trial
+
+
+def _bare(model: Model, samples: Samples) -> list[Any]:
+    return [model.task, list(model.hidden), model.seed, model.bits, [layer.weights for layer in model.layers]]
+
+
+def _start(model: Model, candidate: Candidate) -> Model:
+    """The untrained model of a candidate: its widths, and as many components of the projection."""
+    layers = model.layers
+    if layers and candidate.components is not None:
+        first, k = layers[0], candidate.components
+        cut = replace(first, weights=np.ascontiguousarray(first.weights[:, :k]), bias=first.bias[:k].copy())
+        layers = (cut, *layers[1:])
+    return replace(model, hidden=candidate.hidden, layers=layers)
+
+
+def _train(
+    model: Model,
+    samples: Samples,
+    candidate: Candidate,
+    epochs: int,
+    batch: int,
+    lr: float,
+    class_weight: str | None,
+    seed: int,
+    checkpoint: str | None,
+    epoch: Callable[[Epoch], None] | None,
+) -> Model:
+    start = _start(model, candidate)
+    constraints: list[Any] = [LearnedStep(candidate.bits, start=0.6), EntropyPenalty(candidate.penalty)]
+    if candidate.sparsity:
+        constraints.append(Magnitude(candidate.sparsity))
+    # Labels and targets are those of the samples; the weights are not.
+    trained = train(
+        start,
+        samples,
+        optimizer={"name": "adam", "lr": lr},
+        epochs=epochs,
+        batch=batch,
+        constraints=constraints,
+        class_weight=class_weight,
+        seed=seed,
+        checkpoint=checkpoint,
+        progress=epoch,
+    )
+    return quantize(trained, samples, bits=max(candidate.bits, 2))
+
+
+def _latency(model: Model, samples: Samples, target: Target) -> float:
+    """Microseconds of a call on raw rows, made of the codes."""
+    front = samples.front
+    codes = samples.sample(max(target.batch, 64))[0]
+    X = front.low.astype(np.float64) + front.step.astype(np.float64) * codes
+    return float(np.quantile(time_calls(whole_net(model).predict, X, target.batch), target.quantile) * 1e6)
+
+
+# Which candidate is next
+
+
+def _next(
+    model: Model, samples: Samples, target: Target, trials: Sequence[Trial], first: Sequence[Candidate]
+) -> Candidate | None:
+    """The first candidate that has not been tried, best guesses first."""
+    tried = {trial.candidate for trial in trials}
+    given = [candidate for candidate in first if candidate not in tried]
+    if given:
+        return given[0]
+    begin = Candidate(tuple(model.hidden))
+    if begin not in tried:
+        return begin
+    for trial in sorted(trials, key=_rank)[:3]:
+        for candidate in _neighbours(trial, target, model, structure=len(trials) % 3 == 2):
+            if candidate not in tried:
+                return candidate
+    return None
+
+
+def _neighbours(trial: Trial, target: Target, model: Model, *, structure: bool) -> Iterator[Candidate]:
+    """Candidates beside one, those first that change what it lacks; ``structure`` puts shapes before prices."""
+    c = trial.candidate
+    size = 1.0 if target.max_bytes is None else trial.bytes / target.max_bytes
+    wrong = 1.0 if target.max_error is None else trial.error / target.max_error
+    slow = (
+        1.0 if target.max_latency_us is None or trial.latency_us is None else trial.latency_us / target.max_latency_us
+    )
+    projection = model.layers[0].n_out if model.layers else 0
+    narrower = [_wide(c, 0.6)]
+    if projection:
+        narrower.insert(0, replace(c, components=max((c.components or projection) * 2 // 3, 1)))
+    if slow > 1:
+        yield _wide(c, min(0.7, 0.9 / slow))
+        yield from narrower
+    if size > 1:
+        # Bytes fall more slowly than the price rises.
+        dearer = _priced(c, min(max(size**3, 2.0), 30.0))
+        yield from [*narrower, dearer] if structure else [dearer, *narrower]
+        yield replace(c, sparsity=max(0.8, (1 + c.sparsity) / 2)) if c.sparsity < 0.95 else c
+        yield replace(c, bits=max(c.bits - 1, 2))
+    if wrong > 1:
+        cheaper = _priced(c, 1 / min(max(wrong**2, 1.5), 30.0))
+        yield from [_wide(c, 1.5), cheaper] if structure else [cheaper, _wide(c, 1.5)]
+        yield replace(c, bits=min(c.bits + 2, 8))
+        yield replace(c, sparsity=0.0)
+    for factor in (1.5, 0.7, 3.0, 0.3):
+        yield _priced(c, factor)
+    for factor in (1.5, 0.6):
+        yield _wide(c, factor)
+
+
+def _priced(c: Candidate, factor: float) -> Candidate:
+    return replace(c, penalty=float(f"{min(max(c.penalty * factor, MIN_PENALTY), MAX_PENALTY):.3g}"))
+
+
+def _wide(c: Candidate, factor: float) -> Candidate:
+    return replace(c, hidden=tuple(min(max(round(n * factor), 2), 4096) for n in c.hidden))
+
+
+# What is kept on disk
+
+
+class _Log:
+    """The trials so far, and the best model, in a directory if there is one."""
+
+    def __init__(self, directory: Path | None, key: str) -> None:
+        self.directory, self.key = directory, key
+        self.trials: list[Trial] = []
+        if directory is None:
+            return
+        fs, path = files.resolve(directory / TRIALS)
+        if not files.exists(fs, path):
+            return
+        held = files.read_json(fs, path)
+        if held.get("key") != key:
+            raise OutputError(
+                f"expected the trials of this search in {directory}, found those of another; remove them, or name "
+                "another directory"
+            )
+        self.trials = [_trial(value) for value in held["trials"]]
+        if not (directory / "best.model").exists():
+            self.trials = []
+
+    def checkpoint(self, candidate: Candidate) -> str | None:
+        if self.directory is None:
+            return None
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return str(self.directory / f"{digest_of(asdict(candidate))[:12]}.checkpoint")
+
+    def best(self) -> Model | None:
+        return Model.restore(self.directory / "best.model") if self.directory is not None and self.trials else None
+
+    def keep(self, model: Model) -> None:
+        if self.directory is not None:
+            model.save(self.directory / "best.model")
+
+    def add(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        if self.directory is not None:
+            fs, path = files.resolve(self.directory / TRIALS)
+            files.write_json(fs, path, {"key": self.key, "trials": [asdict(t) for t in self.trials]})
+
+
+def _trial(value: Any) -> Trial:
+    given = dict(value["candidate"])
+    given["hidden"] = tuple(given["hidden"])
+    return Trial(**{**value, "candidate": Candidate(**given)})
+
+
+__all__ = ["Candidate", "Search", "Target", "Trial", "front", "search"]

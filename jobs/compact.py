@@ -1,0 +1,488 @@
+"""Run a recipe: step by step, each result kept, then pack, evaluate, and show. Run again, it goes on.
+
+The directory of a recipe holds::
+
+    stages/00-train.model    the model after each step, and beside it ``.json``: whose result it is, and its figures
+    search-KEY/              the trials of a search for a target, and its best model
+    model.emill              what ships; model.c and model.onnx if the recipe asks for them
+    test.jsonl               every scoring of the test rows: digest of the file, digest of the rows, figures
+    report.json              what came of it
+
+Stages and search are judged by the rows held out. The test rows are scored once per finished file: a second run finds
+the line in ``test.jsonl`` and does not score again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import importlib.util
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress import (
+    Model,
+    Samples,
+    factorize,
+    fold_projection,
+    gather,
+    pack,
+    prune,
+    prune_neurons,
+    quantize,
+    share_weights,
+    train,
+)
+from compress.c import to_c
+from compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude
+from compress.data import Validation
+from compress.evaluate import Evaluation, evaluate
+from compress.native import Footprint, compiled, footprint
+from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
+from compress.pack import packed
+from compress.search import Search, Target, search
+from compress.train import Epoch
+from jobs import recipe as spec
+from jobs.build import cleaning_of, filters_of, layout_of
+from jobs.config import Input
+from jobs.recipe import Recipe, RecipeFile
+from reduce import Dataset, about, files
+from reduce import load as load_reduction
+from reduce.digest import digest_of
+from reduce.engines.base import Progress
+from reduce.errors import ConfigError
+
+VERSION = 1
+"""Of the stages: results of another version are made again."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is known after a step.
+
+    Attributes:
+        name: number and kind of the step.
+        error: on the rows held out; ``log_loss`` of a classification.
+        parameters, nonzero: weights and biases.
+        sparsity: by layer, share of the weights that are 0.
+        widths: results of every layer.
+        packed_bytes: of the file that the model makes, with weights of 8 bits if it is not quantized yet.
+        packed_error: of that file, on the rows held out.
+        seconds: of the step.
+        resumed: whether an earlier run had done it.
+    """
+
+    name: str
+    error: float
+    log_loss: float | None
+    parameters: int
+    nonzero: int
+    sparsity: tuple[float, ...]
+    widths: tuple[int, ...]
+    packed_bytes: int
+    packed_error: float
+    seconds: float
+    resumed: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Other forms of the model, and how they compare.
+
+    Attributes:
+        bytes: of each file, by name.
+        footprint: what the C takes, where a compiler is at hand: for a Cortex-M4 if that one is, else for this machine.
+        agreement: of ONNX with the packed file on the rows held out, where onnxruntime is at hand.
+        backends: ways to predict, for timing.
+    """
+
+    bytes: dict[str, int] = field(default_factory=dict)
+    footprint: Footprint | None = None
+    agreement: Agreement | None = None
+    backends: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        footprint, agreement = self.footprint, self.agreement
+        return {
+            "bytes": self.bytes,
+            "footprint": None if footprint is None else asdict(footprint),
+            "agreement": None if agreement is None else asdict(agreement),
+        }
+
+
+Histogram = tuple[list[int], list[float]]
+"""Counts, and the edges between which they lie."""
+
+
+@dataclass(frozen=True)
+class CompactReport:
+    """What a recipe has come to.
+
+    Attributes:
+        path: of the packed file.
+        stages: in order.
+        before: the model of the first step in single precision, on the rows held out; ``after``: the file.
+        test_before: the same on the test rows, if the recipe has some; ``test_after`` likewise.
+        found: the search, if there was one.
+        exported: what was written beside the packed file.
+        histograms: of the weights other than 0, by stage and layer.
+        recipe: with its defaults.
+    """
+
+    path: str
+    stages: tuple[Stage, ...]
+    before: Evaluation
+    after: Evaluation
+    test_before: Evaluation | None
+    test_after: Evaluation | None
+    found: Search | None
+    exported: Exported
+    histograms: tuple[tuple[str, tuple[Histogram, ...]], ...] = field(repr=False)
+    recipe: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        tested = {"before": self.test_before, "after": self.test_after}
+        trials = None
+        if self.found is not None:
+            trials = {
+                "met": self.found.met,
+                "excess": self.found.best.excess,
+                "best": asdict(self.found.best),
+                "trials": [asdict(trial) for trial in self.found.trials],
+                "front": [asdict(trial) for trial in self.found.front],
+            }
+        return {
+            "model": self.path,
+            "stages": [asdict(stage) for stage in self.stages],
+            "validation": {"before": self.before.as_json(), "after": self.after.as_json()},
+            "test": {name: None if e is None else e.as_json() for name, e in tested.items()},
+            "search": trials,
+            "exports": self.exported.as_json(),
+            "versions": about.versions(),
+            "recipe": self.recipe,
+        }
+
+
+def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
+    """Run a recipe to its end; what an earlier run of the same recipe has done is taken from its directory.
+
+    Raises:
+        EigenmillError: see :mod:`reduce.errors`. What is finished stays, and running again goes on from it.
+    """
+    recipe = source.recipe
+    place = Path(recipe.output.path)
+    place.mkdir(parents=True, exist_ok=True)
+    with source.blame("input"):
+        data = _dataset(recipe.input, recipe.label)
+    with source.blame("model"):
+        start = _start(recipe.model)
+    with _samples(recipe, start, data, place) as samples:
+        stages, models = _stages(source, start, samples, data, place, progress)
+        model, found = models[-1], None
+        if recipe.target is not None:
+            with source.blame("target"):
+                model, found = _targeted(recipe, start, samples, stages[-1], models[-1], place, progress)
+        path = place / "model.emill"
+        pack(model, path, coder=recipe.output.coder, width=recipe.output.width)
+        with source.blame("output"):
+            exported = _exported(recipe, path, place, samples)
+        baseline = models[0]
+        before, after = evaluate(baseline, samples), evaluate(path, samples, against=baseline)
+    test_before, test_after = _tested(recipe, baseline, place, path, exported.backends)
+    histograms = tuple((s.name, _histograms(m)) for s, m in zip(stages, models, strict=True))
+    report = CompactReport(
+        str(path), stages, before, after, test_before, test_after, found, exported, histograms, recipe.echo()
+    )
+    fs, target = files.resolve(place / "report.json")
+    files.write_json(fs, target, report.as_json())
+    return report
+
+
+def _dataset(given: Input, label: str, **other: Any) -> Dataset:
+    carry = list(dict.fromkeys([*given.carry, label]))
+    if given.weights is not None:
+        raise ConfigError("expected no weights for a compact model, found some; remove input.weights")
+    options = {"filters": filters_of(given.filters), **other}
+    path = options.pop("path", given.path)
+    return Dataset.from_parquet(path, **layout_of(given), carry=carry, **options, **cleaning_of(given))
+
+
+def _start(net: spec.Net) -> Model:
+    source = None if net.pca is None else load_reduction(net.pca)
+    options: dict[str, Any] = {"task": net.task, "input_bits": net.input_bits, "seed": net.seed}
+    return Model.mlp(source, net.hidden, net.classes, **options)
+
+
+@contextlib.contextmanager
+def _samples(recipe: Recipe, start: Model, data: Dataset, place: Path) -> Iterator[Samples]:
+    """The rows, scattered below the output for as long as the recipe runs; all but the last steps want them."""
+    work = place / ".work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    split = Validation(**recipe.validation.model_dump())
+    try:
+        yield gather(start, data, recipe.label, validation=split, seed=recipe.model.seed, directory=work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+# The steps
+
+
+def _stages(
+    source: RecipeFile, start: Model, samples: Samples, data: Dataset, place: Path, progress: Progress | None
+) -> tuple[tuple[Stage, ...], list[Model]]:
+    recipe = source.recipe
+    if not samples.n_held:
+        raise ConfigError("expected rows held out to judge by, found none; raise validation.share or give more rows")
+    model, stages, models = start, list[Stage](), list[Model]()
+    key = digest_of([VERSION, samples.digest, recipe.model.model_dump(mode="json")])
+    for number, step in enumerate(recipe.steps):
+        key = digest_of([key, step.model_dump(mode="json")])
+        target = place / "stages" / f"{number:02d}-{step.step}.model"
+        kept = _kept(target, key)
+        if kept is None:
+            with source.blame("steps", number):
+                model, took = _timed(step, model, samples, target, recipe.model.seed, progress)
+            stage = _figures(f"{number} {step.step}", model, samples, took)
+            _keep(target, key, model, stage)
+        else:
+            model, stage = kept
+        stages.append(stage)
+        models.append(model)
+    return tuple(stages), models
+
+
+def _timed(
+    step: spec.Kind, model: Model, samples: Samples, target: Path, seed: int, progress: Progress | None
+) -> tuple[Model, float]:
+    began = time.perf_counter()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return STEPS[step.step](step, model, samples, target, seed, progress), time.perf_counter() - began
+
+
+def _train(
+    step: spec.Train, model: Model, samples: Samples, target: Path, seed: int, progress: Progress | None
+) -> Model:
+    constraints: list[Constraint] = []
+    if step.magnitude is not None:
+        constraints.append(Magnitude(**step.magnitude.model_dump()))
+    if step.learned_step is not None:
+        constraints.append(LearnedStep(**step.learned_step.model_dump()))
+    if step.entropy_penalty is not None:
+        constraints.append(EntropyPenalty(**step.entropy_penalty.model_dump()))
+    given = step.model_dump(include={"epochs", "batch", "schedule", "patience", "class_weight"})
+    with _epochs(progress, "train", step.epochs, samples.n_rows) as advance:
+        return train(
+            model,
+            samples,
+            optimizer=step.optimizer.model_dump(exclude_none=True),
+            constraints=constraints,
+            checkpoint=target.with_suffix(".checkpoint"),
+            seed=seed,
+            progress=advance,
+            **given,
+        )
+
+
+@contextlib.contextmanager
+def _epochs(progress: Progress | None, name: str, epochs: int, rows: int) -> Iterator[Callable[[Epoch], None]]:
+    """A bar over the rows of all epochs."""
+    done = 0
+
+    def advance(epoch: Epoch) -> None:
+        nonlocal done
+        if progress is not None:
+            progress.advance((epoch.number - done) * rows)
+        done = epoch.number
+
+    if progress is not None:
+        progress.begin(name, epochs * rows, 0)
+    try:
+        yield advance
+    finally:
+        if progress is not None:
+            progress.end()
+
+
+STEPS: dict[str, Callable[..., Model]] = {
+    "train": _train,
+    "prune": lambda step, model, *_: prune(model, step.sparsity, scope=step.scope),
+    "prune_neurons": lambda step, model, samples, *_: prune_neurons(model, samples, step.keep),
+    "factorize": lambda step, model, *_: factorize(model, rank=step.rank, energy=step.energy),
+    "fold_projection": lambda step, model, *_: fold_projection(model, always=step.always),
+    "share_weights": lambda step, model, *_: share_weights(model, step.bits),
+    "quantize": lambda step, model, samples, *_: quantize(model, samples, step.bits, activations=step.activations),
+}
+"""The closed registry of steps."""
+
+
+def _figures(name: str, model: Model, samples: Samples, seconds: float) -> Stage:
+    found = evaluate(model, samples)
+    small = model if model.activations is not None else quantize(model, samples, bits=8)
+    return Stage(
+        name,
+        found.error,
+        found.log_loss,
+        model.parameters,
+        model.nonzero,
+        tuple(layer.sparsity for layer in model.layers),
+        tuple(layer.n_out for layer in model.layers),
+        len(packed(small)),
+        evaluate(small, samples).error if small is not model else found.error,
+        seconds,
+    )
+
+
+def _keep(target: Path, key: str, model: Model, stage: Stage) -> None:
+    digest = model.save(target)
+    fs, path = files.resolve(target.with_suffix(".json"))
+    files.write_json(fs, path, {"key": key, "digest": digest, "stage": asdict(stage)})
+
+
+def _kept(target: Path, key: str) -> tuple[Model, Stage] | None:
+    """An earlier run's result of the same step on the same model."""
+    record = target.with_suffix(".json")
+    if not (record.exists() and target.exists()):
+        return None
+    fs, path = files.resolve(record)
+    held = files.read_json(fs, path)
+    if held.get("key") != key:
+        return None
+    stage = held["stage"]
+    lists = {name: tuple(stage[name]) for name in ("sparsity", "widths")}
+    return Model.restore(target), Stage(**{**stage, **lists, "resumed": True})
+
+
+# The target
+
+
+def _targeted(
+    recipe: Recipe,
+    start: Model,
+    samples: Samples,
+    last: Stage,
+    model: Model,
+    place: Path,
+    progress: Progress | None,
+) -> tuple[Model, Search | None]:
+    """The recipe's own model if it keeps to the target, else what a search finds."""
+    wanted = recipe.target
+    assert wanted is not None
+    target = Target(wanted.max_bytes, wanted.max_error, wanted.max_latency_us, "numpy", wanted.batch, wanted.quantile)
+    if wanted.max_latency_us is None and target.excess(last.packed_bytes, last.error, None) <= 0:
+        return model, None
+    key = digest_of([samples.digest, recipe.model.model_dump(mode="json"), wanted.model_dump(mode="json")])
+    with _epochs(progress, "search", wanted.epochs * wanted.trials, samples.n_rows) as advance:
+        seen = [0]
+
+        def count(epoch: Epoch) -> None:
+            seen[0] += 1
+            advance(replace(epoch, number=seen[0]))
+
+        found = search(
+            start,
+            samples,
+            target,
+            epochs=wanted.epochs,
+            trials=wanted.trials,
+            seconds=wanted.seconds,
+            directory=place / f"search-{key[:12]}",
+            seed=recipe.model.seed,
+            epoch=count,
+        )
+    # The steps' own model is a trial like any other.
+    own = target.excess(last.packed_bytes, last.error, None) if wanted.max_latency_us is None else np.inf
+    return (model, found) if own < found.best.excess and not found.met else (found.model, found)
+
+
+# Other forms of the model
+
+
+def _exported(recipe: Recipe, path: Path, place: Path, samples: Samples) -> Exported:
+    """Writes them, and opens those that this machine can run."""
+    sizes: dict[str, int] = {}
+    backends: dict[str, Callable[[Any], Any]] = {}
+    taken: Footprint | None = None
+    agreed: Agreement | None = None
+    if "c" in recipe.output.exports:
+        sizes["model.c"] = to_c(path, place / "model.c")
+        if shutil.which("arm-none-eabi-gcc"):
+            taken = footprint(path)
+        if shutil.which("cc"):
+            backends["C -O2"] = compiled(path).predict
+            taken = taken or footprint(path, compiler="cc", flags=("-Os",))
+    if "onnx" in recipe.output.exports:
+        sizes["model.onnx"] = to_onnx(path, place / "model.onnx")
+        if importlib.util.find_spec("onnxruntime") is not None:
+            net = run_onnx(place / "model.onnx")
+            codes = np.concatenate([codes for codes, _ in samples.blocks("held")])[:4096]
+            rows = samples.front.low.astype(np.float64) + samples.front.step.astype(np.float64) * codes
+            agreed, backends["onnxruntime"] = agreement(path, net, rows), net.predict
+    return Exported(sizes, taken, agreed, backends)
+
+
+# The test rows
+
+
+def _tested(
+    recipe: Recipe, baseline: Model, place: Path, path: Path, backends: dict[str, Callable[[Any], Any]]
+) -> tuple[Evaluation | None, Evaluation | None]:
+    """Figures on the test rows: of the first model in single precision, and of the file."""
+    test = recipe.test
+    if test is None:
+        return None, None
+    other: dict[str, Any] = {"path": test.path}
+    if test.filters is not None or "filters" in test.model_fields_set:
+        other["filters"] = filters_of(test.filters)
+    data = _dataset(recipe.input, recipe.label, **other)
+    first = next((place / "stages").glob("00-*.model"))
+    batches = recipe.output.batches
+    label = recipe.label
+
+    def after() -> Evaluation:
+        return evaluate(path, data, label=label, against=baseline, batches=batches, backends=backends)
+
+    return _once(place, first, data, lambda: evaluate(baseline, data, label=label, batches=batches)), _once(
+        place, path, data, after
+    )
+
+
+def _once(place: Path, file: Path, data: Dataset, score: Callable[[], Evaluation]) -> Evaluation:
+    """The figures of a file on the test rows, scored now or found in the log of an earlier run."""
+    log = place / "test.jsonl"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    for line in log.read_text().splitlines() if log.exists() else ():
+        with contextlib.suppress(ValueError):  # a line that was cut short by a kill
+            held = json.loads(line)
+            if (held["file"], held["data"]) == (digest, data.digest):
+                return Evaluation.from_json(held["found"])
+    found = score()
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    entry = {"at": now, "name": file.name, "file": digest, "data": data.digest, "found": found.as_json()}
+    with log.open("a") as lines:
+        lines.write(json.dumps(entry) + "\n")
+    return found
+
+
+def _histograms(model: Model) -> tuple[Histogram, ...]:
+    """Counts and edges of the weights other than 0, by layer."""
+    found = []
+    for layer in model.layers:
+        weights = layer.weights[layer.weights != 0]
+        counts, edges = np.histogram(weights, 60)
+        found.append((counts.tolist(), edges.tolist()))
+    return tuple(found)
+
+
+__all__ = ["CompactReport", "Stage", "run"]

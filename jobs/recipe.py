@@ -1,0 +1,303 @@
+"""The YAML file of a compact model: rows to learn from, a net, and a list of steps from a closed registry.
+
+:class:`Recipe` is the whole file. Its section ``input`` is that of :mod:`jobs.config`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from jobs import redact
+from jobs.complaints import checked
+from jobs.config import Input, Section
+from jobs.document import Document, Step, parse, read
+from reduce.errors import ConfigError
+
+
+class Split(Section):
+    """Which rows are held out of training, to choose by."""
+
+    share: float = Field(default=0.1, gt=0, lt=1)
+    """Of the rows, by a hash of the column `by`; of a row's number without one."""
+    by: str | None = None
+    """A carried column such as an id: equal values stay on one side."""
+    equals: bool | int | float | str | None = None
+    """Instead: rows whose `by` has this value."""
+    since: int | float | str | None = None
+    """Instead: rows whose `by` is at least this."""
+
+
+class Test(Section):
+    """Rows that nothing is chosen by; scored once per finished file."""
+
+    path: Annotated[str | list[str], Field(min_length=1)]
+    """Files like those of `input`."""
+    filters: list[Any] | None = None
+    """Rows to keep, as of `input`."""
+
+
+class Net(Section):
+    """The net, before it is trained."""
+
+    hidden: list[Annotated[int, Field(ge=1)]] = Field(default_factory=lambda: [128])
+    """Widths of the hidden layers; none for a linear model."""
+    task: Literal["classification", "regression"] = "classification"
+    """What it predicts: a label or a number."""
+    classes: int | None = Field(default=None, ge=2)
+    """How many labels there are; found in the data otherwise."""
+    input_bits: int | None = Field(default=None, ge=1, le=16)
+    """Precision of the input; 8 for pixels, else 12 by default."""
+    pca: str | None = None
+    """Directory of a saved PCA or truncated SVD, which becomes the first layer."""
+    seed: int = 0
+    """Of the first weights and of the order of the rows."""
+
+
+class Optimizer(Section):
+    """How weights move; what is not given has the optimizer's default."""
+
+    name: Literal["gradient_descent", "sgd", "momentum", "adam"] = "adam"
+    """Which one."""
+    lr: float | None = Field(default=None, gt=0)
+    """Learning rate."""
+    momentum: float | None = Field(default=None, ge=0, lt=1)
+    """Only for momentum."""
+    beta1: float | None = Field(default=None, ge=0, lt=1)
+    """Only for adam."""
+    beta2: float | None = Field(default=None, ge=0, lt=1)
+    """Only for adam."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    """Pull towards 0."""
+
+
+class MagnitudeSpec(Section):
+    """Gradual pruning of the smallest weights while training."""
+
+    sparsity: float = Field(ge=0, lt=1)
+    """Share of the weights that are 0 at the end."""
+    schedule: Literal["cubic", "at once"] = "cubic"
+    """How it gets there."""
+    until: float = Field(default=0.6, gt=0, le=1)
+    """Share of the training after which the masks are fixed."""
+    scope: Literal["global", "layer"] = "global"
+    """Compare the weights of all layers, or of each."""
+
+
+class LearnedStepSpec(Section):
+    """Weights are whole multiples of a step that is trained with them."""
+
+    bits: int = Field(default=4, ge=2, le=16)
+    """Of the multiples."""
+    start: float = Field(default=0.3, gt=0)
+    """First step, in standard deviations of the weights; above 0.5 it begins with mostly zeros."""
+
+
+class EntropyPenaltySpec(Section):
+    """A price for the bits that weights take once packed; with learned_step."""
+
+    weight: float = Field(default=1e-5, ge=0)
+    """Loss per bit."""
+
+
+class Train(Section):
+    """Train, from first weights or onwards."""
+
+    step: Literal["train"]
+    """The kind of step."""
+    epochs: int = Field(default=20, ge=1)
+    """Passes over the rows."""
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    """How weights move."""
+    batch: int = Field(default=128, ge=1)
+    """Rows per step."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Of the learning rate."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many epochs without a better validation loss, and keep the best."""
+    class_weight: Literal["balanced"] | None = None
+    """Count rare classes as much as frequent ones."""
+    magnitude: MagnitudeSpec | None = None
+    """Prune meanwhile."""
+    learned_step: LearnedStepSpec | None = None
+    """Quantize meanwhile."""
+    entropy_penalty: EntropyPenaltySpec | None = None
+    """Price bits meanwhile."""
+
+    @model_validator(mode="after")
+    def _priced_weights_are_on_a_grid(self) -> Train:
+        if self.entropy_penalty is not None and self.learned_step is None:
+            raise ValueError("learned_step beside entropy_penalty; found none, add it")
+        return self
+
+
+class Prune(Section):
+    """Set the smallest weights to 0."""
+
+    step: Literal["prune"]
+    """The kind of step."""
+    sparsity: float = Field(ge=0, lt=1)
+    """Share of the weights that are 0 afterwards."""
+    scope: Literal["global", "layer"] = "global"
+    """Compare the weights of all layers, or of each."""
+
+
+class PruneNeurons(Section):
+    """Take out the hidden neurons that matter least."""
+
+    step: Literal["prune_neurons"]
+    """The kind of step."""
+    keep: float = Field(default=0.5, gt=0, le=1)
+    """Share of the neurons that stay."""
+
+
+class Factorize(Section):
+    """Replace layers by two thin ones (SVD), wherever that takes fewer weights."""
+
+    step: Literal["factorize"]
+    """The kind of step."""
+    energy: float = Field(default=0.9, gt=0, le=1)
+    """Share of the squared singular values that is kept."""
+    rank: int | None = Field(default=None, ge=1)
+    """Of every layer that is replaced, instead."""
+
+
+class FoldProjection(Section):
+    """Multiply layers without ReLU into the layer after them, wherever that takes fewer weights."""
+
+    step: Literal["fold_projection"]
+    """The kind of step."""
+    always: bool = False
+    """Also where the folded layer is larger."""
+
+
+class ShareWeights(Section):
+    """Let the weights of a layer share a few values, found by k-means."""
+
+    step: Literal["share_weights"]
+    """The kind of step."""
+    bits: int = Field(default=5, ge=1, le=12)
+    """2 to the power of it, less one, values."""
+
+
+class Quantize(Section):
+    """Round weights and hidden results: the model then predicts in whole numbers."""
+
+    step: Literal["quantize"]
+    """The kind of step."""
+    bits: Annotated[int, Field(ge=2, le=16)] | list[Annotated[int, Field(ge=2, le=16)]] = 8
+    """Of the weights, of all layers or one number each."""
+    activations: int = Field(default=8, ge=2, le=16)
+    """Of the hidden results."""
+
+
+Kind = Train | Prune | PruneNeurons | Factorize | FoldProjection | ShareWeights | Quantize
+
+
+class TargetSpec(Section):
+    """What the model must keep to. When the steps do not, a search over widths, sparsity, bits and penalty begins."""
+
+    max_bytes: int | None = Field(default=None, ge=1)
+    """Of the packed file."""
+    max_error: float | None = Field(default=None, gt=0)
+    """On the validation rows: share of wrong labels, or root mean square error."""
+    max_latency_us: float | None = Field(default=None, gt=0)
+    """Of one call, in microseconds on this machine."""
+    batch: int = Field(default=1, ge=1)
+    """Rows of that call."""
+    quantile: float = Field(default=0.5, gt=0, lt=1)
+    """Of the times of many calls: 0.5 is the median."""
+    trials: int = Field(default=12, ge=1)
+    """Most models that are tried."""
+    seconds: float | None = Field(default=None, gt=0)
+    """No trial begins after so long."""
+    epochs: int = Field(default=20, ge=1)
+    """Of every trial."""
+
+
+class Results(Section):
+    """Where everything goes."""
+
+    path: str
+    """Directory of the packed model, the stages, the report and the page."""
+    coder: Literal["range", "zstd", "huffman"] = "range"
+    """Of the packed weights."""
+    width: int | None = Field(default=None, ge=0)
+    """Of the picture that the inputs are; tried by default."""
+    exports: list[Literal["c", "onnx"]] = Field(default_factory=list)
+    """Other forms of the model: `c` writes model.c (C99), `onnx` writes model.onnx."""
+    batches: list[Annotated[int, Field(ge=1)]] = Field(default_factory=lambda: [1, 1024])
+    """Rows per call whose time is measured."""
+
+
+def _present(value: Any) -> Any:
+    return {} if value is None else value
+
+
+class Recipe(Section):
+    """A compact model: what it learns from, what is done to it, where it goes."""
+
+    input: Input
+    label: str = "label"
+    """The carried column of classes or values."""
+    validation: Annotated[Split, BeforeValidator(_present), Field(default_factory=Split)]
+    test: Test | None = None
+    model: Annotated[Net, BeforeValidator(_present), Field(default_factory=Net)]
+    steps: list[Annotated[Kind, Field(discriminator="step")]] = Field(min_length=1)
+    """What is done to the model, in this order."""
+    target: TargetSpec | None = None
+    output: Results
+
+    @model_validator(mode="after")
+    def _ends_packed(self) -> Recipe:
+        if self.steps[0].step != "train":
+            raise ValueError(f"a first step train; found {self.steps[0].step}")
+        if self.steps[-1].step != "quantize":
+            raise ValueError(f"a last step quantize, which makes the model that is packed; found {self.steps[-1].step}")
+        return self
+
+    def echo(self) -> dict[str, Any]:
+        """The recipe as plain JSON values, defaults filled in and credentials masked."""
+        masked: dict[str, Any] = redact.value(self.model_dump(mode="json"))
+        return masked
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """A recipe and the document that it came from."""
+
+    recipe: Recipe
+    document: Document
+
+    @contextlib.contextmanager
+    def blame(self, *path: Step) -> Iterator[None]:
+        """Names the line of the section at ``path`` in a ConfigError that comes from further down."""
+        try:
+            yield
+        except ConfigError as error:
+            raise ConfigError(f"{self.document.where(path)}: {'.'.join(map(str, path))}: {error}") from error
+
+
+def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> RecipeFile:
+    """The recipe in a YAML file; ``overrides`` are ``section.key=value``, or ``steps.0.epochs=3`` for a step.
+
+    Raises:
+        ConfigError: the file is missing or no YAML, or something in it is unknown or wrong; all such places are named.
+    """
+    return read_recipe(read(path, "a recipe"), os.fspath(path), overrides)
+
+
+def read_recipe(text: str, name: str, overrides: Sequence[str] = ()) -> RecipeFile:
+    """As :func:`load_recipe`, from the text; ``name`` is for the messages."""
+    document = parse(text, name)
+    for assignment in overrides:
+        document = document.with_override(assignment)
+    return RecipeFile(checked(Recipe, document, "a recipe"), document)
+
+
+__all__ = ["Recipe", "RecipeFile", "load_recipe", "read_recipe"]

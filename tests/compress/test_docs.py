@@ -1,0 +1,46 @@
+"""The snippets of docs/compress.md run, in order, as they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.cli import app
+from jobs.recipe import Kind, load_recipe
+from tests.compress.conftest import write
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/compress.md").read_text()
+
+
+def test_the_snippets_run(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y, Xt, yt = digits
+    write(tmp_path / "data/train", X, y)
+    write(tmp_path / "data/test", Xt, yt)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+        exec(compile(block, "docs/compress.md", "exec"), names)
+    assert names["found"].error < 0.15
+    assert names["found"].bytes == (tmp_path / "model.emill").stat().st_size
+    assert names["estimator"].n_bytes_ == (tmp_path / "cancer.emill").stat().st_size <= 5000
+    assert names["best"].met
+    assert (tmp_path / "predictions/_SUCCESS").exists()
+    assert {"model.c", "model.onnx"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_commands_files_and_steps_exist() -> None:
+    commands = {command.name for command in app.registered_commands}
+    for line in re.findall(r"^eigenmill (.*)$", PAGE, re.MULTILINE):
+        words = line.split("#")[0].split()
+        assert words[0] in commands | {"demo", "compress", "predict"}
+        if words[0] == "compress":
+            load_recipe(ROOT / words[1], [words[i + 1] for i, word in enumerate(words) if word == "--set"])
+    listed = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))
+    kinds = {kind.model_fields["step"].annotation.__args__[0]: kind for kind in Kind.__args__}  # type: ignore[union-attr]
+    assert listed == set(kinds)
+    for name, row in re.findall(r"^\| `(\w+)` \|[^|]*\| ([^|]*) \|", PAGE, re.MULTILINE):
+        assert set(re.findall(r"`(\w+)`", row)) == set(kinds[name].model_fields) - {"step"}

@@ -1,0 +1,102 @@
+"""A search keeps to its target or says how far off it is, keeps its best, goes on, and stops in time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compress import Model, Samples, evaluate, pack
+from compress.search import Candidate, Search, Target, Trial, front, search
+from reduce import PCA
+from reduce.errors import ConfigError, OutputError
+from tests.compress.conftest import error
+
+
+def look(samples: Samples, target: Target, **options: Any) -> Search:
+    return search(
+        Model.mlp(None, [32], 10), samples, target, **{"epochs": 15, "trials": 6, "lr": 5e-3, "batch": 32, **options}
+    )
+
+
+def test_a_target_is_met_by_the_model_that_comes_back(samples: Samples, digits: Any, tmp_path: Path) -> None:
+    found = look(samples, Target(max_bytes=900, max_error=0.1))
+    assert found.met
+    assert pack(found.model, tmp_path / "m.emill") == found.best.bytes <= 900
+    assert evaluate(tmp_path / "m.emill", samples).error == found.best.error <= 0.1
+    assert error(found.model, *digits[2:]) < 0.15
+
+
+def test_of_what_cannot_be_met_the_nearest_comes_back_with_the_front(samples: Samples) -> None:
+    target = Target(max_bytes=300, max_error=0.01)
+    found = look(samples, target, trials=4, epochs=3)
+    assert not found.met
+    assert len(found.trials) == 4
+    assert len({trial.candidate for trial in found.trials}) == 4
+    assert found.best.excess == min(trial.excess for trial in found.trials) > 0
+    for trial in found.trials:
+        assert trial.excess == max(trial.bytes / 300, trial.error / 0.01) - 1
+        assert any(f.bytes <= trial.bytes and f.error <= trial.error for f in found.front)
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    def trial(size: int, wrong: float) -> Trial:
+        return Trial(Candidate((size,)), size, wrong, None, 0.0, 0.0)
+
+    trials = [trial(5, 0.3), trial(3, 0.5), trial(4, 0.6), trial(9, 0.1), trial(9, 0.2), trial(12, 0.1)]
+    assert [(t.bytes, t.error) for t in front(trials)] == [(3, 0.5), (5, 0.3), (9, 0.1)]
+
+
+def test_a_stopped_search_goes_on_and_tries_nothing_twice(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target(max_bytes=300, max_error=0.01)
+    whole = look(samples, target, trials=3, epochs=2)
+    seen: list[Trial] = []
+
+    def stop(trial: Trial) -> None:
+        seen.append(trial)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        look(samples, target, trials=3, epochs=2, directory=tmp_path, progress=stop)
+    kept = Model.restore(tmp_path / "best.model")
+    assert evaluate(kept, samples).error in [trial.error for trial in seen]
+    found = look(samples, target, trials=3, epochs=2, directory=tmp_path, progress=seen.append)
+    assert len(seen) == 3
+    assert [(t.candidate, t.bytes, t.error) for t in found.trials] == [
+        (t.candidate, t.bytes, t.error) for t in whole.trials
+    ]
+    for a, b in zip(found.model.layers, whole.model.layers, strict=True):
+        np.testing.assert_array_equal(a.weights, b.weights)
+    with pytest.raises(OutputError, match="another"):
+        look(samples, Target(max_bytes=301), directory=tmp_path)
+
+
+def test_no_trial_begins_after_its_time(samples: Samples) -> None:
+    assert len(look(samples, Target(max_bytes=300), epochs=1, seconds=1e-9).trials) == 1
+
+
+def test_time_and_components_are_searched_too(samples: Samples, folder: Path) -> None:
+    from tests.compress.conftest import read
+
+    found = look(samples, Target(max_latency_us=1e-3), trials=2, epochs=1)
+    assert found.best.latency_us is not None
+    assert not found.met
+    assert sum(found.trials[1].candidate.hidden) < sum(found.trials[0].candidate.hidden)
+    start = Model.mlp(PCA(20).fit(read(folder)), [8], 10)
+    cut = search(start, read(folder), Target(max_bytes=10), epochs=1, trials=5)
+    assert {t.candidate.components for t in cut.trials} == {None, 13}
+    assert {la.n_out for la in cut.model.layers[:1]} <= {20, 13}
+
+
+def test_wrong_requests_are_refused(samples: Samples, trained: Model) -> None:
+    with pytest.raises(ConfigError, match="at least one limit"):
+        Target()
+    with pytest.raises(ConfigError, match="backend numpy"):
+        Target(max_latency_us=3, backend="gpu")
+    with pytest.raises(ConfigError, match="untrained"):
+        search(trained, samples, Target(max_bytes=10))

@@ -1,0 +1,280 @@
+"""eigenmill compress: a recipe runs from the command line, is kept, resumed, judged apart from the test, and shown."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("torch")
+
+from sklearn.datasets import load_digits
+
+from compress import Model, evaluate, load
+from jobs import compact, exits
+from jobs.cli import app
+from jobs.recipe import Recipe, load_recipe, read_recipe
+from reduce import PCA, Dataset
+from reduce.errors import ConfigError
+from tests.compress.conftest import write
+
+ROOT = Path(__file__).parents[2]
+RECIPE = """\
+input:
+  path: {data}
+  vector: pixels
+  carry: [id]
+  filters: [[id, "<", 1400]]
+validation: {{share: 0.2, by: id}}
+test:
+  path: {data}
+  filters: [[id, ">=", 1400]]
+model: {{hidden: [24], seed: 1}}
+steps:
+  - step: train
+    epochs: 12
+    optimizer: {{name: momentum, lr: 0.05, momentum: 0.9}}
+  - step: prune
+    sparsity: 0.7
+  - step: train
+    epochs: 6
+  - step: quantize
+    bits: 6
+output:
+  path: {out}
+  batches: [1]
+  exports: [c, onnx]
+"""
+
+
+@pytest.fixture(scope="session")
+def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = load_digits()
+    order = np.random.default_rng(0).permutation(len(found.data))
+    X, y = found.data[order].astype(np.uint8), found.target[order]
+    return write(tmp_path_factory.mktemp("compact") / "data", X, y, 400)
+
+
+@pytest.fixture
+def conf(digit_files: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(data=digit_files, out=tmp_path / "out"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(digit_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the recipe, run once."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    compact.run(read_recipe(RECIPE.format(data=digit_files, out=out), "recipe.yaml"))
+    return out
+
+
+@pytest.fixture
+def done(conf: Path, finished: Path, tmp_path: Path) -> Path:
+    """The recipe, after it has run in another place."""
+    shutil.copytree(finished, tmp_path / "out")
+    return conf
+
+
+def invoke(*args: str, code: int = 0) -> Any:
+    done = CliRunner().invoke(app, ["compress", *args, "--json"])
+    assert done.exit_code == code, done.output
+    return json.loads(done.stdout)
+
+
+def test_it_trains_prunes_quantizes_packs_and_proves(conf: Path, digit_files: Path, tmp_path: Path) -> None:
+    found = invoke(str(conf))
+    out = tmp_path / "out"
+    test = Dataset.from_parquet(digit_files, vector="pixels", carry=["id", "label"], filters=[("id", ">=", 1400)])
+    after = evaluate(out / "model.emill", test)
+    assert found["test"]["after"]["bytes"] == (out / "model.emill").stat().st_size == after.bytes
+    assert found["test"]["after"]["error"] == after.error < 0.1
+    assert found["test"]["after"]["float_bytes"] == 4 * (64 * 24 + 24 + 240 + 10)
+    assert [stage["name"] for stage in found["stages"]] == ["0 train", "1 prune", "2 train", "3 quantize"]
+    assert found["stages"][1]["sparsity"] != [0.0, 0.0]
+    assert found["stages"][3]["packed_bytes"] == after.bytes
+    assert found["stages"][3]["error"] == found["validation"]["after"]["error"]
+    assert found["stages"][1]["nonzero"] < 0.35 * found["stages"][0]["nonzero"]
+    backends = {t["backend"] for t in found["test"]["after"]["latency"]}
+    assert backends == {"numpy", "onnxruntime", "C -O2"} or not shutil.which("cc")
+    assert found["exports"]["bytes"] == {name: (out / name).stat().st_size for name in ("model.c", "model.onnx")}
+    assert found["exports"]["agreement"]["same_decided"] == found["exports"]["agreement"]["decided"] > 100
+    assert found["exports"]["footprint"]["flash"] > 500 or not shutil.which("cc")
+    page = (out / "page.html").read_text()
+    for figure in ("size and error", "weights by step and layer", "sparsity by layer"):
+        assert f'aria-label="{figure}"' in page
+    assert not (out / ".work").exists()
+    assert json.loads((out / "report.json").read_text())["stages"] == found["stages"]
+
+
+def test_a_second_run_finds_everything_done_and_scores_no_test(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "out/test.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    packed = hashlib.sha256((tmp_path / "out/model.emill").read_bytes()).hexdigest()
+    assert [line["name"] for line in lines] == ["00-train.model", "model.emill"]
+    assert lines[1]["file"] == packed == lines[1]["found"]["file"]
+    with monkeypatch.context() as patch:
+        patch.setattr(compact, "train", None)
+        again = invoke(str(done))
+    assert all(stage["resumed"] for stage in again["stages"])
+    assert again["test"] == {"before": lines[0]["found"], "after": lines[1]["found"]}
+    assert len(log.read_text().splitlines()) == 2
+    other = invoke(str(done), "--set", "steps.3.bits=5")
+    assert [stage["resumed"] for stage in other["stages"]] == [True, True, True, False]
+    assert [json.loads(line)["file"] for line in log.read_text().splitlines()][2:] == [other["test"]["after"]["file"]]
+
+
+def test_stages_and_search_never_read_the_test_rows(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[str, Any]] = []
+    stages, dataset = compact._stages, compact._dataset
+    monkeypatch.setattr(compact, "_stages", lambda *a: (opened.append(("stages", None)), stages(*a))[1])
+    monkeypatch.setattr(
+        compact, "_dataset", lambda *a, **k: (opened.append(("data", k.get("filters"))), dataset(*a, **k))[1]
+    )
+    invoke(str(done))
+    assert [name for name, _ in opened] == ["data", "stages", "data"]
+    assert opened[2][1] == [("id", ">=", 1400)]
+
+
+@pytest.mark.parametrize("with_", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_it_goes_on_to_the_same_bytes(
+    with_: signal.Signals, conf: Path, finished: Path, tmp_path: Path
+) -> None:
+    driver = (
+        "import sys, time\nfrom compress.train import _Run\ntrue = _Run._epoch\n"
+        "def slow(self, number):\n    time.sleep(0.2)\n    return true(self, number)\n"
+        "_Run._epoch = slow\nfrom jobs.cli import main\nmain()\n"
+    )
+    command = [sys.executable, "-c", driver, "compress", str(conf), "--json"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        wait(lambda: (tmp_path / "out/stages/02-train.checkpoint").exists(), process)
+        process.send_signal(with_)
+        output, errors = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == exits.INTERRUPTED, errors
+    assert json.loads(output)["error"]["exit_code"] == exits.INTERRUPTED
+    assert not (tmp_path / "out/model.emill").exists()
+    resumed = invoke(str(conf))
+    assert [stage["resumed"] for stage in resumed["stages"]] == [True, True, False, False]
+    assert resumed["stages"][3]["packed_bytes"] == (finished / "model.emill").stat().st_size
+    assert (tmp_path / "out/model.emill").read_bytes() == (finished / "model.emill").read_bytes()
+
+
+def wait(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 300
+    while not ready():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_target_starts_a_search_and_one_that_is_met_does_not(done: Path, tmp_path: Path) -> None:
+    plain = invoke(str(done), "--set", "target.max_bytes=100000")
+    assert plain["search"] is None
+    short = ["--set", "target.epochs=8", "--set", "target.trials=5"]
+    found = invoke(str(done), "--set", "target.max_bytes=500", *short)
+    assert found["search"]["met"]
+    assert (tmp_path / "out/model.emill").stat().st_size <= 500
+    assert found["search"]["best"]["bytes"] == (tmp_path / "out/model.emill").stat().st_size
+    assert "trial 0" in (tmp_path / "out/page.html").read_text()
+
+
+def test_the_other_steps_run_and_the_table_is_printed(conf: Path, tmp_path: Path) -> None:
+    recipe = conf.read_text().replace(
+        "  - step: prune\n    sparsity: 0.7\n",
+        "  - step: prune_neurons\n    keep: 0.5\n  - step: share_weights\n    bits: 4\n",
+    )
+    conf.write_text(recipe)
+    shown = CliRunner().invoke(app, ["compress", str(conf), "--quiet"], env={"COLUMNS": "160"})
+    assert shown.exit_code == 0, shown.output
+    for words in ("1 prune_neurons", "2 share_weights", "12-10", "times smaller", "95 % interval", "test rows"):
+        assert words in shown.output
+    net = load(tmp_path / "out/model.emill")
+    assert net.layers[0].weights.shape == (64, 12)
+    assert all(len(np.unique(layer.weights)) <= 16 for layer in net.layers)
+
+
+def test_a_regression_from_a_saved_reduction(digit_files: Path, tmp_path: Path) -> None:
+    data = Dataset.from_parquet(digit_files, vector="pixels", carry=["id"])
+    PCA(12).fit(data).save(tmp_path / "pca")
+    text = f"""\
+input: {{path: {digit_files}, vector: pixels}}
+label: id
+model: {{task: regression, pca: {tmp_path / "pca"}, hidden: []}}
+steps: [{{step: train, epochs: 3}}, {{step: fold_projection}}, {{step: factorize, rank: 5}}, {{step: quantize}}]
+output: {{path: {tmp_path / "out"}, batches: [1]}}
+"""
+    found = compact.run(read_recipe(text, "r.yaml"))
+    assert found.after.rmse is not None
+    assert found.test_after is None
+    assert [stage.widths for stage in found.stages] == [(12, 1), (1,), (1,), (1,)]
+    assert Model.restore(tmp_path / "out/stages/00-train.model").task == "regression"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ("sparsity: 0.7", "sparsty: 0.7", 16, "steps.1.sparsty: expected a key of this section, found 'sparsty'; did"),
+        ("step: prune\n", "step: prume\n", 15, "steps.1: expected a step among train, prune, prune_neurons, factori"),
+        ("bits: 6", "bits: 60", 20, "steps.3.bits: expected a number <= 16 or a list, found 60"),
+        ("lr: 0.05", "lr: 5e-2", 14, "steps.0.optimizer.lr: expected a number, found '5e-2'; write 0.05 for the num"),
+        ("hidden: [24]", "hiden: [24]", 10, "model.hiden: expected a key of this section, found 'hiden'; did you mean"),
+        ("step: train\n    epochs: 12", "step: os.system\n    epochs: 12", 12, "expected a step among train, prune"),
+        ("vector: pixels", "vectr: pixels", 3, "input.vectr: expected a key of this section, found 'vectr'; did you"),
+    ],
+)
+def test_errors_name_the_line(old: str, new: str, line: int, said: str) -> None:
+    text = RECIPE.format(data="data", out="out")
+    assert old in text
+    with pytest.raises(ConfigError) as caught:
+        read_recipe(text.replace(old, new), "r.yaml")
+    first = str(caught.value)
+    assert f"r.yaml:{line}: " in first
+    assert said in first
+
+
+def test_errors_of_a_run_have_exit_codes_and_lines(conf: Path, tmp_path: Path) -> None:
+    said = invoke(str(conf), "--set", "steps.0.optimizer.momentum=0.5", "--set", "steps.0.optimizer.name=adam", code=2)
+    assert "momentum" in said["error"]["message"]
+    assert "steps" in said["error"]["message"]
+    assert invoke(str(tmp_path / "none.yaml"), code=exits.BAD_USAGE)["error"]["exit_code"] == exits.BAD_USAGE
+    assert invoke(str(conf), "--set", f"input.path={tmp_path / 'none'}", code=exits.BAD_DATA)
+    assert "learned_step" in invoke(str(conf), "--set", "steps.0.entropy_penalty={}", code=2)["error"]["message"]
+    assert "first step train" in invoke(str(conf), "--set", "steps=[{step: quantize}]", code=2)["error"]["message"]
+
+
+def test_recipes_of_the_repository_are_valid() -> None:
+    found = [load_recipe(path).recipe for path in sorted((ROOT / "conf").glob("mnist_compact*.yaml"))]
+    assert [type(recipe) for recipe in found] == [Recipe, Recipe]
+    assert "path" in found[0].echo()["output"]
+
+
+def test_predict_reads_the_file_and_writes_parquet(finished: Path, digit_files: Path, tmp_path: Path) -> None:
+    model = str(finished / "model.emill")
+    args = ["predict", model, str(digit_files), "--out", str(tmp_path / "p"), "--carry", "id,label"]
+    written = CliRunner().invoke(app, [*args, "--json"])
+    assert written.exit_code == 0, written.output
+    table = pq.read_table(tmp_path / "p")
+    assert np.mean(np.array(table["prediction"]) == np.array(table["label"])) > 0.9
+    assert CliRunner().invoke(app, args).exit_code == 0  # the same again
+    refused = CliRunner().invoke(
+        app, ["predict", str(finished / "report.json"), str(digit_files), "--out", str(tmp_path / "q"), "--json"]
+    )
+    assert refused.exit_code == exits.DAMAGED
