@@ -29,7 +29,7 @@ Multiply = Callable[[F64], F64]
 
 
 def krylov(multiply: Multiply, start: F64, scans: int, k: int) -> list[F64]:
-    """(k,) singular values after every scan."""
+    """(k,) singular values after every scan; ``start`` is orthonormal."""
     space, found = Krylov(start), []
     for _ in range(scans):
         if space.block.shape[1]:
@@ -40,7 +40,7 @@ def krylov(multiply: Multiply, start: F64, scans: int, k: int) -> list[F64]:
 
 def subspace(multiply: Multiply, start: F64, scans: int, k: int, *, shifted: bool) -> list[F64]:
     """(k,) singular values after every scan."""
-    Q, shift, found = np.linalg.qr(start)[0], 0.0, []
+    Q, shift, found = start, 0.0, []
     for _ in range(scans):
         Z = multiply(Q)
         theta = np.maximum(np.linalg.eigvalsh(Q.T @ Z)[::-1], 0.0)
@@ -85,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     records: list[dict[str, Any]] = []
     for name, (multiply, d, true) in spectra(args.cache, args.k).items():
         start = np.random.default_rng(args.seed).normal(size=(d, args.width))
+        start = np.linalg.qr(start)[0]
         for kind, found in {
             "block Krylov": krylov(multiply, start, args.scans, args.k),
             "shifted subspace": subspace(multiply, start, args.scans, args.k, shifted=True),

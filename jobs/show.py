@@ -294,7 +294,7 @@ def update(found: Update, path: str) -> RenderableType:
 
 def text(found: Written) -> RenderableType:
     """What ``text`` has written."""
-    return _facts(
+    return facts(
         f"Sparse rows in {found.path}",
         [
             ("rows", f"{count(found.documents)} texts in {count(found.files)} files"),

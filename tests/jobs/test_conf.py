@@ -45,9 +45,9 @@ def _glosses(folder: Path) -> None:
     place.mkdir()
     for kind in ("noun", "verb"):
         lines = [" ".join(f"word{'abcdefghij'[i]}" * 2 for i in rng.integers(0, 10, 9)) for _ in range(80)]
-        lines = [f"{line} {chr(97 + i % 26)}{chr(97 + i // 26)}x" for i, line in enumerate(lines)]
+        lines = [f"{line} {chr(97 + i % 26)}{chr(97 + i // 26)}{kind}" for i, line in enumerate(lines)]
         (place / f"{kind}.txt").write_text("\n".join(lines))
-    text.write(place, folder / "data/glosses", workers=1)
+    text.write(place, folder / "data/glosses", hashing=text.Hashing(512), workers=1)
 
 
 def _table(folder: Path) -> None:
@@ -72,6 +72,9 @@ MAKE: dict[str, tuple[str, Callable[[Path], None]]] = {
     "incremental": ("data/daily", lambda folder: write_vectors(folder / "data/daily") and None),
 }
 
+SMALLER = {"glosses": ["input.sparse.n_features=512"]}
+"""What is changed for the small data."""
+
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda p: p.stem)
 def test_it_is_valid(path: Path) -> None:
@@ -84,9 +87,9 @@ def test_it_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / place).mkdir(parents=True)
     make(tmp_path)
     monkeypatch.chdir(tmp_path)
-    report = run(load_job(CONF / f"{name}.yaml"))
+    report = run(load_job(CONF / f"{name}.yaml", SMALLER.get(name, [])))
     assert report.status == "complete"
-    again = run(load_job(CONF / f"{name}.yaml"))
+    again = run(load_job(CONF / f"{name}.yaml", SMALLER.get(name, [])))
     assert (again.status, again.digests, again.scans) == ("unchanged", report.digests, [])
     if name == "quality":
         assert report.quality["non_finite"] == 1
