@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -89,6 +90,7 @@ def over_seeds(matrix: Any, k: int, seeds: int, scans: Sequence[int]) -> list[di
             tight = min(tight, float((svd.error_bounds_ / np.maximum(error, least)).min()))
             wide = max(wide, float((svd.error_bounds_ / s).max()))
             near = max(near, float((svd.residual_bounds_ / s).max()))
+            print(f"{allowed} scans, seed {seed}: {errors[-1]:.1e}, {broken}, {lost}", file=sys.stderr, flush=True)
         records.append({"scans": allowed, "errors": errors, "broken": broken, "lost": lost, "tight": tight})
         middle = float(np.median(errors))
         told = f"{broken} of {k * seeds} | {lost} of {k * seeds} | {tight:.2g} | {wide:.2g} | {near:.1e}"
