@@ -8,12 +8,14 @@ from benchmarks import (
     deep_compression,
     frontier,
     glosses,
+    krylov,
     latency,
     memory,
     reduction,
     scale,
     spark,
     stages,
+    tables,
     wide,
 )
 
@@ -22,6 +24,8 @@ TOOLS = {
     "stages": stages.main,
     "memory": memory.main,
     "glosses": glosses.main,
+    "krylov": krylov.main,
+    "tables": tables.main,
     "wide": wide.main,
     "scale": scale.main,
     "dask": dask_ml.main,

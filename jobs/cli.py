@@ -1,4 +1,4 @@
-"""The command line: ``eigenmill reduce | explain | inspect | transform | ... | compress | predict | demo``.
+"""The command line: ``eigenmill reduce | explain | inspect | transform | ... | compress | predict | text | demo``.
 
 Results go to standard output, progress and messages to standard error. Exit codes are those of :mod:`jobs.exits`.
 """
@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import RenderableType
@@ -365,6 +365,30 @@ def demo(
     with console.bars(quiet or json_) as bars:
         found = demonstrate(directory, small=small, progress=bars, notice=console.notice)
     console.show(found.shown(), found.as_json(), json_)
+
+
+@app.command()
+def text(
+    path: Annotated[str, typer.Argument(metavar="INPUT", help="Directory of *.txt files, UTF-8, a text per line.")],
+    out: Out,
+    features: Annotated[int, typer.Option("--features", min=1, help="Columns that words are hashed into.")] = 1 << 16,
+    pattern: Annotated[str, typer.Option("--pattern", help="What a word is, in lower case.")] = "[a-z]{2,}",
+    weights: Annotated[str, typer.Option("--weights", help="tfidf or counts.")] = "tfidf",
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; all CPUs by default.")] = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Turn texts into sparse rows as Parquet: hashed words, weighted by TF-IDF; files in parallel.
+
+    Every file makes one of the same name, ready for a job with input.sparse.
+
+    Example: [cyan]eigenmill text data/texts --out data/glosses && eigenmill reduce conf/glosses.yaml[/cyan]
+    """
+    from jobs import text as words
+
+    hashing = words.Hashing(features, pattern)
+    found = words.write(path, out, hashing=hashing, weights=cast(Any, weights), workers=workers)
+    console.show(show.text(found), vars(found), json_)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich import box
@@ -20,6 +20,9 @@ from reduce import Manifest
 from reduce.engines.load import Cluster
 from reduce.engines.memory import Memory, format_bytes
 from reduce.plan import Plan
+
+if TYPE_CHECKING:
+    from jobs.text import Written  # and with it all of scikit-learn's text features
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -285,6 +288,18 @@ def update(found: Update, path: str) -> RenderableType:
             ("new", f"{count(found.rows)} rows of {count(found.files)} files" if found.changed else None),
             ("in all", f"{count(found.total_rows)} rows of {count(found.total_files)} files"),
             ("digest", found.digest),
+        ],
+    )
+
+
+def text(found: Written) -> RenderableType:
+    """What ``text`` has written."""
+    return facts(
+        f"Sparse rows in {found.path}",
+        [
+            ("rows", f"{count(found.documents)} texts in {count(found.files)} files"),
+            ("columns", f"{count(found.features)}, {count(found.stored / max(found.documents, 1))} stored per row"),
+            ("a job's input", f"sparse: {{indices: indices, values: values, n_features: {found.features}}}"),
         ],
     )
 

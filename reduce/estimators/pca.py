@@ -42,7 +42,8 @@ class PCA(Linear):
             converts float32 data first.
         tol: relative accuracy of singular values that the sketch solver stops at, by ``residual_bounds_``; ``None``
             uses all ``max_scans``. Not reaching it is a ConvergenceWarning.
-        max_scans: scans of the sketch solver, those of moments and refinement included.
+        max_scans: scans of the sketch solver, those of moments and refinement included. With a single product
+            (``max_scans=1``, for data that can be read once) the Nystroem approximation is taken, and its bounds.
         max_components: most components that it tries for a share.
         block_size: Gaussian vectors per scan; by default a fifth more than ``n_components``, at least 10 more.
         warm_start: let it start from ``components_`` of the fit before, besides random vectors.

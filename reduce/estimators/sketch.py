@@ -23,6 +23,7 @@ from reduce.engines.memory import estimate, format_bytes
 from reduce.errors import ConfigError, DoesNotFitError
 from reduce.estimators.bounds import upper_bounds
 from reduce.estimators.krylov import Steps, iterate, orthonormal, residual_bounds
+from reduce.estimators.nystrom import Nystroem, nystroem
 from reduce.estimators.spectrum import Spectrum, gamma, orient
 from reduce.passes.moments import Intake, Moments
 from reduce.passes.sketch import Sketch, SketchPass
@@ -211,7 +212,7 @@ def solve(
     def noise(top: float) -> float:
         return 8 * float(np.sqrt(d) * np.finfo(np.float64).eps) * top + _single(intake, setting, top)
 
-    least = min(wanted.k or 1, d)
+    least, products = min(wanted.k or 1, d), wanted.scans - spare
 
     def count(values: F64) -> int | None:
         if wanted.k is not None:
@@ -220,7 +221,7 @@ def solve(
         return int(reached[0]) + 1 if len(reached) and reached[0] < wanted.most else None
 
     # Basis and products to come, beside what there is; only an engine that keeps blocks has to know.
-    coming = 8 * d * min(wanted.width * (wanted.scans - spare + 1), d)
+    coming = 8 * d * min(wanted.width * (products + 1), d)
     keep = getattr(engine, "repeated", lambda _: contextlib.nullcontext())
     with keep(coming):
         steps = iterate(
@@ -231,11 +232,52 @@ def solve(
             least=least,
             tol=-1.0 if wanted.tol is None else wanted.tol,
             noise=noise,
-            products=wanted.scans - spare,
+            products=products,
             refill=lambda i: gaussian(wanted.seed, f"sketch refill {i}", d, min(wanted.width, d)),
             threads=min(len(os.sched_getaffinity(0)), int(getattr(engine, "workers", 1))),
         )
+    if products == 1:
+        found = nystroem(steps.krylov)
+        return _fit_once(wanted, setting, found, count(found.values), steps, intake, terms, spare)
     return _fit(wanted, setting, steps, intake, terms, spare)
+
+
+def _fit_once(
+    wanted: Wanted, setting: Setting, found: Nystroem, k: int | None, steps: Steps, intake: Intake, terms: int,
+    spare: int,
+) -> Fit:  # fmt: skip
+    """All that one product tells; the trace bounds how far it may be off."""
+    d, scans, values = len(intake.names), 1 + spare, found.values
+    if k is None:
+        raise _too_few(wanted, setting, values, scans)
+    unit = float(np.finfo(np.float64).eps) / 2
+    rounding = gamma(terms + d, unit) * setting.gross * np.sqrt(len(values))
+    rounding = (rounding + _single(intake, setting, float(values[0]))) * found.swell
+    theta = values[:k]
+    s = np.sqrt(theta)
+    left = max(setting.trace - float(values.sum()), 0.0) + rounding * (1 + len(values))
+    off = np.maximum(np.sqrt(theta + left) - s, s - np.sqrt(np.maximum(theta - rounding, 0.0)))
+    keep = min(len(values), k + max(10, k // 10), d)
+    vectors = orient(steps.krylov.vectors(found.weights[:, :keep]))
+    size = int(min(max(setting.n, 1), d)) if setting.n == int(setting.n) else d
+    top = float(values[0])
+    spectrum = Spectrum(values[:keep], vectors, setting.trace, size, rounding, 8 * np.sqrt(d) * unit * 2 * top)
+    # Values below the noise are not asked for accuracy, here as in an iteration.
+    noise = rounding + 8 * float(np.sqrt(d) * np.finfo(np.float64).eps) * top
+    reached = float((off[theta > noise] / s[theta > noise]).max(initial=0.0))
+    converged = wanted.tol is None or reached <= wanted.tol
+    if not converged:
+        _warn(wanted, reached, scans)
+    return Fit(spectrum, off, off, scans, converged, terms)
+
+
+def _warn(wanted: Wanted, reached: float, scans: int) -> None:
+    warnings.warn(
+        f"expected singular values to {wanted.tol:g} of their size, found {reached:.2g} by their residuals "
+        f"after {scans} scans; give more max_scans or a larger tol (error_bounds_ and residual_bounds_ say more)",
+        ConvergenceWarning,
+        stacklevel=3,
+    )
 
 
 def _fit(wanted: Wanted, setting: Setting, steps: Steps, intake: Intake, terms: int, spare: int) -> Fit:
@@ -259,12 +301,7 @@ def _fit(wanted: Wanted, setting: Setting, steps: Steps, intake: Intake, terms: 
     spectrum = Spectrum(ritz.values[:keep], vectors, setting.trace, size, rounding, 8 * np.sqrt(d) * unit * 2 * top)
     converged = wanted.tol is None or steps.reached <= wanted.tol
     if not converged:
-        warnings.warn(
-            f"expected singular values to {wanted.tol:g} of their size, found {steps.reached:.2g} by their residuals "
-            f"after {scans} scans; give more max_scans or a larger tol (error_bounds_ and residual_bounds_ say more)",
-            ConvergenceWarning,
-            stacklevel=2,
-        )
+        _warn(wanted, steps.reached, scans)
     return Fit(spectrum, near, np.maximum(above - s, s - below), scans, converged, terms)
 
 

@@ -28,16 +28,18 @@ from reduce import (
     TruncatedSVD,
     connect,
 )
+from reduce.cleaning import MEAN
 from reduce.digest import digest_of
 from reduce.engines.base import Tree
 from reduce.passes.base import to_arrays
 from reduce.passes.gram import GramPass
 from reduce.passes.moments import Intake, MomentsPass
 from reduce.passes.rows import RowsPass
+from reduce.passes.sketch import SketchPass
 from reduce.passes.tsqr import TsqrPass
 from tests.engines.counting import failing_at
 
-KINDS = ("moments", "gram", "rows", "tsqr")
+KINDS = ("moments", "gram", "rows", "tsqr", "sketch")
 INPUTS = (
     "scalar",
     "scalar32",
@@ -121,6 +123,12 @@ def pass_of(kind: str, data: Dataset) -> Any:
         return TsqrPass(
             Intake(names, np.dtype(np.float64), intake.policy), np.zeros(d), np.full(d, 0.25), np.eye(d)[:, :2]
         )
+    if kind == "sketch":
+        d = len(names)
+        weights = np.random.default_rng(3).normal(size=(d, 3))
+        # Filling by the mean wants what an earlier scan would have found.
+        filled = bool((intake.policy.code == MEAN).any())
+        return SketchPass(intake, weights, *((np.full(d, 1e3), np.full(d, 0.5)) if filled else ()))
     return {"moments": MomentsPass, "gram": GramPass, "rows": RowsPass}[kind](intake)
 
 

@@ -259,10 +259,11 @@ def test_no_message_holds_credentials(eigenmill: Any, job: Path, place: str) -> 
 def test_help_version_and_schema(eigenmill: Any) -> None:
     text = eigenmill("--help").stdout
     assert all(
-        command in text for command in ("reduce", "explain", "inspect", "transform", "reconstruct", "update", "demo")
+        command in text
+        for command in ("reduce", "explain", "inspect", "transform", "reconstruct", "update", "text", "demo")
     )
     assert "Exit codes" in text
-    for command in ("reduce", "explain", "inspect", "transform", "reconstruct", "update", "demo", "schema"):
+    for command in ("reduce", "explain", "inspect", "transform", "reconstruct", "update", "text", "demo", "schema"):
         assert "Example: eigenmill" in eigenmill(command, "--help").stdout
     assert eigenmill("--version").stdout.startswith("eigenmill 0.")
     assert "Reduction" in json.loads(eigenmill("schema").stdout)["$defs"]

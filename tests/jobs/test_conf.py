@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs import text
 from jobs.config import load_job
 from jobs.demo import job_text
 from jobs.run import run
@@ -39,6 +40,16 @@ def _terms(folder: Path) -> None:
     pq.write_table(table, folder / "data/terms/a.parquet")
 
 
+def _glosses(folder: Path) -> None:
+    place, rng = folder / "data/texts", np.random.default_rng(0)
+    place.mkdir()
+    for kind in ("noun", "verb"):
+        lines = [" ".join(f"word{'abcdefghij'[i]}" * 2 for i in rng.integers(0, 10, 9)) for _ in range(80)]
+        lines = [f"{line} {chr(97 + i % 26)}{chr(97 + i // 26)}{kind}" for i, line in enumerate(lines)]
+        (place / f"{kind}.txt").write_text("\n".join(lines))
+    text.write(place, folder / "data/glosses", hashing=text.Hashing(512), workers=1)
+
+
 def _table(folder: Path) -> None:
     n = 60
     values = {name: pa.array([None if i % 7 == j else float(i * j) for i in range(n)]) for j, name in enumerate("abc")}
@@ -56,9 +67,13 @@ MAKE: dict[str, tuple[str, Callable[[Path], None]]] = {
     "mnist": ("demo-out/mnist/data", _digits),
     "quality": ("data/measurements", _measurements),
     "svd_sparse": ("data/terms", _terms),
+    "glosses": ("data", _glosses),
     "scale": ("data/table", _table),
     "incremental": ("data/daily", lambda folder: write_vectors(folder / "data/daily") and None),
 }
+
+SMALLER = {"glosses": ["input.sparse.n_features=512"]}
+"""What is changed for the small data."""
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda p: p.stem)
@@ -72,9 +87,9 @@ def test_it_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / place).mkdir(parents=True)
     make(tmp_path)
     monkeypatch.chdir(tmp_path)
-    report = run(load_job(CONF / f"{name}.yaml"))
+    report = run(load_job(CONF / f"{name}.yaml", SMALLER.get(name, [])))
     assert report.status == "complete"
-    again = run(load_job(CONF / f"{name}.yaml"))
+    again = run(load_job(CONF / f"{name}.yaml", SMALLER.get(name, [])))
     assert (again.status, again.digests, again.scans) == ("unchanged", report.digests, [])
     if name == "quality":
         assert report.quality["non_finite"] == 1
