@@ -135,7 +135,10 @@ def write_load(data: Dataset, cluster: Cluster, encoded: int, parts: Sequence[Pa
     """The load of writing ``data`` in these parts; no state comes back, and nothing moves between workers."""
     cut = Cutter(data)
     picked = [RowsTask(*cut(p.fragments.start, p.fragments.stop)) for p in _sample(parts)]
-    described, _ = _described(picked, len(parts))
+    described = held = _described(picked, len(parts))[0]
+    if cluster.kind == "spark":
+        # It writes in rounds.
+        held = _described(picked, min(len(parts), TASKS["spark"]))[0]
     return Load(
         tasks=len(parts),
         merges=0,
@@ -143,7 +146,7 @@ def write_load(data: Dataset, cluster: Cluster, encoded: int, parts: Sequence[Pa
         described_bytes=described,
         moved_bytes=0,
         returned_bytes=0,
-        driver_bytes=PROCESS + RESERVE + 2 * described,
+        driver_bytes=PROCESS + RESERVE + 2 * held,
         worker_bytes=worker_memory(cluster.kind, None, data, cluster.threads)[1],
         scheduler_seconds=len(parts) * DISPATCH[cluster.kind],
         merge_seconds=0.0,
