@@ -86,7 +86,6 @@ class Complaints:
         if isinstance(found, str):
             hint = _close(found, allowed)
             with contextlib.suppress(ValueError):
-                # YAML 1.1 reads 1e-3 as text: it wants a point and a sign.
                 hint = f"write {float(found)!r} for the number" if "number" in expected and not hint else hint
         return f"expected {expected}, found {_shown(found)}" + (f"; {hint}" if hint else "")
 

@@ -89,8 +89,10 @@ def test_all_wrong_places_are_named_in_the_order_of_the_file() -> None:
     assert "did you mean 'engine'?" in lines[-1]
 
 
-def test_a_number_that_yaml_takes_for_text_is_explained() -> None:
-    assert "write 1000.0 for the number" in refusal(GOOD + "engine:\n  save_every: 1e3\n")
+def test_numbers_with_exponents_and_numbers_as_text() -> None:
+    assert "write 1000.0 for the number" in refusal(GOOD + "engine:\n  save_every: '1e3'\n")
+    for text, value in (("1e3", 1000.0), ("2.5e-1", 0.25), ("1e-3", 0.001)):
+        assert read_job(GOOD + f"engine:\n  save_every: {text}\n", "job.yaml").job.engine.save_every == value
 
 
 @pytest.mark.parametrize(
