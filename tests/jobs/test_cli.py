@@ -180,7 +180,7 @@ def test_explain_plans_for_a_cluster_that_is_not_there(eigenmill: Any, job: Path
     assert "On dask: 8 workers of 1 threads" in shown
     command = ["explain", job, "--set", "engine.workers=null", "--workers-hint", "8", "--json"]
     plan = json.loads(eigenmill(*command, "--engine", "dask").stdout)
-    assert plan["cluster"] == {"kind": "dask", "workers": 8, "threads": 1, "memory": None}
+    assert plan["cluster"] == {"kind": "dask", "workers": 8, "threads": 1, "memory": None, "link": 125e6}
     assert plan["scans"][0]["load"]["tasks"] == plan["leaves"]
     assert plan["scans"][1]["load"]["tasks"] == plan["parts"]
     assert "expected a cluster of kind dask or spark" in error(eigenmill(*command, code=exits.BAD_USAGE))["message"]
