@@ -26,6 +26,8 @@ LARGE_STATE = {"dask": 32 << 20, "spark": 8 << 20}
 """Bytes from which a state is large; on Dask it travels between worker and client, not through the scheduler."""
 TASKS = {"dask": 4096, "spark": 1024}
 """Most tasks of one scan: enough for a thousand workers, little work for the scheduler."""
+PER_CORE, FEW = 16, 32
+"""Tasks of a scan on Spark for every core, and on a small cluster: each costs a tenth of a second there."""
 AT_ONCE = 64 << 20
 """Bytes of states up to which Spark's driver takes all trees without a round of merging."""
 PROCESS = 300 << 20
@@ -92,6 +94,13 @@ class Load:
     merge_seconds: float
 
 
+def most_tasks(kind: str, cores: int | None) -> int:
+    """Into how many tasks a scan is cut at most, on a cluster of so many cores, if that is known."""
+    if kind == "dask" or cores is None:
+        return TASKS[kind]
+    return min(TASKS[kind], max(PER_CORE * cores, FEW))
+
+
 def fan_in(kind: str, state: int) -> int:
     """How many trees with a state of so many bytes meet in one task of a cluster of this kind."""
     return FAN_IN if state < LARGE_STATE[kind] else 2
@@ -108,7 +117,9 @@ def worker_memory(kind: str, pass_: Pass[Any, Any] | None, data: Dataset, thread
 
 def fold_load(pass_: Pass[Any, Any], data: Dataset, cluster: Cluster, encoded: int) -> Load:
     """The load of one scan of ``data``, whose files hold ``encoded`` bytes."""
-    tasks: list[FoldTask[Any]] = fold_tasks(pass_, data, Tree(), TASKS[cluster.kind])
+    tasks: list[FoldTask[Any]] = fold_tasks(
+        pass_, data, Tree(), most_tasks(cluster.kind, cluster.workers * cluster.threads)
+    )
     state, _, final = pass_.sizes(0, data.n_rows)
     rounds, returned = _rounds(cluster.kind, len(tasks), state)
     # A merge runs where one of its trees is; the others come from other workers, as far as there are any.

@@ -24,7 +24,7 @@ from reduce.blocks import Array
 from reduce.dataset import Dataset
 from reduce.engines.base import Progress, Tree, scan_name, staged
 from reduce.engines.checkpoint import scanned
-from reduce.engines.load import AT_ONCE, TASKS, fan_in, worker_memory
+from reduce.engines.load import AT_ONCE, TASKS, fan_in, most_tasks, worker_memory
 from reduce.engines.memory import format_bytes, parse_bytes
 from reduce.engines.ship import Common, pack, workplace
 from reduce.engines.spark_frames import FrameSource
@@ -93,7 +93,7 @@ class SparkEngine:
             count, n = len(data.fragments), data.n_rows
             frame = data.source.folded(pass_, data, tree.leaves, self.work, SCHEMA) if count else None
         else:
-            tasks = fold_tasks(pass_, data, tree, TASKS["spark"])
+            tasks = fold_tasks(pass_, data, tree, most_tasks("spark", self._cores()))
             count, n = len(tasks), sum(task.rows for task in tasks)
             frame = self._map(tasks, fold) if count else None
         with staged(self.progress, name, n):
@@ -149,10 +149,10 @@ class SparkEngine:
     # Spark.
 
     def _map(self, tasks: Sequence[Any], work: Callable[[Any], bytes]) -> Any:
-        """A frame with the result of ``work`` on every task, one Spark task each."""
+        """A frame with the result of ``work`` on every task; a Spark task is one or several in a row."""
         common = Common()
         shipped = [pack(task, self.work, common) for task in tasks]
-        return self.session.range(0, len(shipped), 1, len(shipped)).mapInArrow(
+        return self.session.range(0, len(shipped), 1, min(len(shipped), most_tasks("spark", self._cores()))).mapInArrow(
             mapper(shipped, common.pack(), work, versions()), SCHEMA
         )
 
@@ -185,6 +185,13 @@ class SparkEngine:
             if type(error).__module__.partition(".")[0] in ("py4j", "grpc") or isinstance(error, OSError):
                 raise EngineError(f"expected a Spark cluster that answers, found {error!r}; run again") from error
             raise
+
+    def _cores(self) -> int | None:
+        """Cores of the cluster; None when they come and go, or a Connect client cannot see them."""
+        context = getattr(self.session, "_sc", None)
+        if context is None or (self._conf("spark.dynamicAllocation.enabled") or "false").lower() == "true":
+            return None
+        return int(context.defaultParallelism)
 
     def _conf(self, name: str) -> str | None:
         value: str | None = self.session.conf.get(name, None)
