@@ -253,7 +253,7 @@ def _stages(
         kept = _kept(target, key)
         if kept is None:
             with source.blame("steps", number):
-                model, took = _timed(step, model, samples, target, recipe.model.seed, progress)
+                model, took = _timed(step, model, samples, _checkpoint(target, key), recipe.model.seed, progress)
             stage = _figures(f"{number} {step.step}", model, samples, took)
             _keep(target, key, model, stage)
         else:
@@ -263,16 +263,25 @@ def _stages(
     return tuple(stages), models
 
 
+def _checkpoint(target: Path, key: str) -> Path:
+    """Where this training of the step can be stopped; what another recipe has left of the step is removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mine = target.with_name(f"{target.stem}-{key[:16]}.checkpoint")
+    for other in target.parent.glob(f"{target.stem}-*.checkpoint"):
+        if other != mine:
+            other.unlink()
+    return mine
+
+
 def _timed(
-    step: spec.Kind, model: Model, samples: Samples, target: Path, seed: int, progress: Progress | None
+    step: spec.Kind, model: Model, samples: Samples, checkpoint: Path, seed: int, progress: Progress | None
 ) -> tuple[Model, float]:
     began = time.perf_counter()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return STEPS[step.step](step, model, samples, target, seed, progress), time.perf_counter() - began
+    return STEPS[step.step](step, model, samples, checkpoint, seed, progress), time.perf_counter() - began
 
 
 def _train(
-    step: spec.Train, model: Model, samples: Samples, target: Path, seed: int, progress: Progress | None
+    step: spec.Train, model: Model, samples: Samples, checkpoint: Path, seed: int, progress: Progress | None
 ) -> Model:
     constraints: list[Constraint] = []
     if step.magnitude is not None:
@@ -288,7 +297,7 @@ def _train(
             samples,
             optimizer=step.optimizer.model_dump(exclude_none=True),
             constraints=constraints,
-            checkpoint=target.with_suffix(".checkpoint"),
+            checkpoint=checkpoint,
             seed=seed,
             progress=advance,
             **given,

@@ -163,7 +163,7 @@ def test_stopped_it_goes_on_to_the_same_bytes(
     command = [sys.executable, "-c", driver, "compress", str(conf), "--json"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        wait(lambda: (tmp_path / "out/stages/02-train.checkpoint").exists(), process)
+        wait(lambda: any((tmp_path / "out/stages").glob("02-train-*.checkpoint")), process)
         process.send_signal(with_)
         output, errors = process.communicate(timeout=300)
     finally:
@@ -171,7 +171,10 @@ def test_stopped_it_goes_on_to_the_same_bytes(
     assert process.returncode == exits.INTERRUPTED, errors
     assert json.loads(output)["error"]["exit_code"] == exits.INTERRUPTED
     assert not (tmp_path / "out/model.emill").exists()
+    stale = tmp_path / "out/stages/02-train-another.checkpoint"
+    stale.write_bytes(b"what a recipe with another step has left")
     resumed = invoke(str(conf))
+    assert not stale.exists()
     assert [stage["resumed"] for stage in resumed["stages"]] == [True, True, False, False]
     assert resumed["stages"][3]["packed_bytes"] == (finished / "model.emill").stat().st_size
     assert (tmp_path / "out/model.emill").read_bytes() == (finished / "model.emill").read_bytes()
