@@ -11,10 +11,22 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from jobs import redact
-from jobs.document import Document, Step
+from jobs.document import Document, Step, parse
 from reduce.errors import ConfigError
 
 Root = TypeVar("Root", bound=BaseModel)
+
+
+def read_as(root: type[Root], text: str, name: str, what: str, overrides: Sequence[str] = ()) -> tuple[Root, Document]:
+    """YAML called ``name``, with ``section.key=value`` put in, as ``root``; and the document.
+
+    Raises:
+        ConfigError: it is no YAML, or something in it is unknown or wrong; all such places are named.
+    """
+    document = parse(text, name)
+    for assignment in overrides:
+        document = document.with_override(assignment)
+    return checked(root, document, what), document
 
 
 def checked(root: type[Root], document: Document, what: str) -> Root:

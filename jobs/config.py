@@ -6,20 +6,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from jobs import redact
-from jobs.complaints import checked
-from jobs.document import Document, Step, parse, read
+from jobs.complaints import read_as
+from jobs.document import Sourced, read
 from reduce.engines.memory import parse_bytes
-from reduce.errors import ConfigError
 from reduce.estimators.solver import COMPONENTS, SCANS, TOL
 
 Scalar = bool | int | float | str | datetime.date | datetime.datetime
@@ -67,6 +65,11 @@ class Section(BaseModel):
     """What all sections are: strict about types, closed to unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+    def echo(self) -> dict[str, Any]:
+        """As plain JSON values, defaults filled in and credentials masked."""
+        masked: dict[str, Any] = redact.value(self.model_dump(mode="json"))
+        return masked
 
 
 class Sparse(Section):
@@ -240,7 +243,8 @@ class Engine(Section):
         return self
 
 
-def _present(value: Any) -> Any:
+def present(value: Any) -> Any:
+    """An empty section is one with defaults."""
     return {} if value is None else value
 
 
@@ -248,30 +252,16 @@ class Job(Section):
     """One job of eigenmill: read, clean, fit, write."""
 
     input: Input
-    reduce: Annotated[Reduction, BeforeValidator(_present), Field(default_factory=Reduction)]
+    reduce: Annotated[Reduction, BeforeValidator(present), Field(default_factory=Reduction)]
     output: Output
-    engine: Annotated[Engine, BeforeValidator(_present), Field(default_factory=Engine)]
-
-    def echo(self) -> dict[str, Any]:
-        """The job as plain JSON values, defaults filled in and credentials masked."""
-        masked: dict[str, Any] = redact.value(self.model_dump(mode="json"))
-        return masked
+    engine: Annotated[Engine, BeforeValidator(present), Field(default_factory=Engine)]
 
 
 @dataclass(frozen=True)
-class JobFile:
+class JobFile(Sourced):
     """A job and the document that it came from."""
 
     job: Job
-    document: Document
-
-    @contextlib.contextmanager
-    def blame(self, *path: Step) -> Iterator[None]:
-        """Names the line of the section at ``path`` in a ConfigError that comes from further down."""
-        try:
-            yield
-        except ConfigError as error:
-            raise ConfigError(f"{self.document.where(path)}: {'.'.join(map(str, path))}: {error}") from error
 
 
 def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> JobFile:
@@ -289,10 +279,8 @@ def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Job
 
 def read_job(text: str, name: str, overrides: Sequence[str] = ()) -> JobFile:
     """As :func:`load_job`, from the text; ``name`` is for the messages."""
-    document = parse(text, name)
-    for assignment in overrides:
-        document = document.with_override(assignment)
-    return JobFile(checked(Job, document, "a job file"), document)
+    job, document = read_as(Job, text, name, "a job file", overrides)
+    return JobFile(document, job)
 
 
 __all__ = ["Engine", "Input", "Job", "JobFile", "Output", "Reduction", "Sparse", "load_job", "read_job"]

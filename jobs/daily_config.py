@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
-from jobs import redact
-from jobs.config import Engine, Input, Job, JobFile, Output, Reduction, Section, Size
-from jobs.document import Document, Step, parse, read
+from jobs.complaints import read_as
+from jobs.config import Engine, Input, Job, JobFile, Output, Reduction, Section, Size, present
+from jobs.document import Sourced, read
 from reduce.errors import ConfigError
 
 DAY = "{day}"
@@ -55,18 +55,14 @@ class DailyOutput(Section):
     """How many published versions stay, the current one included."""
 
 
-def _present(value: Any) -> Any:
-    return {} if value is None else value
-
-
 class Daily(Section):
     """A day-by-day job: one model that goes on, features in one directory per day, versions with a frozen basis."""
 
     input: Input
     reduce: Reduction
-    drift: Annotated[Drift, BeforeValidator(_present), Field(default_factory=Drift)]
+    drift: Annotated[Drift, BeforeValidator(present), Field(default_factory=Drift)]
     output: DailyOutput
-    engine: Annotated[Engine, BeforeValidator(_present), Field(default_factory=Engine)]
+    engine: Annotated[Engine, BeforeValidator(present), Field(default_factory=Engine)]
 
     @field_validator("input")
     @classmethod
@@ -97,11 +93,10 @@ class Daily(Section):
 
 
 @dataclass(frozen=True)
-class DailyFile:
+class DailyFile(Sourced):
     """A day-by-day job and the document that it came from."""
 
     daily: Daily
-    document: Document
 
     def job(self, day: str) -> JobFile:
         """The job of one day, from which data set, estimator, engine and sink are built as of any other."""
@@ -110,7 +105,7 @@ class DailyFile:
         looks = spec.output.model_dump(exclude={"path", "keep"})
         output = Output(model=spec.output.path, state=True, overwrite=True, **looks)
         read = spec.input.model_copy(update={"path": path})
-        return JobFile(Job(input=read, reduce=spec.reduce, output=output, engine=spec.engine), self.document)
+        return JobFile(self.document, Job(input=read, reduce=spec.reduce, output=output, engine=spec.engine))
 
 
 def checked_day(text: str) -> str:
@@ -138,48 +133,8 @@ def load_daily(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
     Raises:
         ConfigError: the file is missing or no YAML, or something in it is unknown or wrong; all such places are named.
     """
-    document = parse(read(path, "a day-by-day job"), os.fspath(path))
-    if document.value is not None and not isinstance(document.value, dict):
-        known = ", ".join(Daily.model_fields)
-        raise ConfigError(f"{document.where(())}: expected the sections {known}, found no keys; write them")
-    for assignment in overrides:
-        document = document.with_override(assignment)
-    try:
-        return DailyFile(Daily.model_validate(document.value or {}), document)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_complaint(item, document) for item in error.errors(include_url=False))) from None
-
-
-def _complaint(item: Any, document: Document) -> str:
-    """One line for one wrong place."""
-    path = _inside(item["loc"], document.value or {})
-    at = f"{document.where(path)}: {'.'.join(map(str, path))}: "
-    kind, message = item["type"], str(item["msg"]).removeprefix("Value error, ")
-    if kind == "missing":
-        return f"{at}expected this key, found none; add it"
-    if kind == "extra_forbidden":
-        section: Any = Daily
-        for step in path[:-1]:
-            field = section.model_fields.get(str(step)) if hasattr(section, "model_fields") else None
-            section = None if field is None else field.annotation
-        known = ", ".join(getattr(section, "model_fields", {}))
-        return f"{at}expected a key of this section, found {path[-1]!r}" + (f"; it knows {known}" if known else "")
-    if kind == "value_error":
-        return f"{at}expected {message.removeprefix('expected ')}"
-    message = message[:1].lower() + message[1:]
-    return f"{at}expected {message.removeprefix('input should be ')}, found {redact.text(repr(item['input'])[:80])}"
-
-
-def _inside(location: Sequence[Step], value: Any) -> tuple[Step, ...]:
-    """The location of an error without the names of types that pydantic puts into it."""
-    path: list[Step] = []
-    for i, step in enumerate(location):
-        if (isinstance(value, Mapping) and step in value) or (isinstance(value, list) and isinstance(step, int)):
-            path.append(step)
-            value = value[step]  # type: ignore[index]
-        elif i + 1 == len(location) and isinstance(value, Mapping):
-            path.append(step)
-    return tuple(path)
+    daily, document = read_as(Daily, read(path, "a day-by-day job"), os.fspath(path), "a day-by-day job", overrides)
+    return DailyFile(document, daily)
 
 
 __all__ = ["Daily", "DailyFile", "DailyOutput", "Drift", "checked_day", "load_daily"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,21 @@ class Document:
             held[step] = list(inner) if isinstance(inner, list) else dict(inner or {})
             held = held[step]
         return Document(self.name, value, self.node, {**self.overrides, path: shown})
+
+
+@dataclass(frozen=True)
+class Sourced:
+    """What was read, and the document that it came from."""
+
+    document: Document
+
+    @contextlib.contextmanager
+    def blame(self, *path: Step) -> Iterator[None]:
+        """Names the line of the section at ``path`` in a ConfigError that comes from further down."""
+        try:
+            yield
+        except ConfigError as error:
+            raise ConfigError(f"{self.document.where(path)}: {'.'.join(map(str, path))}: {error}") from error
 
 
 def _within(held: list[Any], step: Step) -> bool:

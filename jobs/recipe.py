@@ -5,19 +5,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from jobs import redact
-from jobs.complaints import checked
-from jobs.config import Input, Section
-from jobs.document import Document, Step, parse, read
-from reduce.errors import ConfigError
+from jobs.complaints import read_as
+from jobs.config import Input, Section, present
+from jobs.document import Sourced, read
 
 
 class Split(Section):
@@ -235,19 +232,15 @@ class Results(Section):
     """Rows per call whose time is measured."""
 
 
-def _present(value: Any) -> Any:
-    return {} if value is None else value
-
-
 class Recipe(Section):
     """A compact model: what it learns from, what is done to it, where it goes."""
 
     input: Input
     label: str = "label"
     """The carried column of classes or values."""
-    validation: Annotated[Split, BeforeValidator(_present), Field(default_factory=Split)]
+    validation: Annotated[Split, BeforeValidator(present), Field(default_factory=Split)]
     test: Test | None = None
-    model: Annotated[Net, BeforeValidator(_present), Field(default_factory=Net)]
+    model: Annotated[Net, BeforeValidator(present), Field(default_factory=Net)]
     steps: list[Annotated[Kind, Field(discriminator="step")]] = Field(min_length=1)
     """What is done to the model, in this order."""
     target: TargetSpec | None = None
@@ -261,26 +254,12 @@ class Recipe(Section):
             raise ValueError(f"a last step quantize, which makes the model that is packed; found {self.steps[-1].step}")
         return self
 
-    def echo(self) -> dict[str, Any]:
-        """The recipe as plain JSON values, defaults filled in and credentials masked."""
-        masked: dict[str, Any] = redact.value(self.model_dump(mode="json"))
-        return masked
-
 
 @dataclass(frozen=True)
-class RecipeFile:
+class RecipeFile(Sourced):
     """A recipe and the document that it came from."""
 
     recipe: Recipe
-    document: Document
-
-    @contextlib.contextmanager
-    def blame(self, *path: Step) -> Iterator[None]:
-        """Names the line of the section at ``path`` in a ConfigError that comes from further down."""
-        try:
-            yield
-        except ConfigError as error:
-            raise ConfigError(f"{self.document.where(path)}: {'.'.join(map(str, path))}: {error}") from error
 
 
 def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> RecipeFile:
@@ -294,10 +273,8 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
 def read_recipe(text: str, name: str, overrides: Sequence[str] = ()) -> RecipeFile:
     """As :func:`load_recipe`, from the text; ``name`` is for the messages."""
-    document = parse(text, name)
-    for assignment in overrides:
-        document = document.with_override(assignment)
-    return RecipeFile(checked(Recipe, document, "a recipe"), document)
+    recipe, document = read_as(Recipe, text, name, "a recipe", overrides)
+    return RecipeFile(document, recipe)
 
 
 __all__ = ["Recipe", "RecipeFile", "load_recipe", "read_recipe"]
