@@ -204,7 +204,8 @@ class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Any:
         """Labels (n,)."""
-        return self.classes_[self._scores(X).argmax(axis=1)] if hasattr(self, "classes_") else self._scores(X)
+        scores = self._scores(X)
+        return self.classes_[scores.argmax(axis=1)]
 
 
 class CompactRegressor(RegressorMixin, _Compact):  # type: ignore[misc]

@@ -205,6 +205,8 @@ class Project(_Digested):
             return np.asarray(X @ weights)
         thick = (2 * np.bincount(X.indices, minlength=d) >= h) & (self.mean != 0)
         at = np.flatnonzero(thick)
+        if not len(at):
+            return np.asarray(X @ weights - constant.astype(self.dtype))
         pivot = self.mean[at].astype(self.dtype)
         rest = X.copy()
         rest.data[thick[X.indices]] = 0

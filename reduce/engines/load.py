@@ -146,12 +146,16 @@ def write_load(data: Dataset, cluster: Cluster, encoded: int, parts: Sequence[Pa
     """The load of writing ``data`` in these parts; no state comes back, and nothing moves between workers."""
     cut = Cutter(data)
     picked = [RowsTask(*cut(p.fragments.start, p.fragments.stop)) for p in _sample(parts)]
-    described = held = _described(picked, len(parts))[0]
+    tasks, described = len(parts), _described(picked, len(parts))[0]
+    held = described
     if cluster.kind == "spark":
-        # It writes in rounds.
-        held = _described(picked, min(len(parts), TASKS["spark"]))[0]
+        # It writes in rounds, and several parts in one task.
+        full, rest = divmod(len(parts), TASKS["spark"])
+        most = most_tasks("spark", cluster.workers * cluster.threads)
+        tasks = full * most + min(rest, most)
+        held = _described(picked, TASKS["spark"] if full else rest)[0]
     return Load(
-        tasks=len(parts),
+        tasks=tasks,
         merges=0,
         read_bytes=encoded,
         described_bytes=described,
@@ -159,7 +163,7 @@ def write_load(data: Dataset, cluster: Cluster, encoded: int, parts: Sequence[Pa
         returned_bytes=0,
         driver_bytes=PROCESS + RESERVE + 2 * held,
         worker_bytes=worker_memory(cluster.kind, None, data, cluster.threads)[1],
-        scheduler_seconds=len(parts) * DISPATCH[cluster.kind],
+        scheduler_seconds=tasks * DISPATCH[cluster.kind],
         merge_seconds=0.0,
     )
 

@@ -95,7 +95,7 @@ class SparkEngine:
         else:
             tasks = fold_tasks(pass_, data, tree, most_tasks("spark", self._cores()))
             count, n = len(tasks), sum(task.rows for task in tasks)
-            frame = self._map(tasks, fold) if count else None
+            frame = self._map(tasks, fold, count) if count else None
         with staged(self.progress, name, n):
             found: Tree[S] = Tree()
             if frame is not None:
@@ -148,13 +148,13 @@ class SparkEngine:
 
     # Spark.
 
-    def _map(self, tasks: Sequence[Any], work: Callable[[Any], bytes]) -> Any:
-        """A frame with the result of ``work`` on every task; a Spark task is one or several in a row."""
+    def _map(self, tasks: Sequence[Any], work: Callable[[Any], bytes], most: int | None = None) -> Any:
+        """A frame with the result of ``work`` on every task: at most ``most`` Spark tasks, each does some in a row."""
         common = Common()
         shipped = [pack(task, self.work, common) for task in tasks]
-        return self.session.range(0, len(shipped), 1, min(len(shipped), most_tasks("spark", self._cores()))).mapInArrow(
-            mapper(shipped, common.pack(), work, versions()), SCHEMA
-        )
+        cut = min(len(shipped), most or most_tasks("spark", self._cores()))
+        run = mapper(shipped, common.pack(), work, versions())
+        return self.session.range(0, len(shipped), 1, cut).mapInArrow(run, SCHEMA)
 
     def _collect(self, frame: Any, description: str) -> Iterator[tuple[int, bytes]]:
         """(key, payload) of a frame of results, in order; an error row is raised."""

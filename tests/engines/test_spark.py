@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from reduce import DataError, Dataset, DoesNotFitError, OutputError, Sink, connect
-from reduce.engines.load import TASKS
+from reduce.engines import load
+from reduce.engines.base import plan_leaves
+from reduce.engines.load import TASKS, Cluster, fold_load, write_load
 from tests.engines.contract import D, EngineContract, open_input, pass_of, reference, tree_of, write_files
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
@@ -64,6 +66,34 @@ def test_what_does_not_fit_names_the_line_of_the_configuration(spark: Any, tmp_p
     finally:
         for each in (name, "spark.executor.cores", allow):
             spark.conf.unset(each)
+
+
+def test_explain_counts_the_tasks_that_are_cut(spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some per core of the cluster, several leaves or parts in each."""
+    monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 1)
+    monkeypatch.setattr(load, "PER_CORE", 1)
+    monkeypatch.setattr(load, "FEW", 2)
+    monkeypatch.setitem(TASKS, "spark", 3)
+    engine, data = connect("spark", spark), open_input("scalar", tmp_path)
+    pass_ = pass_of("gram", data)
+    cut, shipped = engine._map, list[int]()
+
+    def seen(*given: Any) -> Any:
+        frame = cut(*given)
+        shipped.append(frame.rdd.getNumPartitions())
+        return frame
+
+    monkeypatch.setattr(engine, "_map", seen)
+    here = Cluster("spark", spark.sparkContext.defaultParallelism)
+    engine.run(pass_, data)
+    assert len(plan_leaves(data)) > 1, "several leaves"
+    assert shipped == [fold_load(pass_, data, here, 0).tasks]
+    shipped.clear()
+    sink = Sink(tmp_path / "out", part_bytes=1)
+    parts = sink.open(data).pending
+    engine.write(data, sink)
+    assert len(parts) > 3, "more than a round"
+    assert sum(shipped) == write_load(data, here, 0, parts).tasks < len(parts)
 
 
 def test_a_write_in_rounds(spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
