@@ -139,7 +139,7 @@ class Builder:
             key, _, value = line.partition("=")
             name = key.rpartition(".")[2]
             remote = [word for word in value.strip("'\"").split() if not word.startswith("file:")]
-            if name in ("index-url", "extra-index-url", "trusted-host", "proxy") and remote:
+            if name.endswith(("url", "host", "proxy")) and remote:
                 settings[name] = " ".join(remote)
         file = self.place / "pip.conf"
         file.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))

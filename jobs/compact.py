@@ -187,7 +187,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
     with source.blame("model"):
         start = _start(recipe.model)
     with _samples(recipe, start, data, place) as samples:
-        stages, models = _stages(source, start, samples, data, place, progress)
+        stages, models = _stages(source, start, samples, place, progress)
         model, found = models[-1], None
         if recipe.target is not None:
             with source.blame("target"):
@@ -240,7 +240,7 @@ def _samples(recipe: Recipe, start: Model, data: Dataset, place: Path) -> Iterat
 
 
 def _stages(
-    source: RecipeFile, start: Model, samples: Samples, data: Dataset, place: Path, progress: Progress | None
+    source: RecipeFile, start: Model, samples: Samples, place: Path, progress: Progress | None
 ) -> tuple[tuple[Stage, ...], list[Model]]:
     recipe = source.recipe
     if not samples.n_held:

@@ -100,9 +100,11 @@ def write(
     with ProcessPoolExecutor(min(workers or os.cpu_count() or 1, len(texts)), mp_context=context) as pool:
         idf = None
         if weights == "tfidf":
-            counted = list(pool.map(partial(frequencies, hashing), texts))
-            n = sum(rows for rows, _ in counted)
-            idf = np.log((1 + n) / (1 + np.sum([seen for _, seen in counted], axis=0))) + 1
+            n, seen = 0, np.zeros(hashing.features, dtype=np.int64)
+            for rows, more in pool.map(partial(frequencies, hashing), texts):
+                n += rows
+                seen += more
+            idf = np.log((1 + n) / (1 + seen)) + 1
         found = list(pool.map(partial(write_part, hashing, idf, os.fspath(out)), texts))
     return Written(str(out), len(found), sum(n for n, _ in found), hashing.features, sum(stored for _, stored in found))
 
