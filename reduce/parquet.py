@@ -158,10 +158,17 @@ class ParquetSource(LaidOut):
     @cached_property
     def fragments(self) -> Sequence[Fragment]:
         """Files without rows have none."""
-        return Fragments(self.files, leaf_rows(len(self.names)))
+        return Fragments(self.files, self._target)
+
+    @property
+    def _target(self) -> int:
+        found: int = self.__dict__.get("planned", leaf_rows(len(self.names)))
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("fragments", "digest")}
+        # A worker cuts as the planner did.
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("fragments", "digest")}
+        return kept | {"planned": self._target}
 
     @cached_property
     def digest(self) -> str:

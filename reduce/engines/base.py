@@ -116,12 +116,16 @@ class Leaves(Made[Leaf]):
         return Leaf(self.first + index, fragments, int(self.rows[index]), full, self.continues and index == 0)
 
 
-def plan_leaves(data: Dataset, *, after: Tree[Any] | None = None, fragments: range | None = None) -> Leaves:
+def plan_leaves(
+    data: Dataset, *, after: Tree[Any] | None = None, fragments: range | None = None, target: int | None = None
+) -> Leaves:
     """The leaves of ``data``; its rows come after those of the tree, whose open leaf the first one continues.
 
-    ``fragments`` are a run of its fragments that begins where a leaf does; by default all.
+    ``fragments`` are a run of its fragments that begins where a leaf does, by default all; ``target`` rows close
+    a leaf.
     """
-    target, stops, held, rows = leaf_rows(data.n_features), array("q"), array("q"), after.open_rows if after else 0
+    stops, held, rows = array("q"), array("q"), after.open_rows if after else 0
+    target = leaf_rows(data.n_features) if target is None else target
     start = end = 0 if fragments is None else fragments.start
     for more, count in row_counts(data.fragments, fragments):
         for _ in range(count):

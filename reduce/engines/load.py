@@ -38,6 +38,8 @@ PROCESS = 300 << 20
 """Bytes that a worker process holds before it reads."""
 DISPATCH = {"dask": 1e-3, "spark": 5e-3}
 """Seconds of the scheduler for one task."""
+START = {"dask": 0.2, "spark": 0.8}
+"""Seconds that a scan of a warm cluster takes at least: measured over the local engine, on one machine."""
 LINK = 125e6
 """Bytes per second over the network into or out of one worker: 1 Gbit/s."""
 MERGE = 1e9
@@ -124,12 +126,14 @@ def fold_load(pass_: Pass[Any, Any], data: Dataset, cluster: Cluster, encoded: i
     tasks = fold_tasks(pass_, data, Tree(), most_tasks(cluster.kind, cluster.workers * cluster.threads))
     state, _, final = pass_.sizes(0, data.n_rows)
     rounds, returned = _rounds(cluster.kind, len(tasks), state)
+    fan = fan_in(cluster.kind, state)
     entering = [len(tasks), *rounds][: len(rounds)]
-    moved = round(sum(_travelling(cluster, n, fan_in(cluster.kind, state)) for n in entering) * state)
+    moved = round(sum(_travelling(cluster, n, fan) for n in entering) * state)
+    # The rounds follow each other, and a group's trees come over one link.
+    waits = sum(_travelling(cluster, n, fan) / -(-n // fan) / cluster.link + fan / MERGE for n in entering)
     described, common = _described(tasks)
     # Dask: the pass itself is a task, and what tasks have in common; the leaves left over meet in a last one.
     merges = sum(rounds) + (2 + common if cluster.kind == "dask" and tasks else 0)
-    fan = fan_in(cluster.kind, state)
     return Load(
         tasks=len(tasks),
         merges=merges,
@@ -140,7 +144,7 @@ def fold_load(pass_: Pass[Any, Any], data: Dataset, cluster: Cluster, encoded: i
         driver_bytes=PROCESS + RESERVE + 2 * described + max(2 * returned * state, final),
         worker_bytes=worker_memory(cluster.kind, pass_, data, cluster.threads)[1],
         scheduler_seconds=(len(tasks) + merges) * DISPATCH[cluster.kind],
-        merge_seconds=len(rounds) * state * ((fan - 1) / cluster.link + fan / MERGE) + returned * state / cluster.link,
+        merge_seconds=(waits + returned / cluster.link) * state,
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from reduce.blocks import Array, Block, Workspace
 from reduce.catalog import Made
-from reduce.dataset import Dataset
+from reduce.dataset import Dataset, leaf_rows
 from reduce.engines.base import Merger, Tree, fold_leaf, one_blas_thread, plan_leaves
 from reduce.errors import EigenmillError, EngineError
 from reduce.passes.base import Pass
@@ -32,17 +32,18 @@ log = logging.getLogger("eigenmill")
 
 @dataclass(frozen=True)
 class FoldTask(Generic[S]):
-    """Fold the leaves that ``fragments`` of ``data`` make; they come after those of ``after``."""
+    """Fold the leaves of ``target`` rows that ``fragments`` of ``data`` make; they come after those of ``after``."""
 
     pass_: Pass[S, Any]
     data: Dataset
     fragments: range
+    target: int
     after: Tree[S]
 
     def __call__(self) -> Tree[S]:
         tree: Tree[S] = Tree()
         merger, workspace = Merger(self.pass_, tree), Workspace()
-        leaves = plan_leaves(self.data, after=self.after, fragments=self.fragments)
+        leaves = plan_leaves(self.data, after=self.after, fragments=self.fragments, target=self.target)
         with one_blas_thread():
             for leaf in leaves:
                 # A fold consumes its state, and a task may run twice.
@@ -169,7 +170,8 @@ def fold_tasks(pass_: Pass[S, Any], data: Dataset, tree: Tree[S], most: int) -> 
         start = (first >> size) + number << size
         low, high = leaves[max(start, first) - first], leaves[min(start + (1 << size), end) - first - 1]
         part, fragments = cut(low.fragments.start, high.fragments.stop)
-        return FoldTask(pass_, part, fragments, Tree(leaves=low.index) if number else replace(tree, nodes={}))
+        after: Tree[S] = Tree(leaves=low.index) if number else replace(tree, nodes={})
+        return FoldTask(pass_, part, fragments, leaf_rows(data.n_features), after)
 
     return Tasks((end - 1 >> size) - (first >> size) + 1 if len(leaves) else 0, make)
 

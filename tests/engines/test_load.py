@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +111,24 @@ def test_a_cluster_is_one() -> None:
     for wrong in ({"kind": "local", "workers": 2}, {"kind": "dask", "workers": 0}):
         with pytest.raises(ConfigError, match="expected a cluster of kind dask or spark"):
             Cluster(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and ip")
+def test_no_namespace_is_left_behind() -> None:
+    work = "import time\nfrom benchmarks.links import namespaces\nwith namespaces(2):\n    print('up', flush=True)\n"
+    with subprocess.Popen([sys.executable, "-c", work + "    time.sleep(300)"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        if process.stdout.readline() != b"up\n":
+            pytest.skip("this machine allows no network namespaces")
+        assert {"em-0", "em-1"} <= namespaces_now()
+        process.terminate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not {name for name in namespaces_now() if name.startswith("em-")}
+
+
+def namespaces_now() -> set[str]:
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    return {line.split()[0] for line in listed.splitlines()}
 
 
 @pytest.mark.slow
