@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -57,8 +58,13 @@ def limit(workers: int, rate: float | None) -> None:
 
 @contextlib.contextmanager
 def namespaces(workers: int) -> Iterator[None]:
-    """A bridge with the address ``NETWORK.1``, and a namespace with ``NETWORK.(10 + i)`` for every worker."""
+    """A bridge with the address ``NETWORK.1``, and a namespace with ``NETWORK.(10 + i)`` for every worker.
+
+    They are taken away at the end, by SIGTERM too; what a killed run has left goes first.
+    """
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
+        sweep()
         run("ip", "link", "add", BRIDGE, "type", "bridge")
         run("ip", "addr", "add", f"{NETWORK}.1/24", "dev", BRIDGE)
         run("ip", "link", "set", BRIDGE, "up")
@@ -74,10 +80,18 @@ def namespaces(workers: int) -> Iterator[None]:
                 run("ip", "netns", "exec", name, "ip", "link", "set", device, "up")
         yield
     finally:
-        for i in range(workers):
-            subprocess.run(["ip", "link", "del", f"em-out{i}"], capture_output=True)
-            subprocess.run(["ip", "netns", "del", f"em-{i}"], capture_output=True)
-        subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sweep()
+        signal.signal(signal.SIGTERM, before)
+
+
+def sweep() -> None:
+    """Take away all namespaces and links of ours."""
+    listed = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True).stdout
+    for name in [line.split()[0] for line in listed.splitlines() if line.startswith("em-")]:
+        subprocess.run(["ip", "link", "del", name.replace("em-", "em-out")], capture_output=True)
+        subprocess.run(["ip", "netns", "del", name], capture_output=True)
+    subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from benchmarks.data import CACHE, feature_names
 from reduce import PCA, Dataset, Sink
 from reduce.blocks import Block, Workspace
-from reduce.dataset import FileInfo, Fragment
+from reduce.catalog import FileInfo, Files, Fragment, RowGroups
 from reduce.engines.load import Cluster, Load, fold_load
 from reduce.parquet import ParquetSource
 from reduce.plan import explain
@@ -82,16 +82,17 @@ class NullPass:
         return Run
 
 
-def unread(files: int, cache: Path = CACHE) -> Dataset:
-    """A data set of so many files of which only the metadata exists."""
+def unread(files: int, cache: Path = CACHE, groups: int = 1) -> Dataset:
+    """A data set of so many files of which only the metadata exists; in ``groups`` of 9,000 rows, if several."""
     cache.mkdir(parents=True, exist_ok=True)
     model = cache / "scale-model.parquet"
     columns = {name: pa.array(np.zeros(2, np.float32)) for name in feature_names(FEATURES)}
     pq.write_table(pa.table(columns), model)
     data = Dataset.from_parquet(model)
     source: Any = data.source
-    infos = tuple(
-        FileInfo(f"part-{i:08d}.parquet", FILE_BYTES, hashlib.sha256(b"%d" % i).hexdigest()[:32], (ROWS,), FILE_BYTES)
+    rows = RowGroups.of([ROWS]) if groups == 1 else RowGroups((9_000,), (groups,))
+    infos = Files(
+        FileInfo(f"part-{i:08d}.parquet", FILE_BYTES, hashlib.sha256(b"%d" % i).hexdigest()[:32], rows, FILE_BYTES)
         for i in range(files)
     )
     made = {name: getattr(source, name) for name in source.__dataclass_fields__} | {"files": infos}

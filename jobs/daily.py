@@ -243,7 +243,7 @@ def _seen(source: DailyFile, day: str, fitted: Fit) -> Dataset:
                 "bring it back, or start anew with another output.path"
             )
     known = {path for path, _, _ in fitted.files}
-    return replace(data, source=data.source.only([f for f in data.source.files if f.path in known]))
+    return replace(data, source=data.source.only([i for i, f in enumerate(data.source.files) if f.path in known]))
 
 
 def _digest(path: Any) -> str | None:

@@ -21,6 +21,9 @@ import numpy as np
 import scipy.sparse
 
 from reduce.blocks import Block, Origin, Workspace, block_height
+from reduce.catalog import FileInfo as FileInfo
+from reduce.catalog import Files, row_counts
+from reduce.catalog import Fragment as Fragment
 from reduce.cleaning import Cleaning
 from reduce.digest import digest_of
 from reduce.errors import ConfigError, SchemaError
@@ -44,33 +47,6 @@ def leaf_rows(n_features: int) -> int:
     """
     d = max(n_features, 1)
     return max(LEAF_BYTES // (8 * d), 2 * d if d <= WIDE else d // 4)
-
-
-@dataclass(frozen=True, slots=True)
-class Fragment:
-    """One unit of reading: row groups ``start:stop`` of file number ``file`` (rows ``start:stop`` of an array)."""
-
-    index: int
-    file: int
-    start: int
-    stop: int
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class FileInfo:
-    """What is known of one input file: its path relative to the source's root, and its footer's digest.
-
-    ``rows`` has one entry per row group; ``encoded`` is the compressed size in bytes of the columns that are read;
-    ``values`` counts the numbers that a sparse layout stores, or a few more.
-    """
-
-    path: str
-    size: int
-    digest: str
-    rows: tuple[int, ...]
-    encoded: int
-    values: int = field(default=0, compare=False)
 
 
 class Numbered(Sequence[str]):
@@ -147,8 +123,8 @@ class Source(Protocol):
     def listed(self) -> bool:
         """Whether the files are all that a directory or pattern holds, as against an explicit list."""
 
-    def only(self, files: Sequence[FileInfo]) -> Source:
-        """The same source over some of its files."""
+    def only(self, files: Sequence[int]) -> Source:
+        """The same source over some of its files, by their numbers."""
 
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         """The fragment's rows as blocks of ``height`` rows (the last is shorter), in order.
@@ -206,7 +182,7 @@ class ArraySource:
         content = [X.indptr, X.indices, X.data, list(X.shape)] if scipy.sparse.issparse(X) else X
         return digest_of([content, self.weights, list(self.names)])
 
-    def only(self, files: Sequence[FileInfo]) -> Source:
+    def only(self, files: Sequence[int]) -> Source:
         return self
 
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
@@ -276,7 +252,7 @@ class Dataset:
     @property
     def n_rows(self) -> int:
         """Rows according to the metadata, before filters and dropped rows."""
-        return sum(f.rows for f in self.source.fragments)
+        return sum(rows * count for rows, count in row_counts(self.source.fragments))
 
     @property
     def stored(self) -> int:
@@ -286,7 +262,8 @@ class Dataset:
             return n * d
         source: Any = self.source
         if source.files:
-            return int(min(sum(f.values for f in source.files), n * d))
+            values = source.files.values if isinstance(source.files, Files) else [f.values for f in source.files]
+            return min(sum(map(int, values)), n * d)
         return int(getattr(source, "values", n * d))
 
     @property

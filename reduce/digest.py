@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ def _feed(h: Any, value: Any) -> None:
             h.update(f"{key!r}:".encode())
             _feed(h, value[key])
         h.update(b"}")
-    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+    elif isinstance(value, Sequence | Iterator) and not isinstance(value, str | bytes):
         h.update(b"[")
         for item in value:
             _feed(h, item)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -21,6 +22,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from reduce import uris
+from reduce.catalog import Texts
 from reduce.errors import ConfigError, DataError, EigenmillError, SchemaError
 
 QUERY = re.compile(r"\?(?=[a-z_]+=)")
@@ -80,8 +82,8 @@ class Listing:
 
     store: Store
     root: str
-    files: tuple[str, ...]
-    partitions: tuple[Mapping[str, PartitionValue], ...]
+    files: Sequence[str]
+    partitions: Sequence[Mapping[str, PartitionValue]]
     listed: bool = False
 
 
@@ -122,10 +124,10 @@ def discover(path: Any, filesystem: Any = None) -> Listing:
 
 def listing(store: Store, files: Sequence[str], root: str, *, listed: bool = False) -> Listing:
     """The listing of full paths ``files``, with the hive keys in them."""
-    twice = sorted({file for file in files if files.count(file) > 1}) if len(set(files)) < len(files) else []
-    if twice:
-        raise SchemaError(f"expected every file once, found {twice[0]} more than once; remove it, or weight its rows")
-    relative = tuple(posixpath.relpath(file, root) if root else file for file in files)
+    if len(set(files)) < len(files):
+        twice = min(file for file, times in Counter(files).items() if times > 1)
+        raise SchemaError(f"expected every file once, found {twice} more than once; remove it, or weight its rows")
+    relative = Texts(posixpath.relpath(file, root) if root else file for file in files)
     return Listing(store, root, relative, hive_partitions(files), listed)
 
 
@@ -153,16 +155,20 @@ def from_dataset(dataset: Any) -> Listing:
 
 
 def hive_partitions(files: Sequence[str]) -> tuple[Mapping[str, PartitionValue], ...]:
-    """The ``key=value`` directories of each path. A key with whole numbers in all files holds ints."""
-    raw = [dict(part.split("=", 1) for part in posixpath.dirname(f).split("/") if _is_hive(part)) for f in files]
-    keys = {key for values in raw for key in values}
-    texts = {k: {unquote(v[k]) for v in raw if k in v} - {HIVE_NULL} for k in keys}
+    """The ``key=value`` directories of each path. A key with whole numbers in all files holds ints.
+
+    Files of one directory have one mapping in common.
+    """
+    raw = {d: dict(p.split("=", 1) for p in d.split("/") if _is_hive(p)) for d in {posixpath.dirname(f) for f in files}}
+    keys = {key for values in raw.values() for key in values}
+    texts = {k: {unquote(v[k]) for v in raw.values() if k in v} - {HIVE_NULL} for k in keys}
     whole = {k: bool(texts[k]) and all(WHOLE_NUMBER.fullmatch(text) for text in texts[k]) for k in keys}
 
     def value(key: str, text: str) -> PartitionValue:
         return None if text == HIVE_NULL else int(text) if whole[key] else unquote(text)
 
-    return tuple({unquote(k): value(k, v) for k, v in values.items()} for values in raw)
+    made = {directory: {unquote(k): value(k, v) for k, v in values.items()} for directory, values in raw.items()}
+    return tuple(made[posixpath.dirname(f)] for f in files)
 
 
 def _is_hive(part: str) -> bool:

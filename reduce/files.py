@@ -262,8 +262,11 @@ def write_all(file: BinaryIO, content: Any) -> None:
 
 def write_json(fs: pafs.FileSystem, path: str, value: Any) -> Written:
     """Publishes ``value`` as indented JSON: keys sorted, floats exact, no NaN or infinity."""
-    text = json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=True, indent=1)
-    return write_bytes(fs, path, (text + "\n").encode())
+    encoder = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=True, indent=1)
+    content = bytearray()
+    for piece in encoder.iterencode(value):  # json.dumps would hold all pieces as strings first
+        content += piece.encode()
+    return write_bytes(fs, path, bytes(content + b"\n"))
 
 
 # Reading
@@ -301,7 +304,8 @@ def read_json(fs: pafs.FileSystem, path: str, refusal: plain.Refusal = OutputErr
             found = f"{info.size} bytes" if info.type == pafs.FileType.File else "a directory"
             raise refusal(f"expected {path} to be a file of at most {limit} bytes, found {found}; restore it")
         with fs.open_input_stream(path) as stream:
-            content = stream.read(limit + 1)
+            # One byte more than there should be: a read of the limit would allocate all of it.
+            content = stream.read(info.size + 1)
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:

@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 
 from reduce.arrow import field_of, numbers, plain, weights_field
 from reduce.blocks import F64, Block, Origin, Workspace
-from reduce.dataset import FileInfo, Fragment, leaf_rows
+from reduce.catalog import FileInfo, Files, Fragment, Fragments, RowGroups
+from reduce.dataset import leaf_rows
 from reduce.digest import digest_of
 from reduce.discovery import Listing, PartitionValue, Store, join
 from reduce.errors import ChangedInputError, DataError, EigenmillError, SchemaError
@@ -142,7 +143,7 @@ class ParquetSource(LaidOut):
 
     store: Store = field(repr=False)
     root: str
-    files: tuple[FileInfo, ...]
+    files: Sequence[FileInfo]
     layout: Layout
     carried: pa.Schema
     weights: str | None = None
@@ -157,21 +158,27 @@ class ParquetSource(LaidOut):
     @cached_property
     def fragments(self) -> Sequence[Fragment]:
         """Files without rows have none."""
-        return tuple(cut(self.files, leaf_rows(len(self.names))))
+        return Fragments(self.files, self._target)
+
+    @property
+    def _target(self) -> int:
+        found: int = self.__dict__.get("planned", leaf_rows(len(self.names)))
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("fragments", "digest")}
+        # A worker cuts as the planner did.
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("fragments", "digest")}
+        return kept | {"planned": self._target}
 
     @cached_property
     def digest(self) -> str:
         where = None if self.where is None else self.where.digest
         return digest_of([self.files, self.layout, str(self.carried), self.weights, where, self.keys])
 
-    def only(self, files: Sequence[FileInfo]) -> ParquetSource:
-        """The same source over some of its files."""
-        place = {info.path: i for i, info in enumerate(self.files)}
-        keys = tuple(self.keys[place[info.path]] for info in files) if self.keys else ()
-        return replace(self, files=tuple(files), keys=keys)
+    def only(self, files: Sequence[int]) -> ParquetSource:
+        """The same source over some of its files, by their numbers."""
+        keys = tuple(self.keys[i] for i in files) if self.keys else ()
+        return replace(self, files=Files(self.files[i] for i in files), keys=keys)
 
     def path(self, file: int) -> str:
         return join(self.root, self.files[file].path)
@@ -190,7 +197,8 @@ class ParquetSource(LaidOut):
                 groups = self.where.surviving(footer.tail, keys, range(fragment.start, fragment.stop))
             if not groups:
                 return
-            spans = tuple((group, self.files[fragment.file].rows[group]) for group in groups)
+            rows = self.files[fragment.file].rows
+            spans = tuple((group, rows[group]) for group in groups)
             columns = self.columns(carry=carry)
             with readable(path):
                 reader = pq.ParquetFile(
@@ -290,20 +298,6 @@ def _changed(path: str, found: str) -> ChangedInputError:
     )
 
 
-def cut(files: Sequence[FileInfo], target: int) -> Iterator[Fragment]:
-    """Fragments: consecutive row groups of one file with at most ``target`` rows, or a larger one."""
-    index = 0
-    for number, info in enumerate(files):
-        start, rows = 0, 0
-        for group, more in enumerate((*info.rows, None)):
-            if more is None or (rows and rows + more > target):
-                if rows:
-                    yield Fragment(index, number, start, group, rows)
-                    index += 1
-                start, rows = group, 0
-            rows += more or 0
-
-
 def plan(listing: Listing, want: Wanted, filters: Any = None) -> ParquetSource:
     """The source over the listed files; reads footers, and the first rows if a vector's width must be found.
 
@@ -311,21 +305,21 @@ def plan(listing: Listing, want: Wanted, filters: Any = None) -> ParquetSource:
         SchemaError: the files disagree, or a column is missing or of the wrong type.
         DataError: a file cannot be read.
     """
-    paths = [join(listing.root, file) for file in listing.files]
+    root, first_path = listing.root, join(listing.root, listing.files[0])
     filesystem = listing.store.filesystem
 
     def footer_of(path: str) -> Footer:
         with readable(path), filesystem.open_input_file(path) as file:
             return read_footer(file, path)
 
-    schema = _schema(footer_of(paths[0]), paths[0])
+    schema = _schema(footer_of(first_path), first_path)
     hive = _hive_schema(listing, schema)
     everything = pa.schema([*schema, *hive])
     once = pa.schema([f for f in everything if len(everything.get_all_field_indices(f.name)) == 1])
     where = row_filter(filters, once, hive.names)
 
     def first(column: str) -> Iterator[pa.Array]:
-        for path in paths:
+        for path in (join(root, file) for file in listing.files):
             with (
                 readable(path),
                 filesystem.open_input_file(path) as file,
@@ -334,42 +328,53 @@ def plan(listing: Listing, want: Wanted, filters: Any = None) -> ParquetSource:
                 for batch in reader.iter_batches(16, columns=[column], use_threads=False):
                     yield batch.column(column)
 
-    layout = choose(schema, want, first, paths[0], unasked=frozenset(where.columns if where else ()))
-    carried = pa.schema([_carried(everything, name, paths[0]) for name in want.carry])
+    layout = choose(schema, want, first, first_path, unasked=frozenset(where.columns if where else ()))
+    carried = pa.schema([_carried(everything, name, first_path) for name in want.carry])
     if want.weights is not None:
-        weights_field(schema, want.weights, paths[0])
+        weights_field(schema, want.weights, first_path)
     used = [n for n in hive.names if n in carried.names or (where and n in where.hive)]
-    keys = tuple({name: values[name] for name in used} for values in listing.partitions) if used else ()
+    keys: tuple[Mapping[str, PartitionValue], ...] = ()
+    if used:
+        each = {id(values): {name: values[name] for name in used} for values in listing.partitions}
+        keys = tuple(each[id(values)] for values in listing.partitions)
     source = ParquetSource(listing.store, listing.root, (), layout, carried, want.weights, where, keys, listing.listed)
     columns = source.columns(carry=True)
     expected = {name: schema.field(name).type for name in columns}
+    remote = listing.store.remote
     vector = layout.column if isinstance(layout, SparkVector) else None
 
-    found, dense = list[FileInfo](), True
-    footers = _ahead(footer_of, paths, READERS[listing.store.remote])
-    for path, relative, footer in zip(paths, listing.files, footers, strict=True):
-        _agree(_schema(footer, path), expected, path, paths[0])
-        with readable(path):
-            found.append(_info(footer, relative, columns, layout.columns[-1] if layout.sparse else None))
-            dense = dense and (vector is None or _all_dense(footer.metadata, vector))
+    dense = True
+
+    def infos() -> Iterator[FileInfo]:
+        nonlocal dense
+        for relative, footer in _ahead(lambda file: footer_of(join(root, file)), listing.files, READERS[remote]):
+            path = join(root, relative)
+            _agree(_schema(footer, path), expected, path, first_path)
+            with readable(path):
+                info = _info(footer, relative, columns, layout.columns[-1] if layout.sparse else None)
+                dense = dense and (vector is None or _all_dense(footer.metadata, vector))
+            yield info
+
+    files = Files(infos())
     if isinstance(layout, SparkVector):
         layout = replace(layout, sparse=not dense)
-    return replace(source, files=tuple(found), layout=layout)
+    return replace(source, files=files, layout=layout)
 
 
-def _ahead(read: Callable[[str], Footer], paths: Sequence[str], readers: int) -> Iterator[Footer]:
-    """The footers in order, read by many threads a few ahead of the one that parses them.
+def _ahead(read: Callable[[str], Footer], files: Sequence[str], readers: int) -> Iterator[tuple[str, Footer]]:
+    """The files with their footers in order, read by many threads a few ahead of the one that parses them.
 
     Parsed in one thread, their memory is used again; parsed in many, each keeps some of its own.
     """
-    with ThreadPoolExecutor(min(readers, len(paths))) as pool:
-        waiting = deque[Future[Footer]]()
-        for path in paths:
-            waiting.append(pool.submit(read, path))
+    with ThreadPoolExecutor(min(readers, len(files))) as pool:
+        waiting = deque[tuple[str, Future[Footer]]]()
+        for file in files:
+            waiting.append((file, pool.submit(read, file)))
             if len(waiting) > readers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+                file, footer = waiting.popleft()
+                yield file, footer.result()
+        for file, footer in waiting:
+            yield file, footer.result()
 
 
 def _schema(footer: Footer, path: str) -> pa.Schema:
@@ -412,7 +417,7 @@ def _info(footer: Footer, relative: str, columns: Sequence[str], counted: str | 
         encoded = footer.size - len(footer.tail)
     else:
         encoded = sum(group.column(i).total_compressed_size for group in groups for i in read)
-    rows = tuple(group.num_rows for group in groups)
+    rows = RowGroups.of(group.num_rows for group in groups)
     stored = [i for i, leaf in enumerate(leaves) if leaf.split(".", 1)[0] == counted]
     # The leaf of the values is the last one, in Spark's vectors too.
     values = sum(group.column(stored[-1]).num_values for group in groups) if stored else 0

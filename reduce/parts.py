@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reduce.dataset import Fragment
+from reduce.catalog import Fragment, Integers, Made, narrow, row_counts
 
 PART_BYTES = (8 << 20, 128 << 20)
 """Bounds of a part's feature bytes; between them an output has about 64 parts. Format constants."""
@@ -29,24 +30,40 @@ class Part:
         return f"part-{self.index:05d}"
 
 
-def plan_parts(
-    fragments: Sequence[Fragment], n_features: int, itemsize: int, part_bytes: int | None
-) -> tuple[Part, ...]:
+class Parts(Made[Part]):
+    """The parts of an output, by the end of each in fragments and its rows: a few bytes a part."""
+
+    __slots__ = ("fragments", "rows", "stops")
+
+    def __init__(self, fragments: Sequence[Fragment], stops: Integers, rows: Integers) -> None:
+        self.fragments, self.stops, self.rows = fragments, stops, rows
+
+    def __len__(self) -> int:
+        return len(self.stops)
+
+    def item(self, index: int) -> Part:
+        start, stop = int(self.stops[index - 1]) if index else 0, int(self.stops[index])
+        return Part(index, range(start, stop), int(self.rows[index]), _sources(self.fragments[start:stop]))
+
+
+def plan_parts(fragments: Sequence[Fragment], n_features: int, itemsize: int, part_bytes: int | None) -> Sequence[Part]:
     """Cuts ``fragments`` into parts: runs, closed as soon as they hold the target's rows.
 
     The target depends on the numbers of rows and features and on ``itemsize`` (bytes of one value) only.
     Data without fragments make one empty part, so that an output always has a schema.
     """
     row_bytes = max(n_features * itemsize, 1)
-    total = sum(f.rows for f in fragments) * row_bytes
+    total = sum(rows * count for rows, count in row_counts(fragments)) * row_bytes
     target = max((part_bytes or min(max(total // 64, PART_BYTES[0]), PART_BYTES[1])) // row_bytes, 1)
-    parts, start, rows = list[Part](), 0, 0
-    for i, fragment in enumerate(fragments):
-        rows += fragment.rows
-        if rows >= target or i + 1 == len(fragments):
-            parts.append(Part(len(parts), range(start, i + 1), rows, _sources(fragments[start : i + 1])))
-            start, rows = i + 1, 0
-    return tuple(parts) or (Part(0, range(0), 0, ()),)
+    stops, held, end, rows, n = array("q"), array("q"), 0, 0, len(fragments)
+    for more, count in row_counts(fragments):
+        for _ in range(count):
+            rows, end = rows + more, end + 1
+            if rows >= target or end == n:
+                stops.append(end)
+                held.append(rows)
+                rows = 0
+    return Parts(fragments, narrow(stops), narrow(held)) if n else (Part(0, range(0), 0, ()),)
 
 
 def _sources(fragments: Sequence[Fragment]) -> tuple[tuple[int, int, int], ...]:

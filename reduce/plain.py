@@ -14,17 +14,21 @@ from reduce.errors import ArtifactError, OutputError
 MAX_DEPTH = 64
 """Deepest nesting of a JSON file."""
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
 Refusal = type[OutputError] | type[ArtifactError]
 
 
 def canonical(value: Any) -> bytes:
     """The one JSON text of ``value`` that digests are made of."""
-    return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=True, separators=(",", ":")).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def digest(value: Any) -> str:
     """SHA-256 (hex) of the canonical JSON of ``value``."""
-    return hashlib.sha256(canonical(value)).hexdigest()
+    h = hashlib.sha256()
+    for piece in _CANONICAL.iterencode(value):
+        h.update(piece.encode())
+    return h.hexdigest()
 
 
 def checked(value: Any, where: str, depth: int = MAX_DEPTH - 8) -> Any:

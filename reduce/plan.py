@@ -2,9 +2,9 @@
 
 Scans and bytes follow from the files; memory from the same model that refuses a scan (:mod:`reduce.engines.memory`);
 time from the arithmetic of the passes, a quick measurement of this machine's matrix product, and rates of decoding
-and writing that are typical of Parquet (``DECODE``, ``ENCODE``), so expect it to be right within a factor of two. On a
-cluster the links of the workers are counted too, as 1 Gbit/s each (``Cluster.link``), and the scheduler's time for each
-task.
+and writing that are typical of Parquet (``DECODE``, ``ENCODE``), so expect it to be right within a factor of two: two
+threads of one processor are not twice as fast as one. On a cluster the links of the workers are counted too, as 1
+Gbit/s each (``Cluster.link``), and the scheduler's time for a scan and for each task (``benchmarks/seconds.py``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from reduce.blocks import block_height
 from reduce.dataset import Dataset
 from reduce.engines.base import Engine, one_blas_thread, plan_leaves
-from reduce.engines.load import Cluster, Load, fold_load, worker_memory, write_load
+from reduce.engines.load import START, Cluster, Load, fold_load, worker_memory, write_load
 from reduce.engines.memory import Memory, estimate, format_bytes
 from reduce.estimators import sketch
 from reduce.estimators.base import Estimator
@@ -241,7 +241,7 @@ class _Place:
         links = max(min(cluster.workers, load.tasks), 1)
         scan = max(work / threads, self.encoded / (links * cluster.link), load.scheduler_seconds)
         memory = worker_memory(cluster.kind, pass_, self.data, cluster.threads)[0]
-        return Scan(name, self.encoded, scan + load.merge_seconds, memory, load)
+        return Scan(name, self.encoded, START[cluster.kind] + scan + load.merge_seconds, memory, load)
 
 
 def _flops(dtype: np.dtype[Any]) -> float:

@@ -34,6 +34,7 @@ from pyarrow import fs as pafs
 
 from reduce import encode, files, output, partition, plain, versions
 from reduce.blocks import Block
+from reduce.catalog import Some, row_counts
 from reduce.dataset import Dataset, Source
 from reduce.encode import Encoding, Layout
 from reduce.errors import ChangedInputError, ConfigError, OutputError, SchemaError
@@ -137,7 +138,7 @@ def _one_of(option: str, value: object, allowed: Sequence[str]) -> None:
 def _input(source: Source) -> dict[str, Any]:
     """What identifies the input in a manifest."""
     listed = [{"path": f.path, "size": f.size, "digest": f.digest} for f in source.files]
-    rows = sum(f.rows for f in source.fragments)
+    rows = sum(rows * count for rows, count in row_counts(source.fragments))
     return {"digest": source.digest, "rows": rows, "features": len(source.names), "files": listed}
 
 
@@ -222,8 +223,8 @@ class Job:
     directory: str
     key: str
     encoding: Encoding
-    parts: tuple[Part, ...]
-    pending: tuple[Part, ...]
+    parts: Sequence[Part]
+    pending: Sequence[Part]
     link: str | None = None
     finished: Manifest | None = None
 
@@ -323,7 +324,7 @@ def _go_on(fs: pafs.FileSystem, job: Job) -> Job:
         return replace(job, pending=(), finished=manifest)
     files.clean(fs, job.directory)
     records = output.read_records(fs, job.directory, job.key, job.parts)
-    pending = tuple(p for p in job.parts if p.index not in records)
+    pending = Some(job.parts, (i for i in range(len(job.parts)) if i not in records))
     done = [records[i] for i in sorted(records)]
     output.check_listing(fs, job.directory, done, pending)
     output.verify(fs, job.directory, done)

@@ -76,7 +76,7 @@ class TableSource(LaidOut):
             h.update(sink.getvalue())
         return digest_of([h.hexdigest(), self.layout, self.carried.names, self.weights])
 
-    def only(self, files: Sequence[FileInfo]) -> TableSource:
+    def only(self, files: Sequence[int]) -> TableSource:
         return self
 
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:

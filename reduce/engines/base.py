@@ -11,14 +11,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
 from reduce.blocks import Workspace
-from reduce.dataset import Dataset, Fragment, leaf_rows
+from reduce.catalog import Integers, Made, narrow, row_counts
+from reduce.dataset import Dataset, leaf_rows
 from reduce.errors import ArtifactError
 from reduce.passes.base import Pass, from_arrays, sparse_height, to_arrays
 
@@ -90,21 +92,55 @@ class Leaf:
     continues: bool = False
 
 
-def plan_leaves(data: Dataset, *, after: Tree[Any] | None = None) -> list[Leaf]:
-    """The leaves of ``data``; its rows come after those of the tree, whose open leaf the first one continues."""
-    first = after.leaves if after else 0
-    rows = after.open_rows if after else 0
+class Leaves(Made[Leaf]):
+    """The leaves of a scan, by the end of each in fragments and its rows: a few bytes a leaf.
+
+    ``first`` is the index of the first one, which begins with fragment ``start`` and may continue an open leaf; only
+    the last one may not be ``full``.
+    """
+
+    __slots__ = ("continues", "first", "full", "rows", "start", "stops")
+
+    def __init__(
+        self, first: int, start: int, stops: Integers, rows: Integers, *, full: bool, continues: bool = False
+    ) -> None:
+        self.first, self.start, self.stops, self.rows = first, start, stops, rows
+        self.full, self.continues = full, continues
+
+    def __len__(self) -> int:
+        return len(self.stops)
+
+    def item(self, index: int) -> Leaf:
+        fragments = range(int(self.stops[index - 1]) if index else self.start, int(self.stops[index]))
+        full = self.full or index + 1 < len(self)
+        return Leaf(self.first + index, fragments, int(self.rows[index]), full, self.continues and index == 0)
+
+
+def plan_leaves(
+    data: Dataset, *, after: Tree[Any] | None = None, fragments: range | None = None, target: int | None = None
+) -> Leaves:
+    """The leaves of ``data``; its rows come after those of the tree, whose open leaf the first one continues.
+
+    ``fragments`` are a run of its fragments that begins where a leaf does, by default all; ``target`` rows close
+    a leaf.
+    """
+    stops, held, rows = array("q"), array("q"), after.open_rows if after else 0
+    target = leaf_rows(data.n_features) if target is None else target
+    start = end = 0 if fragments is None else fragments.start
+    for more, count in row_counts(data.fragments, fragments):
+        for _ in range(count):
+            rows, end = rows + more, end + 1
+            if rows >= target:
+                stops.append(end)
+                held.append(rows)
+                rows = 0
+    full = end == (stops[-1] if stops else start)
+    if not full:
+        stops.append(end)
+        held.append(rows)
     continues = bool(after and after.open is not None)
-    target, leaves, start = leaf_rows(data.n_features), list[Leaf](), 0
-    fragments = data.fragments
-    for i, fragment in enumerate(fragments):
-        rows += fragment.rows
-        if rows >= target:
-            leaves.append(Leaf(first + len(leaves), range(start, i + 1), rows, True, continues))
-            start, rows, continues = i + 1, 0, False
-    if start < len(fragments):
-        leaves.append(Leaf(first + len(leaves), range(start, len(fragments)), rows, False, continues))
-    return leaves
+    first = after.leaves if after else 0
+    return Leaves(first, start, narrow(stops), narrow(held), full=full, continues=continues)
 
 
 def fold_leaf(
@@ -114,14 +150,9 @@ def fold_leaf(
     workspace: Workspace,
     start: S | None = None,
     progress: Callable[[int], None] | None = None,
-    fragments: Sequence[Fragment] | None = None,
 ) -> S:
-    """The one loop in which a block meets a pass; every engine's task runs it.
-
-    The leaf counts in ``fragments``, by default all of the data's.
-    """
-    state = pass_.start() if start is None else start
-    fragments = data.fragments if fragments is None else fragments
+    """The one loop in which a block meets a pass; every engine's task runs it."""
+    state, fragments = pass_.start() if start is None else start, data.fragments
     height = sparse_height(pass_) if data.sparse else None
     for i in leaf.fragments:
         for block in data.blocks(fragments[i], workspace, height=height):

@@ -130,7 +130,7 @@ class DaskEngine:
         tasks = fold_tasks(pass_, data, tree, TASKS["dask"])
         state = pass_.sizes(0, data.n_rows)[0]
         fan = fan_in("dask", state)
-        with staged(self.progress, name, sum(task.rows for task in tasks)):
+        with staged(self.progress, name, data.n_rows):
             graph = _Graph(f"fold-{name}", tasks, self)
             merged, level = graph.nodes, 0
             whole = graph.node("pass", delayed(_identity), [pack(pass_, self.work)])[0] if tasks else None
@@ -146,15 +146,14 @@ class DaskEngine:
     def write(self, data: Dataset, sink: Sink) -> Manifest:
         self._admit(None, data)
         job = sink.open(data)
-        tasks = write_tasks(data, job)
-        with staged(self.progress, "write", sum(task.rows for task in tasks)):
-            self._compute(_Graph("write-part", tasks, self), [])
+        with staged(self.progress, "write", sum(part.rows for part in job.pending)):
+            self._compute(_Graph("write-part", write_tasks(data, job), self), [])
         return job.commit()
 
     def collect(self, data: Dataset) -> Array:
         """All rows of ``data`` as one array (n, d) in this process: for data that fits, such as reduced features."""
         self._admit(None, data)
-        graph = _Graph("collect", rows_tasks(data), self)
+        graph = _Graph("collect", rows_tasks(data, TASKS["dask"]), self)
         found = self._compute(graph, graph.nodes)
         return np.concatenate(found) if found else np.empty((0, data.n_features), data.dtype)
 
@@ -315,9 +314,13 @@ class _Graph:
 
     def __init__(self, name: str, tasks: Sequence[Any], engine: DaskEngine) -> None:
         self.token = uuid.uuid4().hex[:8]
-        self.rows = [getattr(task, "rows", 0) for task in tasks]
-        common, work = Common(), engine.work
-        shipped = [pack(task, work, common) for task in tasks]
+        self.rows: list[int] = []
+        common, shipped, gathered = Common(), list[bytes](), list[Any]()
+        for task in tasks:
+            read = [task.data.fragments[i] for i in task.fragments]
+            shipped.append(pack(task, engine.work, common))
+            self.rows.append(sum(fragment.rows for fragment in read))
+            gathered.append((read, task.data.source.parts(read)) if _gathers(task.data) else ())
         shared: Any = []
         if common.objects:
             # A task and not a scatter: what a dead worker held is made again.
@@ -325,8 +328,7 @@ class _Graph:
             shared = delayed(unpack_common, pure=False)(common.pack(), dask_key_name=key)
         self.all: list[Any] = []
         call, expected = delayed(_call, pure=False), versions()
-        parts = [task.data.source.parts(task.fragments) if _gathers(task.data) else [] for task in tasks]
-        self.nodes = self.node(name, call, shipped, shared, engine.retries, expected, extra=parts)
+        self.nodes = self.node(name, call, shipped, shared, engine.retries, expected, extra=gathered)
 
     def node(
         self, name: str, function: Any, items: Sequence[Any], *arguments: Any, extra: Sequence[Any] | None = None
@@ -379,14 +381,16 @@ def _same_versions(expected: tuple[tuple[str, str], ...]) -> None:
     compare_versions(dict(expected), versions(), "a worker")
 
 
-def _call(payload: bytes, common: list[Any], retries: int, expected: dict[str, str], parts: Sequence[Any] = ()) -> Any:
+def _call(
+    payload: bytes, common: list[Any], retries: int, expected: dict[str, str], gathered: Sequence[Any] = ()
+) -> Any:
     # Workers may join at any time.
     _same_versions(tuple(expected.items()))
 
     def work() -> Any:
         task = unpack(payload, common)
         if _gathers(task.data):
-            task = replace(task, data=replace(task.data, source=task.data.source.loaded(task.fragments, parts)))
+            task = replace(task, data=replace(task.data, source=task.data.source.loaded(*gathered)))
         return task()
 
     return attempt(work, retries)

@@ -79,7 +79,7 @@ class Parts:
     def _lengths(self) -> Sequence[int]:
         raise NotImplementedError
 
-    def only(self, files: Sequence[FileInfo]) -> Source:
+    def only(self, files: Sequence[int]) -> Source:
         return self
 
     def describe(self) -> Mapping[str, Any]:
@@ -105,9 +105,9 @@ class Parts:
         """The partitions behind ``fragments``, not yet computed."""
         return [self._delayed[fragment.file] for fragment in fragments]
 
-    def loaded(self, fragments: Sequence[Fragment], parts: Sequence[Any]) -> Source:
+    def loaded(self, fragments: Sequence[Fragment], parts: Sequence[Any]) -> Any:
         """On a worker: the source of these partitions, there in memory."""
-        return Loaded(self, {f.file: self._source(part) for f, part in zip(fragments, parts, strict=True)})
+        return Loaded(self, fragments, [self._source(part) for part in parts])
 
     def _source(self, part: Any) -> Source:
         raise NotImplementedError
@@ -191,8 +191,9 @@ class FrameParts(Parts):
 class Loaded:
     """Partitions in a worker's memory, in the place of the collection that they are of."""
 
-    def __init__(self, whole: Parts, sources: Mapping[int, Source]) -> None:
-        self._whole, self._sources = whole, sources
+    def __init__(self, whole: Parts, fragments: Sequence[Fragment], sources: Sequence[Source]) -> None:
+        self._whole, self._sources = whole, {f.file: source for f, source in zip(fragments, sources, strict=True)}
+        self.fragments = {f.index: f for f in fragments}
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

@@ -6,15 +6,19 @@ from the merge tree: of the trees that meet in one task all but one come from an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
+
+import numpy as np
 
 from reduce.dataset import Dataset
 from reduce.engines.base import Tree
 from reduce.engines.memory import RESERVE, Memory, estimate
 from reduce.engines.ship import Common, pack
-from reduce.engines.tasks import Cutter, FoldTask, RowsTask, fold_tasks
+from reduce.engines.tasks import Cutter, RowsTask, fold_tasks
 from reduce.errors import ConfigError
 from reduce.parts import Part
 from reduce.passes.base import Pass
@@ -34,6 +38,8 @@ PROCESS = 300 << 20
 """Bytes that a worker process holds before it reads."""
 DISPATCH = {"dask": 1e-3, "spark": 5e-3}
 """Seconds of the scheduler for one task."""
+START = {"dask": 0.2, "spark": 0.8}
+"""Seconds that a scan of a warm cluster takes at least: measured over the local engine, on one machine."""
 LINK = 125e6
 """Bytes per second over the network into or out of one worker: 1 Gbit/s."""
 MERGE = 1e9
@@ -117,17 +123,17 @@ def worker_memory(kind: str, pass_: Pass[Any, Any] | None, data: Dataset, thread
 
 def fold_load(pass_: Pass[Any, Any], data: Dataset, cluster: Cluster, encoded: int) -> Load:
     """The load of one scan of ``data``, whose files hold ``encoded`` bytes."""
-    tasks: list[FoldTask[Any]] = fold_tasks(
-        pass_, data, Tree(), most_tasks(cluster.kind, cluster.workers * cluster.threads)
-    )
+    tasks = fold_tasks(pass_, data, Tree(), most_tasks(cluster.kind, cluster.workers * cluster.threads))
     state, _, final = pass_.sizes(0, data.n_rows)
     rounds, returned = _rounds(cluster.kind, len(tasks), state)
-    # A merge runs where one of its trees is; the others come from other workers, as far as there are any.
-    moved = round((len(tasks) - returned) * (1 - 1 / cluster.workers)) * state
+    fan = fan_in(cluster.kind, state)
+    entering = [len(tasks), *rounds][: len(rounds)]
+    moved = round(sum(_travelling(cluster, n, fan) for n in entering) * state)
+    # The rounds follow each other, and a group's trees come over one link.
+    waits = sum(_travelling(cluster, n, fan) / -(-n // fan) / cluster.link + fan / MERGE for n in entering)
     described, common = _described(tasks)
     # Dask: the pass itself is a task, and what tasks have in common; the leaves left over meet in a last one.
     merges = sum(rounds) + (2 + common if cluster.kind == "dask" and tasks else 0)
-    fan = fan_in(cluster.kind, state)
     return Load(
         tasks=len(tasks),
         merges=merges,
@@ -138,7 +144,7 @@ def fold_load(pass_: Pass[Any, Any], data: Dataset, cluster: Cluster, encoded: i
         driver_bytes=PROCESS + RESERVE + 2 * described + max(2 * returned * state, final),
         worker_bytes=worker_memory(cluster.kind, pass_, data, cluster.threads)[1],
         scheduler_seconds=(len(tasks) + merges) * DISPATCH[cluster.kind],
-        merge_seconds=len(rounds) * state * ((fan - 1) / cluster.link + fan / MERGE) + returned * state / cluster.link,
+        merge_seconds=(waits + returned / cluster.link) * state,
     )
 
 
@@ -175,6 +181,30 @@ def _rounds(kind: str, trees: int, state: int) -> tuple[list[int], int]:
         trees = -(-trees // fan_in(kind, state))
         rounds.append(trees)
     return rounds, trees
+
+
+def _travelling(cluster: Cluster, trees: int, fan: int) -> float:
+    """How many of so many trees come from another worker to where they meet, in groups of ``fan``."""
+    full, rest = divmod(trees, fan)
+    if cluster.kind == "spark":
+        return trees * (1 - 1 / cluster.workers)  # a shuffle does not look where they are
+    # Dask merges where most of a group lie; no worker holds many more than its share.
+    share = -(-trees // cluster.workers)
+    return sum(n * (size - min(_most(size, cluster.workers), share)) for n, size in ((full, fan), (1, rest)) if size)
+
+
+@lru_cache(maxsize=64)
+def _most(items: int, places: int) -> float:
+    """Of so many items, put down at random, how many the fullest place is expected to hold."""
+    expected = 0.0
+    for bound in range(items):
+        # No place holds more than ``bound``: a coefficient of (1 + x + ... x^bound / bound!)^places.
+        one = np.array([1 / math.factorial(j) if j <= bound else 0.0 for j in range(items + 1)])
+        ways = np.eye(1, items + 1)[0]
+        for _ in range(places):
+            ways = np.convolve(ways, one)[: items + 1]
+        expected += 1 - ways[items] * math.factorial(items) / float(places) ** items
+    return expected
 
 
 def _sample(items: Sequence[T]) -> Sequence[T]:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from reduce.blocks import Array, Block, Workspace
+from reduce.catalog import Some
 from reduce.dataset import Dataset, Fragment
 from reduce.engines.base import (
     Leaf,
@@ -106,15 +107,14 @@ class LocalEngine:
             data = self._kept.over(data, room)
         keep, tree = tree is not None, Tree() if tree is None else tree
         leaves = plan_leaves(data, after=tree)
-        rows = sum(data.fragments[i].rows for leaf in leaves for i in leaf.fragments)
-        with staged(self.progress, scan_name(pass_), rows), one_blas_thread():
+        with staged(self.progress, scan_name(pass_), data.n_rows), one_blas_thread():
             self._fold(pass_, data, leaves, tree, workers)
             return pass_.finalize(tree.total(pass_, keep=keep))
 
     def write(self, data: Dataset, sink: Sink) -> Manifest:
         workers = workers_that_fit(None, data, self.workers, self.memory)
         job = sink.open(data)
-        rows = sum(data.fragments[i].rows for part in job.pending for i in part.fragments)
+        rows = sum(part.rows for part in job.pending)
 
         def task(part: Part, workspace: Workspace, watch: Watch) -> PartRecord:
             return job.write_part(part, _watched(data, part, workspace, watch))
@@ -154,7 +154,8 @@ class LocalEngine:
                 checkpoint.save_if_due()
 
         try:
-            self._map(task, [leaf for leaf in leaves if not merger.covered(leaf.index)], workers)
+            left = (i for i, leaf in enumerate(leaves) if not merger.covered(leaf.index))
+            self._map(task, Some(leaves, left), workers)
         except BaseException:
             if checkpoint is not None:
                 checkpoint.save_if_due(now=True)

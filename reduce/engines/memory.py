@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from reduce.blocks import block_height
+from reduce.catalog import row_counts
 from reduce.dataset import Dataset
 from reduce.engines.base import plan_leaves
 from reduce.errors import ConfigError, DoesNotFitError
@@ -95,19 +96,19 @@ def estimate(pass_: Pass[Any, Any] | None, data: Dataset, workers: int, *, proce
     process = resident() if process is None else process
     source = data.source
     d, leaves = len(source.names), plan_leaves(data)
-    height = block_height(d)
-    rows = min(height, max((f.rows for f in data.fragments), default=0))
+    height, largest = block_height(d), max((rows for rows, _ in row_counts(data.fragments)), default=0)
+    rows = min(height, largest)
     workers = max(min(workers, len(leaves) or 1), 1)
     block, row = rows * d * data.dtype.itemsize, float(d * source.dtype.itemsize)
     low = sparse_height(pass_) if data.sparse else None
     if low is not None:
         # A block of sparse rows, twice while it is split, and the piece of it that may have to be made dense.
-        rows, row = min(low, max((f.rows for f in data.fragments), default=0)), sparse_row(data)
+        rows, row = min(low, largest), sparse_row(data)
         block = int(2 * rows * row) + block
     process += getattr(pass_, "held", 0)
     decoding = 0
     if source.files:
-        group = int(max((f.rows for f in data.fragments), default=0) * row)
+        group = int(largest * row)
         # Measured: Arrow holds pages compressed, decompressed and decoded, and the last batch while it makes the next.
         decoding = int(4 * block + 2.5 * min(group, source.stored_columns * PAGE))
     blocks = 2 * block + sum(rows * len(t.names) * 8 for t in data.transforms)

@@ -94,7 +94,7 @@ class SparkEngine:
             frame = data.source.folded(pass_, data, tree.leaves, self.work, SCHEMA) if count else None
         else:
             tasks = fold_tasks(pass_, data, tree, most_tasks("spark", self._cores()))
-            count, n = len(tasks), sum(task.rows for task in tasks)
+            count, n = len(tasks), data.n_rows
             frame = self._map(tasks, fold, count) if count else None
         with staged(self.progress, name, n):
             found: Tree[S] = Tree()
@@ -125,8 +125,8 @@ class SparkEngine:
         with staged(self.progress, "write", sum(part.rows for part in job.pending)):
             # In rounds: every task is sent the descriptions of all tasks of its Spark job.
             for start in range(0, len(job.pending), TASKS["spark"]):
-                tasks = write_tasks(data, replace(job, pending=job.pending[start : start + TASKS["spark"]]))
-                n = sum(task.rows for task in tasks)
+                pending = job.pending[start : start + TASKS["spark"]]
+                tasks, n = write_tasks(data, replace(job, pending=pending)), sum(part.rows for part in pending)
                 for _ in self._collect(self._map(tasks, write), f"write of {n} rows"):
                     pass
                 if self.progress is not None:
@@ -140,7 +140,7 @@ class SparkEngine:
             values = table.column(COLLECTED).combine_chunks().flatten().to_numpy(zero_copy_only=False)
             return np.asarray(values, data.dtype).reshape(-1, data.n_features)
         self._admit(None, data)
-        tasks = rows_tasks(data)
+        tasks = rows_tasks(data, TASKS["spark"])
         if not tasks:
             return np.empty((0, data.n_features), data.dtype)
         found = [np.frombuffer(p, data.dtype) for _, p in self._collect(self._map(tasks, rows), "collect")]

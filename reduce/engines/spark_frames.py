@@ -122,7 +122,7 @@ class FrameSource(LaidOut):
             start += n
         return tuple(fragments)
 
-    def only(self, files: Sequence[FileInfo]) -> FrameSource:
+    def only(self, files: Sequence[int]) -> FrameSource:
         return self
 
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:

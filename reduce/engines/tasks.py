@@ -1,7 +1,7 @@
 """What a cluster's task does: fold an aligned run of leaves, merge trees, write a part.
 
 Every engine with workers in other processes is made of these. A task carries only the descriptions of the files it
-reads, so that its size does not grow with the data set, and the fragments that the planner has cut.
+reads, so that its size does not grow with the data set; which fragments these make is the same everywhere.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -16,42 +17,43 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from reduce.blocks import Array, Block, Workspace
-from reduce.dataset import Dataset, Fragment
-from reduce.engines.base import Leaf, Merger, Tree, fold_leaf, one_blas_thread, plan_leaves
+from reduce.catalog import Made
+from reduce.dataset import Dataset, leaf_rows
+from reduce.engines.base import Merger, Tree, fold_leaf, one_blas_thread, plan_leaves
 from reduce.errors import EigenmillError, EngineError
 from reduce.passes.base import Pass
 from reduce.sink import Job, Part, PartRecord
 
 S = TypeVar("S")
-T = TypeVar("T")
+T = TypeVar("T", covariant=True)
 LASTING = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
 log = logging.getLogger("eigenmill")
 
 
 @dataclass(frozen=True)
 class FoldTask(Generic[S]):
-    """Fold ``leaves``, which count in ``fragments`` of ``data``; the first may continue the open state ``start``."""
+    """Fold the leaves of ``target`` rows that ``fragments`` of ``data`` make; they come after those of ``after``."""
 
     pass_: Pass[S, Any]
     data: Dataset
-    fragments: tuple[Fragment, ...]
-    leaves: tuple[Leaf, ...]
-    rows: int
-    start: S | None = None
+    fragments: range
+    target: int
+    after: Tree[S]
 
     def __call__(self) -> Tree[S]:
         tree: Tree[S] = Tree()
         merger, workspace = Merger(self.pass_, tree), Workspace()
+        leaves = plan_leaves(self.data, after=self.after, fragments=self.fragments, target=self.target)
         with one_blas_thread():
-            for leaf in self.leaves:
+            for leaf in leaves:
                 # A fold consumes its state, and a task may run twice.
-                start = copy.deepcopy(self.start) if leaf.continues else None
-                state = fold_leaf(self.pass_, self.data, leaf, workspace, start, fragments=self.fragments)
+                start = copy.deepcopy(self.after.open) if leaf.continues else None
+                state = fold_leaf(self.pass_, self.data, leaf, workspace, start)
                 if leaf.full:
                     merger.add(leaf.index, state)
                 else:
                     tree.open, tree.open_rows = state, leaf.rows
-        tree.leaves = self.leaves[-1].index + (1 if self.leaves[-1].full else 0)
+        tree.leaves = leaves[-1].index + (1 if leaves[-1].full else 0)
         return tree
 
 
@@ -62,8 +64,7 @@ class WriteTask:
     job: Job
     part: Part
     data: Dataset
-    fragments: tuple[Fragment, ...]
-    rows: int
+    fragments: range
 
     def __call__(self) -> PartRecord:
         with one_blas_thread():
@@ -71,8 +72,9 @@ class WriteTask:
 
     def _blocks(self) -> Iterator[Block]:
         workspace = Workspace()
-        for fragment in self.fragments:
-            yield from self.data.blocks(fragment, workspace, carry=True)
+        fragments = self.data.fragments
+        for i in self.fragments:
+            yield from self.data.blocks(fragments[i], workspace, carry=True)
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,12 @@ class RowsTask:
     """All rows of some fragments of ``data`` as one array (n, d)."""
 
     data: Dataset
-    fragments: tuple[Fragment, ...]
+    fragments: range
 
     def __call__(self) -> Array:
-        data, workspace = self.data, Workspace()
+        data, workspace, fragments = self.data, Workspace(), self.data.fragments
         with one_blas_thread():
-            found = [b.dense(data.dtype).copy() for f in self.fragments for b in data.blocks(f, workspace)]
+            found = [b.dense(data.dtype).copy() for i in self.fragments for b in data.blocks(fragments[i], workspace)]
         return np.concatenate(found) if found else np.empty((0, data.n_features), data.dtype)
 
 
@@ -141,43 +143,56 @@ def total_of(pass_: Pass[S, Any], tree: Tree[S]) -> Tree[S]:
         return Tree(open=tree.total(pass_))
 
 
-def fold_tasks(pass_: Pass[S, Any], data: Dataset, tree: Tree[S], most: int) -> list[FoldTask[S]]:
+class Tasks(Made[T]):
+    """Tasks of one scan, each made when asked for: together they would hold all files and fragments as objects."""
+
+    __slots__ = ("make", "size")
+
+    def __init__(self, count: int, make: Callable[[int], T]) -> None:
+        self.size, self.make = count, make
+
+    def __len__(self) -> int:
+        return self.size
+
+    def item(self, index: int) -> T:
+        return self.make(index)
+
+
+def fold_tasks(pass_: Pass[S, Any], data: Dataset, tree: Tree[S], most: int) -> Tasks[FoldTask[S]]:
     """``data`` cut into at most about ``most`` tasks over aligned runs of 2^g leaves."""
     leaves = plan_leaves(data, after=tree)
     size = 0
     while len(leaves) >> size > most:
         size += 1
-    runs: dict[int, list[Leaf]] = {}
-    for leaf in leaves:
-        runs.setdefault(leaf.index >> size, []).append(leaf)
-    cut = Cutter(data)
-    tasks = []
-    for run in runs.values():
-        first = run[0].fragments.start
-        part, fragments = cut(first, run[-1].fragments.stop)
-        moved = tuple(
-            replace(leaf, fragments=range(leaf.fragments.start - first, leaf.fragments.stop - first)) for leaf in run
-        )
-        rows = sum(f.rows for f in fragments)
-        tasks.append(FoldTask(pass_, part, fragments, moved, rows, tree.open if run[0].continues else None))
-    return tasks
+    first, end, cut = leaves.first, leaves.first + len(leaves), Cutter(data)
+
+    def make(number: int) -> FoldTask[S]:
+        start = (first >> size) + number << size
+        low, high = leaves[max(start, first) - first], leaves[min(start + (1 << size), end) - first - 1]
+        part, fragments = cut(low.fragments.start, high.fragments.stop)
+        after: Tree[S] = Tree(leaves=low.index) if number else replace(tree, nodes={})
+        return FoldTask(pass_, part, fragments, leaf_rows(data.n_features), after)
+
+    return Tasks((end - 1 >> size) - (first >> size) + 1 if len(leaves) else 0, make)
 
 
-def write_tasks(data: Dataset, job: Job) -> list[WriteTask]:
+def write_tasks(data: Dataset, job: Job) -> Tasks[WriteTask]:
     """One task for each pending part; a task's job knows no part but its own."""
     cut = Cutter(data)
-    tasks = []
-    for part in job.pending:
+
+    def make(number: int) -> WriteTask:
+        part = job.pending[number]
         part_data, fragments = cut(part.fragments.start, part.fragments.stop)
-        rows = sum(f.rows for f in fragments)
-        tasks.append(WriteTask(replace(job, parts=(part,), pending=(part,)), part, part_data, fragments, rows))
-    return tasks
+        return WriteTask(replace(job, parts=(part,), pending=(part,)), part, part_data, fragments)
+
+    return Tasks(len(job.pending), make)
 
 
-def rows_tasks(data: Dataset) -> list[RowsTask]:
-    """One task for each fragment."""
-    cut = Cutter(data)
-    return [RowsTask(*cut(i, i + 1)) for i in range(len(data.fragments))]
+def rows_tasks(data: Dataset, most: int) -> Tasks[RowsTask]:
+    """``data`` cut into at most ``most`` runs of fragments."""
+    n = len(data.fragments)
+    count, cut = min(n, most), Cutter(data)
+    return Tasks(count, lambda i: RowsTask(*cut(n * i // count, n * (i + 1) // count)))
 
 
 class Cutter:
@@ -185,19 +200,13 @@ class Cutter:
 
     def __init__(self, data: Dataset) -> None:
         self.data, self.all = data, data.fragments
-        self.first: dict[int, int] = {}
-        for i, fragment in enumerate(self.all):
-            self.first.setdefault(fragment.file, i)
 
-    def __call__(self, start: int, stop: int) -> tuple[Dataset, tuple[Fragment, ...]]:
-        """(data of the files of fragments ``start:stop``, these fragments as it numbers them)."""
+    def __call__(self, start: int, stop: int) -> tuple[Dataset, range]:
+        """(data of the files of fragments ``start:stop``, which of its fragments these are)."""
         source = self.data.source
         if not source.files or start == stop:
-            return self.data, tuple(self.all[start:stop])
+            return self.data, range(start, stop)
         low, high = self.all[start].file, self.all[stop - 1].file
-        part = replace(self.data, source=source.only([source.files[f] for f in range(low, high + 1)]))
-        first = self.first[low]
-        return part, tuple(
-            replace(fragment, index=fragment.index - first, file=fragment.file - low)
-            for fragment in self.all[start:stop]
-        )
+        first = bisect_left(self.all, low, key=lambda fragment: fragment.file)
+        part = replace(self.data, source=source.only(range(low, high + 1)))
+        return part, range(start - first, stop - first)

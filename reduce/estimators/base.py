@@ -12,12 +12,14 @@ import functools
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from reduce.catalog import Files
 from reduce.cleaning import KEEP, MEAN, Cleaning, Resolved
 from reduce.dataset import COLLECTIONS, Dataset, as_dataset
 from reduce.engines import connect
@@ -174,9 +176,8 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         with one_blas_thread():  # eigh and its like differ between 1 and 2 threads
             moments = self._finish(result, solver, intake, again, engine)
         source = data.source
-        record = Record(
-            tree or record.tree, (*record.files, *located(source)), rows, solver, record.policy, record.dtype
-        )
+        files = Files(chain(record.files, located(source)))
+        record = Record(tree or record.tree, files, rows, solver, record.policy, record.dtype)
         self.quality_ = moments
         self.cleaning_ = record.policy.with_means(moments.mean)
         self._layout, self._dtype_ = dict(source.describe()), data.dtype

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,7 +33,7 @@ class Record:
     """
 
     tree: Tree[Any]
-    files: tuple[FileInfo, ...]
+    files: Sequence[FileInfo]
     rows: int
     solver: str
     policy: Resolved
@@ -42,8 +42,8 @@ class Record:
 
 def fingerprint(files: Sequence[FileInfo], rows: int) -> dict[str, Any]:
     """Numbers of files and rows, and one digest over the contents of the files in order; None for arrays."""
-    content = [[f.size, f.digest] for f in files]
-    return {"files": len(files), "rows": rows, "digest": digest_of(content) if content else None}
+    content = ([f.size, f.digest] for f in files)
+    return {"files": len(files), "rows": rows, "digest": digest_of(content) if len(files) else None}
 
 
 def unseen(data: Dataset, record: Record) -> Dataset:
@@ -57,17 +57,19 @@ def unseen(data: Dataset, record: Record) -> Dataset:
         raise ConfigError("expected arrays, as in the fit that this model goes on from, found files")
     seen = {f.path: f for f in record.files}
     contents = {(f.size, f.digest) for f in record.files}
-    fresh, listed = [], set()
-    for f, path in zip(source.files, (g.path for g in located(source)), strict=True):
-        listed.add(path)
+    fresh, listed = list[int](), set[str]()
+    for i, f in enumerate(source.files):
+        path = join(source.root, f.path)
         known = seen.get(path)
+        if known is not None:
+            listed.add(known.path)
         if known is not None and (known.size, known.digest) != (f.size, f.digest):
             raise ChangedInputError(
                 f"expected {f.path} as it was when the model saw it ({known.size} bytes, footer {known.digest}), "
                 f"found {f.size} bytes, footer {f.digest}; fit all files again"
             )
         if known is None and (f.size, f.digest) not in contents:
-            fresh.append(f)
+            fresh.append(i)
     if source.listed:
         gone = [p for p in seen if p.startswith(source.root.rstrip("/") + "/") and p not in listed]
         if gone:
@@ -75,12 +77,13 @@ def unseen(data: Dataset, record: Record) -> Dataset:
                 f"expected all {len(seen)} files that the model has seen, found {len(gone)} of them gone from "
                 f"{source.root}, first {gone[0]}; bring them back, give only the new files, or fit again"
             )
-    late = [f.path for f in fresh if join(source.root, f.path) < max(seen)]
+    latest = max(seen)
+    late = [path for path in (source.files[i].path for i in fresh) if join(source.root, path) < latest]
     if late:
         log.warning("%d file(s) sort before files already seen and are appended, first %s", len(late), late[0])
     return replace(data, source=source.only(fresh))
 
 
-def located(source: Source) -> tuple[FileInfo, ...]:
+def located(source: Source) -> Iterator[FileInfo]:
     """The source's files under their full paths, which tell days in directories of their own apart."""
-    return tuple(replace(f, path=join(source.root, f.path)) for f in source.files)
+    return (replace(f, path=join(source.root, f.path)) for f in source.files)

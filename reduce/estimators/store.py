@@ -16,8 +16,9 @@ import numpy as np
 
 from reduce.about import versions
 from reduce.artifact import Loaded, load_model, load_state, save_model
+from reduce.catalog import FileInfo, Files
 from reduce.cleaning import Resolved
-from reduce.dataset import FileInfo, Numbered
+from reduce.dataset import Numbered
 from reduce.engines.base import Tree, restore_tree, tree_arrays
 from reduce.errors import ArtifactError, ConfigError
 from reduce.estimators.base import Estimator
@@ -173,7 +174,7 @@ def _restore_record(path: str | os.PathLike[str], names: Any, model: Estimator) 
             )
         policy = from_arrays(Resolved, arrays["policy"])
         dtype = np.dtype(meta["dtype"])
-        files = tuple(FileInfo(p, int(s), g, tuple(map(int, rows)), int(e)) for p, s, g, rows, e in meta["files"])
+        files = Files(FileInfo(p, int(s), g, tuple(map(int, rows)), int(e)) for p, s, g, rows, e in meta["files"])
         pass_ = PASSES[meta["solver"]](Intake(names, dtype, policy))
         tree: Tree[Any] = Tree()
         restore_tree(arrays["tree"], meta["tree"], pass_.state_type(), tree)

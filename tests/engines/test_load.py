@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +17,12 @@ import pytest
 
 from benchmarks.scale import Counted, NullPass, simulate, unread
 from reduce import PCA, ConfigError, Dataset, connect
+from reduce.engines.base import Tree, plan_leaves
 from reduce.engines.load import Cluster, Load, fold_load
+from reduce.engines.memory import estimate
+from reduce.engines.ship import pack
+from reduce.engines.tasks import fold_tasks
+from reduce.parts import plan_parts
 from reduce.plan import explain
 from tests.engines.dask_processes import cluster
 
@@ -38,6 +49,47 @@ def test_tasks_and_bytes_of_100_000_files(tmp_path: Path) -> None:
     compare(*both(unread(100_000, tmp_path), 64 << 10, 50))
 
 
+def peak_of(work: Callable[[], Any]) -> int:
+    """Bytes that ``work`` holds at its peak."""
+    gc.collect()
+    tracemalloc.start()
+    work()
+    found = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return found
+
+
+def planned(data: Dataset) -> int:
+    """Plan a fit and a write of ``data`` on a cluster; the largest description among some of the fit's tasks."""
+    assert data.digest
+    assert len(plan_parts(data.fragments, 50, 4, None)) > 1
+    assert estimate(NullPass(64), data, 1).peak
+    assert fold_load(NullPass(64), data, Cluster("dask", 1000), 0).tasks
+    tasks = fold_tasks(NullPass(64), data, Tree(), 4096)
+    step = max(len(tasks) // 20, 1)
+    return max(len(pack(tasks[i])) for i in range(0, len(tasks), step))
+
+
+def test_planning_takes_little_for_a_file(tmp_path: Path) -> None:
+    """At its peak 300 bytes a file, of which 110 stay: and these are all that a data set holds."""
+    few, many = unread(100, tmp_path), unread(2_100, tmp_path)
+    planned(few)  # imports and the like
+    assert peak_of(lambda: unread(2_100, tmp_path)) - peak_of(lambda: unread(100, tmp_path)) < 2_000 * 300
+    assert peak_of(lambda: planned(many)) - peak_of(lambda: planned(few)) < 2_000 * 300
+
+
+def test_planning_takes_nothing_for_a_row_group(tmp_path: Path) -> None:
+    """Leaves take some 20 bytes each while they are cut: one for 64 MiB of data."""
+    few, many = unread(20, tmp_path, groups=160), unread(20, tmp_path, groups=1_600)
+    assert len(many.fragments) == 10 * len(few.fragments) == 32_000
+    leaves = len(plan_leaves(many)) - len(plan_leaves(few))
+    planned(few)
+    assert peak_of(lambda: unread(20, tmp_path, groups=1_600)) - peak_of(lambda: unread(20, tmp_path)) < 4_000
+    assert peak_of(lambda: planned(many)) - peak_of(lambda: planned(few)) < leaves * 40
+    # A task says which run of fragments it reads.
+    assert abs(planned(many) - planned(few)) < 20
+
+
 def test_ten_terabytes_on_a_thousand_workers(tmp_path: Path) -> None:
     data = unread(10_000, tmp_path)  # a tenth of the files: the number of tasks hardly grows
     plan = explain(PCA(50, scale=True), data, Cluster("dask", 1000, memory=4 << 30))
@@ -59,6 +111,24 @@ def test_a_cluster_is_one() -> None:
     for wrong in ({"kind": "local", "workers": 2}, {"kind": "dask", "workers": 0}):
         with pytest.raises(ConfigError, match="expected a cluster of kind dask or spark"):
             Cluster(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and ip")
+def test_no_namespace_is_left_behind() -> None:
+    work = "import time\nfrom benchmarks.links import namespaces\nwith namespaces(2):\n    print('up', flush=True)\n"
+    with subprocess.Popen([sys.executable, "-c", work + "    time.sleep(300)"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        if process.stdout.readline() != b"up\n":
+            pytest.skip("this machine allows no network namespaces")
+        assert {"em-0", "em-1"} <= namespaces_now()
+        process.terminate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not {name for name in namespaces_now() if name.startswith("em-")}
+
+
+def namespaces_now() -> set[str]:
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    return {line.split()[0] for line in listed.splitlines()}
 
 
 @pytest.mark.slow
