@@ -150,7 +150,7 @@ def test_a_chain_of_models_is_a_frame_with_what_is_carried(frame: Any, files: Pa
     ]
     with pytest.raises(ConfigError, match="expected no column 'id'"):
         pca.transform(scaler.transform(data)).to_spark("id")
-    with pytest.raises(ConfigError, match="expected data of Dataset.from_spark"):
+    with pytest.raises(ConfigError, match=r"expected data of Dataset\.from_spark"):
         expected.transform(told.transform(stored)).to_spark()
 
 
