@@ -76,9 +76,8 @@ def frame(spark: Any, path: Path, out: Path) -> dict[str, Any]:
     data = Dataset.from_spark(spark.read.parquet(str(path)), carry=["id"], **layout_of(path))
     pca = PCA(COMPONENTS, scale=True).fit(data)
     fitted = time.perf_counter()
-    features = pca.transform(data)
     # Only the carried id and the features come back to the JVM.
-    features.source.applied(features).write.parquet(str(out))
+    pca.transform(data).to_spark().write.parquet(str(out))
     return result(began, fitted, pca.explained_variance_)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jobs.config import Input, Job, JobFile, Output, Reduction
-from reduce import PCA, Dataset, Sink, StandardScaler, TruncatedSVD, connect
+from reduce import PCA, Dataset, Sink, StandardScaler, TruncatedSVD, connect, files
 from reduce.engines.base import Engine, Progress
-from reduce.errors import ConfigError
+from reduce.errors import ConfigError, OutputError
 
 
 def layout_of(spec: Input) -> dict[str, Any]:
@@ -87,6 +88,30 @@ def build_engine(source: JobFile, work: str | None, progress: Progress | None) -
         return connect("local", workers=spec.workers, save_every=spec.save_every, **options)
 
 
+@contextlib.contextmanager
+def command_engine(
+    kind: str, out: str, *, workers: int | None = None, memory: str | None = None, progress: Progress | None = None
+) -> Iterator[Engine]:
+    """The engine of a command that has no job file; what a cluster's workers share lies hidden beside ``out``.
+
+    Raises:
+        ConfigError: there is no such engine, no cluster is named, or a cluster is given a number of workers.
+        EngineError: the cluster does not answer.
+    """
+    if kind not in ("dask", "spark"):
+        yield connect(kind, workers=workers, memory=memory, progress=progress)
+        return
+    if workers is not None:
+        raise ConfigError(f"expected no --workers with --engine {kind}, found {workers}; a cluster has its own workers")
+    client = _scheduler(None) if kind == "dask" else _session(None, None)
+    work = _hidden(out, "")
+    with (
+        workplace(work),
+        contextlib.closing(connect(kind, client, memory=memory, work=work, progress=progress)) as engine,
+    ):
+        yield engine
+
+
 def _scheduler(address: str | None) -> str:
     """The address of the Dask scheduler."""
     found = address or os.environ.get("DASK_SCHEDULER_ADDRESS")
@@ -135,12 +160,35 @@ def work_directory(job: Job, key: str) -> str | None:
         beside = outputs[0]
     if beside is None:
         return None
+    return _hidden(beside, f"-{key[:16]}")
+
+
+@contextlib.contextmanager
+def workplace(work: str | None) -> Iterator[None]:
+    """The directory of checkpoints, there while the job runs and left there when it does not end well."""
+    if work is None:
+        yield
+        return
+    fs, directory = files.resolve(work)
+    files.make_directory(fs, directory)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if files.is_local(fs):
+                os.rmdir(directory)  # an empty one is of no use, whatever happened
+    with contextlib.suppress(OutputError):
+        files.remove(fs, directory, "directory")
+
+
+def _hidden(beside: str, ending: str) -> str:
+    """A directory beside an output, under a name that readers skip."""
     if "://" in beside:
         path, query = _split(beside)
         parent, _, name = path.rstrip("/").rpartition("/")
-        return f"{parent}/.{name}.work-{key[:16]}{query}"
+        return f"{parent}/.{name}.work{ending}{query}"
     target = Path(beside).absolute()
-    return str(target.parent / f".{target.name}.work-{key[:16]}")
+    return str(target.parent / f".{target.name}.work{ending}")
 
 
 def _below(directory: str, name: str) -> str:

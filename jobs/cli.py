@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 
 import reduce
 from jobs import apply, compact_cli, console, exits, quality, redact, show
-from jobs.build import build_dataset, build_engine
+from jobs.build import build_dataset, build_engine, command_engine
 from jobs.config import Job, load_job
 from jobs.daily_cli import commands as daily
 from jobs.fitted import keeps_state
@@ -29,7 +29,6 @@ from jobs.report import finite
 from jobs.run import explained, run
 from reduce import Dataset, connect, load
 from reduce import files as store
-from reduce.engines.base import Engine, Progress
 from reduce.errors import ConfigError, DoesNotFitError
 from reduce.sink import read_manifest
 
@@ -121,6 +120,7 @@ Kind = Annotated[str | None, typer.Option("--engine", help="Where to run: takes 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, also about an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")]
+Where = compact_cli.Where
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Threads; all CPUs by default.")]
 MemoryBudget = Annotated[str | None, typer.Option("--memory", help="Budget of the process, such as 2GiB.")]
 ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="Directory of a saved model.")]
@@ -259,6 +259,7 @@ def transform(
         str | None, typer.Option("--partition-by", help="A carried column that becomes directories.")
     ] = None,
     overwrite: Overwrite = False,
+    engine: Where = "local",
     workers: Workers = None,
     memory: MemoryBudget = None,
     json_: Json = False,
@@ -270,9 +271,12 @@ def transform(
     Example: [cyan]eigenmill transform out/model data/new --out out/new-features[/cyan]
     """
     options = {"layout": layout, "dtype": dtype, "partition_by": partition_by, "overwrite": overwrite}
-    with console.bars(quiet or json_) as bars:
-        carried = None if carry is None else console.split(carry)
-        found = apply.transform(model, path, out, _engine(workers, memory, bars), carry=carried, **options)
+    carried = None if carry is None else console.split(carry)
+    with (
+        console.bars(quiet or json_) as bars,
+        command_engine(engine, out, workers=workers, memory=memory, progress=bars) as where,
+    ):
+        found = apply.transform(model, path, out, where, carry=carried, **options)
     console.show(show.manifest(found, out), found.as_json(), json_)
 
 
@@ -289,6 +293,7 @@ def reconstruct(
     carry: Carry = None,
     dtype: FeatureType = None,
     overwrite: Overwrite = False,
+    engine: Where = "local",
     workers: Workers = None,
     memory: MemoryBudget = None,
     json_: Json = False,
@@ -301,12 +306,15 @@ def reconstruct(
 
     Example: [cyan]eigenmill reconstruct out/model out/features --out out/back --against data/mnist[/cyan]
     """
-    with console.bars(quiet or json_) as bars:
+    with (
+        console.bars(quiet or json_) as bars,
+        command_engine(engine, out, workers=workers, memory=memory, progress=bars) as where,
+    ):
         found = apply.reconstruct(
             model,
             features,
             out,
-            _engine(workers, memory, bars),
+            where,
             against=against,
             vector=vector,
             columns=console.split(columns),
@@ -326,6 +334,7 @@ def reconstruct(
 def update(
     model: ModelPath,
     path: Annotated[str, typer.Argument(metavar="INPUT", help="New Parquet files; known ones are skipped.")],
+    engine: Where = "local",
     workers: Workers = None,
     memory: MemoryBudget = None,
     json_: Json = False,
@@ -338,8 +347,11 @@ def update(
 
     Example: [cyan]eigenmill update out/model data/2026-02[/cyan]
     """
-    with console.bars(quiet or json_) as bars:
-        found = apply.update(model, path, _engine(workers, memory, bars))
+    with (
+        console.bars(quiet or json_) as bars,
+        command_engine(engine, model, workers=workers, memory=memory, progress=bars) as where,
+    ):
+        found = apply.update(model, path, where)
     console.show(show.update(found, model), vars(found), json_)
 
 
@@ -405,10 +417,6 @@ def schema() -> None:
 
 def _with_engine(overrides: list[str] | None, engine: str | None) -> list[str]:
     return [*(overrides or []), *([] if engine is None else [f"engine.kind={engine}"])]
-
-
-def _engine(workers: int | None, memory: str | None, progress: Progress | None) -> Engine:
-    return connect("local", workers=workers, memory=memory, progress=progress)
 
 
 def _holds(path: str, name: str) -> bool:

@@ -7,8 +7,12 @@ from typing import Annotated
 import typer
 
 from jobs import console, show
-from reduce import Manifest, Sink, connect, files
+from jobs.build import command_engine
+from reduce import Manifest, Sink, files
 
+Where = Annotated[
+    str, typer.Option("--engine", help="local, dask (on DASK_SCHEDULER_ADDRESS) or spark (where its settings say).")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, also about an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")]
@@ -51,6 +55,7 @@ def predict(
     vector: Annotated[str | None, typer.Option("--vector", help="Another list column than the model names.")] = None,
     column: Annotated[str, typer.Option("--column", help="Name of the predicted label or value.")] = "prediction",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another output at DIR.")] = False,
+    engine: Where = "local",
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Threads; all CPUs by default.")] = None,
     memory: Annotated[str | None, typer.Option("--memory", help="Budget of the process, such as 2GiB.")] = None,
     json_: Json = False,
@@ -68,10 +73,12 @@ def predict(
 
     options = {} if vector is None else {"vector": vector}
     data = predictions(load(model), path, column=column, carry=console.split(carry) or [], **options)
-    with console.bars(quiet or json_) as bars:
-        engine = connect("local", workers=workers, memory=memory, progress=bars)
-        sink = Sink(out, layout="columns", names=list(data.feature_names), overwrite=overwrite)
-        found: Manifest = engine.write(data, sink)
+    sink = Sink(out, layout="columns", names=list(data.feature_names), overwrite=overwrite)
+    with (
+        console.bars(quiet or json_) as bars,
+        command_engine(engine, out, workers=workers, memory=memory, progress=bars) as where,
+    ):
+        found: Manifest = where.write(data, sink)
     console.show(show.manifest(found, out), found.as_json(), json_)
 
 

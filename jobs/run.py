@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from jobs import quality
-from jobs.build import build_dataset, build_engine, build_estimator, build_sink, work_directory
+from jobs.build import build_dataset, build_engine, build_estimator, build_sink, work_directory, workplace
 from jobs.config import Job, JobFile
 from jobs.fitted import Fitted, fit_key, found_model, save_fitted
 from jobs.meter import Meter, forget_peak, peak_memory
@@ -111,7 +109,7 @@ def _run(source: JobFile, meter: Meter, ending: contextlib.ExitStack) -> RunRepo
         _refuse_other_features(ready)
         resumed = _begun(ready.work)
     manifest: Manifest | None = None
-    with _workplace(ready.work):
+    with workplace(ready.work):
         if model is None:
             with meter.stage("fit"):
                 model = ready.estimator.fit(ready.data, engine=ready.engine, keep_state=output.state)
@@ -191,24 +189,6 @@ def _begun(work: str | None) -> bool:
         return False
     fs, directory = files.resolve(work)
     return any(name.endswith(".state") for name in files.names(fs, directory))
-
-
-@contextlib.contextmanager
-def _workplace(work: str | None) -> Iterator[None]:
-    """The directory of checkpoints, there while the job runs and left there when it does not end well."""
-    if work is None:
-        yield
-        return
-    fs, directory = files.resolve(work)
-    files.make_directory(fs, directory)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            if files.is_local(fs):
-                os.rmdir(directory)  # an empty one is of no use, whatever happened
-    with contextlib.suppress(OutputError):
-        files.remove(fs, directory, "directory")
 
 
 def _exists(path: str) -> bool:

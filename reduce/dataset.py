@@ -323,6 +323,26 @@ class Dataset:
         manifest: Manifest = _engine(engine).write(self, Sink(path, **options))
         return manifest
 
+    def to_spark(self, column: str = "features") -> Any:
+        """The rows as a Spark DataFrame, still lazy: the carried columns (all, if none are named) and the features.
+
+        What is not carried never returns to Spark's JVM, so name ``carry`` in :meth:`from_spark` when few columns
+        are wanted. A chain of models is one pass over the rows.
+
+        Args:
+            column: name of the array column of features.
+
+        Raises:
+            ConfigError: the data are not of :meth:`from_spark`, or the DataFrame has a column of that name.
+        """
+        if not hasattr(self.source, "frame"):
+            raise ConfigError(
+                "expected data of Dataset.from_spark, found another source; write files with to_parquet, and read "
+                "them with Spark"
+            )
+        source: Any = self.source
+        return source.applied(self, column)
+
     @classmethod
     def from_numpy(
         cls, X: Any, *, feature_names: Sequence[str] | None = None, weights: Any = None, **cleaning: Any
@@ -402,7 +422,7 @@ class Dataset:
         """A Spark DataFrame, classic or Connect, whose rows reach the workers as Arrow batches; options as for Parquet.
 
         Estimators given one fit on its own cluster. Nothing is read now but the first row of a vector column;
-        ``model.transform(frame)`` is a DataFrame again, and with ``carry`` has these columns and the features.
+        ``model.transform(frame)`` is a DataFrame again, and so is ``model.transform(Dataset).to_spark()``.
         """
         from reduce.engines.spark_frames import source_of
 

@@ -5,6 +5,7 @@ Spark itself waits for workers without limit, and its Connect client tries a dea
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ from reduce.errors import EngineError
 T = TypeVar("T")
 POLL = 5.0
 """Seconds after which a silent cluster is asked whether it is still there."""
+FAREWELL = 10.0
+"""Seconds for a cancelled job to return: a process that ends while a thread still reads from Java is aborted."""
 
 
 def watched(session: Any, group: str, call: Callable[[], T], patience: float) -> T:
@@ -49,7 +52,9 @@ def watched(session: Any, group: str, call: Callable[[], T], patience: float) ->
             if thread.is_alive():
                 alone = _still_there(session, alone, patience)
     except BaseException:
-        _cancel(session, group)
+        with contextlib.suppress(Exception):  # Java may be gone, too
+            _cancel(session, group)
+        thread.join(FAREWELL)
         raise
     if wrong:
         raise wrong[0]

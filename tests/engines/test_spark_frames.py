@@ -116,7 +116,7 @@ def test_weights_missing_values_and_dropped_rows(frame: Any, files: Path) -> Non
     data = Dataset.from_spark(frame, **how)
     mine, theirs = PCA(2).fit(data), PCA(2).fit(expected)
     agree(mine, theirs)
-    out = data.source.applied(mine.transform(data))
+    out = mine.transform(data).to_spark()
     assert out.columns == ["id", "features"]
     assert out.count() == len(theirs.transform(expected).to_numpy())
     with pytest.raises(MissingValueError, match=r"column 'g\d', found a missing value .*<DataFrame> partition \d"):
@@ -132,6 +132,26 @@ def test_going_on_with_more_rows(frame: Any, files: Path) -> None:
 def test_rows_can_be_collected(frame: Any, files: Path) -> None:
     data = Dataset.from_spark(frame.coalesce(1).orderBy("id"), vector="v")
     np.testing.assert_array_equal(data.to_numpy(data.source.engine()), from_files(files, vector="v").to_numpy())
+
+
+def test_a_chain_of_models_is_a_frame_with_what_is_carried(frame: Any, files: Path) -> None:
+    data, stored = Dataset.from_spark(frame, vector="v", carry="id"), from_files(files, vector="v")
+    scaler, told = StandardScaler().fit(data), StandardScaler().fit(stored)
+    pca, expected = PCA(2).fit(scaler.transform(data)), PCA(2).fit(told.transform(stored))
+    out = pca.transform(scaler.transform(data)).to_spark("pcs")
+    assert out.columns == ["id", "pcs"]
+    rows = expected.transform(told.transform(stored)).to_numpy()
+    found = numbers(out.orderBy("id").toArrow(), "pcs")
+    np.testing.assert_allclose(found, rows, rtol=0, atol=1e-12 * np.abs(rows).max())
+    # No name is all names.
+    assert pca.transform(scaler.transform(Dataset.from_spark(frame, vector="v"))).to_spark().columns == [
+        *frame.columns,
+        "features",
+    ]
+    with pytest.raises(ConfigError, match="expected no column 'id'"):
+        pca.transform(scaler.transform(data)).to_spark("id")
+    with pytest.raises(ConfigError, match=r"expected data of Dataset\.from_spark"):
+        expected.transform(told.transform(stored)).to_spark()
 
 
 def test_float32_stays_float32(frame: Any) -> None:
