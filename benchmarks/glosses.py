@@ -50,6 +50,11 @@ def glosses(cache: Path) -> list[str]:
     return texts
 
 
+def weighted(cache: Path) -> Any:
+    """(117,659, 53,920) TF-IDF of the words of the glosses, CSR."""
+    return sparse.csr_array(TfidfVectorizer(token_pattern=r"[a-z]{2,}").fit_transform(glosses(cache)))
+
+
 def exact(matrix: Any, k: int) -> tuple[Any, float]:
     """(singular values in descending order, seconds) by ARPACK."""
     began = time.perf_counter()
@@ -125,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--cache", type=Path, default=CACHE)
     args = parser.parse_args(argv)
-    matrix = sparse.csr_array(TfidfVectorizer(token_pattern=r"[a-z]{2,}").fit_transform(glosses(args.cache)))
+    matrix = weighted(args.cache)
     if args.seeds:
         over_seeds(matrix, args.k, args.seeds, args.scans or [5, 8], args.cache / "glosses-seeds.jsonl")
         return
