@@ -66,37 +66,40 @@ ASKED = {5: 1e-2, 8: 1e-3}
 """Relative error that every singular value has to keep, by scans."""
 
 
-def over_seeds(matrix: Any, k: int, seeds: int, scans: Sequence[int], target: Path) -> None:
+def over_seeds(matrix: Any, k: int, seeds: range, scans: Sequence[int], target: Path) -> None:
     """Fits with every seed; each goes to ``target`` as a line of JSON once done, and one there already is not repeated.
 
     ``residual_bounds_`` claims that *some* singular value lies that near, so it is held against ``k`` + 60 of them.
     """
-    done = [json.loads(line) for line in target.read_text().splitlines()] if target.exists() else []
     every = exact(matrix, k + 60)[0]
     true, least = every[:k], 1e-12 * every[:k]
-    for seed in range(seeds):
+    for seed in seeds:
         for allowed in scans:
-            if any((fit["k"], fit["scans"], fit["seed"]) == (k, allowed, seed) for fit in done):
+            if (allowed, seed) in fits_in(target, k):
                 continue
             svd = TruncatedSVD(k, solver="sketch", tol=None, max_scans=allowed, random_state=seed).fit(matrix)
             s, error = svd.singular_values_, np.abs(svd.singular_values_ - true)
             some = np.abs(s[:, None] - every).min(axis=1)
-            done.append(
-                {
-                    "k": k,
-                    "scans": allowed,
-                    "seed": seed,
-                    "error": float((error / true).max()),
-                    "broken": int((error > svd.error_bounds_ + least).sum()),
-                    "lost": int((some > svd.residual_bounds_ + least).sum()),
-                    "tight": (svd.error_bounds_ / np.maximum(error, least)).tolist(),
-                    "upper": (svd.error_bounds_ / s).tolist(),
-                    "near": (svd.residual_bounds_ / s).tolist(),
-                }
-            )
+            record = {
+                "k": k,
+                "scans": allowed,
+                "seed": seed,
+                "error": float((error / true).max()),
+                "broken": int((error > svd.error_bounds_ + least).sum()),
+                "lost": int((some > svd.residual_bounds_ + least).sum()),
+                "tight": (svd.error_bounds_ / np.maximum(error, least)).tolist(),
+                "upper": (svd.error_bounds_ / s).tolist(),
+                "near": (svd.residual_bounds_ / s).tolist(),
+            }
             with target.open("a") as file:
-                file.write(json.dumps(done[-1]) + "\n")
-    summarize([fit for fit in done if fit["k"] == k], scans)
+                file.write(json.dumps(record) + "\n")
+    summarize(list(fits_in(target, k).values()), scans)
+
+
+def fits_in(target: Path, k: int) -> dict[tuple[int, int], dict[str, Any]]:
+    """What :func:`over_seeds` has done so far, by scans and seed."""
+    lines = target.read_text().splitlines() if target.exists() else []
+    return {(fit["scans"], fit["seed"]): fit for fit in map(json.loads, lines) if fit["k"] == k}
 
 
 def summarize(fits: Sequence[dict[str, Any]], scans: Sequence[int]) -> None:
@@ -127,12 +130,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scans", type=int, action="append", help="default: 5 and 8")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=0, help="check the bounds with so many seeds, and nothing else")
+    parser.add_argument("--first", type=int, default=0, help="of those seeds, to share the work among processes")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--cache", type=Path, default=CACHE)
     args = parser.parse_args(argv)
     matrix = weighted(args.cache)
     if args.seeds:
-        over_seeds(matrix, args.k, args.seeds, args.scans or [5, 8], args.cache / "glosses-seeds.jsonl")
+        seeds, target = range(args.first, args.seeds), args.cache / "glosses-seeds.jsonl"
+        over_seeds(matrix, args.k, seeds, args.scans or [5, 8], target)
         return
     true, seconds = exact(matrix, args.k)
     print(f"{matrix.shape[0]:,} x {matrix.shape[1]:,}, {matrix.nnz:,} stored, k = {args.k}, seed {args.seed}\n")
