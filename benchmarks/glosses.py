@@ -41,13 +41,14 @@ def glosses(cache: Path) -> list[str]:
         subprocess.run(["apt-get", "download", "-qq", "wordnet-base"], cwd=place, check=True)
         package = max(place.glob("wordnet-base*.deb"))
         subprocess.run(["dpkg-deb", "-x", str(package), str(place)], check=True)
-    folder = next(place.glob("usr/share/wordnet*"))
-    texts = []
-    for kind in KINDS:
-        for line in (folder / f"data.{kind}").read_text(encoding="utf-8").splitlines():
-            if not line.startswith(" "):  # the licence
-                texts.append(line.partition("| ")[2])
-    return texts
+    return [text for kind in KINDS for text in of_kind(cache, kind)]
+
+
+def of_kind(cache: Path, kind: str) -> list[str]:
+    """Those of one of :data:`KINDS`, once they are there."""
+    folder = next((cache / "wordnet").glob("usr/share/wordnet*"))
+    lines = (folder / f"data.{kind}").read_text(encoding="utf-8").splitlines()
+    return [line.partition("| ")[2] for line in lines if not line.startswith(" ")]  # those are the licence
 
 
 def weighted(cache: Path) -> Any:
