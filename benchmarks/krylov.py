@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from benchmarks.data import CACHE
-from benchmarks.glosses import exact, glosses
+from benchmarks.glosses import exact, weighted
 from reduce.blocks import F64
 from reduce.estimators.krylov import Krylov, orthonormal
 
@@ -54,7 +53,7 @@ def subspace(multiply: Multiply, start: F64, scans: int, k: int, *, shifted: boo
 
 def spectra(cache: Path, k: int) -> dict[str, tuple[Multiply, int, F64]]:
     """By name: the product with M, its size and the k leading singular values."""
-    text = sparse.csr_array(TfidfVectorizer(token_pattern=r"[a-z]{2,}").fit_transform(glosses(cache)))
+    text = weighted(cache)
     flipped = sparse.csr_array(text.T)
 
     def diagonal(sigma: F64) -> tuple[Multiply, int, F64]:

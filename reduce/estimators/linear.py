@@ -143,7 +143,7 @@ class Linear(Estimator):
         if not self._whole() and self.n_components > most:
             raise ConfigError(
                 f"expected n_components between 1 and min(n_samples, n_features)={most} with solver={solver!r}, "
-                f"found n_components={self.n_components}"
+                f"found n_components={self.n_components}; ask for fewer"
             )
         self.solver_, self.n_samples_ = solver, int(n) if n == int(n) else n
         self._spread = float((variance if self.scale_ is None else variance / self.scale_**2).sum())

@@ -70,3 +70,15 @@ def test_a_single_scan_of_pca_centres_and_takes_gaps_only_where_they_need_no_sca
     np.testing.assert_allclose(model.explained_variance_, variances(X)[:3], rtol=1e-3)
     with pytest.raises(ConfigError, match="max_scans above 1"):
         PCA(3, solver="sketch", max_scans=1).fit(sp.csr_array(X))
+
+
+def test_what_the_components_of_a_single_scan_miss_is_at_most_what_the_shares_leave() -> None:
+    """N <= M, so that trace(M) - sum of its values bounds the squared Frobenius norm of what is missed."""
+    for seed, sigma in enumerate((FLAT, 0.7 ** np.arange(200.0), np.repeat([3.0, 1.0, 0.1, 0.01], 50)) * 5):
+        X = with_spectrum(260, sigma, seed=seed)
+        model = PCA(6, solver="sketch", max_scans=1, tol=None, random_state=seed).fit(X)
+        V = model.components_.T
+        missed = np.linalg.norm(X - (X @ V) @ V.T) ** 2 / np.linalg.norm(X) ** 2
+        told = 1 - model.explained_variance_ratio_.sum()
+        assert missed <= told * (1 + 1e-12)
+        assert told <= 1.5 * missed

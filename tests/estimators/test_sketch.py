@@ -240,37 +240,6 @@ def test_the_upper_bound_by_trace_is_sharp_where_little_is_left() -> None:
     assert chebyshev(3, np.array([2.0]))[0] == pytest.approx(26.0)  # 4 x^3 - 3 x
 
 
-@pytest.mark.parametrize(
-    ("name", "n", "d", "k"), [("decades", 400, 60, 12), ("noise", 20_000, 20, 10), ("rank3", 2_000, 1_000, 10)]
-)
-def test_awkward_spectra(name: str, n: int, d: int, k: int) -> None:
-    rng = RNG(13)
-    X = {
-        "decades": lambda: with_spectrum(n, 10.0 ** (-np.arange(d) / 3), seed=14),
-        "noise": lambda: rng.normal(size=(n, d)),
-        "rank3": lambda: rng.normal(size=(n, 3)) @ rng.normal(size=(3, d)),
-    }[name]()
-    truth = svd(X)
-    model = TruncatedSVD(k, solver="sketch", tol=1e-6, refine=True).fit(X)
-    np.testing.assert_allclose(model.singular_values_, truth[:k], atol=1e-12 * truth[0])
-    assert (np.abs(model.singular_values_ - truth[:k]) <= model.error_bounds_ + 1e-14 * truth[0]).all()
-    np.testing.assert_allclose(model.components_ @ model.components_.T, np.eye(k), atol=1e-13)
-
-
-def test_scales_that_differ_by_1e12() -> None:
-    X = with_spectrum(400, 0.8 ** np.arange(30.0), seed=15) * 10.0 ** np.linspace(-6, 6, 30)
-    truth = svd((X - X.mean(axis=0)) / X.std(axis=0))
-    model = PCA(4, solver="sketch", scale=True, tol=1e-8).fit(X)
-    np.testing.assert_allclose(model.singular_values_, truth[:4], rtol=1e-11)
-
-
-def test_fewer_rows_than_components_is_refused() -> None:
-    X = RNG(16).normal(size=(5, 100))
-    with pytest.raises(ConfigError, match=r"min\(n_samples, n_features\)=5"):
-        TruncatedSVD(8, solver="sketch").fit(X)
-    np.testing.assert_allclose(TruncatedSVD(5, solver="sketch").fit(X).singular_values_, svd(X), rtol=1e-10)
-
-
 def test_a_share_of_the_variance() -> None:
     X = with_spectrum(500, FLAT, seed=17)
     for share in (0.2, 0.5):
