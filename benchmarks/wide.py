@@ -5,7 +5,8 @@
     python -m benchmarks wide dense --rows 40000
 
 Every case runs in a process of its own; seconds are its own, memory is the peak that the system saw. Errors of the
-dense part are those of sigma_50 beside a fit to 1e-7 by its residual bounds. The data are made on first use.
+dense part are those of sigma_50 beside a fit to 1e-7 by its residual bounds; every side gets the fewest scans or
+iterations that reach 1e-4. Results are written as they come. The data are made on first use.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from benchmarks.data import CACHE
 from benchmarks.measure import RESULT, peak
 
 K, RANK, SEED = 50, 100, 20240601
+SMALL, BAR = (16_000, 1_000), 1e-4
+"""Rows and columns on which scans and iterations are chosen, and the error of sigma_50 that they must reach."""
 CHUNK = 4_000
 ENTRIES = 50
 """Numbers in a sparse row."""
@@ -196,19 +199,33 @@ def measure(case: str, place: Path, rows: int, features: int, **options: Any) ->
 
 
 def dense(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every side with the fewest scans or iterations that reach ``BAR``: what a small matrix needs, or more."""
     rows, features = args.rows or 200_000, args.features or 10_000
-    place = dense_data(args.cache, rows, features)
+    place, small = dense_data(args.cache, rows, features), dense_data(args.cache, *SMALL)
+    target = args.cache / f"wide-dense-{rows}.json"
     shared: dict[str, Any] = {"memory": args.memory or "2GiB", "sparse": False}
-    true = measure("eigenmill", place, rows, features, tol=1e-7, scans=12, **shared)
-    print(f"{rows:,} x {features:,} float32, k = {K}\n")
-    print("| | error of sigma_50 | scans | seconds | peak memory, MiB |\n| --- | --- | --- | --- | --- |")
-    found = [show(true, true)]
-    for scans in args.scans or [3, 4]:
-        found.append(show(measure("eigenmill", place, rows, features, tol=None, scans=scans, **shared), true))
+    sides: dict[str, tuple[str, int, int, dict[str, Any]]] = {"eigenmill": ("scans", 2, 1, {"tol": None, **shared})}
     if not args.no_peers:
-        for case in ("scikit", "dask"):
-            for iterations in args.iterations or [8, 16]:
-                found.append(show(measure(case, place, rows, features, iterations=iterations), true))
+        sides |= {"scikit": ("iterations", 4, 2, {}), "dask": ("iterations", 4, 2, {})}
+
+    small_truth = measure("eigenmill", small, *SMALL, tol=1e-7, scans=12, **shared)
+    steps = {}
+    for case, (name, first, step, options) in sides.items():
+        steps[case] = first
+        while told(measure(case, small, *SMALL, **{name: steps[case]}, **options), small_truth)["error"] > BAR:
+            steps[case] += step
+    print(f"{rows:,} x {features:,} float32, k = {K}; on {SMALL[0]:,} x {SMALL[1]:,} it takes {steps}\n")
+    print("| | error of sigma_50 | scans | seconds | peak memory, MiB |\n| --- | --- | --- | --- | --- |")
+    truth = measure("eigenmill", place, rows, features, tol=1e-7, scans=12, **shared)
+    found = [show(told(truth, truth))]
+    for case, (name, _, step, options) in sides.items():
+        while True:
+            found.append(show(told(measure(case, place, rows, features, **{name: steps[case]}, **options), truth)))
+            target.write_text(json.dumps(found, indent=1))
+            if not found[-1].get("error", 0.0) > BAR:
+                break
+            steps[case] += step
+    print(f"\nwritten: {target}")
     return found
 
 
@@ -217,28 +234,36 @@ def sparse(args: argparse.Namespace) -> list[dict[str, Any]]:
     place = sparse_data(args.cache, rows, features)
     print(f"{rows:,} x {features:,} with {rows * ENTRIES:,} numbers in float32, k = {K}\n")
     print("| | residual | scans | seconds | peak memory, MiB |\n| --- | --- | --- | --- | --- |")
-    scans = (args.scans or [3])[0]
-    own = measure("eigenmill", place, rows, features, tol=None, scans=scans, memory=args.memory or "8GiB", sparse=True)
     least = measure("bare", place, rows, features, width=K + 10)
-    found = [show(own, None), show(least, None)]
-    if "each" in own and "seconds" in least:
-        each = ", ".join(f"{seconds:.1f}" for seconds in own["each"])
+    found = [show(least)]
+    target = args.cache / f"wide-sparse-{rows}.json"
+    options = {"tol": None, "scans": args.scans or 3, "memory": args.memory or "8GiB", "sparse": True}
+    found.append(show(measure("eigenmill", place, rows, features, **options)))
+    target.write_text(json.dumps(found, indent=1))
+    if "each" in found[1] and "seconds" in least:
+        each = ", ".join(f"{seconds:.1f}" for seconds in found[1]["each"])
         print(
             f"\nseconds of each scan: {each}; bare: {least['seconds']:.1f} "
             f"({least['decoding']:.1f} thread-seconds decoding, {least['products']:.1f} two products)"
         )
+    print(f"\nwritten: {target}")
     return found
 
 
-def show(found: dict[str, Any], true: dict[str, Any] | None) -> dict[str, Any]:
+def told(found: dict[str, Any], truth: dict[str, Any]) -> dict[str, Any]:
+    """``found`` with ``error``, the relative one of sigma_50 beside the fit ``truth``."""
+    if "sigma" not in found or "sigma" not in truth:
+        return {"error": np.nan, **found}
+    return {**found, "error": abs(found["sigma"][K - 1] / truth["sigma"][K - 1] - 1)}
+
+
+def show(found: dict[str, Any]) -> dict[str, Any]:
     """Print one line of the table; returns ``found``."""
     name = found["case"] + (f", {found['iterations']} iterations" if "iterations" in found else "")
     if "failed" in found:
         print(f"| {name} | {found['failed']} | | | |", flush=True)
         return found
-    error = found.get("residual", np.nan)
-    if true is not None and "sigma" in true:
-        found["error"] = error = abs(found["sigma"][K - 1] / true["sigma"][K - 1] - 1)
+    error = found.get("error", found.get("residual", np.nan))
     scans, mib = found.get("scans", ""), found["rss"] >> 20
     print(f"| {name} | {error:.1e} | {scans} | {found['seconds']:.1f} | {mib:,} |", flush=True)
     return found
@@ -251,8 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int)
     parser.add_argument("--features", type=int)
     parser.add_argument("--memory")
-    parser.add_argument("--scans", type=int, action="append")
-    parser.add_argument("--iterations", type=int, action="append")
+    parser.add_argument("--scans", type=int, help="of the sparse part")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--cache", type=Path, default=CACHE)
     args = parser.parse_args(argv)
@@ -262,10 +286,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = CASES[request["case"]](*size, **request["options"])
         print(RESULT + json.dumps({**result, "rss": peak()}))
         return
-    records = {"dense": dense, "sparse": sparse}[args.part](args)
-    target = args.cache / f"wide-{args.part}.json"
-    target.write_text(json.dumps(records, indent=1))
-    print(f"\nwritten: {target}")
+    {"dense": dense, "sparse": sparse}[args.part](args)
 
 
 if __name__ == "__main__":

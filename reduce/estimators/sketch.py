@@ -26,7 +26,7 @@ from reduce.estimators.krylov import Steps, iterate, orthonormal, residual_bound
 from reduce.estimators.nystrom import Nystroem, nystroem
 from reduce.estimators.spectrum import Spectrum, gamma, orient
 from reduce.passes.moments import Intake, Moments
-from reduce.passes.sketch import Sketch, SketchPass
+from reduce.passes.sketch import Sketch, SketchPass, add_low_rank
 from reduce.passes.thin import known_pivot
 
 
@@ -82,7 +82,7 @@ class Setting:
         Z = found.products
         if not self.centred:
             mean = found.mean
-            Z += np.outer(found.n * mean, mean @ weights)
+            add_low_rank(Z, (found.n * mean)[:, None], (mean @ weights)[None])
         if self.scale is not None:
             Z /= self.scale[:, None]
         return Z
