@@ -101,13 +101,14 @@ class Kept:
 
     def read(self, kept: OnDisk, workspace: Workspace) -> Block:
         """The block, in a buffer of the workspace."""
-        buffer = workspace.array("kept", (kept.stop - kept.start,), np.uint8)
+        size = kept.stop - kept.start
+        buffer = memoryview(workspace.array("kept", (size,), np.uint8).data)
         done = 0
-        while done < len(buffer):
-            count = os.preadv(self._file.fileno(), [memoryview(buffer)[done:]], kept.start + done)
+        while done < size:
+            count = os.preadv(self._file.fileno(), [buffer[done:]], kept.start + done)
             if count == 0:
                 raise DataError(
-                    f"expected the {len(buffer)} bytes of a kept block, found {done}; the disk of the work directory "
+                    f"expected the {size} bytes of a kept block, found {done}; the disk of the work directory "
                     "has failed: run again without disk="
                 )
             done += count
@@ -119,7 +120,7 @@ class Kept:
             if kept.canonical:
                 X.has_canonical_format = True
         else:
-            X = X.reshape(kept.shape, order=kept.order)
+            X = X.reshape(kept.shape[::-1]).T if kept.order == "F" else X.reshape(kept.shape)
         return replace(kept.empty, X=X, weights=arrays.get("weights"), workspace=workspace)
 
     def _write(self, block: Block) -> OnDisk | None:
@@ -134,7 +135,7 @@ class Kept:
             self.disk_bytes += message.size
             if self._file is None and self._directory is not None:
                 self._directory.mkdir(parents=True, exist_ok=True)
-                self._file = tempfile.TemporaryFile(dir=self._directory)
+                self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - open until close()
         done, rest = 0, memoryview(message)
         try:
             while done < message.size:
@@ -200,8 +201,8 @@ def _arrays(block: Block) -> tuple[dict[str, Array], str]:
     """The block's arrays, flat, and the order in which the first one holds the matrix."""
     X = block.X
     if isinstance(X, np.ndarray):
-        order = "F" if X.flags.f_contiguous and not X.flags.c_contiguous else "C"
-        arrays = {"data": X.ravel(order=order)}
+        columns = X.flags.f_contiguous and not X.flags.c_contiguous
+        order, arrays = "F" if columns else "C", {"data": (X.T if columns else X).ravel()}
     else:
         order, arrays = "S", {"data": X.data, "indices": X.indices, "indptr": X.indptr}
     return arrays if block.weights is None else {**arrays, "weights": block.weights}, order

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from reduce.blocks import F64, MAX_HEIGHT, Block, Floats, block_height
+from reduce.blocks import F64, MAX_HEIGHT, Block, Floats, block_height, dense_slices
 from reduce.passes.moments import Intake, Moments, merge_moments
-from reduce.passes.thin import Thin, dense_slices, thin_rows
+from reduce.passes.thin import Thin, thin_rows
 
 
 @dataclass

@@ -8,8 +8,7 @@ stay *thin*: their pivot is 0, and centring them afterwards costs at most one bi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse import _sparsetools
 
-from reduce.blocks import F64, Block, Floats, block_height
+from reduce.blocks import F64, Block, Floats
 from reduce.passes.moments import FAR, Intake, Moments, weigh
 from reduce.transforms import DENSE_SHARE
 
@@ -112,19 +111,6 @@ def thin_rows(intake: Intake, moments: Moments, block: Block, *, squares: bool) 
         taken.add(sums, w[:, None])
         moments.add(np.full(d, float(w.sum())), sums[:, 0], taken.squares(w, d))
     return taken
-
-
-def dense_slices(block: Block) -> Iterator[Block]:
-    """A sparse block in pieces low enough to be made dense."""
-    height = block_height(block.n_features)
-    for a in range(0, block.rows, height):
-        b = min(a + height, block.rows)
-        yield replace(
-            block,
-            X=block.X[a:b],
-            weights=None if block.weights is None else block.weights[a:b],
-            offsets=(np.arange(block.rows) if block.offsets is None else block.offsets)[a:b],
-        )
 
 
 def thick_pivot(X: Any) -> F64:
