@@ -3,9 +3,11 @@
     python -m benchmarks wide dense                    # 200,000 x 10,000 float32, k = 50, within memory="2GiB"
     python -m benchmarks wide sparse                   # 2,000,000 x 1,000,000 with 100 M numbers, within "8GiB"
     python -m benchmarks wide dense --rows 40000
+    python -m benchmarks wide cache                    # decoding beside reading the kept blocks, by layout
 
 Every case runs in a process of its own; seconds are its own, memory is the peak that the system saw. Errors of the
-dense part are those of sigma_50 beside a fit to 1e-7 by its residual bounds. The data are made on first use.
+dense part are those of sigma_50 beside a fit to 1e-7 by its residual bounds; every side gets the fewest scans or
+iterations that reach 1e-4. Results are written as they come. The data are made on first use.
 """
 
 from __future__ import annotations
@@ -25,10 +27,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.data import CACHE
+from benchmarks.data import CACHE, Spec, make
 from benchmarks.measure import RESULT, peak
+from reduce.blocks import MAX_HEIGHT, Workspace
+from reduce.engines.kept import Kept
 
 K, RANK, SEED = 50, 100, 20240601
+SMALL, BAR = (16_000, 1_000), 1e-4
+"""Rows and columns on which scans and iterations are chosen, and the error of sigma_50 that they must reach."""
 CHUNK = 4_000
 ENTRIES = 50
 """Numbers in a sparse row."""
@@ -94,8 +100,9 @@ def loaded(place: Path, rows: int, features: int) -> Any:
 
 
 def eigenmill(
-    place: Path, rows: int, features: int, *, tol: float | None, scans: int, memory: str, sparse: bool
-) -> dict[str, Any]:
+    place: Path, rows: int, features: int, *, tol: float | None, scans: int, memory: str, sparse: bool,
+    disk: str | None = None, work: str | None = None, block: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
     from reduce import Dataset, TruncatedSVD, connect
 
     class Timed:
@@ -115,14 +122,15 @@ def eigenmill(
 
     began, timed = time.perf_counter(), Timed()
     layout: dict[str, Any] = {"sparse": ("indices", "values", features)} if sparse else {"vector": "x"}
-    engine = connect("local", memory=memory, progress=timed)
+    engine = connect("local", memory=memory, progress=timed, disk=disk, work=work)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tol=None, or a budget of scans that is meant
-        svd = TruncatedSVD(K, solver="sketch", tol=tol, max_scans=scans, random_state=0)
+        svd = TruncatedSVD(K, solver="sketch", tol=tol, max_scans=scans, block_size=block, random_state=0)
         svd.fit(Dataset.from_parquet(str(place), **layout), engine=engine)
     s = svd.singular_values_
     told = {"scans": svd.n_scans_, "residual": float((svd.residual_bounds_ / s).max()), "each": timed.seconds}
-    return {"seconds": time.perf_counter() - began, "sigma": s.tolist(), **told}
+    cpu = time.process_time()
+    return {"seconds": time.perf_counter() - began, "cpu": cpu, "sigma": s.tolist(), **told}
 
 
 def scikit(place: Path, rows: int, features: int, *, iterations: int) -> dict[str, Any]:
@@ -150,7 +158,8 @@ def dask(place: Path, rows: int, features: int, *, iterations: int) -> dict[str,
         at += height
     X = da.concatenate(arrays)
     _, s, _ = da.linalg.svd_compressed(X, K, iterator="QR", n_power_iter=iterations, seed=0)
-    return {"seconds": time.perf_counter() - began, "sigma": s.compute().tolist()}
+    sigma = s.compute().tolist()
+    return {"seconds": time.perf_counter() - began, "sigma": sigma}
 
 
 def bare(place: Path, rows: int, features: int, *, width: int) -> dict[str, Any]:
@@ -196,19 +205,42 @@ def measure(case: str, place: Path, rows: int, features: int, **options: Any) ->
 
 
 def dense(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every side with the fewest scans or iterations that reach ``BAR``: what a small matrix needs, or more."""
     rows, features = args.rows or 200_000, args.features or 10_000
-    place = dense_data(args.cache, rows, features)
+    place, small = dense_data(args.cache, rows, features), dense_data(args.cache, *SMALL)
+    target = args.cache / f"wide-dense-{rows}.json"
     shared: dict[str, Any] = {"memory": args.memory or "2GiB", "sparse": False}
-    true = measure("eigenmill", place, rows, features, tol=1e-7, scans=12, **shared)
-    print(f"{rows:,} x {features:,} float32, k = {K}\n")
-    print("| | error of sigma_50 | scans | seconds | peak memory, MiB |\n| --- | --- | --- | --- | --- |")
-    found = [show(true, true)]
-    for scans in args.scans or [3, 4]:
-        found.append(show(measure("eigenmill", place, rows, features, tol=None, scans=scans, **shared), true))
+    sides: dict[str, tuple[str, int, int, dict[str, Any]]] = {"eigenmill": ("scans", 2, 1, {"tol": None, **shared})}
     if not args.no_peers:
-        for case in ("scikit", "dask"):
-            for iterations in args.iterations or [8, 16]:
-                found.append(show(measure(case, place, rows, features, iterations=iterations), true))
+        sides |= {"scikit": ("iterations", 4, 2, {}), "dask": ("iterations", 4, 2, {})}
+    sides = {case: side for case, side in sides.items() if args.only in (None, case)}
+    if args.disk:
+        sides["eigenmill"][3].update(disk=args.disk, work=str(args.cache))
+    if args.block:
+        sides["eigenmill"][3].update(block=args.block)
+
+    small_truth = measure("eigenmill", small, *SMALL, tol=1e-7, scans=12, **shared)
+    steps = {}
+    for case, (name, first, step, options) in sides.items():
+        steps[case] = first
+        while told(measure(case, small, *SMALL, **{name: steps[case]}, **options), small_truth)["error"] > BAR:
+            steps[case] += step
+    print(f"{rows:,} x {features:,} float32, k = {K}; on {SMALL[0]:,} x {SMALL[1]:,} it takes {steps}\n")
+    print("| | error of sigma_50 | scans | seconds | peak memory, MiB |\n| --- | --- | --- | --- | --- |")
+    if args.only and target.exists():
+        found = json.loads(target.read_text())
+    else:
+        found = [measure("eigenmill", place, rows, features, tol=1e-7, scans=12, **shared)]
+        found[0] = show(told(found[0], found[0]))
+    truth = found[0]
+    for case, (name, _, step, options) in sides.items():
+        while True:
+            found.append(show(told(measure(case, place, rows, features, **{name: steps[case]}, **options), truth)))
+            target.write_text(json.dumps(found, indent=1))
+            if not found[-1].get("error", 0.0) > BAR:
+                break
+            steps[case] += step
+    print(f"\nwritten: {target}")
     return found
 
 
@@ -217,28 +249,73 @@ def sparse(args: argparse.Namespace) -> list[dict[str, Any]]:
     place = sparse_data(args.cache, rows, features)
     print(f"{rows:,} x {features:,} with {rows * ENTRIES:,} numbers in float32, k = {K}\n")
     print("| | residual | scans | seconds | peak memory, MiB |\n| --- | --- | --- | --- | --- |")
-    scans = (args.scans or [3])[0]
-    own = measure("eigenmill", place, rows, features, tol=None, scans=scans, memory=args.memory or "8GiB", sparse=True)
     least = measure("bare", place, rows, features, width=K + 10)
-    found = [show(own, None), show(least, None)]
-    if "each" in own and "seconds" in least:
-        each = ", ".join(f"{seconds:.1f}" for seconds in own["each"])
+    found = [show(least)]
+    target = args.cache / f"wide-sparse-{rows}.json"
+    options = {"tol": None, "scans": args.scans or 3, "memory": args.memory or "8GiB", "sparse": True}
+    found.append(show(measure("eigenmill", place, rows, features, **options)))
+    target.write_text(json.dumps(found, indent=1))
+    if "each" in found[1] and "seconds" in least:
+        each = ", ".join(f"{seconds:.1f}" for seconds in found[1]["each"])
         print(
             f"\nseconds of each scan: {each}; bare: {least['seconds']:.1f} "
             f"({least['decoding']:.1f} thread-seconds decoding, {least['products']:.1f} two products)"
         )
+    print(f"\nwritten: {target}")
     return found
 
 
-def show(found: dict[str, Any], true: dict[str, Any] | None) -> dict[str, Any]:
+def cache(args: argparse.Namespace) -> None:
+    """Seconds of one thread to go through all blocks: decoded, decoded and kept on disk, kept on disk, in memory."""
+    from reduce import Dataset
+
+    layouts: dict[str, tuple[Path, dict[str, Any]]] = {
+        "lists, 40,000 x 10,000": (dense_data(args.cache, 40_000, 10_000), {"vector": "x"}),
+        "columns, 400,000 x 512": (make(Spec(), args.cache), {"carry": "id"}),
+        "sparse rows, 200,000 x 50": (
+            sparse_data(args.cache, 200_000, 1_000_000),
+            {"sparse": ("indices", "values", 1_000_000)},
+        ),
+    }
+    print("| layout | MB decoded | decoded, s | decoded and kept, s | from disk, s | from memory, s |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, (place, options) in layouts.items():
+        data = Dataset.from_parquet(str(place), **options)
+        height = MAX_HEIGHT if data.sparse else None
+
+        def scan(source: Dataset, height: int | None = height) -> float:
+            workspace, began = Workspace(), time.perf_counter()
+            for fragment in source.fragments:
+                for block in source.blocks(fragment, workspace, height=height):
+                    del block
+            return time.perf_counter() - began
+
+        scan(data)
+        seconds = [scan(data)]
+        for disk, memory in ((8 << 30, 0), (0, 8 << 30)):
+            kept = Kept(args.cache, disk)
+            first = scan(kept.over(data, memory))
+            seconds += [first] if disk else []
+            seconds.append(scan(kept.over(data, 0)))
+            size = kept.bytes or kept.disk_bytes
+            kept.close()
+        print(f"| {name} | {size / 1e6:,.0f} | " + " | ".join(f"{s:.2f}" for s in seconds) + " |", flush=True)
+
+
+def told(found: dict[str, Any], truth: dict[str, Any]) -> dict[str, Any]:
+    """``found`` with ``error``, the relative one of sigma_50 beside the fit ``truth``."""
+    if "sigma" not in found or "sigma" not in truth:
+        return {"error": np.nan, **found}
+    return {**found, "error": abs(found["sigma"][K - 1] / truth["sigma"][K - 1] - 1)}
+
+
+def show(found: dict[str, Any]) -> dict[str, Any]:
     """Print one line of the table; returns ``found``."""
     name = found["case"] + (f", {found['iterations']} iterations" if "iterations" in found else "")
     if "failed" in found:
         print(f"| {name} | {found['failed']} | | | |", flush=True)
         return found
-    error = found.get("residual", np.nan)
-    if true is not None and "sigma" in true:
-        found["error"] = error = abs(found["sigma"][K - 1] / true["sigma"][K - 1] - 1)
+    error = found.get("error", found.get("residual", np.nan))
     scans, mib = found.get("scans", ""), found["rss"] >> 20
     print(f"| {name} | {error:.1e} | {scans} | {found['seconds']:.1f} | {mib:,} |", flush=True)
     return found
@@ -246,14 +323,16 @@ def show(found: dict[str, Any], true: dict[str, Any] | None) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks wide", description="the sketch solver on wide data")
-    parser.add_argument("part", choices=["dense", "sparse", "case"])
+    parser.add_argument("part", choices=["dense", "sparse", "cache", "case"])
     parser.add_argument("request", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=int)
     parser.add_argument("--features", type=int)
     parser.add_argument("--memory")
-    parser.add_argument("--scans", type=int, action="append")
-    parser.add_argument("--iterations", type=int, action="append")
+    parser.add_argument("--scans", type=int, help="of the sparse part")
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--only", help="one side of the dense part, added to the results that are there")
+    parser.add_argument("--disk", help="room for kept blocks, such as 10GiB")
+    parser.add_argument("--block", type=int, help="columns of eigenmill's block, by default its own choice")
     parser.add_argument("--cache", type=Path, default=CACHE)
     args = parser.parse_args(argv)
     if args.part == "case":
@@ -262,10 +341,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = CASES[request["case"]](*size, **request["options"])
         print(RESULT + json.dumps({**result, "rss": peak()}))
         return
-    records = {"dense": dense, "sparse": sparse}[args.part](args)
-    target = args.cache / f"wide-{args.part}.json"
-    target.write_text(json.dumps(records, indent=1))
-    print(f"\nwritten: {target}")
+    {"dense": dense, "sparse": sparse, "cache": cache}[args.part](args)
 
 
 if __name__ == "__main__":

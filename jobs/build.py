@@ -85,7 +85,7 @@ def build_engine(source: JobFile, work: str | None, progress: Progress | None) -
             return connect("dask", _scheduler(spec.address), **options)
         if spec.kind == "spark":
             return connect("spark", _session(spec.master, spec.remote), **options)
-        return connect("local", workers=spec.workers, save_every=spec.save_every, **options)
+        return connect("local", workers=spec.workers, save_every=spec.save_every, disk=spec.disk, **options)
 
 
 @contextlib.contextmanager

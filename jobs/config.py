@@ -224,12 +224,14 @@ class Engine(Section):
     """Budget of the process (of one worker of a cluster), such as 2GiB: what does not fit is refused before reading."""
     work: str | None = None
     """Directory for what an interrupted run goes on from; by default hidden beside the output. All workers see it."""
+    disk: Size | None = None
+    """Only for local: room in work for decoded blocks between the scans of an iteration, such as 20GiB; else none."""
     save_every: float = Field(default=30.0, gt=0)
     """Only for local: seconds between checkpoints of a scan in progress."""
 
     @model_validator(mode="after")
     def _fits_the_kind(self) -> Engine:
-        own = {"local": {"workers", "save_every"}, "dask": {"address"}, "spark": {"master", "remote"}}
+        own = {"local": {"workers", "disk", "save_every"}, "dask": {"address"}, "spark": {"master", "remote"}}
         for kind, names in own.items():
             given = sorted(n for n in names & self.model_fields_set if getattr(self, n) is not None)
             if kind != self.kind and given:

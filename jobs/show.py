@@ -78,6 +78,7 @@ def plan(found: Plan) -> RenderableType:
                 f"about {format_bytes(found.output_bytes)} in {found.parts} parts" if found.output_bytes else None,
             ),
             ("time", f"about {seconds(found.seconds)}"),
+            ("kept blocks", None if found.cache is None else str(found.cache)),
             ("memory", Text(f"{format_bytes(found.peak)} at the peak, {limit}", "" if found.fits else "bold red")),
         ],
     )

@@ -15,6 +15,7 @@ A block, and everything :meth:`Block.dense` returns, is valid until the next blo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -197,3 +198,17 @@ class Block:
         else:
             low, high = X.min(axis=0).astype(np.float64), X.max(axis=0).astype(np.float64)
         return low, high
+
+
+def dense_slices(block: Block) -> Iterator[Block]:
+    """A sparse block in pieces low enough to be made dense."""
+    height = block_height(block.n_features)
+    for a in range(0, block.rows, height):
+        b = min(a + height, block.rows)
+        yield replace(
+            block,
+            X=block.X[a:b],
+            weights=None if block.weights is None else block.weights[a:b],
+            carried=None if block.carried is None else block.carried.slice(a, b - a),
+            offsets=(np.arange(block.rows) if block.offsets is None else block.offsets)[a:b],
+        )

@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 import numpy as np
 import scipy.sparse
 
-from reduce.blocks import Block, Origin, Workspace, block_height
+from reduce.blocks import MAX_HEIGHT, Block, Origin, Workspace, block_height
 from reduce.catalog import FileInfo as FileInfo
 from reduce.catalog import Files, row_counts
 from reduce.catalog import Fragment as Fragment
 from reduce.cleaning import Cleaning
 from reduce.digest import digest_of
 from reduce.errors import ConfigError, SchemaError
+from reduce.transforms import Transform, applied
 
 if TYPE_CHECKING:
     from reduce.manifest import Manifest
-    from reduce.transforms import Transform
 
 LEAF_BYTES = 64 << 20
 """Least decoded size of a leaf, counted in float64. A format constant."""
@@ -291,12 +291,15 @@ class Dataset:
     def blocks(
         self, fragment: Fragment, workspace: Workspace, *, carry: bool = False, height: int | None = None
     ) -> Iterator[Block]:
-        """The fragment's blocks with all transforms applied, in row order; of :func:`block_height` rows by default."""
-        height = block_height(len(self.source.names)) if height is None else height
+        """The fragment's blocks with all transforms applied, in row order.
+
+        They have :func:`block_height` rows by default; sparse rows that come out dense are read :data:`MAX_HEIGHT` at
+        a time, and lower blocks are cut where a transform makes them dense at full width.
+        """
+        if height is None:
+            height = MAX_HEIGHT if self.source.sparse and not self.sparse else block_height(len(self.source.names))
         for block in self.source.blocks(fragment, height, workspace, carry=carry):
-            for transform in self.transforms:
-                block = transform(block)
-            yield block
+            yield from applied(block, self.transforms)
             del block
 
     def to_numpy(self, engine: Any = None) -> Any:
@@ -306,7 +309,9 @@ class Dataset:
     def to_sparse(self) -> scipy.sparse.csr_array:
         """All rows as one CSR array (n, d) in this process."""
         workspace = Workspace()
-        blocks = [scipy.sparse.csr_array(b.X) for f in self.fragments for b in self.blocks(f, workspace)]
+        blocks = [
+            scipy.sparse.csr_array(b.X) for f in self.fragments for b in self.blocks(f, workspace, height=MAX_HEIGHT)
+        ]
         empty = scipy.sparse.csr_array((0, self.n_features), dtype=self.dtype)
         return scipy.sparse.csr_array(scipy.sparse.vstack(blocks)) if blocks else empty
 

@@ -30,7 +30,7 @@ from reduce.digest import digest_of
 from reduce.discovery import Listing, PartitionValue, Store, join
 from reduce.errors import ChangedInputError, DataError, EigenmillError, SchemaError
 from reduce.filters import RowFilter, constant, row_filter
-from reduce.layouts import DENSE, LaidOut, Layout, SparkVector, Wanted, choose
+from reduce.layouts import DENSE, LaidOut, Layout, SparkVector, Vector, Wanted, choose
 
 TAIL = 64 << 10
 """Bytes read from a file's end to get its footer; a longer footer costs a second read."""
@@ -38,6 +38,8 @@ READ = 128 << 10
 """Bytes per read of a column chunk. Streams a row group of any size in bounded memory (tried)."""
 READS, LEAST_READ = 16 << 20, 32 << 10
 """Bytes of such reads of all columns together, and of one: on a local disk, many columns have smaller ones."""
+PIECE = 1 << 20
+"""Bytes of lists decoded at a time: they stay in cache, and no allocator gives them back to the system (tried)."""
 READERS = (4, 32)
 """Threads that read footers, of a local disk and of a store: they wait for that more than they compute."""
 
@@ -190,6 +192,15 @@ class ParquetSource(LaidOut):
             ChangedInputError: the file is not the planned one.
             DataError: it cannot be read, or its rows are not what they should be.
         """
+        step = height
+        if isinstance(self.layout, Vector) and self.where is None and not (carry and len(self.carried)):
+            fit = max(PIECE // (self.layout.dtype.itemsize * max(self.layout.width, 1)), 1)
+            step = min(height, 1 << (fit.bit_length() - 1))
+        pieces = self._stream(fragment, step, workspace, carry=carry)
+        return pieces if height % step or height == step else joined(pieces, height, workspace)
+
+    def _stream(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
+        """The fragment as blocks of ``height`` rows, as Arrow decodes them."""
         path, keys = self.path(fragment.file), self.keys[fragment.file] if self.keys else {}
         with self._open(fragment.file) as (file, footer):
             groups: Sequence[int] = range(fragment.start, fragment.stop)
@@ -289,6 +300,33 @@ class ParquetSource(LaidOut):
             if footer.digest != planned.digest:
                 raise _changed(path, "another footer")
             yield opened, footer
+
+
+def joined(pieces: Iterator[Block], height: int, workspace: Workspace) -> Iterator[Block]:
+    """Dense rows without carried columns in blocks of ``height`` rows, in a buffer of the workspace."""
+    first: Block | None = None
+    weights: list[F64] = []
+    done = 0
+
+    def whole() -> Block:
+        assert first is not None
+        return replace(first, X=X[:done], weights=np.concatenate(weights) if weights else None)
+
+    for piece in pieces:
+        if first is None:
+            first, done, weights = piece, 0, []
+            X = workspace.array("joined", (height, piece.n_features), piece.X.dtype)
+        if X.dtype != piece.X.dtype:  # whole numbers until the first gap
+            X = X.astype(np.promote_types(X.dtype, piece.X.dtype))
+        X[done : done + piece.rows] = piece.X
+        done += piece.rows
+        if piece.weights is not None:
+            weights.append(piece.weights)
+        if done == height:
+            yield whole()
+            first = None
+    if first is not None:
+        yield whole()
 
 
 def _changed(path: str, found: str) -> ChangedInputError:

@@ -61,6 +61,21 @@ class Scan:
 
 
 @dataclass(frozen=True)
+class Cache:
+    """Decoded blocks that an iteration keeps between its scans, at most, in bytes: in memory, the rest on local disk.
+
+    What neither has room for is decoded again by every scan.
+    """
+
+    memory: int
+    disk: int
+
+    def __str__(self) -> str:
+        tiers = ((self.memory, "in memory"), (self.disk, "on disk"))
+        return " and ".join(f"{format_bytes(size)} {where}" for size, where in tiers if size) or "none"
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a job will do. ``str(plan)`` is a short text; :meth:`as_json` everything."""
 
@@ -82,6 +97,7 @@ class Plan:
     memory_limit: int | None
     advice: str | None
     cluster: Cluster | None = None
+    cache: Cache | None = None
 
     @property
     def seconds(self) -> float:
@@ -107,6 +123,7 @@ class Plan:
         return (
             f"{self.solver} ({self.reason}): {len(self.scans)} scans ({scans}) of {format_bytes(self.encoded_bytes)} "
             f"in {self.fragments} fragments, about {self.seconds:.0f} s and {format_bytes(self.peak)}{budget} of memory"
+            + ("" if self.cache is None else f"; decoded blocks kept: {self.cache}")
         )
 
 
@@ -192,7 +209,17 @@ def explain(
         limit,
         advice,
         cluster,
+        _cache(scans, decoded, limit, engine) if data.source.files and solver == "sketch" else None,
     )
+
+
+def _cache(scans: Sequence[Scan], decoded: int, limit: int | None, engine: Any) -> Cache | None:
+    """What the engine keeps of ``decoded`` bytes beside its largest scan; None if it does not, or reads only once."""
+    if not hasattr(engine, "repeated") or len(scans) < 2:
+        return None
+    room = 0 if limit is None else max(limit - max(scan.peak for scan in scans if scan.name != "write"), 0)
+    memory = min(room, decoded)
+    return Cache(memory, min(engine.disk, decoded - memory))
 
 
 def _sketches(estimator: Linear, intake: Intake, shape: Shape) -> list[tuple[str, Any, float]]:

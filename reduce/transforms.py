@@ -7,7 +7,7 @@ so the first difference costs no digits, and the second enters the product as a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from reduce.blocks import F64, Block, Floats
+from reduce.blocks import F64, Block, Floats, dense_slices
 from reduce.cleaning import FILL, MEAN, Resolved, mend
 from reduce.digest import digest_of
 
@@ -44,6 +44,22 @@ class Transform(Protocol):
         """Identifies the transform and all its numbers."""
 
     def __call__(self, block: Block) -> Block: ...
+
+
+def applied(block: Block, transforms: Sequence[Transform]) -> Iterator[Block]:
+    """The block after all transforms, in lower blocks from where one would make many sparse rows dense.
+
+    A transform that may take sparse rows as they are has ``takes(block)``, which tells whether it will.
+    """
+    for i, transform in enumerate(transforms):
+        if block.sparse and not getattr(transform, "takes", lambda _: False)(block):
+            for piece in dense_slices(block):
+                for later in transforms[i:]:
+                    piece = later(piece)
+                yield piece
+            return
+        block = transform(block)
+    yield block
 
 
 @dataclass(frozen=True)
@@ -102,9 +118,11 @@ class Standardize(_Digested):
     def sparse(self) -> bool:  # type: ignore[override]
         return self.mean is None
 
+    def takes(self, block: Block) -> bool:
+        return self.mean is None and not self.input.policy.clips and bool(np.isfinite(block.X.data).all())
+
     def __call__(self, block: Block) -> Block:
-        clips = self.input.policy.clips
-        if block.sparse and self.mean is None and not clips and np.isfinite(block.X.data).all():
+        if block.sparse and self.takes(block):
             X = block.X.astype(self.dtype)
             if self.scale is not None:
                 X.data /= self.scale.astype(self.dtype)[X.indices]
@@ -132,8 +150,11 @@ class Unscale(_Digested):
     def n_features_in(self) -> int:
         return len(self.names)
 
+    def takes(self, block: Block) -> bool:
+        return self.mean is None
+
     def __call__(self, block: Block) -> Block:
-        if block.sparse and self.mean is None:
+        if block.sparse and self.takes(block):
             X = block.X.astype(self.dtype)
             if self.scale is not None:
                 X.data *= self.scale.astype(self.dtype)[X.indices]
@@ -175,11 +196,15 @@ class Project(_Digested):
         """Weights in the block's precision, row by row, and the product of the mean: what sparse rows need."""
         return np.ascontiguousarray(self.weights, dtype=self.dtype), self.mean @ self.weights
 
+    def takes(self, block: Block) -> bool:
+        """Whether sparse rows are multiplied as they are: they are not nearly dense, and have nothing to mend."""
+        X = block.X
+        few = X.nnz <= DENSE_SHARE * X.shape[0] * X.shape[1]
+        return few and not self.input.policy.clips and bool(np.isfinite(X.data).all())
+
     def __call__(self, block: Block) -> Block:
-        if block.sparse and not self.input.policy.clips:
-            z = self._sparse_product(block.X)
-            if z is not None:
-                return block.with_matrix(z)
+        if block.sparse and self.takes(block):
+            return block.with_matrix(self._sparse_product(block.X))
         pivot, constant, weights = self._rounded
         if not self.input.policy.clips:
             z = self._product(block.dense(self.dtype, pivot), weights, constant, block)
@@ -190,15 +215,13 @@ class Project(_Digested):
         X -= pivot
         return block.with_matrix(self._product(X, weights, constant, block))
 
-    def _sparse_product(self, X: Any) -> Floats | None:
-        """``X W - mean W`` without making the rows dense; None if they are nearly so, or have values to mend.
+    def _sparse_product(self, X: Any) -> Floats:
+        """``X W - mean W`` without making the rows dense.
 
         Where fewer than half of the rows have a value, the mean is smaller than the standard deviation and costs no
         digits (Cauchy and Schwarz); other columns are shifted first, in a small dense matrix.
         """
         h, d = X.shape
-        if X.nnz > DENSE_SHARE * h * d or not np.isfinite(X.data).all():
-            return None
         weights, constant = self._flat
         X = X.astype(self.dtype, copy=False)
         if not self.mean.any():

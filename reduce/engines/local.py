@@ -56,6 +56,8 @@ class LocalEngine:
         memory: budget of the whole process, bytes or text such as ``"2GiB"``. A plan that needs more with every
             number of workers is refused before any data is read; fewer workers are taken when that helps.
         work: directory for checkpoints of scans in progress; none by default.
+        disk: bytes in ``work``, or text such as ``"20GiB"``, for decoded blocks that memory has no room for between
+            the scans of an iteration; none by default. They vanish with the fit, however it ends.
         save_every: seconds between checkpoints.
         progress: told of scans and rows.
     """
@@ -66,6 +68,7 @@ class LocalEngine:
         memory: int | str | None = None,
         *,
         work: str | os.PathLike[str] | None = None,
+        disk: int | str | None = None,
         save_every: float = 30.0,
         progress: Progress | None = None,
     ) -> None:
@@ -74,6 +77,9 @@ class LocalEngine:
         self.workers = workers or len(os.sched_getaffinity(0))
         self.memory = parse_bytes(memory)
         self.work = None if work is None else Path(work)
+        self.disk = parse_bytes(disk) or 0
+        if self.disk and self.work is None:
+            raise ConfigError("expected work= with disk=, found none; name a directory on a local disk")
         self.save_every = save_every
         self.progress = progress
         self._kept: Kept | None = None
@@ -89,21 +95,22 @@ class LocalEngine:
 
     @contextlib.contextmanager
     def repeated(self, reserve: int) -> Iterator[None]:
-        """Scans within read the same files: decoded blocks are kept where ``memory=`` has room for them.
+        """Scans within read the same files: decoded blocks are kept where ``memory=`` and ``disk=`` have room for them.
 
         Args:
             reserve: bytes that the caller will hold by the last scan.
         """
-        self._kept, self._reserve = Kept(), reserve
+        self._kept, self._reserve = Kept(self.work, self.disk), reserve
         try:
             yield
         finally:
+            self._kept.close()
             self._kept = None
 
     def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
         workers = workers_that_fit(pass_, data, self.workers, self.memory)
-        if self._kept is not None and self.memory is not None and data.source.files:
-            room = self.memory - estimate(pass_, data, workers).peak - self._reserve
+        if self._kept is not None and (self.memory is not None or self.disk) and data.source.files:
+            room = 0 if self.memory is None else self.memory - estimate(pass_, data, workers).peak - self._reserve
             data = self._kept.over(data, room)
         keep, tree = tree is not None, Tree() if tree is None else tree
         leaves = plan_leaves(data, after=tree)

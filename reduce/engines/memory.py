@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
-from reduce.blocks import block_height
+from reduce.blocks import MAX_HEIGHT, block_height
 from reduce.catalog import row_counts
 from reduce.dataset import Dataset
 from reduce.engines.base import plan_leaves
@@ -100,7 +100,7 @@ def estimate(pass_: Pass[Any, Any] | None, data: Dataset, workers: int, *, proce
     rows = min(height, largest)
     workers = max(min(workers, len(leaves) or 1), 1)
     block, row = rows * d * data.dtype.itemsize, float(d * source.dtype.itemsize)
-    low = sparse_height(pass_) if data.sparse else None
+    low = sparse_height(pass_) if data.sparse else MAX_HEIGHT if source.sparse else None
     if low is not None:
         # A block of sparse rows, twice while it is split, and the piece of it that may have to be made dense.
         rows, row = min(low, largest), sparse_row(data)
@@ -111,7 +111,7 @@ def estimate(pass_: Pass[Any, Any] | None, data: Dataset, workers: int, *, proce
         group = int(largest * row)
         # Measured: Arrow holds pages compressed, decompressed and decoded, and the last batch while it makes the next.
         decoding = int(4 * block + 2.5 * min(group, source.stored_columns * PAGE))
-    blocks = 2 * block + sum(rows * len(t.names) * 8 for t in data.transforms)
+    blocks = 2 * block + sum(min(rows, block_height(len(t.names))) * len(t.names) * 8 for t in data.transforms)
     if pass_ is None:
         return Memory(workers, process, 0, blocks - block + WRITING, decoding, 0, 0)
     state, scratch, final = pass_.sizes(rows, data.n_rows)
@@ -123,7 +123,8 @@ def estimate(pass_: Pass[Any, Any] | None, data: Dataset, workers: int, *, proce
 
 def sparse_row(data: Dataset) -> float:
     """Bytes of a sparse row on average: its values and two indices for each."""
-    return data.stored / max(data.n_rows, 1) * (data.dtype.itemsize + 16) + 16
+    stored = replace(data, transforms=()).stored
+    return stored / max(data.n_rows, 1) * (data.source.dtype.itemsize + 16) + 16
 
 
 def workers_that_fit(pass_: Pass[Any, Any] | None, data: Dataset, workers: int, memory: int | None) -> int:

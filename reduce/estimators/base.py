@@ -7,6 +7,7 @@ path or an Arrow table is taken as it is, and ``transform`` gives another lazy D
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import os
@@ -150,6 +151,10 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             engine = engine_for(data, engine)
         return self._run(data, record, engine, keep=True)
 
+    def _repeated(self, solver: str, data: Dataset, engine: Engine) -> contextlib.AbstractContextManager[None]:
+        """Entered around scans of the same files, so that the engine may keep what it has decoded."""
+        return contextlib.nullcontext()
+
     def _run(self, data: Dataset, record: Record, engine: Engine, *, keep: bool) -> Self:
         rows = record.rows + data.n_rows
         intake = Intake(data.feature_names, record.dtype, record.policy)
@@ -172,9 +177,10 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         again = data if record.rows == 0 else None
         # A copy, so that bad new data leaves what was known untouched.
         tree = copy.deepcopy(record.tree) if keep else None
-        result = engine.run(pass_, data, tree=tree)
-        with one_blas_thread():  # eigh and its like differ between 1 and 2 threads
-            moments = self._finish(result, solver, intake, again, engine)
+        with self._repeated(solver, data, engine):
+            result = engine.run(pass_, data, tree=tree)
+            with one_blas_thread():  # eigh and its like differ between 1 and 2 threads
+                moments = self._finish(result, solver, intake, again, engine)
         source = data.source
         files = Files(chain(record.files, located(source)))
         record = Record(tree or record.tree, files, rows, solver, record.policy, record.dtype)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -96,6 +97,13 @@ class Linear(Estimator):
                 raise ConfigError(f"expected max_scans above {spare} for this fit, found {wanted.scans}; allow more")
             sketch.refuse_unfit(wanted, intake, wanted.scans - spare, data, engine)
 
+    def _repeated(self, solver: str, data: Dataset, engine: Engine) -> contextlib.AbstractContextManager[None]:
+        repeated = getattr(engine, "repeated", None)
+        if solver != "sketch" or self.max_scans == 1 or repeated is None:
+            return contextlib.nullcontext()
+        # The basis and the products, beside what a scan takes.
+        return cast("contextlib.AbstractContextManager[None]", repeated(self._wanted(data.n_features).coming))
+
     def _moments_first(self, intake: Intake, sparse: bool) -> bool:
         return sketch.moments_first(intake, sparse=sparse, centred=self._centred, scale=self.scale)
 
@@ -115,7 +123,7 @@ class Linear(Estimator):
             seed = 0
         elif not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(1 << 31)
-        return sketch.Wanted(k, share, most, self.tol, self.max_scans, width, int(seed))
+        return sketch.Wanted(k, share, most, self.tol, self.max_scans, width, int(seed), d)
 
     def _whole(self) -> bool:
         """Whether choosing the rank needs every eigenvalue."""

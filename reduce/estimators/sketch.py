@@ -6,7 +6,6 @@ centre sparse rows. Otherwise they come with the first product.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import warnings
 import zlib
@@ -26,7 +25,7 @@ from reduce.estimators.krylov import Steps, iterate, orthonormal, residual_bound
 from reduce.estimators.nystrom import Nystroem, nystroem
 from reduce.estimators.spectrum import Spectrum, gamma, orient
 from reduce.passes.moments import Intake, Moments
-from reduce.passes.sketch import Sketch, SketchPass
+from reduce.passes.sketch import Sketch, SketchPass, add_low_rank
 from reduce.passes.thin import known_pivot
 
 
@@ -40,6 +39,7 @@ class Wanted:
         scans: scans allowed, that of moments and that of a refinement included.
         width: Gaussian columns of the start.
         seed: of the start.
+        features: d.
     """
 
     k: int | None
@@ -49,6 +49,12 @@ class Wanted:
     scans: int
     width: int
     seed: int
+    features: int = 0
+
+    @property
+    def coming(self) -> int:
+        """Bytes of the whole basis and of a product."""
+        return 8 * self.features * min(self.width * (self.scans + 1), self.features)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Setting:
         Z = found.products
         if not self.centred:
             mean = found.mean
-            Z += np.outer(found.n * mean, mean @ weights)
+            add_low_rank(Z, (found.n * mean)[:, None], (mean @ weights)[None])
         if self.scale is not None:
             Z /= self.scale[:, None]
         return Z
@@ -220,22 +226,18 @@ def solve(
         reached = np.flatnonzero(np.cumsum(values) >= wanted.share * setting.trace * (1 - 4 * d * np.finfo(float).eps))
         return int(reached[0]) + 1 if len(reached) and reached[0] < wanted.most else None
 
-    # Basis and products to come, beside what there is; only an engine that keeps blocks has to know.
-    coming = 8 * d * min(wanted.width * (products + 1), d)
-    keep = getattr(engine, "repeated", lambda _: contextlib.nullcontext())
-    with keep(coming):
-        steps = iterate(
-            multiply,
-            block,
-            first,
-            count=count,
-            least=least,
-            tol=-1.0 if wanted.tol is None else wanted.tol,
-            noise=noise,
-            products=products,
-            refill=lambda i: gaussian(wanted.seed, f"sketch refill {i}", d, min(wanted.width, d)),
-            threads=min(len(os.sched_getaffinity(0)), int(getattr(engine, "workers", 1))),
-        )
+    steps = iterate(
+        multiply,
+        block,
+        first,
+        count=count,
+        least=least,
+        tol=-1.0 if wanted.tol is None else wanted.tol,
+        noise=noise,
+        products=products,
+        refill=lambda i: gaussian(wanted.seed, f"sketch refill {i}", d, min(wanted.width, d)),
+        threads=min(len(os.sched_getaffinity(0)), int(getattr(engine, "workers", 1))),
+    )
     if products == 1:
         found = nystroem(steps.krylov)
         return _fit_once(wanted, setting, found, count(found.values), steps, intake, terms, spare)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reduce.blocks import F64, MAX_HEIGHT, Block, Floats, block_height
+from reduce.blocks import F64, MAX_HEIGHT, Block, Floats, block_height, dense_slices
 from reduce.cleaning import ERROR, FILL, KEEP, Resolved, mend
 from reduce.errors import DataError
 
@@ -262,7 +262,7 @@ class MomentsPass:
         return Moments.empty(len(self.intake.names))
 
     def fold(self, state: Moments, block: Block) -> Moments:
-        from reduce.passes.thin import dense_slices, thin_rows  # which is made of this module
+        from reduce.passes.thin import thin_rows  # which is made of this module
 
         if not block.sparse:
             self.intake.take(state, block, squares=True)

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from reduce.blocks import F64, MAX_HEIGHT, Block, Floats, block_height
+from reduce.blocks import F64, MAX_HEIGHT, Block, Floats, block_height, dense_slices
 from reduce.passes.moments import Intake, Moments, merge_moments
-from reduce.passes.thin import Thin, dense_slices, thin_rows
+from reduce.passes.thin import Thin, thin_rows
 
 
 @dataclass
@@ -127,7 +127,7 @@ class SketchPass:
         a.offset += steps[0]
         apart = (b.pivot - a.pivot) + (b.offset + steps[1] - a.offset)
         left = np.stack([-a.sums, -b.sums, apart * (a.n * b.n / n)], axis=1)
-        _add_low_rank(a.products, left, np.stack([*steps, apart]) @ self.weights, b.products)
+        add_low_rank(a.products, left, np.stack([*steps, apart]) @ self.weights, b.products)
         a.offset += apart * (b.n / n)
         a.sums = np.zeros_like(a.sums)
         a.moments, a.n, a.height, a.depth = moments, n, max(a.height, b.height), max(a.depth, b.depth) + 1
@@ -193,18 +193,18 @@ class SketchPass:
         """Move the state's centre to its mean, in place; a centred state stays as it is."""
         if state.n and state.sums.any():
             step = state.sums / state.n
-            _add_low_rank(state.products, -state.sums[:, None], (step @ self.weights)[None])
+            add_low_rank(state.products, -state.sums[:, None], (step @ self.weights)[None])
             state.offset += step
             state.sums = np.zeros_like(state.sums)
 
     def _shift(self, state: SketchState, t: F64) -> None:
         """Replace every deviation y by y + t."""
         left = np.stack([state.sums, t], axis=1)
-        _add_low_rank(state.products, left, np.stack([t, state.sums + state.n * t]) @ self.weights)
+        add_low_rank(state.products, left, np.stack([t, state.sums + state.n * t]) @ self.weights)
         state.sums = state.sums + state.n * t
 
 
-def _add_low_rank(target: F64, left: F64, right: F64, other: F64 | None = None) -> None:
+def add_low_rank(target: F64, left: F64, right: F64, other: F64 | None = None) -> None:
     """``target += left right``, and ``other`` too, in place and by rows that stay in cache."""
     for a in range(0, len(target), 2048):
         panel = slice(a, a + 2048)

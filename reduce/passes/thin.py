@@ -8,8 +8,7 @@ stay *thin*: their pivot is 0, and centring them afterwards costs at most one bi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse import _sparsetools
 
-from reduce.blocks import F64, Block, Floats, block_height
+from reduce.blocks import F64, Block, Floats
 from reduce.passes.moments import FAR, Intake, Moments, weigh
 from reduce.transforms import DENSE_SHARE
 
@@ -64,10 +63,12 @@ class Thin:
 def _add_flipped(X: sparse.csr_array, data: Floats, z: Floats, target: F64) -> None:
     """``target += X^T z`` for X (h, d) with the entries ``data``."""
     h, d = X.shape
+    # By columns, a row of the target stays in cache while all that belongs to it is added, in the order of the rows.
+    flipped = sparse.csr_array((data.astype(np.float64, copy=False), X.indices, X.indptr), shape=(h, d)).tocsc()
     # SciPy's public product makes a new (d, l) array of every block, which for a million columns costs twenty times
     # the product itself; this is the routine behind it.
-    _sparsetools.csc_matvecs(
-        d, h, z.shape[1], X.indptr, X.indices, data.astype(np.float64, copy=False),
+    _sparsetools.csr_matvecs(
+        d, h, z.shape[1], flipped.indptr, flipped.indices, flipped.data,
         np.ascontiguousarray(z, dtype=np.float64).ravel(), target.reshape(-1),
     )  # fmt: skip
 
@@ -110,19 +111,6 @@ def thin_rows(intake: Intake, moments: Moments, block: Block, *, squares: bool) 
         taken.add(sums, w[:, None])
         moments.add(np.full(d, float(w.sum())), sums[:, 0], taken.squares(w, d))
     return taken
-
-
-def dense_slices(block: Block) -> Iterator[Block]:
-    """A sparse block in pieces low enough to be made dense."""
-    height = block_height(block.n_features)
-    for a in range(0, block.rows, height):
-        b = min(a + height, block.rows)
-        yield replace(
-            block,
-            X=block.X[a:b],
-            weights=None if block.weights is None else block.weights[a:b],
-            offsets=(np.arange(block.rows) if block.offsets is None else block.offsets)[a:b],
-        )
 
 
 def thick_pivot(X: Any) -> F64:
@@ -172,7 +160,8 @@ def _extrema(moments: Moments, X: Any) -> None:
     low, high = np.zeros(d), np.zeros(d)
     full = np.bincount(X.indices, minlength=d) == h
     low[full], high[full] = np.inf, -np.inf
-    np.minimum.at(low, X.indices, X.data)
-    np.maximum.at(high, X.indices, X.data)
+    data = X.data.astype(np.float64)  # of another type than the target, ufunc.at is ten times slower
+    np.minimum.at(low, X.indices, data)
+    np.maximum.at(high, X.indices, data)
     np.minimum(moments.low, low, out=moments.low)
     np.maximum(moments.high, high, out=moments.high)

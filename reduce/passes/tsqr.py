@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reduce.blocks import F64, MAX_HEIGHT, Block, block_height
+from reduce.blocks import F64, MAX_HEIGHT, Block, block_height, dense_slices
 from reduce.passes.moments import Intake, Moments
-from reduce.passes.thin import dense_slices, thin_rows
+from reduce.passes.thin import thin_rows
 
 
 @dataclass
