@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     matrix = weighted(args.cache)
     true, arpack = exact(matrix, args.k)
-    iterations = {extra: kept_fewest(matrix, true, extra, args.seed, args.cache) for extra in (10, 20)}
+    iterations = {extra: kept_fewest(matrix, true, extra, args.seed, args.cache) for extra in (10,)}
     if args.search:
         print(iterations)
         return
