@@ -67,7 +67,7 @@ def source(net: WholeNet, *, name: str = "model", number: Number = "double") -> 
         raise ConfigError(f"expected at most 31 letters, digits and _ after a letter, found {name!r}; choose such one")
     if number not in ("double", "float"):
         raise ConfigError(f"expected numbers of type 'double' or 'float', found {number!r}; choose one of them")
-    most = bounds(net.layers, net.front.top)
+    most = bounds(net)
     score = score_type(net)
     tops = [net.front.top, *(layer.high for layer in net.layers[:-1])]
     parts = [_head(net, name, number, score)]
@@ -82,7 +82,7 @@ def source(net: WholeNet, *, name: str = "model", number: Number = "double") -> 
 
 def score_type(net: WholeNet) -> str:
     """The type of a score in C."""
-    return _int(bounds(net.layers, net.front.top)[-1])
+    return _int(bounds(net)[-1])
 
 
 # Types

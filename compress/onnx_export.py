@@ -110,7 +110,7 @@ def graph(net: WholeNet) -> Any:
 
     made = _Graph()
     codes, refused = _codes(made, net)
-    most = bounds(net.layers, net.front.top)
+    most = bounds(net)
     tops = [net.front.top, *(max(layer.high, -layer.low) for layer in net.layers[:-1])]
     for layer, largest, top in zip(net.layers, most, tops, strict=True):
         codes = _layer(made, codes, layer, largest, top)

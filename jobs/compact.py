@@ -436,8 +436,7 @@ def _exported(recipe: Recipe, path: Path, place: Path, samples: Samples) -> Expo
         if importlib.util.find_spec("onnxruntime") is not None:
             net = run_onnx(place / "model.onnx")
             codes = np.concatenate([codes for codes, _ in samples.blocks("held")])[:4096]
-            rows = samples.front.low.astype(np.float64) + samples.front.step.astype(np.float64) * codes
-            agreed, backends["onnxruntime"] = agreement(path, net, rows), net.predict
+            agreed, backends["onnxruntime"] = agreement(path, net, samples.front.example(codes)), net.predict
     return Exported(sizes, taken, agreed, backends)
 
 
