@@ -6,6 +6,7 @@ from benchmarks import (
     compact,
     dask_ml,
     deep_compression,
+    flights,
     frontier,
     glosses,
     krylov,
@@ -34,6 +35,7 @@ TOOLS = {
     "frontier": frontier.main,
     "deep_compression": deep_compression.main,
     "latency": latency.main,
+    "flights": flights.main,
 }
 
 if __name__ == "__main__":

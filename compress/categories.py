@@ -279,7 +279,7 @@ class VocabularyPass:
         for j, (name, kind) in enumerate(zip(self.names, self.kinds, strict=True)):
             mine = table.filter(pc.equal(table["category"], j))
             if not len(mine) and not state.nulls[j]:
-                raise DataError(f"expected values in the category {name!r}, found none; give more rows, or leave it out")
+                raise DataError(f"expected values in the category {name!r}, found none; give more rows")
             # Sorted by value before, and stable: of equal counts the first values are kept.
             order = np.argsort(-mine["count"].to_numpy(), kind="stable")[: self.most]
             kept = mine.take(pa.array(order[mine["count"].to_numpy()[order] + state.taken[j] >= self.least]))
@@ -306,7 +306,7 @@ def vocabulary_pass(schema: pa.Schema, names: Sequence[str], most: int, least: i
     """
     if not 1 <= most <= MAX_CATEGORIES or least < 1:
         raise ConfigError(
-            f"expected 1 to {MAX_CATEGORIES} as max_categories and min_frequency of at least 1, found {most} and {least}"
+            f"expected max_categories of 1 to {MAX_CATEGORIES}, min_frequency of at least 1, found {most} and {least}"
         )
     missing = [column for column in columns_of(names) if column not in schema.names]
     if missing:

@@ -241,7 +241,7 @@ def gather(
     absent = [name for name in front.carried if name not in data.source.carried.names]
     if absent:
         raise SchemaError(
-            f"expected the carried columns {absent} of categories, found {data.source.carried.names}; add them to carry="
+            f"expected the carried columns {absent} of categories, found {data.source.carried.names}; add to carry="
         )
     if front.n_features != data.n_features or data.transforms or data.sparse:
         raise SchemaError(

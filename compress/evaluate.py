@@ -235,7 +235,7 @@ def evaluate(
 
 
 def rows_of(model: Net, front: Front, data: Dataset, label: str) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
-    """Raw rows X (h, d), or a table if there are categories, and their targets (h,), places among the labels or values, block by block.
+    """Raw rows, an array X (h, d) or a table, and their targets (h,), places among the labels or values, by blocks.
 
     Raises:
         SchemaError: the data lacks the label, or has other columns.

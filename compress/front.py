@@ -20,6 +20,7 @@ inputs are held as sparse rows, and their product with the first weights adds up
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -103,7 +104,7 @@ class Front:
     def spans(self) -> list[tuple[int, int]]:
         """The inputs of each category, from and to."""
         ends = np.cumsum([self.n_features, *(category.width for category in self.categories)]).tolist()
-        return list(zip(ends[:-1], ends[1:], strict=True))
+        return list(itertools.pairwise(ends))
 
     @cached_property
     def starts(self) -> npt.NDArray[np.int64]:
@@ -136,31 +137,38 @@ class Front:
             SchemaError: X has another shape, or columns are missing or of other types.
             MissingValueError: a value is missing or infinite, and the model has no code for it.
         """
-        if is_table(X):
-            return self._codes_of_table(as_rows(X), where)
-        if self.categories:
-            raise SchemaError(
-                f"expected a table with the columns {[*self.names, *self.carried][:20]}, found {type(X).__name__}; "
-                "give a DataFrame, an Arrow table or a dict of columns"
-            )
+        if self.categories or is_table(X):
+            numbers, named = self.parts(X)
+            return np.column_stack([self._numbers(numbers, where), named])
         return self._numbers(np.asarray(X), where)
 
     def block_codes(self, block: Block) -> Codes:
         """The codes of a block that carries the columns of the categories."""
         codes = self._numbers(block.dense(np.float64), block.at(0) if block.rows else "")
+        return np.column_stack([codes, self._named(block)]) if self.categories else codes
+
+    def _named(self, block: Block) -> Codes:
         if not self.categories:
-            return codes
+            return np.empty((block.rows, 0), np.uint16)
         assert block.carried is not None
         carried = block.carried
-        return np.column_stack([codes, *(c.codes(carried.column(c.column)) for c in self.categories)])
+        return np.column_stack([c.codes(carried.column(c.column)) for c in self.categories])
 
-    def _codes_of_table(self, table: pa.Table, where: str) -> Codes:
-        layout = self.layout or {"columns": self.names}
-        data = Dataset.from_arrow(table, **layout, carry=self.carried)
-        workspace = Workspace()
-        blocks = (block for fragment in data.fragments for block in data.blocks(fragment, workspace, carry=True))
-        found = [self.block_codes(block) for block in blocks]
-        return np.concatenate(found) if found else np.empty((0, self.n_codes), np.uint16)
+    def parts(self, X: Any) -> tuple[F64, Codes]:
+        """Of a table the numbers (n, d), and the codes (n, c) of the categories."""
+        if not is_table(X):
+            raise SchemaError(
+                f"expected a table with the columns {[*self.names, *self.carried][:20]}, found {type(X).__name__}; "
+                "give a DataFrame, an Arrow table or a dict of columns"
+            )
+        data = Dataset.from_arrow(as_rows(X), **(self.layout or {"columns": self.names}), carry=self.carried)
+        numbers: list[npt.NDArray[Any]] = [np.empty((0, self.n_features))]
+        codes, workspace = list[Codes](), Workspace()
+        for fragment in data.fragments:
+            for block in data.blocks(fragment, workspace, carry=True):
+                numbers.append(block.dense(np.float64).copy())
+                codes.append(self._named(block))
+        return np.concatenate(numbers), np.concatenate([np.empty((0, len(self.categories)), np.uint16), *codes])
 
     def rows(self, block: Block) -> Any:
         """The raw rows of a block, as ``codes`` takes them: an array, or a table of the model's columns."""
@@ -256,7 +264,9 @@ def read_front(
         data: raw rows; its cleaning policy becomes the model's.
         engine: where the scan runs.
         bits: of a code; by default 8 for whole numbers up to 255, else 12.
-        categories, max_categories, min_frequency: as of ``Model.mlp``.
+        categories: as of ``Model.mlp``.
+        max_categories: as of ``Model.mlp``.
+        min_frequency: as of ``Model.mlp``.
 
     Raises:
         ConfigError: the data is transformed or sparse, or its policy cannot be the model's.

@@ -14,7 +14,6 @@ bounds them all before a net is made, packed or loaded.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -85,7 +84,7 @@ class WholeNet:
         for i, layer in enumerate(self.layers):
             sizes = np.abs(layer.weights)
             if i == 0:
-                high, _ = _first(sizes, self.front)
+                high, _ = first_sums(sizes, self.front)
                 largest = max(map(int, high), default=0)
             else:
                 largest = int((sizes.sum(axis=0) * top).max(initial=0))
@@ -128,7 +127,7 @@ class WholeNet:
         return np.asarray(self.labels)[self.scores(X).argmax(axis=1)]
 
 
-def _first(weights: I64, front: Front) -> tuple[list[int], list[int]]:
+def first_sums(weights: I64, front: Front) -> tuple[list[int], list[int]]:
     """For each output of the first layer, the largest and the least sum without its bias, or a part of one."""
     numbers = weights[: front.n_features]
     high = [front.top * int(p) for p in np.maximum(numbers, 0).sum(axis=0)]
@@ -144,7 +143,7 @@ def bounds(net: WholeNet) -> list[int]:
     found, low, high = [], 0, 0
     for i, layer in enumerate(net.layers):
         if i == 0:
-            ups, downs = _first(layer.weights, net.front)
+            ups, downs = first_sums(layer.weights, net.front)
         else:
             positive = [int(p) for p in np.maximum(layer.weights, 0).sum(axis=0)]
             negative = [int(n) for n in np.minimum(layer.weights, 0).sum(axis=0)]
@@ -207,7 +206,9 @@ def whole_net(model: Model) -> WholeNet:
         assert layer.step is not None
         unit *= layer.step  # what 1 means in the sums of this layer
         weights = layer.whole()
-        whole_bias = np.rint(layer.bias / unit - (front.centre * weights[: front.n_features].sum(axis=0) if i == 0 else 0.0))
+        whole_bias = np.rint(
+            layer.bias / unit - (front.centre * weights[: front.n_features].sum(axis=0) if i == 0 else 0.0)
+        )
         last = i + 1 == len(model.layers)
         whole_bias = _grained(whole_bias, (0.0 if model.task == "regression" else LOGIT) if last else steps[i], unit)
         if not np.abs(whole_bias).max() < MAX_ACC:
@@ -249,4 +250,4 @@ def ratio(value: float) -> tuple[int, int]:
     return multiplier, shift
 
 
-__all__ = ["WholeLayer", "WholeNet", "bounds", "check", "whole_net"]
+__all__ = ["WholeLayer", "WholeNet", "bounds", "check", "first_sums", "whole_net"]

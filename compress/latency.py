@@ -36,7 +36,7 @@ def latency(backend: str, predict: Callable[[Any], Any], X: Any, batch: int) -> 
 
 
 def time_calls(predict: Callable[[Any], Any], X: Any, batch: int) -> list[float]:
-    """Seconds of many calls on ``batch`` rows of X, an array (n, d) or a table, other rows each time; rows are repeated if n is less.
+    """Seconds of many calls on ``batch`` rows of X, an array (n, d) or a table; other rows each time if n allows.
 
     Calls outside Python are timed with the call from Python.
     """

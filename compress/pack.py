@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from compress import huffman
-from compress.coder import DECISIONS_PER_BYTE, Decoder, Encoder, code_numbers, code_weights
 from compress.categories import MAX_CATEGORIES, MAX_TEXT, Category, Kind, Value
+from compress.coder import DECISIONS_PER_BYTE, Decoder, Encoder, code_numbers, code_weights
 from compress.front import MAX_BITS, MAX_INPUTS, Front
 from compress.integer import MAX_ACC, MAX_PARAMETERS, WholeLayer, WholeNet, check, whole_net
 from compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model, tiles
@@ -240,7 +240,8 @@ def _vocabulary(category: Category) -> bytes:
     for i, value in enumerate(category.values):
         if isinstance(value, str):
             raw = value.encode()
-            same = len(os.path.commonprefix([before, raw]))
+            apart = (j for j, (a, b) in enumerate(zip(before, raw, strict=False)) if a != b)
+            same = next(apart, min(len(before), len(raw)))
             out += _varint(same) + _text_bytes(raw[same:])
             before = raw
         elif category.kind == "boolean":
@@ -472,7 +473,7 @@ def _read_vocabulary(reader: _Reader, kind: Kind) -> tuple[Value, ...]:
     for i in range(count):
         if kind == "boolean":
             value: Value = bool(reader.byte(1))
-            ascends = i == 0 or value > values[-1]
+            ascends = i == 0 or bool(value) > bool(values[-1])
         elif kind == "text":
             same = reader.varint(len(before))
             raw = before[:same] + reader.take(reader.varint(MAX_TEXT))
@@ -496,7 +497,7 @@ def _read_front(reader: _Reader, least: int) -> Front:
     if not (bits and np.isfinite(low).all() and np.isfinite(step).all() and (step > 0).all()):
         raise ArtifactError("expected finite ends and steps above 0, found others")
     fill = np.array(reader.many(1 if flags & 1 else d, lambda: reader.varint(1 << bits)), np.int64) - 1
-    layout: dict[str, Any] = {"vector": names[0], "n_features": d} if names[0] else {}
+    layout: dict[str, Any] = {"vector": names[0], "n_features": d} if names and names[0] else {}
     return Front({"columns": names} if flags & 4 else layout, d, bits, low, step, fill, 0.0, 1.0)
 
 
