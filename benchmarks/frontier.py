@@ -59,7 +59,7 @@ POINTS = (
     Point((72, 40), 2.4e-6),
     Point((128, 48), 1.0e-6),
     Point((64, 32), 8e-6, pooled=True),
-    Point((72, 40), 3.2e-6, pooled=True),
+    Point((72, 40), 2.2e-6, pooled=True),
 )
 
 

@@ -13,32 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scipy import sparse
 
-from reduce.blocks import Columns, Workspace
+from reduce.blocks import Columns
 from reduce.dataset import Dataset, Numbered
-from reduce.errors import ConfigError, DataError, SchemaError
+from reduce.errors import ConfigError, SchemaError
 from reduce.layouts import SPARK_VECTOR
+from tests.sources.forms import both, first_block, pair, spark_sparse
 
 NAN = math.nan
 
-
-def first_block(data: Dataset, height: int = 1000) -> Any:
-    return next(iter(data.source.blocks(data.fragments[0], height, Workspace(), carry=True)))
-
-
-def both(table: pa.Table, path: Path, **options: Any) -> list[Dataset]:
-    """The table in memory, sliced out of a larger one, and in a file of three row groups."""
-    padded = pa.concat_tables([table.slice(0, 1), table, table.slice(0, 1)]).combine_chunks().slice(1, table.num_rows)
-    pq.write_table(table, path / "t.parquet", row_group_size=max(table.num_rows // 3, 1))
-    return [
-        Dataset.from_arrow(table, **options),
-        Dataset.from_arrow(padded, **options),
-        Dataset.from_parquet(path / "t.parquet", **options),
-    ]
-
-
-# Scalars
 
 NUMBERS: list[tuple[pa.DataType, list[Any], str]] = [
     (pa.int8(), [1, -2, 3], "float32"),
@@ -297,131 +280,6 @@ def test_one_vector_column_is_taken_but_not_beside_scalars() -> None:
     assert Dataset.from_arrow(table, carry=["label"]).n_features == 2
     with pytest.raises(SchemaError, match=r"'v' \(list"):
         Dataset.from_arrow(table)
-
-
-# Spark ML vectors
-
-
-def spark_dense(values: list[float | None]) -> dict[str, Any]:
-    return {"type": 1, "size": None, "indices": None, "values": values}
-
-
-def spark_sparse(size: int, entries: dict[int, float | None]) -> dict[str, Any]:
-    return {"type": 0, "size": size, "indices": list(entries), "values": list(entries.values())}
-
-
-def test_dense_spark_vectors_are_a_dense_matrix(tmp_path: Path, whole: Any) -> None:
-    rows = [spark_dense([1.0, 2.0, 3.0]), None, spark_dense([4.0, 5.0, 6.0]), spark_dense([7.0, 8.0, 9.0])]
-    table = pa.table({"f": pa.array(rows, SPARK_VECTOR)})
-    for data in both(table, tmp_path):
-        assert not data.source.sparse
-        np.testing.assert_array_equal(whole(data).X, [[1, 2, 3], [NAN] * 3, [4, 5, 6], [7, 8, 9]])
-    pq.write_table(table.slice(2), tmp_path / "t.parquet")
-    assert isinstance(first_block(Dataset.from_parquet(tmp_path / "t.parquet")).X, np.ndarray)
-
-
-def test_sparse_and_mixed_spark_vectors_are_csr(tmp_path: Path, whole: Any) -> None:
-    rows = [
-        spark_sparse(4, {1: 2.0, 3: 0.0}),
-        spark_dense([1.0, 2.0, 3.0, 4.0]),
-        None,
-        spark_sparse(4, {}),
-        spark_dense([0.0, 0.0, 0.0, 5.0]),
-        spark_sparse(4, {0: -1.0}),
-    ]
-    expected = [[0, 2, 0, 0], [1, 2, 3, 4], [NAN] * 4, [0] * 4, [0, 0, 0, 5], [-1, 0, 0, 0]]
-    table = pa.table({"f": pa.array(rows, SPARK_VECTOR)})
-    for data in both(table, tmp_path):
-        assert data.source.sparse
-        assert data.dtype == np.float64
-        assert dict(data.source.describe()) == {"vector": "f", "n_features": 4}
-        for height in (1, 4, 100):
-            np.testing.assert_array_equal(whole(data, height=height).X, expected)
-    X = first_block(Dataset.from_arrow(table)).X
-    assert isinstance(X, sparse.csr_array)
-    assert X.has_canonical_format
-    assert X.nnz == 2 + 4 + 4 + 0 + 4 + 1  # explicit zeros stay
-
-
-def test_bad_spark_vectors_name_the_row(whole: Any) -> None:
-    def read(rows: list[Any]) -> Any:
-        return whole(Dataset.from_arrow(pa.table({"f": pa.array(rows, SPARK_VECTOR)}), vector="f", n_features=3))
-
-    with pytest.raises(SchemaError, match=r"expected 3 .* found 4 in <table>, row 1"):
-        read([spark_sparse(3, {}), spark_sparse(4, {})])
-    with pytest.raises(SchemaError, match=r"expected 3 .* found 2 in <table>, row 1"):
-        read([spark_sparse(3, {}), spark_dense([1.0, 2.0])])
-    with pytest.raises(DataError, match=r"type 0 \(sparse\) or 1 .* found type 7 in <table>, row 1"):
-        read([spark_sparse(3, {}), {"type": 7, "size": 3, "indices": [], "values": []}])
-    with pytest.raises(DataError, match=r"from 0 to 2 .* found 3 in <table>, row 0"):
-        read([spark_sparse(3, {3: 1.0})])
-
-
-# Sparse pairs
-
-
-def pair(indices: list[Any], values: list[Any], kind: pa.DataType | None = None) -> pa.Table:
-    return pa.table(
-        {"i": pa.array(indices, pa.list_(kind or pa.int64())), "x": pa.array(values, pa.list_(pa.float32()))}
-    )
-
-
-def test_sparse_pairs_are_csr(tmp_path: Path, whole: Any) -> None:
-    table = pair([[3, 0], None, [], [2, 2, 1], [0], [4]], [[1, 2], None, [], [1, 2, 3], [0], [None]])
-    expected = [[2, 0, 0, 1, 0], [NAN] * 5, [0] * 5, [0, 3, 3, 0, 0], [0] * 5, [0, 0, 0, 0, NAN]]
-    for data in both(table, tmp_path, sparse=("i", "x", 5)):
-        assert data.source.sparse
-        assert data.dtype == np.float32
-        assert data.feature_names == Numbered("x_", 5)
-        assert dict(data.source.describe()) == {"sparse": ["i", "x"], "n_features": 5}
-        for height in (1, 2, 100):
-            np.testing.assert_array_equal(whole(data, height=height).X, expected)
-    X = first_block(Dataset.from_arrow(table, sparse=("i", "x"), n_features=5)).X
-    assert X.has_canonical_format
-    assert X.dtype == np.float32
-    assert X.nnz == 2 + 5 + 0 + 2 + 1 + 1
-
-
-@pytest.mark.parametrize("kind", [pa.int8(), pa.uint8(), pa.int32(), pa.uint32(), pa.uint64()])
-def test_any_integer_is_an_index(kind: pa.DataType, whole: Any) -> None:
-    data = Dataset.from_arrow(pair([[1], [0, 2]], [[5], [6, 7]], kind), sparse=("i", "x", 3))
-    np.testing.assert_array_equal(whole(data).X, [[0, 5, 0], [6, 0, 7]])
-
-
-def test_a_very_wide_pair_does_not_cost_its_width() -> None:
-    data = Dataset.from_arrow(pair([[2**40]], [[5]]), sparse=("i", "x", 2**41))
-    X = first_block(data).X
-    assert X.shape == (1, 2**41)
-    assert X.indices.dtype == np.int64
-    assert data.feature_names[2**40] == f"x_{2**40}"
-
-
-@pytest.mark.parametrize(
-    ("indices", "values", "message"),
-    [
-        ([[0], [0, 1]], [[1], [1]], r"as many indices as values .* found 2 and 1 in .*row group 0, row 1"),
-        ([[0], None], [[1], [1]], r"found 0 and 1 in .*row group 0, row 1"),
-        ([[0], [0]], [[1], None], r"found 1 and 0 in .*row group 0, row 1"),
-        ([[0], []], [[1], None], r"found 0 and 0 in .*row group 0, row 1"),
-        ([[0], [], [1, 3]], [[1], [], [1, 1]], r"from 0 to 2 .* found 3 in .*row group 0, row 2"),
-        ([[0], [-1]], [[1], [1]], r"from 0 to 2 .* found -1 in .*row group 0, row 1"),
-        ([[0], [None]], [[1], [1]], r"from 0 to 2 .* found None in .*row group 0, row 1"),
-    ],
-)
-def test_bad_pairs_name_file_row_group_and_row(
-    indices: list[Any], values: list[Any], message: str, tmp_path: Path, whole: Any
-) -> None:
-    pq.write_table(pair(indices, values), tmp_path / "t.parquet")
-    data = Dataset.from_parquet(tmp_path / "t.parquet", sparse=("i", "x", 3))
-    with pytest.raises(DataError, match=message):
-        whole(data)
-
-
-def test_pairs_must_be_lists_of_integers_and_of_numbers() -> None:
-    with pytest.raises(SchemaError, match="lists of integers in column 'x'"):
-        Dataset.from_arrow(pair([[0]], [[1]]), sparse=("x", "x", 3))
-    with pytest.raises(SchemaError, match="lists of numbers in column 's'"):
-        Dataset.from_arrow(pa.table({"i": [[1]], "s": [["a"]]}), sparse=("i", "s", 3))
 
 
 # Any table, any layout
