@@ -67,9 +67,12 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
             )
             return checked
         numbers = X.drop(columns=list(self.categories_))
-        options |= {"dtype": np.float64, "ensure_all_finite": self._finite(), "ensure_min_features": 0}
-        values, y = validate_data(self, numbers, y, **options)
-        frame = X[list(self.categories_)].assign(**dict(zip(map(str, numbers.columns), values.T, strict=True)))
+        names = [str(name) for name in numbers.columns]
+        # Without numbers, zeros in their place: the labels want checking too.
+        given = numbers if names else np.zeros((len(X), 1))
+        options |= {"dtype": np.float64, "ensure_all_finite": self._finite()}
+        values, y = validate_data(self, given, y, **options)
+        frame = X[list(self.categories_)].assign(**dict(zip(names, values.T[: len(names)], strict=True)))
         self.n_features_in_, self.feature_names_in_ = X.shape[1], np.array([str(n) for n in X.columns], object)
         return frame, y
 
