@@ -7,6 +7,7 @@ from benchmarks import (
     dask_ml,
     deep_compression,
     equal,
+    flights,
     frontier,
     glosses,
     krylov,
@@ -40,6 +41,7 @@ TOOLS = {
     "frontier": frontier.main,
     "deep_compression": deep_compression.main,
     "latency": latency.main,
+    "flights": flights.main,
 }
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ of those that are not 0, whichever is smaller.
 
 Labels and names of columns are data: they appear in string literals only, every byte that is not a plain letter or
 digit as an octal escape, so that neither quotes, trigraphs nor ends of comments mean anything.
+
+A category comes in as its code, and any number that is no code counts as code 0; functions look up the code of a text,
+a whole number, or null. The rows of the first layer that codes choose are added up before the rest of it.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from compress.categories import Value
 from compress.integer import I64, WholeLayer, WholeNet, bounds
 from compress.model import Label, Model
 from compress.pack import net_of
@@ -67,22 +72,35 @@ def source(net: WholeNet, *, name: str = "model", number: Number = "double") -> 
         raise ConfigError(f"expected at most 31 letters, digits and _ after a letter, found {name!r}; choose such one")
     if number not in ("double", "float"):
         raise ConfigError(f"expected numbers of type 'double' or 'float', found {number!r}; choose one of them")
-    most = bounds(net.layers, net.front.top)
+    most = bounds(net)
     score = score_type(net)
     tops = [net.front.top, *(layer.high for layer in net.layers[:-1])]
-    parts = [_head(net, name, number, score)]
-    parts += [_layer_data(i, layer, _int(m)) for i, (layer, m) in enumerate(zip(net.layers, most, strict=True))]
-    parts += [_codes(net, number, _code(tops[0]))]
-    for i, (layer, m) in enumerate(zip(net.layers, most, strict=True)):
+    parts = [_head(net, name, number, score), _struct(net, name)]
+    first, d = net.layers[0], net.front.n_features
+    layers = [replace(first, weights=first.weights[:d]), *net.layers[1:]]
+    parts += [
+        _layer_data(i, layer, _int(m), _weight(net.layers[i])) for i, (layer, m) in enumerate(_pairs(layers, most))
+    ]
+    if net.front.categories:
+        parts.append(_rows(net, _int(most[0])))
+    if d:
+        parts.append(_codes(net, number, _code(tops[0])))
+    for i, (layer, m) in enumerate(_pairs(layers, most)):
         out = score if layer.bits == 0 else _code(tops[i + 1])
-        parts.append(_layer(i, layer, _int(m), _code(tops[i]), out))
-    parts += [_scores(net, name, number, score, tops), _answers(net, name, score), _names(net, name)]
+        sums = i == 0 and bool(net.front.categories)
+        parts.append(_layer(i, layer, _int(m), _code(tops[i]), out, _weight(net.layers[i]), sums=sums))
+    parts += [_scores(net, name, number, score, _int(most[0]), tops), _answers(net, name, score)]
+    parts += [_lookups(net, name), _names(net, name)]
     return "\n".join(part for part in parts if part)
+
+
+def _pairs(layers: Sequence[WholeLayer], most: Sequence[int]) -> Iterable[tuple[WholeLayer, int]]:
+    return zip(layers, most, strict=True)
 
 
 def score_type(net: WholeNet) -> str:
     """The type of a score in C."""
-    return _int(bounds(net.layers, net.front.top)[-1])
+    return _int(bounds(net)[-1])
 
 
 # Types
@@ -157,9 +175,11 @@ def is_sparse(layer: WholeLayer) -> bool:
     return bool((1 + size) * len(sparse(layer.weights)[1]) + 4 * n_out < size * layer.weights.size)
 
 
-def _layer_data(i: int, layer: WholeLayer, acc: str) -> str:
-    kind = _weight(layer)[0]
+def _layer_data(i: int, layer: WholeLayer, acc: str, weight: tuple[str, int]) -> str:
+    kind = weight[0]
     bias = _array(acc, f"bias_{i}", layer.bias.tolist())
+    if not layer.weights.size:
+        return bias
     if not is_sparse(layer):
         return bias + _array(kind, f"weights_{i}", layer.weights.T.ravel().tolist())
     counts, gaps, values = sparse(layer.weights)
@@ -177,8 +197,9 @@ def _layer_data(i: int, layer: WholeLayer, acc: str) -> str:
 
 def _head(net: WholeNet, name: str, number: str, score: str) -> str:
     d, outputs = net.front.n_features, net.layers[-1].weights.shape[1]
+    categories = net.front.categories
     lines = [
-        f" * int {name}_scores(const {number} row[{d}], {score} scores[{outputs}]);",
+        f" * int {name}_scores({_given(net, number)}, {score} scores[{outputs}]);",
         " *     0, or 1 + the place of a value that is NaN or infinite and must not be; scores are then not set.",
     ]
     if net.task == "classification":
@@ -196,8 +217,16 @@ def _head(net: WholeNet, name: str, number: str, score: str) -> str:
         )
     elif net.task == "classification":
         lines.append(f" * const int64_t {name}_labels[{outputs}];")
-    if "columns" in net.front.layout:
+    if "columns" in net.front.layout and d:
         lines.append(f" * const struct {name}_text {name}_columns[{d}];")
+    if categories:
+        lines += [
+            f" * const struct {name}_text {name}_categories[{len(categories)}];",
+            f" * int32_t {name}_text_code(int category, const char *text, size_t bytes);",
+            f" * int32_t {name}_whole_code(int category, int64_t value);     booleans are 0 and 1",
+            f" * int32_t {name}_null_code(int category);",
+            " *     Codes of a category's values; 0 for one that the model does not know.",
+        ]
     return (
         "/* A model in whole numbers, C99. Nothing is allocated, nothing is kept between calls.\n *\n"
         + "\n".join(lines)
@@ -256,15 +285,20 @@ def _codes(net: WholeNet, number: str, code: str) -> str:
     return data + "\n".join(body) + "\n"
 
 
-def _layer(i: int, layer: WholeLayer, acc: str, code: str, out: str) -> str:
+def _layer(
+    i: int, layer: WholeLayer, acc: str, code: str, out: str, weight: tuple[str, int], *, sums: bool = False
+) -> str:
     n_in, n_out = layer.weights.shape
-    kind = _weight(layer)[0]
-    lines = [f"static void layer_{i}(const {code} *in, {out} *out)", "{"]
-    thin = is_sparse(layer)
-    lines.append(f"    const {kind} *w = weights_{i};")
+    kind = weight[0]
+    taken = [*([f"const {code} *in"] if n_in else []), *([f"const {acc} *sums"] if sums else [])]
+    lines = [f"static void layer_{i}({', '.join(taken)}, {out} *out)", "{"]
+    thin = n_in > 0 and is_sparse(layer)
+    if n_in:
+        lines.append(f"    const {kind} *w = weights_{i};")
     if thin:
         lines.append(f"    const uint8_t *gap = gaps_{i};")
-    lines += ["    int j;", f"    for (j = 0; j < {n_out}; j++) {{", f"        {acc} sum = bias_{i}[j];"]
+    start = "sums[j]" if sums else f"bias_{i}[j]"
+    lines += ["    int j;", f"    for (j = 0; j < {n_out}; j++) {{", f"        {acc} sum = {start};"]
     if thin:
         lines += [
             f"        const {code} *x = in, *y;",
@@ -279,7 +313,7 @@ def _layer(i: int, layer: WholeLayer, acc: str, code: str, out: str) -> str:
             "            w += 2;",
             "        }",
         ]
-    else:
+    elif n_in:
         even = n_in - n_in % LANES
         lines.append("        int i;")
         if even:
@@ -301,19 +335,30 @@ def _layer(i: int, layer: WholeLayer, acc: str, code: str, out: str) -> str:
     return "\n".join([*lines, "    }", "}"]) + "\n"
 
 
-def _scores(net: WholeNet, name: str, number: str, score: str, tops: Sequence[int]) -> str:
+def _given(net: WholeNet, number: str) -> str:
+    """What a row is in C."""
+    d, c = net.front.n_features, len(net.front.categories)
+    return ", ".join([*([f"const {number} row[{d}]"] if d else []), *([f"const int32_t categories[{c}]"] if c else [])])
+
+
+def _scores(net: WholeNet, name: str, number: str, score: str, acc: str, tops: Sequence[int]) -> str:
     widths = [net.front.n_features, *(layer.weights.shape[1] for layer in net.layers[:-1])]
-    outputs = net.layers[-1].weights.shape[1]
+    outputs, last = net.layers[-1].weights.shape[1], len(net.layers) - 1
+    head = f"int {name}_scores({_given(net, number)}, {score} scores[{outputs}])"
+    d, named = net.front.n_features, bool(net.front.categories)
+    results = ["scores" if i == last else f"in_{i + 1}" for i in range(last + 1)]
+    first = ", ".join([*(["in_0"] if d else []), *(["sums"] if named else []), results[0]])
     lines = [
-        f"int {name}_scores(const {number} row[{widths[0]}], {score} scores[{outputs}]);",
-        f"int {name}_scores(const {number} row[{widths[0]}], {score} scores[{outputs}])",
+        f"{head};",
+        head,
         "{",
-        *(f"    {_code(top)} in_{i}[{width}];" for i, (top, width) in enumerate(zip(tops, widths, strict=True))),
-        "    const int refused = codes_of(row, in_0);",
-        "    if (refused)",
-        "        return refused;",
-        *(f"    layer_{i}(in_{i}, in_{i + 1});" for i in range(len(net.layers) - 1)),
-        f"    layer_{len(net.layers) - 1}(in_{len(net.layers) - 1}, scores);",
+        *(f"    {_code(tops[i])} in_{i}[{width}];" for i, width in enumerate(widths) if width),
+        *([f"    {acc} sums[{net.layers[0].weights.shape[1]}];"] if named else []),
+        *(["    const int refused = codes_of(row, in_0);"] if d else []),
+        *(["    if (refused)", "        return refused;"] if d else []),
+        *(["    rows_of(categories, sums);"] if named else []),
+        f"    layer_0({first});",
+        *(f"    layer_{i}(in_{i}, {results[i]});" for i in range(1, last + 1)),
         "    return 0;",
         "}",
     ]
@@ -368,18 +413,130 @@ def _texts(name: str, what: str, texts: Sequence[str]) -> str:
     return f"extern {table};\n{table} = {{\n" + ",\n".join(rows) + "\n};\n"
 
 
+def _rows(net: WholeNet, acc: str) -> str:
+    """The sums of the first layer that categories make, its biases included."""
+    front, layer = net.front, net.layers[0]
+    kind, n_out, d = _weight(layer)[0], layer.weights.shape[1], front.n_features
+    data = _array(kind, "rows", layer.weights[d:].ravel().tolist())
+    data += _array("int32_t", "widths", [category.width for category in front.categories])
+    data += _array("int32_t", "starts", [start - d for start, _ in front.spans])
+    return (
+        data
+        + f"""
+static void rows_of(const int32_t *categories, {acc} *sums)
+{{
+    int i, j;
+    for (j = 0; j < {n_out}; j++)
+        sums[j] = bias_0[j];
+    for (i = 0; i < {len(front.categories)}; i++) {{
+        const int32_t code = categories[i] > 0 && categories[i] < widths[i] ? categories[i] : 0;
+        const {kind} *w = rows + (starts[i] + code) * {n_out};
+        for (j = 0; j < {n_out}; j++)
+            sums[j] += ({acc}){front.hot} * ({acc})w[j];
+    }}
+}}
+"""
+    )
+
+
+def _lookups(net: WholeNet, name: str) -> str:
+    """The vocabularies, and functions that search them."""
+    categories = net.front.categories
+    if not categories:
+        return ""
+    known: list[tuple[str, tuple[Value, ...]]] = []
+    data, texts, wholes, nulls = [""] * len(categories), [""] * len(categories), [""] * len(categories), ""
+    for i, category in enumerate(categories):
+        vocabulary = (category.kind, category.values)
+        known.append(vocabulary)
+        table = f"values_{known.index(vocabulary)}"
+        nulls += f"    case {i}:\n        return {category.null};\n"
+        if not category.values:
+            continue
+        here = f"    case {i}:\n        values = {table};\n        high = {len(category.values)};\n        break;\n"
+        if category.kind == "text":
+            texts[i] = here
+            rows = ",\n".join(f"    {{ {literal(str(v))}, {len(str(v).encode())} }}" for v in category.values)
+            data[i] = f"static const struct {name}_text {table}[{len(category.values)}] = {{\n{rows}\n}};\n"
+        else:
+            wholes[i] = here
+            rows = ",\n".join(f"    {_int64(int(v))}" for v in category.values)
+            data[i] = f"static const int64_t {table}[{len(category.values)}] = {{\n{rows}\n}};\n"
+        if known.index(vocabulary) < i:
+            data[i] = ""
+    order = f"""
+static int order_of(const char *text, size_t bytes, const struct {name}_text *value)
+{{
+    size_t i;
+    for (i = 0; i < bytes && i < value->bytes; i++)
+        if (text[i] != value->text[i])
+            return (unsigned char)text[i] < (unsigned char)value->text[i] ? -1 : 1;
+    return bytes < value->bytes ? -1 : bytes > value->bytes;
+}}
+"""
+    search = _SEARCH.replace("NAME", name)
+    text, whole = "".join(texts), "".join(wholes)
+    in_text = search.replace("KIND", f"const struct {name}_text").replace("CASES", text)
+    in_text = in_text.replace("ORDER", "order_of(text, bytes, values + middle)")
+    in_whole = search.replace("KIND", "const int64_t").replace("CASES", whole)
+    in_whole = in_whole.replace("ORDER", "value < values[middle] ? -1 : value > values[middle]")
+    heads = [
+        f"int32_t {name}_text_code(int category, const char *text, size_t bytes)",
+        f"int32_t {name}_whole_code(int category, int64_t value)",
+        f"int32_t {name}_null_code(int category)",
+    ]
+    bodies = [
+        in_text if text else "{\n    (void)category;\n    (void)text;\n    (void)bytes;\n    return 0;\n}\n",
+        in_whole if whole else "{\n    (void)category;\n    (void)value;\n    return 0;\n}\n",
+        f"{{\n    switch (category) {{\n{nulls}    default:\n        return 0;\n    }}\n}}\n",
+    ]
+    functions = [f"{head};\n{head}\n{body}" for head, body in zip(heads, bodies, strict=True)]
+    return "".join([*data, order if text else "", *functions])
+
+
+_SEARCH = """{
+    KIND *values = NULL;
+    int32_t low = 0, high = 0;
+    switch (category) {
+CASES    default:
+        break;
+    }
+    while (low < high) {
+        const int32_t middle = low + (high - low) / 2;
+        const int order = ORDER;
+        if (order == 0)
+            return middle + 1;
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return 0;
+}
+"""
+"""Looks a value up among those of one category, which ascend."""
+
+
+def _struct(net: WholeNet, name: str) -> str:
+    """The type of a text, if there is one."""
+    labels, front = net.labels, net.front
+    if front.layout.get("columns") or front.categories or (labels and isinstance(labels[0], str)):
+        return f"struct {name}_text {{\n    const char *text;\n    size_t bytes;\n}};\n"
+    return ""
+
+
 def _names(net: WholeNet, name: str) -> str:
     columns, labels = net.front.layout.get("columns"), net.labels
     parts = []
-    if columns is not None or (labels and isinstance(labels[0], str)):
-        parts.append(f"struct {name}_text {{\n    const char *text;\n    size_t bytes;\n}};\n")
     if labels and all(isinstance(label, str) for label in labels):
         parts.append(_texts(name, "labels", [str(label) for label in labels]))
     elif labels:
         table = f"const int64_t {name}_labels[{len(labels)}]"
         parts.append(f"extern {table};\n{table} = {{ {', '.join(map(_whole, labels))} }};\n")
-    if columns is not None:
+    if columns:
         parts.append(_texts(name, "columns", [str(column) for column in columns]))
+    if net.front.categories:
+        parts.append(_texts(name, "categories", [category.name for category in net.front.categories]))
     return "".join(parts)
 
 
@@ -388,6 +545,11 @@ def _whole(label: Label) -> str:
     if not -(1 << 62) <= value <= 1 << 62:
         raise ConfigError(f"expected labels of at most 2**62, found {value}; train on smaller ones")
     return f"{value}LL"
+
+
+def _int64(value: int) -> str:
+    """A constant of 64 bits; the least one is no literal in C."""
+    return f"{value}LL" if value > -(1 << 63) else f"({value + 1}LL - 1)"
 
 
 __all__ = ["Number", "is_sparse", "literal", "score_type", "source", "sparse", "to_c"]

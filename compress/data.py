@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from compress.front import F32, Codes, Front, read_front
+from compress.front import F32, Codes, Front, read_front, with_categories
 from compress.model import Label, Model, begun
 from reduce import Dataset, connect
 from reduce.blocks import Block, Workspace
@@ -177,8 +177,8 @@ class Samples:
         return np.concatenate(codes), np.concatenate(targets)
 
     def _read(self, part: str, piece: int, rows: int) -> tuple[Codes, Targets]:
-        d, small = self.front.n_features, self.front.bits <= 8
-        codes: Any = np.fromfile(self.directory / f"{part}-{piece}.codes", np.uint8 if small else np.uint16)
+        d = self.front.n_codes
+        codes: Any = np.fromfile(self.directory / f"{part}-{piece}.codes", self.front.kind)
         kind = np.int64 if self.model.task == "classification" else np.float64
         return codes.reshape(rows, d), np.fromfile(self.directory / f"{part}-{piece}.targets", kind)
 
@@ -231,7 +231,18 @@ def gather(
         wanted = list(model.columns["columns"])
         if list(data.feature_names) != wanted:
             raise SchemaError(f"expected the features {wanted}, found {list(data.feature_names)}; read these columns")
-    front = model.front or read_front(data, engine or connect("local"), model.bits)
+    asked = {k: v for k, v in model.columns.items() if k != "columns"}
+    front, place_of = model.front, engine or connect("local")
+    if front is None:
+        front = read_front(data, place_of, model.bits, **asked)
+    elif asked and not front.categories:  # of a projection
+        limits = asked["max_categories"], asked["min_frequency"]
+        front = with_categories(front, data, place_of, asked["categories"], *limits)
+    absent = [name for name in front.carried if name not in data.source.carried.names]
+    if absent:
+        raise SchemaError(
+            f"expected the carried columns {absent} of categories, found {data.source.carried.names}; add to carry="
+        )
     if front.n_features != data.n_features or data.transforms or data.sparse:
         raise SchemaError(
             f"expected {front.n_features} raw, dense features, found {data.n_features}; give the columns of the model"
@@ -396,22 +407,21 @@ def _scatter(
     seed: int,
     place: Path,
 ) -> tuple[tuple[int, ...], tuple[int, ...], npt.NDArray[np.int64]]:
-    size = front.n_features * (1 if front.bits <= 8 else 2) + 8
+    size = front.n_codes * np.dtype(front.kind).itemsize + 8
     pieces = max(1, -(-data.n_rows * size // PIECE_BYTES))
     rows = {"train": np.zeros(pieces, np.int64), "held": np.zeros(pieces, np.int64)}
     counts = np.zeros(max(len(model.labels), 1), np.int64)
     dropping = data.cleaning.resolve(data.feature_names).code == DROP
-    kind = np.uint8 if front.bits <= 8 else np.uint16
     for part, piece in [(part, piece) for part in rows for piece in range(pieces)]:
         for ending in ("codes", "targets", *(["taught"] if teacher else [])):
             (place / f"{part}-{piece}.{ending}").touch()
     for number, (block, first) in enumerate(labelled_blocks(data, label)):
-        X = block.dense(np.float64)
         if dropping.any():
+            X = block.dense(np.float64)
             keep = np.asarray(np.isfinite(X[:, dropping]).all(axis=1))
             if not keep.all():
-                block, X = block.take(keep), X[keep]
-        codes = front.codes(X, block.at(0) if block.rows else "").astype(kind)
+                block = block.take(keep)
+        codes = front.block_codes(block).astype(front.kind)
         column = target_column(block, label)
         if model.task == "classification":
             targets: Targets = indices_of(column, model, label)
@@ -459,6 +469,11 @@ def samples_of(model: Model, data: Any, label: str, **options: Any) -> Samples:
     if not isinstance(data, Samples):
         return gather(model, data, label, **options)
     front, theirs = model.front, data.front
+    asked = model.columns.get("categories", [])
+    if asked and asked != [category.name for category in theirs.categories]:
+        raise ConfigError("expected samples with the model's categories, found those of another; gather them anew")
+    if front is not None and asked and not front.categories:  # of a projection
+        front = replace(front, categories=theirs.categories, hot=theirs.hot)
     if model.task != data.model.task or model.outputs not in (0, data.model.outputs):
         raise ConfigError("expected samples gathered for such a model, found those of another; gather them anew")
     if front is None:

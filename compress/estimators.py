@@ -21,7 +21,8 @@ from compress.model import Model, softmax
 from compress.pack import pack
 from compress.search import Search, Target, search
 from reduce import Dataset
-from reduce.errors import ConfigError, DataError
+from reduce.errors import ConfigError, DataError, SchemaError
+from reduce.tables import pandas_table
 
 STEPS = 2_000
 """Optimizer steps of a training, when no number of epochs is asked for: few rows want more epochs."""
@@ -45,6 +46,7 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
         trials: int = 8,
         seconds: float | None = None,
         missing: Any = "error",
+        categories: Any = "auto",
         random_state: int = 0,
     ) -> None:
         self.max_bytes = max_bytes
@@ -53,14 +55,47 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
         self.trials = trials
         self.seconds = seconds
         self.missing = missing
+        self.categories = categories
         self.random_state = random_state
 
-    def _search(self, X: npt.NDArray[Any], y: Any, class_weight: str | None) -> Search:
+    def _read(self, X: Any, y: Any, **options: Any) -> tuple[Any, Any]:
+        """X and y as checked; a DataFrame with categories stays one."""
+        self.categories_ = self._named(X)
+        if not self.categories_:
+            checked: tuple[Any, Any] = validate_data(
+                self, X, y, dtype=np.float64, ensure_all_finite=self._finite(), **options
+            )
+            return checked
+        numbers = X.drop(columns=list(self.categories_))
+        names = [str(name) for name in numbers.columns]
+        # Without numbers, zeros in their place: the labels want checking too.
+        given = numbers if names else np.zeros((len(X), 1))
+        options |= {"dtype": np.float64, "ensure_all_finite": self._finite()}
+        values, y = validate_data(self, given, y, **options)
+        frame = X[list(self.categories_)].assign(**dict(zip(names, values.T[: len(names)], strict=True)))
+        self.n_features_in_, self.feature_names_in_ = X.shape[1], np.array([str(n) for n in X.columns], object)
+        return frame, y
+
+    def _named(self, X: Any) -> tuple[str, ...]:
+        """The columns whose values are names."""
+        frame = hasattr(X, "iloc") and hasattr(X, "columns")
+        if isinstance(self.categories, str):
+            if self.categories != "auto":
+                raise ConfigError(f"expected categories 'auto' or a list of columns, found {self.categories!r}")
+            return tuple(str(n) for n, t in X.dtypes.items() if t.kind == "O") if frame else ()
+        asked = tuple(str(name) for name in self.categories)
+        unknown = [name for name in asked if not frame or name not in X.columns]
+        if unknown:
+            raise SchemaError(f"expected a DataFrame with the columns {unknown}, found none such; give categories=()")
+        return asked
+
+    def _search(self, X: Any, y: Any, class_weight: str | None) -> Search:
         if not isinstance(self.random_state, int | np.integer):
             raise ConfigError(f"expected a whole number as random_state, found {self.random_state!r}; give a seed")
         n = len(X)
         seed = int(self.random_state)
-        model = Model.mlp(None, [int(width) for width in self.hidden], task=self.task, seed=seed)
+        widths = [int(width) for width in self.hidden]
+        model = Model.mlp(None, widths, task=self.task, categories=self.categories_, seed=seed)
         validation = 0.1 if n >= HELD_FROM else None
         data = self._dataset(X, y)
         samples = gather(model, data, data.source.carried.names[0], validation=validation, seed=seed)
@@ -87,8 +122,16 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
             )
         return found
 
-    def _dataset(self, X: npt.NDArray[Any], y: Any) -> Dataset:
+    def _dataset(self, X: Any, y: Any) -> Dataset:
         """The rows as a table of named columns; pixels as one column of lists."""
+        if self.categories_:
+            frame = pandas_table(X)
+            label = "y"
+            while label in frame.column_names:
+                label += "_"
+            names = [name for name in frame.column_names if name not in self.categories_]
+            table, carry = frame.append_column(label, pa.array(y)), [label, *self.categories_]
+            return Dataset.from_arrow(table, columns=names, carry=carry, missing=self.missing)
         d = X.shape[1]
         values = X[np.isfinite(X)]
         whole = d >= PIXELS and values.size > 0 and bool((values >= 0).all() and (values <= 255).all())
@@ -111,7 +154,8 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
     def _scores(self, X: Any) -> npt.NDArray[np.float64]:
         """Logits or values (n, outputs), as the packed file gives them."""
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite=self._finite())
+        if not self.categories_:
+            X = validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite=self._finite())
         return whole_net(self.model_).decision(X)
 
     def _finite(self) -> Any:
@@ -138,6 +182,8 @@ class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
         trials: most models that are tried.
         seconds: no trial begins after so long.
         missing: what to do about NaN: ``"error"``, ``"mean"``, ``"zero"`` or a number; it is part of the file.
+        categories: columns of a DataFrame whose values are names; by default those of text and of pandas' categories.
+            Missing ones are a value of their own.
         balanced: count rare classes as much as frequent ones.
         random_state: the seed.
 
@@ -157,6 +203,7 @@ class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
         trials: int = 8,
         seconds: float | None = None,
         missing: Any = "error",
+        categories: Any = "auto",
         balanced: bool = False,
         random_state: int = 0,
     ) -> None:
@@ -167,6 +214,7 @@ class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
             trials=trials,
             seconds=seconds,
             missing=missing,
+            categories=categories,
             random_state=random_state,
         )
         self.balanced = balanced
@@ -179,7 +227,7 @@ class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
             ConfigError: a parameter is out of range, or the loss is no longer finite.
         """
         _refuse_missing(y)
-        X, y = validate_data(self, X, y, dtype=np.float64, ensure_all_finite=self._finite())
+        X, y = self._read(X, y)
         check_classification_targets(y)
         self.classes_, places = np.unique(column_or_1d(y, warn=True), return_inverse=True)
         if len(self.classes_) < 2:
@@ -221,7 +269,7 @@ class CompactRegressor(RegressorMixin, _Compact):  # type: ignore[misc]
             ConfigError: a parameter is out of range, or the loss is no longer finite.
         """
         _refuse_missing(y)
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_all_finite=self._finite())
+        X, y = self._read(X, y, y_numeric=True)
         found = self._search(X, column_or_1d(y, warn=True).astype(np.float64), None)
         self._finish(found, found.model)
         return self

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compress.categories import joined, taken
 from compress.data import Samples, as_labelled, indices_of, labelled_blocks, target_column, values_of
 from compress.front import Front
 from compress.integer import WholeNet, whole_net
@@ -207,14 +208,14 @@ def evaluate(
             was = None if before is None else logits(before, X)
             score.add(logits(found, X), was, _taught(found, teacher, X), targets)
             if batches and held < max(batches):
-                sample.append(X[: max(batches) - held].copy())
+                sample.append(taken(X, np.arange(min(max(batches) - held, len(X)))))
                 held += len(sample[-1])
     if not score.rows:
         raise DataError("expected rows to score, found none; give more rows")
     shapes, parameters, nonzero = _sizes(found)
     timed: list[Latency] = []
     if batches:
-        X = np.concatenate(sample)
+        X = joined(sample)
         calls: dict[str, Callable[[Any], Any]] = {"numpy": found.predict, **(backends or {})}
         timed = [latency(name, call, X, batch) for name, call in calls.items() for batch in batches]
     return Evaluation(
@@ -233,8 +234,8 @@ def evaluate(
     )
 
 
-def rows_of(model: Net, front: Front, data: Dataset, label: str) -> Iterator[tuple[F64, npt.NDArray[Any]]]:
-    """Raw rows X (h, d) and their targets (h,), places among the labels or values, block by block.
+def rows_of(model: Net, front: Front, data: Dataset, label: str) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
+    """Raw rows, an array X (h, d) or a table, and their targets (h,), places among the labels or values, by blocks.
 
     Raises:
         SchemaError: the data lacks the label, or has other columns.
@@ -247,10 +248,9 @@ def rows_of(model: Net, front: Front, data: Dataset, label: str) -> Iterator[tup
         )
     dropping = data.cleaning.resolve(data.feature_names).code == DROP
     for block, _ in labelled_blocks(data, label):
-        X: Any = block.dense(np.float64)
         if dropping.any():
-            keep = np.asarray(np.isfinite(X[:, dropping]).all(axis=1))
-            block, X = block.take(keep), X[keep]
+            block = block.take(np.asarray(np.isfinite(block.dense(np.float64)[:, dropping]).all(axis=1)))
+        X = front.rows(block)
         column = target_column(block, label)
         if model.task == "classification":
             yield X, indices_of(column, model, label)  # type: ignore[arg-type]
@@ -260,14 +260,15 @@ def rows_of(model: Net, front: Front, data: Dataset, label: str) -> Iterator[tup
 
 def _held_rows(model: Net, samples: Samples) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
     """Codes (h, d) of validation rows and their targets (h,)."""
-    fronts = [(f.n_features, f.bits, f.low, f.step, f.fill) for f in (model.front, samples.front) if f is not None]
+    known = (model.front, samples.front)
+    fronts = [(f.n_features, f.bits, f.low, f.step, f.fill, f.categories, f.hot) for f in known if f is not None]
     if digest_of(fronts[0]) != digest_of(fronts[-1]) or model.labels != samples.model.labels:
         raise ConfigError("expected samples gathered for this model, found those of another; gather them anew")
     for codes, targets in samples.blocks("held" if samples.n_held else "train"):
         yield codes, targets if model.labels else targets * samples.model.scale + samples.model.offset
 
 
-def _taught(model: Net, teacher: Any, X: F64) -> npt.NDArray[Any] | None:
+def _taught(model: Net, teacher: Any, X: Any) -> npt.NDArray[Any] | None:
     """What a teacher predicts of raw rows: places among the model's labels (-1: none of them), or values."""
     if teacher is None:
         return None
@@ -307,7 +308,7 @@ def _sizes(model: Net) -> tuple[list[npt.NDArray[Any]], int, int]:
     return weights, sum(a.size for a in arrays), sum(int(np.count_nonzero(a)) for a in arrays)
 
 
-def logits(model: Net, X: F64) -> F64:
+def logits(model: Net, X: Any) -> F64:
     """Scores (n, outputs) in double precision: logits, or values of a regression."""
     return model.scores(X) if isinstance(model, Model) else model.decision(X)
 

@@ -12,19 +12,28 @@ more than a small net.
 Otherwise a step is the same share of its column's standard deviation, and the codes reach equally far to both sides of
 the mean. While training, a net reads ``z = (q - centre) / spread``, of about unit variance; both are one number for
 all columns, so that weights which are whole multiples of a step for ``z`` are so for ``q``.
+
+Beside numeric columns, or instead of them, a model may have categories (:mod:`compress.categories`). Their codes come
+after those of the numbers; a net reads each as inputs of which one is ``hot``, ``hot / spread`` while training. Such
+inputs are held as sparse rows, and their product with the first weights adds up the rows that codes name.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+from scipy import sparse
 
+from compress.categories import Category, as_rows, columns_of, is_table, vocabulary_pass
 from reduce import Dataset
-from reduce.blocks import F64
+from reduce.blocks import F64, Block, Workspace
 from reduce.cleaning import DROP, ERROR, KEEP
 from reduce.engines.base import Engine
 from reduce.errors import ConfigError, DataError, MissingValueError, SchemaError
@@ -33,7 +42,7 @@ from reduce.passes.moments import Intake, Moments, MomentsPass
 Codes = npt.NDArray[np.uint16]
 F32 = npt.NDArray[np.float32]
 
-MAX_BITS = 16
+MAX_BITS, MAX_INPUTS = 16, 1 << 16
 OUTLIER = 8.0
 """Codes reach as far as the data does, but no farther than so many standard deviations from the mean."""
 
@@ -45,11 +54,13 @@ class Front:
     Attributes:
         layout: how ``Dataset.from_parquet`` reads such rows: ``{"vector": name, "n_features": d}`` or
             ``{"columns": names}``; empty for plain arrays.
-        n_features: d.
+        n_features: d, the numeric columns.
         bits: of a code, 1 to 16.
         low, step: (d,) or (1,), see above.
         fill: (d,) or (1,) code of a missing or infinite value; -1 where it is refused.
         centre, spread: in codes, the same for all columns: what is subtracted and divided while training.
+        categories: columns whose values are names.
+        hot: the one input of a category that is not 0.
     """
 
     layout: Mapping[str, Any]
@@ -60,6 +71,8 @@ class Front:
     fill: npt.NDArray[np.int64]
     centre: float
     spread: float
+    categories: tuple[Category, ...] = ()
+    hot: int = 1
 
     @property
     def shared(self) -> bool:
@@ -72,8 +85,40 @@ class Front:
         return int((1 << self.bits) - 1)
 
     @property
+    def width(self) -> int:
+        """Inputs of the net: d, and the codes of all categories."""
+        return self.n_features + sum(category.width for category in self.categories)
+
+    @property
+    def n_codes(self) -> int:
+        """Codes of a row: of its numbers, then of its categories."""
+        return self.n_features + len(self.categories)
+
+    @property
+    def kind(self) -> npt.DTypeLike:
+        """The smallest type that holds all codes."""
+        small = self.bits <= 8 and all(category.width <= 256 for category in self.categories)
+        return np.uint8 if small else np.uint16
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """The inputs of each category, from and to."""
+        ends = np.cumsum([self.n_features, *(category.width for category in self.categories)]).tolist()
+        return list(itertools.pairwise(ends))
+
+    @cached_property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """(c,) the first input of each category."""
+        return np.array([start for start, _ in self.spans], np.int64)
+
+    @property
+    def carried(self) -> list[str]:
+        """The columns that categories read."""
+        return columns_of([category.name for category in self.categories])
+
+    @property
     def names(self) -> list[str]:
-        """Names of the d inputs."""
+        """Names of the d numeric inputs."""
         columns = self.layout.get("columns")
         if columns is not None:
             return [str(name) for name in columns]
@@ -81,13 +126,82 @@ class Front:
         return [f"{prefix}{j}" for j in range(self.n_features)]
 
     def codes(self, X: Any, where: str = "row 0") -> Codes:
-        """The codes (n, d) of raw values X (n, d).
+        """The codes (n, d) of raw values X (n, d), or of a table of named columns.
+
+        Args:
+            X: an array; or an Arrow table, a DataFrame, a dict of columns or of single values, a list of dicts: of
+                these the model takes its columns by name. A model with categories takes no array.
+            where: the first row, for errors.
 
         Raises:
-            SchemaError: X has another shape.
+            SchemaError: X has another shape, or columns are missing or of other types.
             MissingValueError: a value is missing or infinite, and the model has no code for it.
         """
-        X = np.asarray(X)
+        if self.categories or is_table(X):
+            numbers, named = self.parts(X)
+            return np.column_stack([self._numbers(numbers, where), named])
+        return self._numbers(np.asarray(X), where)
+
+    def block_codes(self, block: Block) -> Codes:
+        """The codes of a block that carries the columns of the categories."""
+        codes = self._numbers(block.dense(np.float64), block.at(0) if block.rows else "")
+        return np.column_stack([codes, self._named(block)]) if self.categories else codes
+
+    def _named(self, block: Block) -> Codes:
+        if not self.categories:
+            return np.empty((block.rows, 0), np.uint16)
+        assert block.carried is not None
+        carried = block.carried
+        return np.column_stack([c.codes(carried.column(c.column)) for c in self.categories])
+
+    def parts(self, X: Any) -> tuple[F64, Codes]:
+        """Of a table the numbers (n, d), and the codes (n, c) of the categories."""
+        if not is_table(X):
+            raise SchemaError(
+                f"expected a table with the columns {[*self.names, *self.carried][:20]}, found {type(X).__name__}; "
+                "give a DataFrame, an Arrow table or a dict of columns"
+            )
+        data = Dataset.from_arrow(as_rows(X), **(self.layout or {"columns": self.names}), carry=self.carried)
+        numbers: list[npt.NDArray[Any]] = [np.empty((0, self.n_features))]
+        codes, workspace = list[Codes](), Workspace()
+        for fragment in data.fragments:
+            for block in data.blocks(fragment, workspace, carry=True):
+                numbers.append(block.dense(np.float64).copy())
+                codes.append(self._named(block))
+        return np.concatenate(numbers), np.concatenate([np.empty((0, len(self.categories)), np.uint16), *codes])
+
+    def rows(self, block: Block) -> Any:
+        """The raw rows of a block, as ``codes`` takes them: an array, or a table of the model's columns."""
+        X = block.dense(np.float64)
+        if not self.categories or block.carried is None:
+            return X
+        return self.table(X, [block.carried.column(name) for name in self.carried])
+
+    def table(self, X: Any, carried: Sequence[Any]) -> pa.Table:
+        """A table of the model's columns: numbers X (n, d), and the columns that categories read."""
+        if "vector" in self.layout:
+            flat = pa.array(np.ascontiguousarray(X).ravel())
+            numeric = {str(self.layout["vector"]): pa.FixedSizeListArray.from_arrays(flat, self.n_features)}
+        else:
+            numeric = {name: pa.array(np.ascontiguousarray(x)) for name, x in zip(self.names, X.T, strict=True)}
+        return pa.table(numeric | dict(zip(self.carried, carried, strict=True)))
+
+    def example(self, codes: Any) -> Any:
+        """Raw rows that have these codes, as ``codes`` takes them.
+
+        Of parts of dates there are none: such categories keep the code of null or of any other value.
+        """
+        d = self.n_features
+        X = self.low.astype(np.float64) + self.step.astype(np.float64) * codes[:, :d]
+        if not self.categories:
+            return X
+        columns: dict[str, Any] = {name: pa.nulls(len(codes), pa.timestamp("s")) for name in self.carried}
+        for j, category in enumerate(self.categories):
+            if category.column == category.name:
+                columns[category.name] = category.array(codes[:, d + j])
+        return self.table(X, list(columns.values()))
+
+    def _numbers(self, X: npt.NDArray[Any], where: str) -> Codes:
         if X.ndim != 2 or X.shape[1] != self.n_features:
             raise SchemaError(f"expected rows of {self.n_features} features, found shape {X.shape}; give those columns")
         values = X.astype(np.float64)
@@ -111,13 +225,38 @@ class Front:
             codes[bad] = np.broadcast_to(self.fill, codes.shape)[bad]
         return codes
 
-    def scaled(self, codes: Any) -> F32:
-        """What a net reads while training: (n, d) float32."""
-        return np.asarray((codes.astype(np.float32) - np.float32(self.centre)) / np.float32(self.spread))
+    def inputs(self, codes: Any) -> Any:
+        """What an integer net reads: the codes (n, d) themselves, or sparse rows (n, width) if there are categories."""
+        return self._sparse(codes[:, : self.n_features], codes, self.hot) if self.categories else codes
+
+    def scaled(self, codes: Any) -> Any:
+        """What a net reads while training: (n, d) float32, or sparse rows (n, width) if there are categories."""
+        numbers = codes[:, : self.n_features].astype(np.float32)
+        z = (numbers - np.float32(self.centre)) / np.float32(self.spread)
+        return self._sparse(z, codes, np.float32(self.hot / self.spread)) if self.categories else z
+
+    def picked(self, codes: Any) -> npt.NDArray[np.int64]:
+        """(n, c) the inputs of the categories that are hot."""
+        return np.asarray(codes[:, self.n_features :].astype(np.int64) + self.starts)
+
+    def _sparse(self, numbers: Any, codes: Any, hot: Any) -> sparse.csr_array:
+        n, d = numbers.shape
+        place = np.column_stack([np.broadcast_to(np.arange(d), (n, d)), self.picked(codes)])
+        kind = np.float32 if isinstance(hot, np.float32) else np.int64
+        values = np.column_stack([numbers.astype(kind), np.full((n, len(self.categories)), hot, kind)])
+        ends = np.arange(n + 1) * self.n_codes
+        return sparse.csr_array((values.ravel(), place.ravel(), ends), shape=(n, self.width))
 
 
-def read_front(data: Dataset, engine: Engine, bits: int | None = None) -> Front:
-    """The front for rows like those of ``data``, from one scan of moments.
+def read_front(
+    data: Dataset,
+    engine: Engine,
+    bits: int | None = None,
+    categories: Sequence[str] = (),
+    max_categories: int = 1000,
+    min_frequency: int = 2,
+) -> Front:
+    """The front for rows like those of ``data``, from one scan of moments and one of categories.
 
     A vector of small whole numbers is measured alike in all its columns; other columns each on their own.
 
@@ -125,10 +264,14 @@ def read_front(data: Dataset, engine: Engine, bits: int | None = None) -> Front:
         data: raw rows; its cleaning policy becomes the model's.
         engine: where the scan runs.
         bits: of a code; by default 8 for whole numbers up to 255, else 12.
+        categories: as of ``Model.mlp``.
+        max_categories: as of ``Model.mlp``.
+        min_frequency: as of ``Model.mlp``.
 
     Raises:
         ConfigError: the data is transformed or sparse, or its policy cannot be the model's.
         DataError: there are no rows, or a column has no finite value.
+        SchemaError: a category is not among the carried columns, or none.
     """
     if data.transforms or data.sparse:
         raise ConfigError(
@@ -139,8 +282,33 @@ def read_front(data: Dataset, engine: Engine, bits: int | None = None) -> Front:
     policy = data.cleaning.resolve(names)
     if (policy.code == KEEP).any():
         raise ConfigError("expected a policy for missing values other than 'keep'; choose 'mean', 'zero' or a number")
-    found: Moments = engine.run(MomentsPass(Intake(names, np.dtype(np.float64), policy)), data)
-    return front_of(found, policy, data.source.describe(), names, bits)
+    if names:
+        found: Moments = engine.run(MomentsPass(Intake(names, np.dtype(np.float64), policy)), data)
+        front = front_of(found, policy, data.source.describe(), names, bits)
+    elif categories:
+        nothing = np.empty(0, np.float32)
+        front = Front(data.source.describe(), 0, 1, nothing, nothing, np.empty(0, np.int64), 0.0, 1.0)
+    else:
+        raise ConfigError("expected numeric columns or categories, found neither; name some")
+    return with_categories(front, data, engine, categories, max_categories, min_frequency)
+
+
+def with_categories(
+    front: Front, data: Dataset, engine: Engine, names: Sequence[str], max_categories: int, min_frequency: int
+) -> Front:
+    """The front with categories, whose values one scan of ``data`` counts; arguments as of ``Model.mlp``."""
+    if not names:
+        return front
+    counts = vocabulary_pass(data.source.carried, names, max_categories, min_frequency)
+    found: tuple[Category, ...] = engine.run(counts, data)
+    # Like a number one standard deviation from the mean.
+    front = replace(front, categories=found, hot=max(round(front.spread), 1))
+    if front.width > MAX_INPUTS:
+        raise ConfigError(
+            f"expected at most {MAX_INPUTS} inputs, found {front.width}, with one for each value of a category; lower "
+            "max_categories"
+        )
+    return front
 
 
 def front_of(found: Moments, policy: Any, layout: Mapping[str, Any], names: Sequence[str], bits: int | None) -> Front:
@@ -179,4 +347,4 @@ def front_of(found: Moments, policy: Any, layout: Mapping[str, Any], names: Sequ
     return replace(bare, fill=fill[:1] if (fill == fill[0]).all() else fill)
 
 
-__all__ = ["Codes", "Front", "front_of", "read_front"]
+__all__ = ["Codes", "Front", "front_of", "read_front", "with_categories"]

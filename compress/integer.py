@@ -5,6 +5,7 @@
     a      min(max((acc * multiplier + 2**(shift - 1)) >> shift, low), high)      hidden layers
     score  acc of the last layer; logit or value = score * scale + offset
 
+The first layer of a net with categories adds ``hot * weights[row]`` for each, of the row that its code names.
 ``>>`` rounds towards minus infinity. ``low`` is 0 after ReLU, else ``-2**(bits - 1)``; ``high`` is ``2**bits - 1``
 after ReLU, else ``2**(bits - 1) - 1``. The class is the first largest score. No sum can overflow: :func:`check`
 bounds them all before a net is made, packed or loaded.
@@ -13,7 +14,6 @@ bounds them all before a net is made, packed or loaded.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -81,20 +81,25 @@ class WholeNet:
         """Floating point adds up whole numbers exactly, in any order and far faster: single precision to 2**24."""
         found: list[npt.NDArray[Any]] = []
         top = self.front.top
-        for layer in self.layers:
-            largest = int((np.abs(layer.weights).sum(axis=0) * top).max(initial=0))
+        for i, layer in enumerate(self.layers):
+            sizes = np.abs(layer.weights)
+            if i == 0:
+                high, _ = first_sums(sizes, self.front)
+                largest = max(map(int, high), default=0)
+            else:
+                largest = int((sizes.sum(axis=0) * top).max(initial=0))
             found.append(layer.weights.astype(np.float32 if largest <= 1 << 24 else np.float64))
             top = max(layer.high, -layer.low) if layer.bits else 0
         return found
 
     def scores(self, X: Any) -> I64:
-        """Integer scores (n, outputs) of raw rows X (n, d)."""
+        """Integer scores (n, outputs) of raw rows X, as ``Front.codes`` takes them."""
         return self.scores_of(self.front.codes(X))
 
     def scores_of(self, codes: Any) -> I64:
         """Integer scores (n, outputs) of codes (n, d)."""
         # No limit on BLAS threads: exact sums are the same with any number, and to set one takes milliseconds.
-        a: Any = codes
+        a: Any = self.front.inputs(codes)
         for layer, weights in zip(self.layers, self._weights, strict=True):
             acc: I64 = (a.astype(weights.dtype) @ weights).astype(np.int64) + layer.bias
             if layer.bits == 0:
@@ -122,15 +127,30 @@ class WholeNet:
         return np.asarray(self.labels)[self.scores(X).argmax(axis=1)]
 
 
-def bounds(layers: Sequence[WholeLayer], top: int) -> list[int]:
+def first_sums(weights: I64, front: Front) -> tuple[list[int], list[int]]:
+    """For each output of the first layer, the largest and the least sum without its bias, or a part of one."""
+    numbers = weights[: front.n_features]
+    high = [front.top * int(p) for p in np.maximum(numbers, 0).sum(axis=0)]
+    low = [front.top * int(n) for n in np.minimum(numbers, 0).sum(axis=0)]
+    for start, stop in front.spans:
+        high = [h + front.hot * max(int(w), 0) for h, w in zip(high, weights[start:stop].max(axis=0), strict=True)]
+        low = [n + front.hot * min(int(w), 0) for n, w in zip(low, weights[start:stop].min(axis=0), strict=True)]
+    return high, low
+
+
+def bounds(net: WholeNet) -> list[int]:
     """The largest absolute sum of each layer, over all inputs; exact integer arithmetic."""
-    found, low, high = [], 0, top
-    for layer in layers:
-        positive = np.maximum(layer.weights, 0).sum(axis=0)
-        negative = np.minimum(layer.weights, 0).sum(axis=0)
-        sums = [(int(b), int(p), int(n)) for b, p, n in zip(layer.bias, positive, negative, strict=True)]
-        most = max((b + high * p + low * n for b, p, n in sums), default=0)
-        least = min((b + low * p + high * n for b, p, n in sums), default=0)
+    found, low, high = [], 0, 0
+    for i, layer in enumerate(net.layers):
+        if i == 0:
+            ups, downs = first_sums(layer.weights, net.front)
+        else:
+            positive = [int(p) for p in np.maximum(layer.weights, 0).sum(axis=0)]
+            negative = [int(n) for n in np.minimum(layer.weights, 0).sum(axis=0)]
+            ups = [high * p + low * n for p, n in zip(positive, negative, strict=True)]
+            downs = [low * p + high * n for p, n in zip(positive, negative, strict=True)]
+        most = max((int(b) + up for b, up in zip(layer.bias, ups, strict=True)), default=0)
+        least = min((int(b) + down for b, down in zip(layer.bias, downs, strict=True)), default=0)
         found.append(max(abs(most), abs(least)))
         low, high = layer.low if layer.bits else 0, layer.high if layer.bits else 0
     return found
@@ -142,7 +162,7 @@ def check(net: WholeNet) -> None:
     Raises:
         ConfigError: they do not.
     """
-    width = net.front.n_features
+    width = net.front.width
     if not 1 <= len(net.layers) <= MAX_LAYERS or sum(layer.weights.size for layer in net.layers) > MAX_PARAMETERS:
         raise ConfigError(f"expected at most {MAX_LAYERS} layers and {MAX_PARAMETERS} weights, found more")
     for i, layer in enumerate(net.layers):
@@ -164,7 +184,7 @@ def check(net: WholeNet) -> None:
         raise ConfigError(f"expected a score for each of {outputs} outputs, found {width}")
     if not (math.isfinite(net.scale) and net.scale > 0 and math.isfinite(net.offset)):
         raise ConfigError(f"expected a finite scale above 0, found {net.scale} and offset {net.offset}")
-    worst = max(bounds(net.layers, net.front.top))
+    worst = max(bounds(net))
     if worst >= MAX_ACC:
         raise ConfigError(f"expected sums below 2**47, found up to {worst}; take fewer bits for inputs or weights")
 
@@ -186,7 +206,9 @@ def whole_net(model: Model) -> WholeNet:
         assert layer.step is not None
         unit *= layer.step  # what 1 means in the sums of this layer
         weights = layer.whole()
-        whole_bias = np.rint(layer.bias / unit - (front.centre * weights.sum(axis=0) if i == 0 else 0.0))
+        whole_bias = np.rint(
+            layer.bias / unit - (front.centre * weights[: front.n_features].sum(axis=0) if i == 0 else 0.0)
+        )
         last = i + 1 == len(model.layers)
         whole_bias = _grained(whole_bias, (0.0 if model.task == "regression" else LOGIT) if last else steps[i], unit)
         if not np.abs(whole_bias).max() < MAX_ACC:
@@ -228,4 +250,4 @@ def ratio(value: float) -> tuple[int, int]:
     return multiplier, shift
 
 
-__all__ = ["WholeLayer", "WholeNet", "bounds", "check", "whole_net"]
+__all__ = ["WholeLayer", "WholeNet", "bounds", "check", "first_sums", "whole_net"]

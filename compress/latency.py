@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from compress.categories import taken
 from reduce.engines.base import one_blas_thread
 
 SECONDS = 0.5
@@ -35,13 +36,13 @@ def latency(backend: str, predict: Callable[[Any], Any], X: Any, batch: int) -> 
 
 
 def time_calls(predict: Callable[[Any], Any], X: Any, batch: int) -> list[float]:
-    """Seconds of many calls on ``batch`` rows of X (n, d), other rows each time; rows are repeated if n is less.
+    """Seconds of many calls on ``batch`` rows of X, an array (n, d) or a table; other rows each time if n allows.
 
     Calls outside Python are timed with the call from Python.
     """
     rows = np.resize(np.arange(len(X)), max(batch, len(X)))
     starts = np.arange(0, len(rows) - batch + 1, batch)
-    parts = [np.ascontiguousarray(X[rows[start : start + batch]]) for start in starts[:64]]
+    parts = [taken(X, rows[start : start + batch]) for start in starts[:64]]
     took: list[float] = []
     with one_blas_thread():
         for part in parts[:4]:

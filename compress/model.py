@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from compress.categories import Category
 from compress.front import F32, Front, front_of
 from reduce.artifact import load_arrays, save_arrays
 from reduce.blocks import F64
@@ -124,6 +125,9 @@ class Model:
         *,
         task: Task = "classification",
         input_bits: int | None = None,
+        categories: Sequence[str] = (),
+        max_categories: int = 1000,
+        min_frequency: int = 2,
         seed: int = 0,
     ) -> Model:
         """A multilayer perceptron, yet to be trained.
@@ -135,10 +139,14 @@ class Model:
             classes: how many labels there are; found in the data by default.
             task: ``"regression"`` predicts a number.
             input_bits: precision of the input's codes, 1 to 16; by default 8 for pixels, else 12.
+            categories: columns of text, whole numbers or booleans that are names, or parts of dates such as
+                ``month(date)``; see :mod:`compress.categories`. The training data carries them.
+            max_categories: the most frequent values of each that the model tells apart.
+            min_frequency: rows that a value must occur in to be one of them.
             seed: of the first weights.
 
         Raises:
-            ConfigError: a width or number of classes is out of range.
+            ConfigError: a width, a number of classes or a category is out of range.
         """
         widths = tuple(hidden)
         if not all(1 <= n <= MAX_WIDTH for n in widths) or len(widths) > MAX_LAYERS - 2:
@@ -148,14 +156,18 @@ class Model:
         if classes is not None and not 2 <= classes <= MAX_WIDTH:
             raise ConfigError(f"expected at least 2 classes, found {classes!r}; for a number use task='regression'")
         outputs = 1 if task == "regression" else classes or 0
-        model = cls(task, widths, outputs, bits=input_bits, seed=seed)
+        named = [str(name) for name in ([categories] if isinstance(categories, str) else categories)]
+        if len(set(named)) < len(named) or (named and isinstance(source, Dense)):
+            raise ConfigError(f"expected every category once and no fixed first layer beside them, found {named}")
+        asked: dict[str, Any] = {"categories": named, "max_categories": max_categories, "min_frequency": min_frequency}
+        model = cls(task, widths, outputs, bits=input_bits, seed=seed, columns=asked if named else {})
         if source is None:
             return model
         if isinstance(source, Dense):
             return replace(model, layers=(source,))
         if hasattr(source, "components_"):
             return _with_projection(model, source)
-        return replace(model, columns={"columns": [str(name) for name in source]})
+        return replace(model, columns={"columns": [str(name) for name in source], **model.columns})
 
     @classmethod
     def linear(cls, source: Any = None, classes: int | None = None, **options: Any) -> Model:
@@ -184,8 +196,8 @@ class Model:
 
         return whole_net(self)
 
-    def forward(self, z: F32) -> list[F32]:
-        """The result (n, n_out) of every layer for scaled inputs z (n, d), in single precision."""
+    def forward(self, z: Any) -> list[F32]:
+        """The result (n, n_out) of every layer for scaled inputs z (n, width), in single precision."""
         results = []
         for layer in self.layers:
             z = z @ layer.weights + layer.bias
@@ -274,13 +286,27 @@ def begun(model: Model, front: Front, labels: tuple[Label, ...], target: tuple[f
     outputs = 1 if model.task == "regression" else len(labels)
     rng = np.random.default_rng([model.seed, 1])
     layers = list(model.layers)
-    width = layers[-1].n_out if layers else front.n_features
+    if layers and layers[0].n_in < front.width:
+        # A projection of the numbers: categories move what it gives, at first by little.
+        first = layers[0]
+        more = rng.normal(size=(front.width - first.n_in, first.n_out)) * 0.1
+        layers[0] = replace(first, weights=np.concatenate([first.weights, more.astype(np.float32)]))
+    width = layers[-1].n_out if layers else front.width
     for n_out in (*model.hidden, outputs):
         hidden = len(layers) < len(model.layers) + len(model.hidden)
-        weights = rng.normal(size=(width, n_out)) * np.sqrt((2.0 if hidden else 1.0) / width)
+        # Of a category's inputs one at a time counts.
+        active = width if layers else front.n_codes
+        weights = rng.normal(size=(width, n_out)) * np.sqrt((2.0 if hidden else 1.0) / active)
+        if not layers:
+            _silence(weights, front)
         layers.append(Dense(weights.astype(np.float32), np.zeros(n_out, np.float32), relu=hidden))
         width = n_out
     return replace(model, front=front, layers=tuple(layers), labels=labels, outputs=outputs)
+
+
+def _silence(weights: F64, front: Front) -> None:
+    """Values that a vocabulary leaves out say nothing until rows have taught what they say."""
+    weights[front.starts] = 0
 
 
 def pooling(height: int, width: int, tile: int = 2) -> Dense:
@@ -342,9 +368,12 @@ def to_arrays(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
     plain = ("task", "hidden", "outputs", "labels", "offset", "scale", "bits", "seed")
     meta: dict[str, Any] = {name: getattr(model, name) for name in plain}
     meta |= {"hidden": list(model.hidden), "labels": list(model.labels), "columns": dict(model.columns)}
-    meta["front"] = (
-        None if front is None else [*(dict(front.layout), front.n_features, front.bits, front.centre, front.spread)]
-    )
+    if front is not None:
+        named = [[c.name, c.kind, list(c.values), c.nulls] for c in front.categories]
+        plain_front = [dict(front.layout), front.n_features, front.bits, front.centre, front.spread]
+        meta["front"] = [*plain_front, *([named, front.hot] if named else [])]
+    else:
+        meta["front"] = None
     meta["layers"] = [[layer.relu, layer.step, layer.most, layer.frozen] for layer in model.layers]
     meta["activations"] = None if model.activations is None else [list(model.activations.steps), model.activations.bits]
     return arrays, meta
@@ -354,9 +383,12 @@ def from_arrays(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> Model:
     """The inverse of :func:`to_arrays`."""
     front = None
     if meta["front"] is not None:
-        layout, n_features, bits, centre, spread = meta["front"]
+        layout, n_features, bits, centre, spread, *more = meta["front"]
+        named, hot = more or ([], 1)
+        categories = tuple(Category(name, kind, tuple(values), nulls) for name, kind, values, nulls in named)
         held: dict[str, Any] = {name: arrays[f"front.{name}"] for name in _FRONT}
         front = Front(layout, int(n_features), int(bits), **held, centre=float(centre), spread=float(spread))
+        front = replace(front, categories=categories, hot=int(hot))
     layers = []
     for i, (relu, step, most, *frozen) in enumerate(meta["layers"]):
         own: dict[str, Any] = {name: arrays.get(f"{i}.{name}") for name in _DENSE}

@@ -31,7 +31,7 @@ class Footprint:
     Attributes:
         compiler, flags: what compiled it.
         flash: code and constants (.text and .rodata), ``names`` included.
-        names: of it labels and names of columns, which a linker leaves out where nobody reads them.
+        names: of it labels, names of columns and vocabularies, which a linker leaves out where nobody reads them.
         ram: variables that live all the time (.data and .bss).
         stack: of the call for the scores, its frames added up; the compiler's own arithmetic routines are not in it,
             nor are the row and the scores, which are the caller's.
@@ -47,16 +47,18 @@ class Footprint:
 
 _CLOCK = "#define _POSIX_C_SOURCE 199309L\n#include <time.h>\n"
 _ROWS = """
-int64_t model_rows(const NUMBER *rows, int64_t count, SCORE *scores, double *seconds);
-int64_t model_rows(const NUMBER *rows, int64_t count, SCORE *scores, double *seconds)
+int64_t model_rows(const NUMBER *rows, const int32_t *codes, int64_t count, SCORE *scores, double *seconds);
+int64_t model_rows(const NUMBER *rows, const int32_t *codes, int64_t count, SCORE *scores, double *seconds)
 {
     int64_t i;
+    (void)rows;
+    (void)codes;
     for (i = 0; i < count; i++) {
         struct timespec began, ended;
         int refused;
         if (seconds)
             clock_gettime(CLOCK_MONOTONIC, &began);
-        refused = model_scores(rows + i * FEATURES, scores + i * OUTPUTS);
+        refused = model_scores(GIVEN, scores + i * OUTPUTS);
         if (seconds) {
             clock_gettime(CLOCK_MONOTONIC, &ended);
             seconds[i] = (double)(ended.tv_sec - began.tv_sec) + 1e-9 * (double)(ended.tv_nsec - began.tv_nsec);
@@ -80,7 +82,7 @@ class Native:
     rows: Callable[..., int]
 
     def scores(self, X: Any) -> I64:
-        """Integer scores (n, outputs) of raw rows X (n, d).
+        """Integer scores (n, outputs) of raw rows X (n, d), or of a table if there are categories.
 
         Raises:
             SchemaError: X has another shape.
@@ -95,13 +97,18 @@ class Native:
         return found
 
     def _run(self, X: Any, seconds: F64 | None) -> I64:
-        rows = np.ascontiguousarray(X, dtype=np.float64 if self.number == "double" else np.float32)
         net, d = self.net, self.net.front.n_features
+        codes: Any = None
+        if net.front.categories:
+            X, codes = net.front.parts(X)
+            codes = np.ascontiguousarray(codes, dtype=np.int32)
+        rows = np.ascontiguousarray(X, dtype=np.float64 if self.number == "double" else np.float32)
         if rows.ndim != 2 or rows.shape[1] != d:
             raise SchemaError(f"expected rows of {d} numbers, found shape {rows.shape}; give those columns")
         found = np.empty((len(rows), net.layers[-1].weights.shape[1]), self.score.removesuffix("_t"))
         clock = None if seconds is None else seconds.ctypes.data
-        refused = self.rows(rows.ctypes.data, len(rows), found.ctypes.data, clock)
+        named = None if codes is None else codes.ctypes.data
+        refused = self.rows(rows.ctypes.data, named, len(rows), found.ctypes.data, clock)
         if refused:
             row, column = divmod(refused - 1, d)
             raise MissingValueError(
@@ -145,11 +152,13 @@ def compiled(
         text, library = Path(folder) / "model.c", Path(folder) / "model.so"
         text.write_text(_CLOCK + source(net, number=number) + _ROWS, "ascii")
         outputs, score = net.layers[-1].weights.shape[1], score_type(net)
-        sizes = {"NUMBER": number, "SCORE": score, "FEATURES": net.front.n_features, "OUTPUTS": outputs}
+        d, c = net.front.n_features, len(net.front.categories)
+        row = ", ".join([*(["rows+i*FEATURES"] if d else []), *([f"codes+i*{c}"] if c else [])])
+        sizes = {"NUMBER": number, "SCORE": score, "FEATURES": d, "OUTPUTS": outputs, "GIVEN": row}
         given = [f"-D{name}={value}" for name, value in sizes.items()]
         run([compiler, *STRICT, *flags, *given, "-shared", "-fPIC", "-o", str(library), str(text), "-lm"])
         function = ctypes.CDLL(str(library)).model_rows
-    function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
+    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p]
     function.restype = ctypes.c_int64
     return Native(net, number, score, function)
 
@@ -185,7 +194,14 @@ def footprint(
     def total(*kinds: str) -> int:
         return sum(count for name, count in sizes if name.startswith(kinds))
 
-    tables = (".rodata.model_labels", ".rodata.model_columns", ".rodata.str", ".rodata.model_scores.str")
+    tables = (
+        ".rodata.model_labels",
+        ".rodata.model_columns",
+        ".rodata.model_categories",
+        ".rodata.values_",
+        ".rodata.str",
+        ".rodata.model_scores.str",
+    )
     depth = {where.split(":")[-1]: int(count) for where, count, _ in frames}
     # Layers are called one after the other: the deepest of what the scores call counts.
     inner = max((count for name, count in depth.items() if not name.startswith("model_")), default=0)

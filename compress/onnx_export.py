@@ -1,16 +1,18 @@
 """ONNX: a packed model as one graph of standard operators, from raw columns to labels and probabilities.
 
-Input ``X`` (rows, d) float32 in the order of the model's columns. Outputs ``label`` (rows,) and ``probabilities``
-(rows, classes) float32, or ``value`` (rows,) float64 of a regression. Where the integer net refuses a row, because a
-value is missing that must not be, a graph cannot: its probabilities or value are NaN, and its label means nothing.
+Input ``X`` (rows, d) float32 in the order of the model's columns, if it has any that are numbers; and for each category
+``C0``, ``C1`` ... (rows,), of text or of int64 (booleans are 0 and 1), in which an empty text and -2**63 stand for
+null. Outputs ``label`` (rows,) and ``probabilities`` (rows, classes) float32, or ``value`` (rows,) float64 of a
+regression. Where the integer net refuses a row, because a value is missing that must not be, a graph cannot: its
+probabilities or value are NaN, and its label means nothing.
 
 The graph computes with whole numbers held in floating point: in single precision where no sum of a layer, in
 whatever order, can exceed 2**24, else in double precision, which holds 2**53; a product that could exceed that is
 made in 64-bit integers. So its scores are those of ``compress.integer``, and probabilities differ by the rounding
-to single precision only.
+to single precision only. Values become codes by a LabelEncoder of ai.onnx.ml, and codes take rows of the first weights.
 
-Labels are elements of a tensor and names of columns a JSON list under ``columns`` in the metadata: neither names
-anything in the graph.
+Labels are elements of a tensor; names of columns are a JSON list under ``columns`` in the metadata, those of categories
+with their kinds one under ``categories``: neither names anything in the graph.
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from compress.integer import WholeLayer, WholeNet, bounds
+from compress.categories import as_rows, column_of, is_table, values_of
+from compress.integer import I64, WholeLayer, WholeNet, bounds, first_sums
 from compress.model import Model
 from compress.pack import net_of
 from reduce import files
@@ -34,6 +38,8 @@ from reduce.errors import ConfigError, SchemaError
 OPSET, IR_VERSION = 17, 8
 """Of ONNX 1.12: what runtimes from 2022 on read."""
 SINGLE, DOUBLE = 1 << 24, 1 << 53
+NULLS: dict[str, Any] = {"text": "", "whole": -(1 << 63), "boolean": -(1 << 63)}
+"""What stands for null, since tensors have none; a vocabulary that has such a value keeps its code."""
 MARGIN = 1e-5
 """Rows whose two largest probabilities differ by more have one class, whoever computes them."""
 
@@ -109,11 +115,18 @@ def graph(net: WholeNet) -> Any:
     from onnx import TensorProto, checker, helper
 
     made = _Graph()
-    codes, refused = _codes(made, net)
-    most = bounds(net.layers, net.front.top)
-    tops = [net.front.top, *(max(layer.high, -layer.low) for layer in net.layers[:-1])]
-    for layer, largest, top in zip(net.layers, most, tops, strict=True):
-        codes = _layer(made, codes, layer, largest, top)
+    front, most = net.front, bounds(net)
+    codes, refused = _codes(made, net) if front.n_features else ("", None)
+    for i, (layer, largest) in enumerate(zip(net.layers, most, strict=True)):
+        before = net.layers[i - 1]
+        if i == 0:
+            sums = np.array(first_sums(np.abs(layer.weights), front)[0])
+        else:
+            sums = np.abs(layer.weights).sum(axis=0) * max(before.high, -before.low)
+        # Partial sums in whatever order a runtime adds them.
+        dtype = np.float32 if int((sums + np.abs(layer.bias)).max()) <= SINGLE else np.float64
+        acc = _first(made, net, codes, dtype) if i == 0 and front.categories else _product(made, codes, layer, dtype)
+        codes = _layer(made, acc, layer, largest)
     outputs = net.layers[-1].weights.shape[1]
     logits = made.add("Mul", made.cast(codes, np.float64), made.constant(np.float64(net.scale)))
     if net.task == "regression":
@@ -130,16 +143,25 @@ def graph(net: WholeNet) -> Any:
             helper.make_tensor_value_info("label", kind, ["rows"]),
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["rows", outputs]),
         ]
-    taken = helper.make_tensor_value_info("X", TensorProto.FLOAT, ["rows", net.front.n_features])
-    whole = helper.make_graph(made.nodes, "model", [taken], given, made.constants)
+    taken = []
+    if front.n_features:
+        taken.append(helper.make_tensor_value_info("X", TensorProto.FLOAT, ["rows", front.n_features]))
+    for j, category in enumerate(front.categories):
+        type_ = TensorProto.STRING if category.kind == "text" else TensorProto.INT64
+        taken.append(helper.make_tensor_value_info(f"C{j}", type_, ["rows"]))
+    whole = helper.make_graph(made.nodes, "model", taken, given, made.constants)
+    sets = [helper.make_opsetid("", OPSET), *([helper.make_opsetid("ai.onnx.ml", 2)] if front.categories else [])]
     model = helper.make_model(
         whole,
-        opset_imports=[helper.make_opsetid("", OPSET)],
+        opset_imports=sets,
         ir_version=IR_VERSION,
         producer_name="eigenmill",
     )
-    if "columns" in net.front.layout:
-        helper.set_model_props(model, {"columns": json.dumps(net.front.names)})
+    known = {"columns": json.dumps(front.names)} if "columns" in front.layout or front.categories else {}
+    if front.categories:
+        known["categories"] = json.dumps([[category.name, category.kind] for category in front.categories])
+    if known:
+        helper.set_model_props(model, known)
     checker.check_model(model, full_check=True)
     return model
 
@@ -169,14 +191,44 @@ def _codes(made: _Graph, net: WholeNet) -> tuple[str, str | None]:
     return q, refused
 
 
-def _layer(made: _Graph, codes: str, layer: WholeLayer, largest: int, top: int) -> str:
-    """The sums of the last layer, or the results of another one."""
-    # Partial sums in whatever order a runtime adds them.
-    sums = np.abs(layer.weights).sum(axis=0) * top + np.abs(layer.bias)
-    dtype = np.float32 if int(sums.max()) <= SINGLE else np.float64
-    small = layer.weights.astype(np.int8 if np.abs(layer.weights).max(initial=0) < 128 else np.int16)
-    weights = made.cast(made.constant(small), dtype)
-    acc = made.add("Gemm", made.cast(codes, dtype), weights, made.constant(layer.bias.astype(dtype)))
+def _product(made: _Graph, codes: str, layer: WholeLayer, dtype: Any) -> str:
+    """The sums of a layer."""
+    weights = made.cast(made.constant(_small(layer.weights)), dtype)
+    return made.add("Gemm", made.cast(codes, dtype), weights, made.constant(layer.bias.astype(dtype)))
+
+
+def _first(made: _Graph, net: WholeNet, codes: str, dtype: Any) -> str:
+    """The sums of a first layer with categories."""
+    front, layer = net.front, net.layers[0]
+    d = front.n_features
+    rows = made.cast(made.constant(_small(layer.weights[d:])), dtype)
+    total = ""
+    for j, (category, (start, _)) in enumerate(zip(front.categories, front.spans, strict=True)):
+        values: list[Any] = list(category.values) if category.kind == "text" else [int(v) for v in category.values]
+        places = list(range(1, len(values) + 1))
+        if category.nulls and NULLS[category.kind] not in values:
+            values, places = [*values, NULLS[category.kind]], [*places, category.null]
+        if values:
+            keys = {"keys_strings": values} if category.kind == "text" else {"keys_int64s": values}
+            given = {**keys, "values_int64s": places, "default_int64": 0}
+            place = made.add("LabelEncoder", f"C{j}", domain="ai.onnx.ml", **given)
+        else:  # never anything but code 0: of its length alone
+            shape = made.add("Shape", f"C{j}")
+            place = made.add("Expand", made.constant(np.array([0])), shape)
+        row = made.add("Gather", rows, made.add("Add", place, made.constant(np.int64(start - d))))
+        total = made.add("Add", total, row) if total else row
+    total = made.add("Mul", total, made.constant(np.array(front.hot, dtype)))
+    if d:
+        return made.add("Add", total, _product(made, codes, replace(layer, weights=layer.weights[:d]), dtype))
+    return made.add("Add", total, made.constant(layer.bias.astype(dtype)))
+
+
+def _small(weights: I64) -> npt.NDArray[Any]:
+    return weights.astype(np.int8 if np.abs(weights).max(initial=0) < 128 else np.int16)
+
+
+def _layer(made: _Graph, acc: str, layer: WholeLayer, largest: int) -> str:
+    """Of sums those of the last layer, or the results of another one."""
     if layer.bits == 0:
         return acc
     half = 1 << (layer.shift - 1)
@@ -218,15 +270,30 @@ class OnnxNet:
     session: Any
 
     def predict(self, X: Any) -> Any:
-        """Labels (n,), or values of a regression, of raw rows X (n, d)."""
-        return self.session.run(None, {"X": np.ascontiguousarray(X, np.float32)})[0]
+        """Labels (n,), or values of a regression, of raw rows X (n, d), or of a table if there are categories."""
+        return self.session.run(None, self._feeds(X))[0]
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:
         """Probabilities (n, classes)."""
-        found: npt.NDArray[np.float32] = self.session.run(
-            ["probabilities"], {"X": np.ascontiguousarray(X, np.float32)}
-        )[0]
+        found: npt.NDArray[np.float32] = self.session.run(["probabilities"], self._feeds(X))[0]
         return found
+
+    def _feeds(self, X: Any) -> dict[str, Any]:
+        if not is_table(X):
+            return {"X": np.ascontiguousarray(X, np.float32)}
+        table, known = as_rows(X).combine_chunks(), self.session.get_modelmeta().custom_metadata_map
+        columns = json.loads(known["columns"])
+        feeds: dict[str, Any] = {}
+        if columns:
+            arrays = [np.asarray(table[name].to_numpy(), np.float32) for name in columns]
+            feeds["X"] = np.column_stack(arrays)
+        for j, (name, kind) in enumerate(json.loads(known.get("categories", "[]"))):
+            column = table[column_of(name)]
+            chunks = column.chunks or [pa.array([], column.type)]
+            values = pa.concat_arrays([values_of(chunk, name, kind) for chunk in chunks])
+            values = values if kind == "text" else values.cast(pa.int64())
+            feeds[f"C{j}"] = values.fill_null(NULLS[kind]).to_numpy(zero_copy_only=False)
+        return feeds
 
 
 def run_onnx(source: str | os.PathLike[str] | bytes, *, threads: int = 1) -> OnnxNet:
@@ -269,7 +336,7 @@ def agreement(model: Model | WholeNet | str | os.PathLike[str], exported: OnnxNe
     Raises:
         SchemaError: there are no rows.
     """
-    net, rows = net_of(model), np.ascontiguousarray(X, np.float32)
+    net, rows = net_of(model), _single(X)
     if not len(rows):
         raise SchemaError("expected rows to compare on, found none; give some")
     if net.task == "regression":
@@ -287,6 +354,15 @@ def agreement(model: Model | WholeNet | str | os.PathLike[str], exported: OnnxNe
         int(decided.sum()),
         int(same[decided].sum()),
     )
+
+
+def _single(X: Any) -> Any:
+    """Raw rows with their numbers in single precision."""
+    if not is_table(X):
+        return np.ascontiguousarray(X, np.float32)
+    table = as_rows(X)
+    kinds = [pa.field(f.name, pa.float32() if pa.types.is_floating(f.type) else f.type) for f in table.schema]
+    return table.cast(pa.schema(kinds))
 
 
 __all__ = ["Agreement", "OnnxNet", "agreement", "graph", "run_onnx", "to_onnx"]

@@ -12,14 +12,16 @@ import math
 import os
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from compress import huffman
+from compress.categories import MAX_CATEGORIES, MAX_TEXT, Category, Kind, Value
 from compress.coder import DECISIONS_PER_BYTE, Decoder, Encoder, code_numbers, code_weights
-from compress.front import MAX_BITS, Front
+from compress.front import MAX_BITS, MAX_INPUTS, Front
 from compress.integer import MAX_ACC, MAX_PARAMETERS, WholeLayer, WholeNet, check, whole_net
 from compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model, tiles
 from reduce import files
@@ -27,10 +29,11 @@ from reduce.errors import ArtifactError, ConfigError, SchemaError
 
 MAGIC = b"EMILL\x01"
 """The last byte is the version of the format."""
+MAGIC_CATEGORIES = b"EMILL\x02"
+"""Of files with categories; all others are of version 1, so that older readers take them."""
 DIGEST = 8
 """Bytes of the SHA-256 over all that follows it."""
 MAX_FILE = 1 << 28
-MAX_TEXT = 1000
 MAX_LABELS = 1 << 12
 MAX_CODED = 1 << 22
 """Weights of a file: plain Python decodes as many in some ten seconds."""
@@ -41,6 +44,7 @@ _CODED_BIASES = 3
 _PLAIN, _LISTED, _TILES = range(3)
 """How the weights of a layer are given: as they are, as places in lists of values, or as the sums of tiles."""
 _LABELS = ("count", "whole", "text", "boolean")
+_KINDS: tuple[Kind, ...] = ("whole", "text", "boolean")
 
 
 def pack(
@@ -74,16 +78,18 @@ def packed(model: Model | WholeNet, *, coder: str = "range", width: int | None =
     net = net_of(model)
     if coder not in CODERS:
         raise ConfigError(f"expected a coder among {', '.join(CODERS)}, found {coder!r}")
-    d = net.front.n_features
+    d = net.front.width
     if width is not None and not 0 <= width <= d:
         raise ConfigError(f"expected a width of at most {d} inputs, found {width}")
     root = math.isqrt(d)
-    widths = [width] if width is not None else [0, root] if root * root == d and root > 1 else [0]
+    pictured = root * root == d and root > 1 and not net.front.categories
+    widths = [width] if width is not None else [0, root] if pictured else [0]
     variants = [CODERS.index(coder), *([_CODED_BIASES] if coder == "range" else [])]
     body = min((_body(net, variant, w) for w in widths for variant in variants), key=len)
     if len(body) > MAX_FILE:
         raise ConfigError(f"expected a file of at most {MAX_FILE} bytes, found {len(body)}; prune or take fewer bits")
-    return MAGIC + hashlib.sha256(body).digest()[:DIGEST] + body
+    magic = MAGIC_CATEGORIES if net.front.categories else MAGIC
+    return magic + hashlib.sha256(body).digest()[:DIGEST] + body
 
 
 def load(path: str | os.PathLike[str]) -> WholeNet:
@@ -112,16 +118,16 @@ def unpacked(content: bytes, where: str = "the file") -> WholeNet:
     """The model in the bytes of a packed file."""
     if len(content) > MAX_FILE + len(MAGIC) + DIGEST:
         raise ArtifactError(f"expected at most {MAX_FILE} bytes in {where}, found more; it is no packed model")
-    if content[: len(MAGIC)] != MAGIC:
+    if content[: len(MAGIC)] not in (MAGIC, MAGIC_CATEGORIES):
         raise ArtifactError(
-            f"expected {where} to be a packed model of version {MAGIC[-1]}, found other bytes; "
+            f"expected {where} to be a packed model of version 1 or 2, found other bytes; "
             "load it with the eigenmill that packed it"
         )
     body = content[len(MAGIC) + DIGEST :]
     if hashlib.sha256(body).digest()[:DIGEST] != content[len(MAGIC) : len(MAGIC) + DIGEST]:
         raise ArtifactError(f"expected {where} as it was packed, found another digest; restore it, or pack again")
     try:
-        return _read(_Reader(body))
+        return _read(_Reader(body), content.startswith(MAGIC_CATEGORIES))
     except (ArtifactError, ConfigError, SchemaError, UnicodeDecodeError) as error:
         raise ArtifactError(f"expected a whole packed model in {where}: {error}") from error
 
@@ -145,7 +151,10 @@ def _signed(value: int) -> bytes:
 
 
 def _text(value: str) -> bytes:
-    raw = value.encode()
+    return _text_bytes(value.encode())
+
+
+def _text_bytes(raw: bytes) -> bytes:
     if len(raw) > MAX_TEXT:
         raise ConfigError(f"expected names and labels of at most {MAX_TEXT} bytes, found {len(raw)}; shorten them")
     return _varint(len(raw)) + raw
@@ -156,7 +165,7 @@ def _body(net: WholeNet, variant: int, width: int) -> bytes:
     parts = [bytes([variant, net.task == "regression"]), struct.pack("<dd", net.scale, net.offset)]
     if net.task == "classification":
         parts.append(_labels(net.labels))
-    parts += [_front(net.front), _varint(width), bytes([len(net.layers)])]
+    parts += [_front(net.front), _categories(net.front), _varint(width), bytes([len(net.layers)])]
     if sum(layer.weights.size for layer in net.layers) > MAX_CODED:
         raise ConfigError(f"expected at most {MAX_CODED} weights, found more; prune neurons")
     for i, layer in enumerate(net.layers):
@@ -208,6 +217,38 @@ def _front(front: Front) -> bytes:
     parts += [_text(name) for name in names]
     parts += [front.low.astype("<f4").tobytes(), front.step.astype("<f4").tobytes()]
     return b"".join([*parts, *(_varint(int(code) + 1) for code in front.fill)])
+
+
+def _categories(front: Front) -> bytes:
+    """Nothing if there are none. A vocabulary that an earlier category has as well is given by that one's place."""
+    if not front.categories:
+        return b""
+    parts, known = [_varint(front.hot), _varint(len(front.categories))], list[tuple[Kind, tuple[Value, ...]]]()
+    for category in front.categories:
+        vocabulary = (category.kind, category.values)
+        again = vocabulary in known
+        flags = _KINDS.index(category.kind) << 2 | category.nulls << 1 | again
+        parts += [_text(category.name), bytes([flags])]
+        parts.append(_varint(known.index(vocabulary)) if again else _vocabulary(category))
+        known.append(vocabulary)
+    return b"".join(parts)
+
+
+def _vocabulary(category: Category) -> bytes:
+    """Ascending values: text by what it shares with the one before and the rest, whole numbers by their gaps."""
+    out, before = bytearray(_varint(len(category.values))), b""
+    for i, value in enumerate(category.values):
+        if isinstance(value, str):
+            raw = value.encode()
+            apart = (j for j, (a, b) in enumerate(zip(before, raw, strict=False)) if a != b)
+            same = next(apart, min(len(before), len(raw)))
+            out += _varint(same) + _text_bytes(raw[same:])
+            before = raw
+        elif category.kind == "boolean":
+            out.append(bool(value))
+        else:
+            out += _signed(int(value)) if i == 0 else _varint(int(value) - int(category.values[i - 1]) - 1)
+    return bytes(out)
 
 
 def _weights(weights: npt.NDArray[np.int64], coder: str, width: int) -> bytes:
@@ -278,6 +319,13 @@ class _Reader:
         self._content, self._at = content, 0
 
     @property
+    def at(self) -> int:
+        return self._at
+
+    def since(self, at: int) -> bytes:
+        return self._content[at : self._at]
+
+    @property
     def left(self) -> int:
         return len(self._content) - self._at
 
@@ -321,16 +369,18 @@ class _Reader:
         return [read() for _ in range(count)]
 
 
-def _read(reader: _Reader) -> WholeNet:
+def _read(reader: _Reader, categories: bool) -> WholeNet:
     variant, regression = reader.byte(_CODED_BIASES), reader.byte(1)
     coder = "range" if variant == _CODED_BIASES else CODERS[variant]
     scale, offset = struct.unpack("<dd", reader.take(16))
     labels: tuple[Label, ...] = () if regression else _read_labels(reader)
-    front = _read_front(reader)
-    width = reader.varint(front.n_features)
+    front = _read_front(reader, 0 if categories else 1)
+    if categories:
+        front = _read_categories(reader, front)
+    width = reader.varint(front.width)
     count = reader.byte(MAX_LAYERS)
     layers: list[WholeLayer] = []
-    n_in, total = front.n_features, 0
+    n_in, total = front.width, 0
     for i in range(count):
         n_out = reader.varint(MAX_WIDTH, 1)
         total += n_in * n_out
@@ -389,16 +439,65 @@ def _read_labels(reader: _Reader) -> tuple[Label, ...]:
     return labels
 
 
-def _read_front(reader: _Reader) -> Front:
+def _read_categories(reader: _Reader, front: Front) -> Front:
+    begun = reader.at
+    hot, count = reader.varint((1 << MAX_BITS) - 1, 1), reader.varint(MAX_INPUTS, 1)
+    found: list[Category] = []
+    width = front.n_features
+    if count > reader.left:
+        raise ArtifactError(f"expected {count} categories, found {reader.left} bytes")
+    for _ in range(count):
+        name, flags = reader.text(), reader.byte(11)
+        kind, nulls = _KINDS[flags >> 2], bool(flags & 2)
+        if flags & 1:
+            values = found[reader.varint(len(found) - 1)].values if found else ()
+        else:
+            values = _read_vocabulary(reader, kind)
+        found.append(Category(name, kind, values, nulls))
+        width += found[-1].width
+        if width > MAX_INPUTS:
+            raise ArtifactError(f"expected at most {MAX_INPUTS} inputs, found {width}")
+    whole = replace(front, categories=tuple(found), hot=hot)
+    names = [category.name for category in found]
+    if len(set(names)) < count or _categories(whole) != reader.since(begun):
+        raise ArtifactError("expected every category once, as it is packed, found it otherwise")
+    return whole
+
+
+def _read_vocabulary(reader: _Reader, kind: Kind) -> tuple[Value, ...]:
+    """Values, strictly ascending."""
+    count, values = reader.varint(MAX_CATEGORIES, 0), list[Value]()
+    if count > reader.left:
+        raise ArtifactError(f"expected {count} values, found {reader.left} bytes")
+    before = b""
+    for i in range(count):
+        if kind == "boolean":
+            value: Value = bool(reader.byte(1))
+            ascends = i == 0 or bool(value) > bool(values[-1])
+        elif kind == "text":
+            same = reader.varint(len(before))
+            raw = before[:same] + reader.take(reader.varint(MAX_TEXT))
+            ascends, value = (i == 0 or raw > before) and len(raw) <= MAX_TEXT, raw.decode()
+            before = raw
+        else:
+            value = reader.signed(1 << 63) if i == 0 else int(values[-1]) + reader.varint((1 << 64) - 1) + 1
+            ascends = -(1 << 63) <= value < 1 << 63
+        if not ascends:
+            raise ArtifactError("expected the values of a category in order, found others")
+        values.append(value)
+    return tuple(values)
+
+
+def _read_front(reader: _Reader, least: int) -> Front:
     flags, bits = reader.byte(7), reader.byte(MAX_BITS)
-    d = reader.varint(MAX_WIDTH, 1)
+    d = reader.varint(MAX_WIDTH, least)
     names = reader.many(d if flags & 4 else 1, reader.text)
     ends = 1 if flags & 2 else d
     low, step = (np.frombuffer(reader.take(4 * ends), "<f4").astype(np.float32) for _ in range(2))
     if not (bits and np.isfinite(low).all() and np.isfinite(step).all() and (step > 0).all()):
         raise ArtifactError("expected finite ends and steps above 0, found others")
     fill = np.array(reader.many(1 if flags & 1 else d, lambda: reader.varint(1 << bits)), np.int64) - 1
-    layout: dict[str, Any] = {"vector": names[0], "n_features": d} if names[0] else {}
+    layout: dict[str, Any] = {"vector": names[0], "n_features": d} if names and names[0] else {}
     return Front({"columns": names} if flags & 4 else layout, d, bits, low, step, fill, 0.0, 1.0)
 
 

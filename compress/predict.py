@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,10 +27,12 @@ class Predict:
     Args:
         net: the model.
         column: name of the carried column of labels.
+        hidden: carried columns that the model reads and that are not passed on.
     """
 
     net: WholeNet
     column: str = "prediction"
+    hidden: tuple[str, ...] = ()
 
     @property
     def n_features_in(self) -> int:
@@ -52,7 +54,13 @@ class Predict:
 
     @cached_property
     def digest(self) -> str:
-        return digest_of(["compress.predict", self.net, self.column])
+        return digest_of(["compress.predict", self.net, self.column, *([list(self.hidden)] if self.hidden else [])])
+
+    def _shown(self, carried: pa.RecordBatch | None) -> pa.RecordBatch | None:
+        if carried is None or not self.hidden:
+            return carried
+        left = [name for name in carried.schema.names if name not in self.hidden]
+        return carried.select(left) if left else None
 
     @property
     def carried(self) -> pa.Schema:
@@ -66,12 +74,12 @@ class Predict:
         return pa.array(list(self.net.labels))
 
     def __call__(self, block: Block) -> Block:
-        where = block.at(0) if block.rows else ""
-        scores = self.net.scores_of(self.net.front.codes(block.dense(np.float64), where))
+        scores = self.net.scores_of(self.net.front.block_codes(block))
         decision: F64 = np.asarray(scores * self.net.scale + self.net.offset)
         if self.net.task == "regression":
-            return block.with_matrix(decision.astype(F32))
-        carried = block.carried
+            block = block.with_matrix(decision.astype(F32))
+            return replace(block, carried=self._shown(block.carried))
+        carried = self._shown(block.carried)
         fields = [] if carried is None else list(carried.schema)
         columns = [] if carried is None else carried.columns
         labels = self._labels.take(pa.array(scores.argmax(axis=1)))
@@ -99,9 +107,12 @@ def predictions(net: WholeNet, path: Any, *, column: str = "prediction", **optio
             "expected a model that names its columns, found one trained on arrays; name them with vector or columns"
         )
     chosen = {} if {"vector", "columns"} & set(options) else layout
-    data = Dataset.from_parquet(path, **chosen, **options)
-    step = Predict(net, column)
-    taken = sorted({column, *step.names} & set(data.source.carried.names))
+    given = options.pop("carry", ())
+    asked = [given] if isinstance(given, str) else list(given)
+    hidden = tuple(name for name in net.front.carried if name not in asked)
+    data = Dataset.from_parquet(path, **chosen, carry=[*asked, *hidden], **options)
+    step = Predict(net, column, hidden)
+    taken = sorted({column, *step.names} & set(asked))
     if taken:
         raise ConfigError(f"expected other names than {taken} among the carried columns; leave them out, or rename")
     return data.then(step)

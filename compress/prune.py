@@ -74,7 +74,7 @@ def regrow(model: Model, data: Any, share: float = 0.1, *, label: str = "label",
     return replace(model, layers=tuple(layers), activations=None)
 
 
-def _gradients(model: Model, z: F32, targets: npt.NDArray[Any]) -> list[F32]:
+def _gradients(model: Model, z: Any, targets: npt.NDArray[Any]) -> list[F32]:
     """Gradients of the mean loss by the weights of each layer."""
     results = model.forward(z)
     if model.task == "classification":

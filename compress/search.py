@@ -256,9 +256,7 @@ def _train(
 
 def _latency(model: Model, samples: Samples, target: Target) -> float:
     """Microseconds of a call on raw rows, made of the codes."""
-    front = samples.front
-    codes = samples.sample(max(target.batch, 64))[0]
-    X = front.low.astype(np.float64) + front.step.astype(np.float64) * codes
+    X = samples.front.example(samples.sample(max(target.batch, 64))[0])
     return float(np.quantile(time_calls(whole_net(model).predict, X, target.batch), target.quantile) * 1e6)
 
 

@@ -199,7 +199,7 @@ class _Run:
             raise ConfigError("expected LearnedStep beside EntropyPenalty, found free weights; add LearnedStep")
         self.fingerprint = digest_of([layer.layer for layer in self.layers])
         front = samples.front
-        self.centre, self.spread = front.centre, front.spread
+        self.front = front
         self.weights = None
         if class_weight == "balanced" and samples.model.task == "classification":
             counts = np.maximum(samples.counts, 1)
@@ -274,10 +274,10 @@ class _Run:
                 for layer in self.layers:
                     if layer.log_step is not None:
                         layer.refresh()
-            z = self._scaled(codes)
+            z, picked = self._inputs(codes)
             if self.augment is not None:
                 z = torch.from_numpy(np.ascontiguousarray(self.augment(z.numpy(), rng), dtype=np.float32))
-            scores = self._forward(z)
+            scores = self._forward(z, picked)
             loss = self._loss(scores, wanted)
             if taught is not None:
                 distance = _distance(scores, torch.from_numpy(taught), self.temperature)
@@ -301,17 +301,25 @@ class _Run:
             )
         return total / rows
 
-    def _scaled(self, codes: Any) -> torch.Tensor:
+    def _inputs(self, codes: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Scaled numbers (b, d), and which inputs of the categories are hot (b, c)."""
         import torch
 
-        z = torch.from_numpy(codes.astype(np.float32))
-        return z.sub_(self.centre).div_(self.spread)
+        front = self.front
+        z = torch.from_numpy(codes[:, : front.n_features].astype(np.float32)).sub_(front.centre).div_(front.spread)
+        return z, torch.from_numpy(front.picked(codes)) if front.categories else None
 
-    def _forward(self, z: torch.Tensor) -> torch.Tensor:
+    def _forward(self, z: torch.Tensor, picked: torch.Tensor | None) -> torch.Tensor:
         import torch
 
-        for layer in self.layers:
-            z = torch.addmm(layer.bias, z, layer.weights())
+        for i, layer in enumerate(self.layers):
+            weights = layer.weights()
+            if i == 0 and picked is not None:
+                hot = self.front.hot / self.front.spread
+                rows = torch.nn.functional.embedding_bag(picked, weights, mode="sum")
+                z = torch.addmm(torch.add(layer.bias, rows, alpha=hot), z, weights[: self.front.n_features])
+            else:
+                z = torch.addmm(layer.bias, z, weights)
             z = torch.relu(z) if layer.layer.relu else z
         return z
 
@@ -331,7 +339,7 @@ class _Run:
         loss, wrong, rows = 0.0, 0.0, 0
         with torch.no_grad():
             for codes, wanted in self.samples.blocks("held"):
-                scores = self._forward(self._scaled(codes))
+                scores = self._forward(*self._inputs(codes))
                 loss += float(self._loss(scores, wanted, plain=True)) * len(wanted)
                 if self.samples.model.task == "classification":
                     wrong += int((scores.argmax(1).numpy() != wanted).sum())

@@ -42,6 +42,7 @@ from compress import (
     train,
 )
 from compress.c import to_c
+from compress.categories import columns_of
 from compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Validation
 from compress.evaluate import Evaluation, evaluate
@@ -52,7 +53,6 @@ from compress.search import Search, Target, search
 from compress.train import Epoch
 from jobs import recipe as spec
 from jobs.build import cleaning_of, filters_of, layout_of
-from jobs.config import Input
 from jobs.recipe import Recipe, RecipeFile
 from reduce import Dataset, about, files
 from reduce import load as load_reduction
@@ -185,7 +185,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
     with source.blame("input"):
         data = _dataset(recipe.input, recipe.label)
     with source.blame("model"):
-        start = _start(recipe.model)
+        start = _start(recipe.model, recipe.input)
     with _samples(recipe, start, data, place) as samples:
         stages, models = _stages(source, start, samples, place, progress)
         model, found = models[-1], None
@@ -208,8 +208,8 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
     return report
 
 
-def _dataset(given: Input, label: str, **other: Any) -> Dataset:
-    carry = list(dict.fromkeys([*given.carry, label]))
+def _dataset(given: spec.Rows, label: str, **other: Any) -> Dataset:
+    carry = list(dict.fromkeys([*given.carry, label, *columns_of(given.categories)]))
     if given.weights is not None:
         raise ConfigError("expected no weights for a compact model, found some; remove input.weights")
     options = {"filters": filters_of(given.filters), **other}
@@ -217,9 +217,10 @@ def _dataset(given: Input, label: str, **other: Any) -> Dataset:
     return Dataset.from_parquet(path, **layout_of(given), carry=carry, **options, **cleaning_of(given))
 
 
-def _start(net: spec.Net) -> Model:
+def _start(net: spec.Net, rows: spec.Rows) -> Model:
     source = None if net.pca is None else load_reduction(net.pca)
     options: dict[str, Any] = {"task": net.task, "input_bits": net.input_bits, "seed": net.seed}
+    options |= rows.model_dump(include={"categories", "max_categories", "min_frequency"})
     return Model.mlp(source, net.hidden, net.classes, **options)
 
 
@@ -436,8 +437,7 @@ def _exported(recipe: Recipe, path: Path, place: Path, samples: Samples) -> Expo
         if importlib.util.find_spec("onnxruntime") is not None:
             net = run_onnx(place / "model.onnx")
             codes = np.concatenate([codes for codes, _ in samples.blocks("held")])[:4096]
-            rows = samples.front.low.astype(np.float64) + samples.front.step.astype(np.float64) * codes
-            agreed, backends["onnxruntime"] = agreement(path, net, rows), net.predict
+            agreed, backends["onnxruntime"] = agreement(path, net, samples.front.example(codes)), net.predict
     return Exported(sizes, taken, agreed, backends)
 
 

@@ -1,6 +1,6 @@
 """The YAML file of a compact model: rows to learn from, a net, and a list of steps from a closed registry.
 
-:class:`Recipe` is the whole file. Its section ``input`` is that of :mod:`jobs.config`.
+:class:`Recipe` is the whole file. Its section ``input`` is that of :mod:`jobs.config`, with categories.
 """
 
 from __future__ import annotations
@@ -13,8 +13,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from jobs.complaints import read_as
-from jobs.config import Input, Section, present
+from jobs.config import Input, Names, Section, present
 from jobs.document import Sourced, read
+
+
+class Rows(Input):
+    """Which Parquet files to learn from, and how they are cleaned."""
+
+    categories: Names = Field(default_factory=list)
+    """Columns of text, whole numbers or booleans that are names, or parts of dates: `month(date)`, also `year`, `day`,
+    `weekday` and `hour`. With `columns: []` the model reads nothing else."""
+    max_categories: int = Field(default=1000, ge=1)
+    """The most frequent values of each that the model tells apart."""
+    min_frequency: int = Field(default=2, ge=1)
+    """Rows that a value must occur in to be one of them."""
 
 
 class Split(Section):
@@ -235,7 +247,7 @@ class Results(Section):
 class Recipe(Section):
     """A compact model: what it learns from, what is done to it, where it goes."""
 
-    input: Input
+    input: Rows
     label: str = "label"
     """The carried column of classes or values."""
     validation: Annotated[Split, BeforeValidator(present), Field(default_factory=Split)]

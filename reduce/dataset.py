@@ -243,10 +243,13 @@ class Dataset:
 
     @property
     def carried(self) -> Any:
-        """Arrow schema of the carried columns: those of the source, and what transforms add."""
+        """Arrow schema of the carried columns: those of the source, without what transforms hide, and what they add."""
         import pyarrow as pa
 
-        fields = [*self.source.carried, *(f for t in self.transforms for f in getattr(t, "carried", ()))]
+        fields = list(self.source.carried)
+        for step in self.transforms:
+            hidden = getattr(step, "hidden", ())
+            fields = [*(f for f in fields if f.name not in hidden), *getattr(step, "carried", ())]
         return pa.schema(fields)
 
     @property

@@ -242,7 +242,7 @@ def wanted(
         raise ConfigError(f"expected one of columns, vector and sparse, found {' and '.join(given)}; give one of them")
     columns = (columns,) if isinstance(columns, str) else None if columns is None else tuple(columns)
     carry = (carry,) if isinstance(carry, str) else tuple(carry)
-    if columns == ():
+    if columns == () and not carry:
         raise ConfigError(
             "expected at least one column in columns, found none; leave it out to take all numeric columns"
         )

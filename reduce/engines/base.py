@@ -22,7 +22,7 @@ from reduce.blocks import Workspace
 from reduce.catalog import Integers, Made, narrow, row_counts
 from reduce.dataset import Dataset, leaf_rows
 from reduce.errors import ArtifactError
-from reduce.passes.base import Pass, from_arrays, sparse_height, to_arrays
+from reduce.passes.base import Pass, carries, from_arrays, sparse_height, to_arrays
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -155,7 +155,7 @@ def fold_leaf(
     state, fragments = pass_.start() if start is None else start, data.fragments
     height = sparse_height(pass_) if data.sparse else None
     for i in leaf.fragments:
-        for block in data.blocks(fragments[i], workspace, height=height):
+        for block in data.blocks(fragments[i], workspace, carry=carries(pass_), height=height):
             state = pass_.fold(state, block)
             if progress is not None:
                 progress(block.rows)

@@ -49,6 +49,11 @@ def sparse_height(pass_: Any) -> int | None:
     return height
 
 
+def carries(pass_: Any) -> bool:
+    """Whether the pass reads the carried columns."""
+    return bool(getattr(pass_, "carries", False))
+
+
 def to_arrays(state: Any, prefix: str = "") -> dict[str, np.ndarray[Any, Any]]:
     """The state's arrays and numbers by dotted name; ``None`` fields are left out."""
     found: dict[str, np.ndarray[Any, Any]] = {}

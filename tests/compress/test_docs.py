@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import app
 from jobs.recipe import Kind, load_recipe
 from tests.compress.conftest import write
+from tests.compress.made_tables import late
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/compress.md").read_text()
@@ -20,6 +22,10 @@ def test_the_snippets_run(digits: Any, tmp_path: Path, monkeypatch: pytest.Monke
     X, y, Xt, yt = digits
     write(tmp_path / "data/train", X, y)
     write(tmp_path / "data/test", Xt, yt)
+    flights = late().rename_columns({"city": "origin", "when": "date"})
+    flights = flights.set_column(0, "distance", flights["distance"].fill_null(5.0))
+    (tmp_path / "data/flights").mkdir()
+    pq.write_table(flights, tmp_path / "data/flights/part-0.parquet")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):

@@ -32,7 +32,8 @@ from sklearn.utils.estimator_checks import (
 )
 
 from compress import CompactClassifier, CompactRegressor, load
-from reduce.errors import ConfigError, DataError
+from reduce.errors import ConfigError, DataError, SchemaError
+from tests.compress.made_tables import late
 
 
 @pytest.mark.parametrize("estimator", [CompactClassifier(trials=1), CompactRegressor(trials=1)], ids=repr)
@@ -169,3 +170,23 @@ def test_importing_compress_loads_neither_torch_nor_scikit_learn() -> None:
     code = "import compress, sys, json; print(json.dumps([m for m in ('torch', 'sklearn') if m in sys.modules]))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(run.stdout) == []
+
+
+def test_text_and_categories_of_a_data_frame(tmp_path: Path) -> None:
+    rows = late(1500)
+    frame = rows.drop_columns(["late", "when"]).to_pandas()
+    y = rows["late"].to_numpy()
+    plain = CompactClassifier(epochs=15, trials=1, missing="mean", categories=["city"]).fit(frame, y)
+    assert plain.score(frame, y) > 0.68
+    assert plain.n_features_in_ == 2
+    found = CompactClassifier(epochs=15, trials=1, missing="mean").fit(
+        frame.assign(city=frame.city.astype("category")), y
+    )
+    assert found.categories_ == ("city",)
+    np.testing.assert_array_equal(found.predict_proba(frame), plain.predict_proba(frame))
+    plain.pack(tmp_path / "m.emill")
+    np.testing.assert_array_equal(load(tmp_path / "m.emill").predict_proba(frame), plain.predict_proba(frame))
+    only = CompactRegressor(epochs=15, trials=1).fit(frame[["city"]], (frame.city == "LAX") * 9.0)
+    assert only.score(frame[["city"]], (frame.city == "LAX") * 9.0) > 0.5
+    with pytest.raises(SchemaError, match="expected a DataFrame with the columns"):
+        CompactClassifier(categories=["town"]).fit(frame, y)

@@ -307,8 +307,11 @@ def test_it_says_what_is_wrong(tmp_path: Path, small: Model, trained: Model) -> 
     path.write_bytes(content[:-1])
     with pytest.raises(EigenmillError, match="another digest"):
         load(path)
-    path.write_bytes(b"EMILL\x02" + content[6:])
-    with pytest.raises(ArtifactError, match="version 1"):
+    path.write_bytes(b"EMILL\x03" + content[6:])
+    with pytest.raises(ArtifactError, match="version 1 or 2"):
+        load(path)
+    path.write_bytes(b"EMILL\x02" + content[6:])  # a digest that fits, but no categories where they must be
+    with pytest.raises(ArtifactError, match="expected a whole packed model"):
         load(path)
 
 

@@ -165,7 +165,7 @@ def test_the_integer_net_is_near_the_net_it_rounds(trained: Model, samples: Samp
 def test_bounds_hold_and_are_reached(small: Model) -> None:
     net = whole_net(small)
     first = net.layers[0]
-    found = bounds(net.layers, net.front.top)
+    found = bounds(net)
     # The worst input of a unit lights exactly the pixels with weights of one sign.
     positive = first.bias + net.front.top * np.maximum(first.weights, 0).sum(axis=0)
     negative = first.bias + net.front.top * np.minimum(first.weights, 0).sum(axis=0)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -29,6 +30,7 @@ from jobs.recipe import Recipe, load_recipe, read_recipe
 from reduce import PCA, Dataset
 from reduce.errors import ConfigError
 from tests.compress.conftest import write
+from tests.compress.made_tables import late
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """\
@@ -281,3 +283,42 @@ def test_predict_reads_the_file_and_writes_parquet(finished: Path, digit_files: 
         app, ["predict", str(finished / "report.json"), str(digit_files), "--out", str(tmp_path / "q"), "--json"]
     )
     assert refused.exit_code == exits.DAMAGED
+
+
+FLIGHTS = """\
+input:
+  path: {data}
+  columns: [distance]
+  categories: [city, weekday(when), hour(when)]
+  missing: mean
+label: late
+model: {{hidden: [8]}}
+steps:
+  - {{step: train, epochs: 6, optimizer: {{name: adam, lr: 0.02}}}}
+  - {{step: quantize, bits: 8}}
+output:
+  path: {out}
+  batches: [1]
+  exports: [c, onnx]
+"""
+
+
+def test_a_recipe_with_categories(tmp_path: Path) -> None:
+    data, out = tmp_path / "flights", tmp_path / "out"
+    data.mkdir()
+    rows = late()
+    pq.write_table(rows, data / "part-0.parquet")
+    (tmp_path / "late.yaml").write_text(FLIGHTS.format(data=data, out=out))
+    report = compact.run(load_recipe(tmp_path / "late.yaml"))
+    assert report.after.error < 0.25
+    if report.exported.agreement is not None:
+        assert report.exported.agreement.difference < 1e-5
+    new = rows.drop_columns(["late"]).append_column("id", pa.array(np.arange(len(rows))))
+    pq.write_table(new, tmp_path / "new.parquet")
+    given = ["predict", str(out / "model.emill"), str(tmp_path / "new.parquet"), "--out", str(tmp_path / "p")]
+    done = CliRunner().invoke(app, [*given, "--carry", "id", "--quiet"])
+    assert done.exit_code == 0, done.output
+    found = pq.read_table(tmp_path / "p")
+    assert found.column_names == ["id", "prediction", "p_False", "p_True"]
+    np.testing.assert_array_equal(found["prediction"], load(out / "model.emill").predict(rows))
+    assert np.mean(np.asarray(found["prediction"]) == rows["late"].to_numpy()) > 0.75
