@@ -45,7 +45,8 @@ def to_c(
     Args:
         model: quantized, or the path of a packed file.
         path: a local path or URI.
-        name: what all its names begin with.
+        name: what all its names begin with, those that stay inside too, so that several models fit into one
+            translation unit as well as into one program.
         number: type of a raw value, ``"double"`` or ``"float"``.
 
     Returns:
@@ -71,11 +72,12 @@ def source(net: WholeNet, *, name: str = "model", number: Number = "double") -> 
     score = score_type(net)
     tops = [net.front.top, *(layer.high for layer in net.layers[:-1])]
     parts = [_head(net, name, number, score)]
-    parts += [_layer_data(i, layer, _int(m)) for i, (layer, m) in enumerate(zip(net.layers, most, strict=True))]
-    parts += [_codes(net, number, _code(tops[0]))]
+    mine = f"{name}_"
+    parts += [_layer_data(mine, i, layer, _int(m)) for i, (layer, m) in enumerate(zip(net.layers, most, strict=True))]
+    parts += [_codes(net, name, number, _code(tops[0]))]
     for i, (layer, m) in enumerate(zip(net.layers, most, strict=True)):
         out = score if layer.bits == 0 else _code(tops[i + 1])
-        parts.append(_layer(i, layer, _int(m), _code(tops[i]), out))
+        parts.append(_layer(mine, i, layer, _int(m), _code(tops[i]), out))
     parts += [_scores(net, name, number, score, tops), _answers(net, name, score), _names(net, name)]
     return "\n".join(part for part in parts if part)
 
@@ -157,18 +159,18 @@ def is_sparse(layer: WholeLayer) -> bool:
     return bool((1 + size) * len(sparse(layer.weights)[1]) + 4 * n_out < size * layer.weights.size)
 
 
-def _layer_data(i: int, layer: WholeLayer, acc: str) -> str:
+def _layer_data(prefix: str, i: int, layer: WholeLayer, acc: str) -> str:
     kind = _weight(layer)[0]
-    bias = _array(acc, f"bias_{i}", layer.bias.tolist())
+    bias = _array(acc, f"{prefix}bias_{i}", layer.bias.tolist())
     if not is_sparse(layer):
-        return bias + _array(kind, f"weights_{i}", layer.weights.T.ravel().tolist())
+        return bias + _array(kind, f"{prefix}weights_{i}", layer.weights.T.ravel().tolist())
     counts, gaps, values = sparse(layer.weights)
     count = "uint16_t" if max(counts) < 1 << 16 else "uint32_t"
     return (
         bias
-        + _array(count, f"counts_{i}", counts)
-        + _array("uint8_t", f"gaps_{i}", gaps)
-        + _array(kind, f"weights_{i}", values)
+        + _array(count, f"{prefix}counts_{i}", counts)
+        + _array("uint8_t", f"{prefix}gaps_{i}", gaps)
+        + _array(kind, f"{prefix}weights_{i}", values)
     )
 
 
@@ -208,7 +210,7 @@ def _head(net: WholeNet, name: str, number: str, score: str) -> str:
     )
 
 
-def _codes(net: WholeNet, number: str, code: str) -> str:
+def _codes(net: WholeNet, name: str, number: str, code: str) -> str:
     """The front: a raw row to codes, in double precision as the reference does it."""
     front = net.front
     shared = len(front.low) == 1
@@ -216,31 +218,31 @@ def _codes(net: WholeNet, number: str, code: str) -> str:
     if shared:
         low, step = float(front.low[0]), float(front.step[0])
     else:
-        data += _floats("low", front.low) + _floats("step", front.step)
+        data += _floats(f"{name}_low", front.low) + _floats(f"{name}_step", front.step)
     one_fill = len(front.fill) == 1
     if not one_fill:
-        data += _array("int32_t", "fill", front.fill.tolist())
+        data += _array("int32_t", f"{name}_fill", front.fill.tolist())
     value = "(double)row[i]" if number == "float" else "row[i]"
     # x - 0 and x / 1 are x to the last bit.
     if shared:
         less = value if low == 0 else f"({value} - ({low.hex()}))"
         scaled = less if step == 1 else f"{less} / {step.hex()}"
     else:
-        scaled = f"({value} - (double)low[i]) / (double)step[i]"
+        scaled = f"({value} - (double){name}_low[i]) / (double){name}_step[i]"
     refuses = bool((front.fill < 0).any())
     missing: list[str]
     if one_fill:
         missing = ["            return i + 1;"] if refuses else [f"            codes[i] = {int(front.fill[0])};"]
     else:
-        missing = ["            if (fill[i] < 0)", "                return i + 1;"] if refuses else []
-        missing.append(f"            codes[i] = ({code})fill[i];")
+        missing = [f"            if ({name}_fill[i] < 0)", "                return i + 1;"] if refuses else []
+        missing.append(f"            codes[i] = ({code}){name}_fill[i];")
     kept = [
         f"            const double x = {scaled} + 0.5;",
         f"            codes[i] = ({code})(x >= {front.top}.0 ? {front.top}.0 : x > 0.0 ? x : 0.0);",
     ]
     biggest = "FLT_MAX" if number == "float" else "DBL_MAX"
     body = [
-        f"static int codes_of(const {number} *row, {code} *codes)",
+        f"static int {name}_codes_of(const {number} *row, {code} *codes)",
         "{",
         "    int i;",
         f"    for (i = 0; i < {front.n_features}; i++) {{",
@@ -256,19 +258,19 @@ def _codes(net: WholeNet, number: str, code: str) -> str:
     return data + "\n".join(body) + "\n"
 
 
-def _layer(i: int, layer: WholeLayer, acc: str, code: str, out: str) -> str:
+def _layer(prefix: str, i: int, layer: WholeLayer, acc: str, code: str, out: str) -> str:
     n_in, n_out = layer.weights.shape
     kind = _weight(layer)[0]
-    lines = [f"static void layer_{i}(const {code} *in, {out} *out)", "{"]
+    lines = [f"static void {prefix}layer_{i}(const {code} *in, {out} *out)", "{"]
     thin = is_sparse(layer)
-    lines.append(f"    const {kind} *w = weights_{i};")
+    lines.append(f"    const {kind} *w = {prefix}weights_{i};")
     if thin:
-        lines.append(f"    const uint8_t *gap = gaps_{i};")
-    lines += ["    int j;", f"    for (j = 0; j < {n_out}; j++) {{", f"        {acc} sum = bias_{i}[j];"]
+        lines.append(f"    const uint8_t *gap = {prefix}gaps_{i};")
+    lines += ["    int j;", f"    for (j = 0; j < {n_out}; j++) {{", f"        {acc} sum = {prefix}bias_{i}[j];"]
     if thin:
         lines += [
             f"        const {code} *x = in, *y;",
-            f"        uint32_t n = counts_{i}[j];",
+            f"        uint32_t n = {prefix}counts_{i}[j];",
             "        /* In pairs, a fifth faster: two products do not wait for each other. */",
             "        for (; n > 0; n--) {",
             "            y = x + gap[0];",
@@ -309,11 +311,11 @@ def _scores(net: WholeNet, name: str, number: str, score: str, tops: Sequence[in
         f"int {name}_scores(const {number} row[{widths[0]}], {score} scores[{outputs}])",
         "{",
         *(f"    {_code(top)} in_{i}[{width}];" for i, (top, width) in enumerate(zip(tops, widths, strict=True))),
-        "    const int refused = codes_of(row, in_0);",
+        f"    const int refused = {name}_codes_of(row, in_0);",
         "    if (refused)",
         "        return refused;",
-        *(f"    layer_{i}(in_{i}, in_{i + 1});" for i in range(len(net.layers) - 1)),
-        f"    layer_{len(net.layers) - 1}(in_{len(net.layers) - 1}, scores);",
+        *(f"    {name}_layer_{i}(in_{i}, in_{i + 1});" for i in range(len(net.layers) - 1)),
+        f"    {name}_layer_{len(net.layers) - 1}(in_{len(net.layers) - 1}, scores);",
         "    return 0;",
         "}",
     ]
