@@ -27,7 +27,7 @@ from jobs import compact, exits
 from jobs.cli import app
 from jobs.recipe import Recipe, load_recipe, read_recipe
 from reduce import PCA, Dataset
-from reduce.errors import ConfigError
+from reduce.errors import ArtifactError, ConfigError
 from tests.compress.conftest import write
 
 ROOT = Path(__file__).parents[2]
@@ -281,3 +281,34 @@ def test_predict_reads_the_file_and_writes_parquet(finished: Path, digit_files: 
         app, ["predict", str(finished / "report.json"), str(digit_files), "--out", str(tmp_path / "q"), "--json"]
     )
     assert refused.exit_code == exits.DAMAGED
+
+
+def test_inspect_says_what_is_in_the_file(finished: Path, tmp_path: Path) -> None:
+    file = finished / "model.emill"
+    told = CliRunner().invoke(app, ["inspect", str(file), "--json"])
+    assert told.exit_code == 0, told.output
+    found, net = json.loads(told.stdout), load(file)
+    assert found["bytes"] == file.stat().st_size == sum(found["sections"].values())
+    assert found["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert found["labels"] == list(range(10))
+    assert found["input"]["layout"] == {"vector": "pixels", "n_features": 64}
+    assert [layer["nonzero"] for layer in found["layers"]] == [np.count_nonzero(la.weights) for la in net.layers]
+    assert max(layer["weight_bits"] for layer in found["layers"]) == 6
+    shown = CliRunner().invoke(app, ["inspect", str(file)])
+    assert shown.exit_code == 0
+    assert "layer 1" in shown.stdout
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "bad.emill").write_bytes(damaged)
+    for name, message in (("bad.emill", "found another digest"), ("none.emill", "expected a packed model at")):
+        refused = CliRunner().invoke(app, ["inspect", str(tmp_path / name), "--json"])
+        assert refused.exit_code == exits.code_of(ArtifactError(""))
+        assert message in json.loads(refused.stdout)["error"]["message"]
+
+
+def test_the_schema_of_recipes() -> None:
+    told = CliRunner().invoke(app, ["schema", "recipe"])
+    assert told.exit_code == 0
+    assert json.loads(told.stdout) == Recipe.model_json_schema()
+    refused = CliRunner().invoke(app, ["schema", "recipes", "--json"])
+    assert refused.exit_code == exits.code_of(ConfigError(""))
