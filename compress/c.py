@@ -50,7 +50,8 @@ def to_c(
     Args:
         model: quantized, or the path of a packed file.
         path: a local path or URI.
-        name: what all its names begin with.
+        name: what all its names begin with, those that stay inside too, so that several models fit into one
+            translation unit as well as into one program.
         number: type of a raw value, ``"double"`` or ``"float"``.
 
     Returns:
@@ -78,17 +79,19 @@ def source(net: WholeNet, *, name: str = "model", number: Number = "double") -> 
     parts = [_head(net, name, number, score), _struct(net, name)]
     first, d = net.layers[0], net.front.n_features
     layers = [replace(first, weights=first.weights[:d]), *net.layers[1:]]
+    mine = f"{name}_"
     parts += [
-        _layer_data(i, layer, _int(m), _weight(net.layers[i])) for i, (layer, m) in enumerate(_pairs(layers, most))
+        _layer_data(mine, i, layer, _int(m), _weight(net.layers[i]))
+        for i, (layer, m) in enumerate(_pairs(layers, most))
     ]
     if net.front.categories:
-        parts.append(_rows(net, _int(most[0])))
+        parts.append(_rows(net, name, _int(most[0])))
     if d:
-        parts.append(_codes(net, number, _code(tops[0])))
+        parts.append(_codes(net, name, number, _code(tops[0])))
     for i, (layer, m) in enumerate(_pairs(layers, most)):
         out = score if layer.bits == 0 else _code(tops[i + 1])
         sums = i == 0 and bool(net.front.categories)
-        parts.append(_layer(i, layer, _int(m), _code(tops[i]), out, _weight(net.layers[i]), sums=sums))
+        parts.append(_layer(mine, i, layer, _int(m), _code(tops[i]), out, _weight(net.layers[i]), sums=sums))
     parts += [_scores(net, name, number, score, _int(most[0]), tops), _answers(net, name, score)]
     parts += [_lookups(net, name), _names(net, name)]
     return "\n".join(part for part in parts if part)
@@ -175,20 +178,20 @@ def is_sparse(layer: WholeLayer) -> bool:
     return bool((1 + size) * len(sparse(layer.weights)[1]) + 4 * n_out < size * layer.weights.size)
 
 
-def _layer_data(i: int, layer: WholeLayer, acc: str, weight: tuple[str, int]) -> str:
+def _layer_data(prefix: str, i: int, layer: WholeLayer, acc: str, weight: tuple[str, int]) -> str:
     kind = weight[0]
-    bias = _array(acc, f"bias_{i}", layer.bias.tolist())
+    bias = _array(acc, f"{prefix}bias_{i}", layer.bias.tolist())
     if not layer.weights.size:
         return bias
     if not is_sparse(layer):
-        return bias + _array(kind, f"weights_{i}", layer.weights.T.ravel().tolist())
+        return bias + _array(kind, f"{prefix}weights_{i}", layer.weights.T.ravel().tolist())
     counts, gaps, values = sparse(layer.weights)
     count = "uint16_t" if max(counts) < 1 << 16 else "uint32_t"
     return (
         bias
-        + _array(count, f"counts_{i}", counts)
-        + _array("uint8_t", f"gaps_{i}", gaps)
-        + _array(kind, f"weights_{i}", values)
+        + _array(count, f"{prefix}counts_{i}", counts)
+        + _array("uint8_t", f"{prefix}gaps_{i}", gaps)
+        + _array(kind, f"{prefix}weights_{i}", values)
     )
 
 
@@ -237,7 +240,7 @@ def _head(net: WholeNet, name: str, number: str, score: str) -> str:
     )
 
 
-def _codes(net: WholeNet, number: str, code: str) -> str:
+def _codes(net: WholeNet, name: str, number: str, code: str) -> str:
     """The front: a raw row to codes, in double precision as the reference does it."""
     front = net.front
     shared = len(front.low) == 1
@@ -245,31 +248,31 @@ def _codes(net: WholeNet, number: str, code: str) -> str:
     if shared:
         low, step = float(front.low[0]), float(front.step[0])
     else:
-        data += _floats("low", front.low) + _floats("step", front.step)
+        data += _floats(f"{name}_low", front.low) + _floats(f"{name}_step", front.step)
     one_fill = len(front.fill) == 1
     if not one_fill:
-        data += _array("int32_t", "fill", front.fill.tolist())
+        data += _array("int32_t", f"{name}_fill", front.fill.tolist())
     value = "(double)row[i]" if number == "float" else "row[i]"
     # x - 0 and x / 1 are x to the last bit.
     if shared:
         less = value if low == 0 else f"({value} - ({low.hex()}))"
         scaled = less if step == 1 else f"{less} / {step.hex()}"
     else:
-        scaled = f"({value} - (double)low[i]) / (double)step[i]"
+        scaled = f"({value} - (double){name}_low[i]) / (double){name}_step[i]"
     refuses = bool((front.fill < 0).any())
     missing: list[str]
     if one_fill:
         missing = ["            return i + 1;"] if refuses else [f"            codes[i] = {int(front.fill[0])};"]
     else:
-        missing = ["            if (fill[i] < 0)", "                return i + 1;"] if refuses else []
-        missing.append(f"            codes[i] = ({code})fill[i];")
+        missing = [f"            if ({name}_fill[i] < 0)", "                return i + 1;"] if refuses else []
+        missing.append(f"            codes[i] = ({code}){name}_fill[i];")
     kept = [
         f"            const double x = {scaled} + 0.5;",
         f"            codes[i] = ({code})(x >= {front.top}.0 ? {front.top}.0 : x > 0.0 ? x : 0.0);",
     ]
     biggest = "FLT_MAX" if number == "float" else "DBL_MAX"
     body = [
-        f"static int codes_of(const {number} *row, {code} *codes)",
+        f"static int {name}_codes_of(const {number} *row, {code} *codes)",
         "{",
         "    int i;",
         f"    for (i = 0; i < {front.n_features}; i++) {{",
@@ -286,23 +289,31 @@ def _codes(net: WholeNet, number: str, code: str) -> str:
 
 
 def _layer(
-    i: int, layer: WholeLayer, acc: str, code: str, out: str, weight: tuple[str, int], *, sums: bool = False
+    prefix: str,
+    i: int,
+    layer: WholeLayer,
+    acc: str,
+    code: str,
+    out: str,
+    weight: tuple[str, int],
+    *,
+    sums: bool = False,
 ) -> str:
     n_in, n_out = layer.weights.shape
     kind = weight[0]
     taken = [*([f"const {code} *in"] if n_in else []), *([f"const {acc} *sums"] if sums else [])]
-    lines = [f"static void layer_{i}({', '.join(taken)}, {out} *out)", "{"]
+    lines = [f"static void {prefix}layer_{i}({', '.join(taken)}, {out} *out)", "{"]
     thin = n_in > 0 and is_sparse(layer)
     if n_in:
-        lines.append(f"    const {kind} *w = weights_{i};")
+        lines.append(f"    const {kind} *w = {prefix}weights_{i};")
     if thin:
-        lines.append(f"    const uint8_t *gap = gaps_{i};")
-    start = "sums[j]" if sums else f"bias_{i}[j]"
+        lines.append(f"    const uint8_t *gap = {prefix}gaps_{i};")
+    start = "sums[j]" if sums else f"{prefix}bias_{i}[j]"
     lines += ["    int j;", f"    for (j = 0; j < {n_out}; j++) {{", f"        {acc} sum = {start};"]
     if thin:
         lines += [
             f"        const {code} *x = in, *y;",
-            f"        uint32_t n = counts_{i}[j];",
+            f"        uint32_t n = {prefix}counts_{i}[j];",
             "        /* In pairs, a fifth faster: two products do not wait for each other. */",
             "        for (; n > 0; n--) {",
             "            y = x + gap[0];",
@@ -354,11 +365,11 @@ def _scores(net: WholeNet, name: str, number: str, score: str, acc: str, tops: S
         "{",
         *(f"    {_code(tops[i])} in_{i}[{width}];" for i, width in enumerate(widths) if width),
         *([f"    {acc} sums[{net.layers[0].weights.shape[1]}];"] if named else []),
-        *(["    const int refused = codes_of(row, in_0);"] if d else []),
+        *([f"    const int refused = {name}_codes_of(row, in_0);"] if d else []),
         *(["    if (refused)", "        return refused;"] if d else []),
-        *(["    rows_of(categories, sums);"] if named else []),
-        f"    layer_0({first});",
-        *(f"    layer_{i}(in_{i}, {results[i]});" for i in range(1, last + 1)),
+        *([f"    {name}_rows_of(categories, sums);"] if named else []),
+        f"    {name}_layer_0({first});",
+        *(f"    {name}_layer_{i}(in_{i}, {results[i]});" for i in range(1, last + 1)),
         "    return 0;",
         "}",
     ]
@@ -413,24 +424,24 @@ def _texts(name: str, what: str, texts: Sequence[str]) -> str:
     return f"extern {table};\n{table} = {{\n" + ",\n".join(rows) + "\n};\n"
 
 
-def _rows(net: WholeNet, acc: str) -> str:
+def _rows(net: WholeNet, name: str, acc: str) -> str:
     """The sums of the first layer that categories make, its biases included."""
     front, layer = net.front, net.layers[0]
     kind, n_out, d = _weight(layer)[0], layer.weights.shape[1], front.n_features
-    data = _array(kind, "rows", layer.weights[d:].ravel().tolist())
-    data += _array("int32_t", "widths", [category.width for category in front.categories])
-    data += _array("int32_t", "starts", [start - d for start, _ in front.spans])
+    data = _array(kind, f"{name}_rows", layer.weights[d:].ravel().tolist())
+    data += _array("int32_t", f"{name}_widths", [category.width for category in front.categories])
+    data += _array("int32_t", f"{name}_starts", [start - d for start, _ in front.spans])
     return (
         data
         + f"""
-static void rows_of(const int32_t *categories, {acc} *sums)
+static void {name}_rows_of(const int32_t *categories, {acc} *sums)
 {{
     int i, j;
     for (j = 0; j < {n_out}; j++)
-        sums[j] = bias_0[j];
+        sums[j] = {name}_bias_0[j];
     for (i = 0; i < {len(front.categories)}; i++) {{
-        const int32_t code = categories[i] > 0 && categories[i] < widths[i] ? categories[i] : 0;
-        const {kind} *w = rows + (starts[i] + code) * {n_out};
+        const int32_t code = categories[i] > 0 && categories[i] < {name}_widths[i] ? categories[i] : 0;
+        const {kind} *w = {name}_rows + ({name}_starts[i] + code) * {n_out};
         for (j = 0; j < {n_out}; j++)
             sums[j] += ({acc}){front.hot} * ({acc})w[j];
     }}
@@ -449,7 +460,7 @@ def _lookups(net: WholeNet, name: str) -> str:
     for i, category in enumerate(categories):
         vocabulary = (category.kind, category.values)
         known.append(vocabulary)
-        table = f"values_{known.index(vocabulary)}"
+        table = f"{name}_values_{known.index(vocabulary)}"
         nulls += f"    case {i}:\n        return {category.null};\n"
         if not category.values:
             continue
@@ -465,7 +476,7 @@ def _lookups(net: WholeNet, name: str) -> str:
         if known.index(vocabulary) < i:
             data[i] = ""
     order = f"""
-static int order_of(const char *text, size_t bytes, const struct {name}_text *value)
+static int {name}_order_of(const char *text, size_t bytes, const struct {name}_text *value)
 {{
     size_t i;
     for (i = 0; i < bytes && i < value->bytes; i++)
@@ -477,7 +488,7 @@ static int order_of(const char *text, size_t bytes, const struct {name}_text *va
     search = _SEARCH.replace("NAME", name)
     text, whole = "".join(texts), "".join(wholes)
     in_text = search.replace("KIND", f"const struct {name}_text").replace("CASES", text)
-    in_text = in_text.replace("ORDER", "order_of(text, bytes, values + middle)")
+    in_text = in_text.replace("ORDER", f"{name}_order_of(text, bytes, values + middle)")
     in_whole = search.replace("KIND", "const int64_t").replace("CASES", whole)
     in_whole = in_whole.replace("ORDER", "value < values[middle] ? -1 : value > values[middle]")
     heads = [

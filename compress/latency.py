@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,4 +59,13 @@ def time_calls(predict: Callable[[Any], Any], X: Any, batch: int) -> list[float]
     return took
 
 
-__all__ = ["Latency", "latency", "time_calls"]
+def machine() -> str:
+    """The processor on which times are measured, as it calls itself."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+__all__ = ["Latency", "latency", "machine", "time_calls"]

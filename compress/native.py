@@ -204,7 +204,8 @@ def footprint(
     )
     depth = {where.split(":")[-1]: int(count) for where, count, _ in frames}
     # Layers are called one after the other: the deepest of what the scores call counts.
-    inner = max((count for name, count in depth.items() if not name.startswith("model_")), default=0)
+    own = ("model_codes_of", "model_layer_")
+    inner = max((count for name, count in depth.items() if name.startswith(own)), default=0)
     return Footprint(
         compiler,
         tuple(flags),

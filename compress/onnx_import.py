@@ -56,16 +56,24 @@ def chain(content: bytes, where: str) -> tuple[list[tuple[F64, F64, bool]], bool
             layers[-1] = (*layers[-1][:2], True)
         elif kind in LAST and layers and not layers[-1][2]:
             end = kind
-        elif kind not in PASSING:
+        elif kind not in PASSING and not _widens(node):
             raise _other(f"{kind} after {len(layers)} layers", f"Gemm, MatMul and Add, Relu, and {LAST} last")
         # A sum may take a bias until something else is done to it.
-        open_sum = kind in ("MatMul", "Gemm") or (open_sum and kind in ("Add", *PASSING))
+        open_sum = kind in ("MatMul", "Gemm") or (open_sum and kind in ("Add", "Cast", *PASSING))
         at = node.output[0]
     if at != graph.output[0].name:
         raise _other(
             f"an output {graph.output[0].name[:50]!r} within the chain", "the last operator's result as output"
         )
     return layers, end == "Sigmoid"
+
+
+def _widens(node: Any) -> bool:
+    """Whether it is a Cast to single or double precision, which Keras on torch puts between all operators."""
+    from onnx import TensorProto
+
+    to = [attribute.i for attribute in node.attribute if attribute.name == "to"]
+    return node.op_type == "Cast" and to in ([TensorProto.FLOAT], [TensorProto.DOUBLE])
 
 
 def _plain(model: Any) -> None:

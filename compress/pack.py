@@ -132,6 +132,18 @@ def unpacked(content: bytes, where: str = "the file") -> WholeNet:
         raise ArtifactError(f"expected a whole packed model in {where}: {error}") from error
 
 
+def sections(content: bytes, where: str = "the file") -> tuple[WholeNet, dict[str, int]]:
+    """The model in the bytes of a packed file, and how many of the bytes are whose; they add up to all of them.
+
+    Raises:
+        ArtifactError: as of :func:`load`.
+    """
+    net = unpacked(content, where)
+    reader = _Reader(content[len(MAGIC) + DIGEST :])
+    _read(reader, bool(net.front.categories))
+    return net, {"magic and digest": len(MAGIC) + DIGEST, **reader.taken}
+
+
 # Writing
 
 
@@ -317,6 +329,7 @@ class _Reader:
 
     def __init__(self, content: bytes) -> None:
         self._content, self._at = content, 0
+        self.taken: dict[str, int] = {}
 
     @property
     def at(self) -> int:
@@ -328,6 +341,10 @@ class _Reader:
     @property
     def left(self) -> int:
         return len(self._content) - self._at
+
+    def mark(self, section: str) -> None:
+        """What has been read since the last mark is this section."""
+        self.taken[section] = self._at - sum(self.taken.values())
 
     def take(self, count: int) -> bytes:
         if count > self.left:
@@ -374,9 +391,12 @@ def _read(reader: _Reader, categories: bool) -> WholeNet:
     coder = "range" if variant == _CODED_BIASES else CODERS[variant]
     scale, offset = struct.unpack("<dd", reader.take(16))
     labels: tuple[Label, ...] = () if regression else _read_labels(reader)
+    reader.mark("task and labels")
     front = _read_front(reader, 0 if categories else 1)
+    reader.mark("input")
     if categories:
         front = _read_categories(reader, front)
+        reader.mark("categories")
     width = reader.varint(front.width)
     count = reader.byte(MAX_LAYERS)
     layers: list[WholeLayer] = []
@@ -396,9 +416,11 @@ def _read(reader: _Reader, categories: bool) -> WholeNet:
         weights = _read_weights(reader, (n_in, n_out), coder, width)
         width = _width_after(weights, width)
         layers.append(WholeLayer(weights, bias, bool(relu), multiplier, shift, bits))
+        reader.mark(f"layer {i}")
         n_in = n_out
     if variant == _CODED_BIASES:
         _read_biases(reader, [layer.bias for layer in layers])
+        reader.mark("biases")
     if reader.left:
         raise ArtifactError(f"expected the end, found {reader.left} more bytes")
     net = WholeNet("regression" if regression else "classification", labels, front, tuple(layers), scale, offset)
@@ -574,4 +596,4 @@ def _read_zstd(reader: _Reader, shape: tuple[int, int]) -> npt.NDArray[np.int64]
     return np.frombuffer(raw, kind).reshape(shape[::-1]).T.astype(np.int64)
 
 
-__all__ = ["CODERS", "load", "net_of", "pack", "packed", "unpacked"]
+__all__ = ["CODERS", "load", "net_of", "pack", "packed", "sections", "unpacked"]

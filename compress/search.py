@@ -8,6 +8,7 @@ lower one or more width for too many errors, less width for too much time. Rows 
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +23,8 @@ from compress.evaluate import evaluate
 from compress.integer import whole_net
 from compress.latency import time_calls
 from compress.model import Model
+from compress.native import compiled
+from compress.onnx_export import run_onnx, to_onnx
 from compress.pack import packed
 from compress.quantize import quantize
 from compress.train import Epoch, train
@@ -31,6 +34,7 @@ from reduce.errors import ConfigError, OutputError
 
 MIN_PENALTY, MAX_PENALTY = 1e-8, 1e-2
 TRIALS = "trials.json"
+BACKENDS = ("numpy", "onnxruntime", "c")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Target:
         max_bytes: of the packed file.
         max_error: share of wrong labels, or root mean square error, on the rows held out.
         max_latency_us: microseconds of a call of ``backend`` on ``batch`` rows, at ``quantile``, one thread, here.
-        backend: ``"numpy"``: the integer model in Python.
+        backend: ``"numpy"``: the integer model in Python; ``"onnxruntime"``: its ONNX; ``"c"``: its C, compiled here
+            by ``cc`` at -O2 and called from Python.
         batch: rows of a call.
         quantile: 0.5 is the median.
     """
@@ -57,8 +62,11 @@ class Target:
         limits = [x for x in (self.max_bytes, self.max_error, self.max_latency_us) if x is not None]
         if not limits or not all(x > 0 for x in limits):
             raise ConfigError(f"expected at least one limit above 0, found {self}; set max_bytes, for example")
-        if self.backend != "numpy" or self.batch < 1 or not 0 < self.quantile < 1:
-            raise ConfigError(f"expected backend numpy, batch of at least 1 and 0 < quantile < 1, found {self}")
+        if self.backend not in BACKENDS or self.batch < 1 or not 0 < self.quantile < 1:
+            raise ConfigError(
+                f"expected a backend among {', '.join(BACKENDS)}, batch of at least 1 and 0 < quantile < 1, "
+                f"found {self}"
+            )
 
     def excess(self, size: int, error: float, latency_us: float | None) -> float:
         """The largest relative excess over a limit; at most 0 when all are kept."""
@@ -257,7 +265,22 @@ def _train(
 def _latency(model: Model, samples: Samples, target: Target) -> float:
     """Microseconds of a call on raw rows, made of the codes."""
     X = samples.front.example(samples.sample(max(target.batch, 64))[0])
-    return float(np.quantile(time_calls(whole_net(model).predict, X, target.batch), target.quantile) * 1e6)
+    return float(np.quantile(time_calls(_predictor(model, target.backend), X, target.batch), target.quantile) * 1e6)
+
+
+def _predictor(model: Model, backend: str) -> Callable[[Any], Any]:
+    """What predicts by a backend.
+
+    Raises:
+        ConfigError: this machine has no such backend.
+    """
+    if backend == "c":
+        return compiled(model).predict
+    if backend == "onnxruntime":
+        with tempfile.TemporaryDirectory(prefix="eigenmill-") as folder:
+            to_onnx(model, f"{folder}/model.onnx")
+            return run_onnx(f"{folder}/model.onnx").predict
+    return whole_net(model).predict
 
 
 # Which candidate is next

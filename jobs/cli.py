@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 import reduce
 from jobs import apply, compact_cli, console, exits, quality, redact, show
 from jobs.build import build_dataset, build_engine, command_engine
-from jobs.config import Job, load_job
+from jobs.config import Job, Section, load_job
 from jobs.daily_cli import commands as daily
 from jobs.fitted import keeps_state
 from jobs.report import finite
@@ -208,10 +208,17 @@ def inspect(
 ) -> None:
     """Show the quality of data: missing, infinite, extreme and constant values per column.
 
-    Of Parquet files or a job's input it reads everything once; of a model it shows what the fit has found.
+    Of Parquet files or a job's input it reads everything once; of a model it shows what the fit has found; of a
+    packed model (.emill) what is in the file: columns, labels, layers, bits, bytes by section, digest.
 
     Example: [cyan]eigenmill inspect data/mnist --vector pixels[/cyan]
     """
+    if path.endswith(".emill"):
+        from jobs import compact_inspect
+
+        packed = compact_inspect.described(path)
+        console.show(compact_inspect.shown(packed), packed, json_)
+        return
     about: list[RenderableType] = []
     plain: dict[str, Any] = {}
     with console.bars(quiet or json_) as bars:
@@ -404,12 +411,19 @@ def text(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON schema of job files, for editors that complete and check YAML.
+def schema(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="job, or recipe for those of compress.")] = "job",
+) -> None:
+    """Print the JSON schema of job files or recipes, for editors that complete and check YAML.
 
-    Example: [cyan]eigenmill schema > job.schema.json[/cyan]
+    Example: [cyan]eigenmill schema recipe > recipe.schema.json[/cyan]
     """
-    print(json.dumps(Job.model_json_schema(), indent=2))
+    from jobs.recipe import Recipe
+
+    kinds: dict[str, type[Section]] = {"job": Job, "recipe": Recipe}
+    if kind not in kinds:
+        raise ConfigError(f"expected a kind of file among {', '.join(kinds)}, found {kind!r}; name one of them")
+    print(json.dumps(kinds[kind].model_json_schema(), indent=2))
 
 
 # What the commands share

@@ -35,9 +35,11 @@ from compress import (
     fold_projection,
     gather,
     pack,
+    pooling,
     prune,
     prune_neurons,
     quantize,
+    regrow,
     share_weights,
     train,
 )
@@ -46,6 +48,7 @@ from compress.categories import columns_of
 from compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Validation
 from compress.evaluate import Evaluation, evaluate
+from compress.latency import machine
 from compress.native import Footprint, compiled, footprint
 from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
 from compress.pack import packed
@@ -156,6 +159,7 @@ class CompactReport:
         if self.found is not None:
             trials = {
                 "met": self.found.met,
+                "machine": machine(),
                 "excess": self.found.best.excess,
                 "best": asdict(self.found.best),
                 "trials": [asdict(trial) for trial in self.found.trials],
@@ -218,7 +222,9 @@ def _dataset(given: spec.Rows, label: str, **other: Any) -> Dataset:
 
 
 def _start(net: spec.Net, rows: spec.Rows) -> Model:
-    source = None if net.pca is None else load_reduction(net.pca)
+    source: Any = None if net.pca is None else load_reduction(net.pca)
+    if net.pooling is not None:
+        source = pooling(**net.pooling.model_dump())
     options: dict[str, Any] = {"task": net.task, "input_bits": net.input_bits, "seed": net.seed}
     options |= rows.model_dump(include={"categories", "max_categories", "min_frequency"})
     return Model.mlp(source, net.hidden, net.classes, **options)
@@ -301,6 +307,7 @@ def _train(
             checkpoint=checkpoint,
             seed=seed,
             progress=advance,
+            augment=None if step.augment is None else step.augment.model_dump(),
             **given,
         )
 
@@ -328,6 +335,7 @@ def _epochs(progress: Progress | None, name: str, epochs: int, rows: int) -> Ite
 STEPS: dict[str, Callable[..., Model]] = {
     "train": _train,
     "prune": lambda step, model, *_: prune(model, step.sparsity, scope=step.scope),
+    "regrow": lambda step, model, samples, *_: regrow(model, samples, step.share),
     "prune_neurons": lambda step, model, samples, *_: prune_neurons(model, samples, step.keep),
     "factorize": lambda step, model, *_: factorize(model, rank=step.rank, energy=step.energy),
     "fold_projection": lambda step, model, *_: fold_projection(model, always=step.always),
@@ -389,7 +397,8 @@ def _targeted(
     """The recipe's own model if it keeps to the target, else what a search finds."""
     wanted = recipe.target
     assert wanted is not None
-    target = Target(wanted.max_bytes, wanted.max_error, wanted.max_latency_us, "numpy", wanted.batch, wanted.quantile)
+    limits = ("max_bytes", "max_error", "max_latency_us", "backend", "batch", "quantile")
+    target = Target(**wanted.model_dump(include=set(limits)))
     if wanted.max_latency_us is None and target.excess(last.packed_bytes, last.error, None) <= 0:
         return model, None
     key = digest_of([samples.digest, recipe.model.model_dump(mode="json"), wanted.model_dump(mode="json")])

@@ -51,6 +51,17 @@ class Test(Section):
     """Rows to keep, as of `input`."""
 
 
+class PoolingSpec(Section):
+    """A fixed first layer: the means of square tiles of a picture."""
+
+    height: int = Field(ge=1)
+    """Of the picture, in inputs."""
+    width: int = Field(ge=1)
+    """Of the picture, in inputs."""
+    tile: int = Field(default=2, ge=2)
+    """Side of a tile, in inputs."""
+
+
 class Net(Section):
     """The net, before it is trained."""
 
@@ -64,8 +75,16 @@ class Net(Section):
     """Precision of the input; 8 for pixels, else 12 by default."""
     pca: str | None = None
     """Directory of a saved PCA or truncated SVD, which becomes the first layer."""
+    pooling: PoolingSpec | None = None
+    """A fixed transform in front, instead of `pca`."""
     seed: int = 0
     """Of the first weights and of the order of the rows."""
+
+    @model_validator(mode="after")
+    def _one_first_layer(self) -> Net:
+        if self.pca is not None and self.pooling is not None:
+            raise ValueError("pca or pooling as first layer; found both, remove one")
+        return self
 
 
 class Optimizer(Section):
@@ -114,6 +133,25 @@ class EntropyPenaltySpec(Section):
     """Loss per bit."""
 
 
+class AffineSpec(Section):
+    """Pictures shifted, turned, stretched and slanted at random, anew each time they are seen."""
+
+    name: Literal["affine"]
+    """The kind of augmentation."""
+    height: int = Field(ge=1)
+    """Of the pictures, in inputs."""
+    width: int = Field(ge=1)
+    """Of the pictures, in inputs."""
+    shift: float = Field(default=2.0, ge=0, lt=90)
+    """Largest shift to any side, in inputs."""
+    turn: float = Field(default=12.0, ge=0, lt=90)
+    """Largest turn, in degrees."""
+    zoom: float = Field(default=0.12, ge=0, lt=1)
+    """Largest change of either side's length, as a share."""
+    shear: float = Field(default=10.0, ge=0, lt=90)
+    """Largest slant, in degrees."""
+
+
 class Train(Section):
     """Train, from first weights or onwards."""
 
@@ -131,6 +169,8 @@ class Train(Section):
     """Stop after so many epochs without a better validation loss, and keep the best."""
     class_weight: Literal["balanced"] | None = None
     """Count rare classes as much as frequent ones."""
+    augment: AffineSpec | None = None
+    """Change the rows at random, by the seed."""
     magnitude: MagnitudeSpec | None = None
     """Prune meanwhile."""
     learned_step: LearnedStepSpec | None = None
@@ -154,6 +194,15 @@ class Prune(Section):
     """Share of the weights that are 0 afterwards."""
     scope: Literal["global", "layer"] = "global"
     """Compare the weights of all layers, or of each."""
+
+
+class Regrow(Section):
+    """Let pruned weights grow again where the loss asks for it most; train and prune afterwards."""
+
+    step: Literal["regrow"]
+    """The kind of step."""
+    share: float = Field(default=0.1, gt=0, le=1)
+    """Of the pruned weights."""
 
 
 class PruneNeurons(Section):
@@ -205,7 +254,7 @@ class Quantize(Section):
     """Of the hidden results."""
 
 
-Kind = Train | Prune | PruneNeurons | Factorize | FoldProjection | ShareWeights | Quantize
+Kind = Train | Prune | Regrow | PruneNeurons | Factorize | FoldProjection | ShareWeights | Quantize
 
 
 class TargetSpec(Section):
@@ -217,6 +266,8 @@ class TargetSpec(Section):
     """On the validation rows: share of wrong labels, or root mean square error."""
     max_latency_us: float | None = Field(default=None, gt=0)
     """Of one call, in microseconds on this machine."""
+    backend: Literal["numpy", "onnxruntime", "c"] = "numpy"
+    """What is called: the packed file in Python, its ONNX, or its C compiled here by cc at -O2."""
     batch: int = Field(default=1, ge=1)
     """Rows of that call."""
     quantile: float = Field(default=0.5, gt=0, lt=1)

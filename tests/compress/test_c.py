@@ -122,7 +122,7 @@ def test_the_nets_take_every_way() -> None:
     assert "gaps_0" in texts["thin"]
     assert re.search(r"gaps_0\[.*\b255, ", texts["thin"], re.S)
     assert "int32_t in_0" in texts["wide sums"]
-    assert "fill[i] < 0" in texts["projection"]
+    assert "model_fill[i] < 0" in texts["projection"]
     for made in NETS.values():
         finite = np.where(np.isfinite(X := rows(made.front)), X, 0.0)
         assert len(np.unique(made.scores(finite))) > 4 or made is NETS["no weights"]
@@ -172,6 +172,33 @@ def asked(made: WholeNet, row: Any, folder: Path) -> list[str]:
     subprocess.run(["cc", *STRICT, "main.c", "-o", "main", "-lm"], cwd=folder, check=True)
     run = subprocess.run(["./main"], cwd=folder, capture_output=True, text=True, check=True)
     return run.stdout.splitlines()
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one translation unit", "two"])
+def test_two_models_in_one_program(together: bool, tmp_path: Path) -> None:
+    """Names differ, those inside too: of two models with layers of every kind, each gives its own scores."""
+    thin, per_column = NETS["thin"], NETS["projection"]
+    given = {"first": thin, "second": per_column}
+    main = "#include <stdio.h>\n"
+    body = ""
+    for name, made in given.items():
+        d, outputs, score = made.front.n_features, made.layers[-1].weights.shape[1], score_type(made)
+        to_c(made, tmp_path / f"{name}.c", name=name)
+        head = f"int {name}_scores(const double row[{d}], {score} scores[{outputs}]);\n"
+        main += f'#include "{name}.c"\n' if together else f"#include <stdint.h>\n{head}"
+        row = np.abs(rows(made.front)[3:4])
+        numbers = ", ".join(float(v).hex() for v in np.where(np.isfinite(row), row, 1.0)[0])
+        body += f"{{ const double row[] = {{ {numbers} }}; {score} s[{outputs}]; if ({name}_scores(row, s)) return 1;"
+        body += f' for (int k = 0; k < {outputs}; k++) printf("%lld\\n", (long long)s[k]); }}\n'
+    (tmp_path / "main.c").write_text(f"{main}int main(void) {{ {body} return 0; }}\n")
+    texts = ["main.c"] if together else ["main.c", "first.c", "second.c"]
+    subprocess.run(["cc", *STRICT, *texts, "-o", "main", "-lm"], cwd=tmp_path, check=True)
+    done = subprocess.run(["./main"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    wanted: list[int] = []
+    for made in given.values():
+        row = np.abs(rows(made.front)[3:4])
+        wanted += made.scores(np.where(np.isfinite(row), row, 1.0))[0].tolist()
+    assert [int(line) for line in done.stdout.splitlines()] == wanted
 
 
 @pytest.mark.parametrize("labels", [(0, 1, 2), (-(1 << 62), 5, 1 << 62)])

@@ -20,6 +20,7 @@ from compress.onnx_import import chain
 from reduce.errors import ArtifactError, ConfigError, EigenmillError, SchemaError
 
 onnx = pytest.importorskip("onnx")
+GOLDEN = Path(__file__).parent / "golden"
 helper, numpy_helper = onnx.helper, onnx.numpy_helper
 
 
@@ -160,6 +161,24 @@ def keras_like(net: Any, *, gemm: bool = False) -> Any:
         constants,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+
+
+def test_an_onnx_file_that_keras_has_exported() -> None:
+    """golden/README.md says how the file was made, and what Keras predicted."""
+    from sklearn.datasets import load_digits
+
+    X, y = load_digits(return_X_y=True)
+    X = (X / 16).astype(np.float32)
+    found = from_onnx(GOLDEN / "keras-digits.onnx", X)
+    assert found.hidden == (16,)
+    # Inputs are rounded to 12 bits, which Keras does not do.
+    np.testing.assert_allclose(found.predict_proba(X[:5]), np.loadtxt(GOLDEN / "keras-digits.txt"), atol=1e-3)
+    assert np.mean(found.predict(X) == y) > 0.94
+    made = onnx.load(GOLDEN / "keras-digits.onnx")
+    cast = next(node for node in made.graph.node if node.op_type == "Cast")
+    cast.attribute[0].i = onnx.TensorProto.INT8
+    with pytest.raises(ConfigError, match="found Cast after 0 layers"):
+        chain(made.SerializeToString(), "changed")
 
 
 @pytest.mark.parametrize("gemm", [False, True])

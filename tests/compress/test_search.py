@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from compress.search import Candidate, Search, Target, Trial, front, search
 from reduce import PCA
 from reduce.errors import ConfigError, OutputError
 from tests.compress.conftest import error
+
+search_module = importlib.import_module("compress.search")  # the package has a function of this name
 
 
 def look(samples: Samples, target: Target, **options: Any) -> Search:
@@ -96,7 +100,25 @@ def test_time_and_components_are_searched_too(samples: Samples, folder: Path) ->
 def test_wrong_requests_are_refused(samples: Samples, trained: Model) -> None:
     with pytest.raises(ConfigError, match="at least one limit"):
         Target()
-    with pytest.raises(ConfigError, match="backend numpy"):
+    with pytest.raises(ConfigError, match="backend among numpy, onnxruntime, c"):
         Target(max_latency_us=3, backend="gpu")
     with pytest.raises(ConfigError, match="untrained"):
         search(trained, samples, Target(max_bytes=10))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "c"])
+def test_latency_is_that_of_the_backend_asked_for(
+    backend: str, samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "c" and shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    called: list[Any] = []
+    timed = search_module.time_calls
+    monkeypatch.setattr(
+        search_module, "time_calls", lambda predict, X, batch: called.append((predict, X)) or timed(predict, X, batch)
+    )
+    found = look(samples, Target(max_latency_us=1e7, backend=backend, batch=3, quantile=0.9), trials=1, epochs=1)
+    assert found.met
+    ((predict, X),) = called
+    assert type(predict.__self__).__name__ == {"c": "Native", "onnxruntime": "OnnxNet"}[backend]
+    assert np.mean(predict(X) == found.model.predict(X)) > 0.98

@@ -28,7 +28,7 @@ from jobs import compact, exits
 from jobs.cli import app
 from jobs.recipe import Recipe, load_recipe, read_recipe
 from reduce import PCA, Dataset
-from reduce.errors import ConfigError
+from reduce.errors import ArtifactError, ConfigError
 from tests.compress.conftest import write
 from tests.compress.made_tables import late
 
@@ -322,3 +322,70 @@ def test_a_recipe_with_categories(tmp_path: Path) -> None:
     assert found.column_names == ["id", "prediction", "p_False", "p_True"]
     np.testing.assert_array_equal(found["prediction"], load(out / "model.emill").predict(rows))
     assert np.mean(np.asarray(found["prediction"]) == rows["late"].to_numpy()) > 0.75
+
+
+def test_inspect_says_what_is_in_the_file(finished: Path, tmp_path: Path) -> None:
+    file = finished / "model.emill"
+    told = CliRunner().invoke(app, ["inspect", str(file), "--json"])
+    assert told.exit_code == 0, told.output
+    found, net = json.loads(told.stdout), load(file)
+    assert found["bytes"] == file.stat().st_size == sum(found["sections"].values())
+    assert found["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert found["labels"] == list(range(10))
+    assert found["input"]["layout"] == {"vector": "pixels", "n_features": 64}
+    assert [layer["nonzero"] for layer in found["layers"]] == [np.count_nonzero(la.weights) for la in net.layers]
+    assert max(layer["weight_bits"] for layer in found["layers"]) == 6
+    shown = CliRunner().invoke(app, ["inspect", str(file)])
+    assert shown.exit_code == 0
+    assert "layer 1" in shown.stdout
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / "bad.emill").write_bytes(damaged)
+    for name, message in (("bad.emill", "found another digest"), ("none.emill", "expected a packed model at")):
+        refused = CliRunner().invoke(app, ["inspect", str(tmp_path / name), "--json"])
+        assert refused.exit_code == exits.code_of(ArtifactError(""))
+        assert message in json.loads(refused.stdout)["error"]["message"]
+
+
+def test_the_schema_of_recipes() -> None:
+    told = CliRunner().invoke(app, ["schema", "recipe"])
+    assert told.exit_code == 0
+    assert json.loads(told.stdout) == Recipe.model_json_schema()
+    refused = CliRunner().invoke(app, ["schema", "recipes", "--json"])
+    assert refused.exit_code == exits.code_of(ConfigError(""))
+
+
+def test_pooling_augmentation_and_regrowth_by_name(digit_files: Path, tmp_path: Path) -> None:
+    """Means of 2 x 2 pixels are read; shifted digits teach; pruned weights come back where asked."""
+    text = RECIPE.format(data=digit_files, out=tmp_path / "out").replace(
+        "model: {hidden: [24], seed: 1}", "model: {hidden: [24], seed: 1, pooling: {height: 8, width: 8}}"
+    )
+    text = text.replace("  - step: quantize\n", "  - step: regrow\n    share: 0.5\n  - step: quantize\n")
+    text = text.replace(
+        "    epochs: 12\n", "    epochs: 12\n    augment: {name: affine, height: 8, width: 8, shift: 0.5, turn: 5}\n"
+    )
+    text = text.replace("sparsity: 0.7", "sparsity: 0.4")
+    found = compact.run(read_recipe(text, "recipe.yaml"))
+    stages = tmp_path / "out/stages"
+    models = {path.stem: Model.restore(path) for path in stages.glob("*.model")}
+    first, pruned, grown = models["00-train"], models["02-train"], models["03-regrow"]
+    assert first.layers[0].frozen
+    assert first.layers[0].n_out == 16
+    assert found.after.error < 0.35
+    masks = [[la.mask for la in model.layers if la.mask is not None] for model in (pruned, grown)]
+    held, opened = (sum(int((~mask).sum()) for mask in each) for each in masks)
+    assert abs(opened - held / 2) <= 1
+    plain = text.replace("    augment: {name: affine, height: 8, width: 8, shift: 0.5, turn: 5}\n", "").replace(
+        "/out", "/plain"
+    )
+    compact.run(read_recipe(plain, "recipe.yaml"))
+    other = Model.restore(tmp_path / "plain/stages/00-train.model")
+    assert not np.array_equal(first.layers[1].weights, other.layers[1].weights)
+
+
+def test_one_first_layer_only(digit_files: Path, tmp_path: Path) -> None:
+    text = RECIPE.format(data=digit_files, out=tmp_path / "out").replace(
+        "seed: 1}", "seed: 1, pca: p, pooling: {height: 8, width: 8}}"
+    )
+    with pytest.raises(ConfigError, match=r"pca or pooling as first layer; found both"):
+        read_recipe(text, "recipe.yaml")

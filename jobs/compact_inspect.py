@@ -1,0 +1,101 @@
+"""What ``eigenmill inspect model.emill`` says: all that is in a packed file, found by reading it; nothing runs."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+
+from compress.pack import MAGIC, MAX_FILE, sections
+from jobs.show import facts, grid
+from jobs.words import count, number, percent
+from reduce import files
+from reduce.errors import ArtifactError
+
+
+def described(path: str) -> dict[str, Any]:
+    """Schema, layers, bits, bytes by section and digest of a packed file, as plain values.
+
+    Raises:
+        ArtifactError: there is no such file, or it is damaged or of a newer format.
+    """
+    fs, target = files.resolve(path)
+    try:
+        with fs.open_input_stream(target) as file:
+            content = bytes(file.read(MAX_FILE + 64))
+    except OSError as error:
+        raise ArtifactError(f"expected a packed model at {target}, found: {error}; check the path") from error
+    net, taken = sections(content, str(target))
+    front = net.front
+    layers = []
+    for i, layer in enumerate(net.layers):
+        n_in, n_out = layer.weights.shape
+        most = int(np.abs(layer.weights).max(initial=0))
+        layers.append(
+            {
+                "inputs": n_in,
+                "outputs": n_out,
+                "relu": layer.relu,
+                "nonzero": int(np.count_nonzero(layer.weights)),
+                "weight_bits": 1 + most.bit_length(),
+                "weight_values": len(np.unique(layer.weights)),
+                "result_bits": layer.bits or None,
+                "bytes": taken[f"layer {i}"],
+            }
+        )
+    parameters = sum(layer.weights.size + layer.bias.size for layer in net.layers)
+    return {
+        "path": path,
+        "format": MAGIC[-1],
+        "bytes": len(content),
+        "float_bytes": 4 * parameters,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "task": net.task,
+        "labels": list(net.labels),
+        "input": {
+            "layout": dict(front.layout),
+            "features": front.n_features,
+            "bits": front.bits,
+            "measured_alike": front.shared,
+            "missing": "refused" if (front.fill < 0).all() else "filled" if (front.fill >= 0).all() else "by column",
+        },
+        "layers": layers,
+        "sections": taken,
+    }
+
+
+def shown(found: dict[str, Any]) -> RenderableType:
+    """The same as tables."""
+    given, labels = found["input"], found["labels"]
+    layout = given["layout"]
+    columns = layout.get("columns")
+    source = ", ".join(columns[:20]) + (" ..." if len(columns) > 20 else "") if columns else layout.get("vector")
+    names = ", ".join(map(str, labels[:20])) + (" ..." if len(labels) > 20 else "")
+    ratio = number(found["float_bytes"] / found["bytes"])
+    about = facts(
+        f"Packed model at {found['path']}",
+        [
+            ("size", f"{count(found['bytes'])} bytes; {ratio} times less than in single precision"),
+            ("sha256", found["sha256"]),
+            ("predicts", f"{count(len(labels))} labels: {names}" if labels else "a number"),
+            ("reads", f"{count(given['features'])} features" + (f": {source}" if source else "")),
+            ("input", f"{given['bits']} bits, missing values {given['missing']}"),
+        ],
+    )
+    layers = grid("layer", "inputs", "outputs", "not 0", "bits", "values", "result bits", "bytes", title="Layers")
+    for i, layer in enumerate(found["layers"]):
+        share = layer["nonzero"] / max(layer["inputs"] * layer["outputs"], 1)
+        bits = "scores" if layer["result_bits"] is None else f"{layer['result_bits']}{' ReLU' if layer['relu'] else ''}"
+        counts = [count(layer[name]) for name in ("inputs", "outputs")]
+        nonzero = f"{count(layer['nonzero'])} ({percent(share)})"
+        values = [str(layer["weight_bits"]), count(layer["weight_values"])]
+        layers.add_row(str(i), *counts, nonzero, *values, bits, count(layer["bytes"]))
+    parts = grid("section", "bytes", "share", title="Bytes")
+    for name, size in found["sections"].items():
+        parts.add_row(name, count(size), percent(size / found["bytes"]))
+    return Group(about, "", layers, "", parts)
+
+
+__all__ = ["described", "shown"]
