@@ -428,7 +428,7 @@ def _rows(net: WholeNet, name: str, acc: str) -> str:
     """The sums of the first layer that categories make, its biases included."""
     front, layer = net.front, net.layers[0]
     kind, n_out, d = _weight(layer)[0], layer.weights.shape[1], front.n_features
-    data = _array(kind, f"{name}_rows", layer.weights[d:].ravel().tolist())
+    data = _array(kind, f"{name}_category_weights", layer.weights[d:].ravel().tolist())
     data += _array("int32_t", f"{name}_widths", [category.width for category in front.categories])
     data += _array("int32_t", f"{name}_starts", [start - d for start, _ in front.spans])
     return (
@@ -441,7 +441,7 @@ static void {name}_rows_of(const int32_t *categories, {acc} *sums)
         sums[j] = {name}_bias_0[j];
     for (i = 0; i < {len(front.categories)}; i++) {{
         const int32_t code = categories[i] > 0 && categories[i] < {name}_widths[i] ? categories[i] : 0;
-        const {kind} *w = {name}_rows + ({name}_starts[i] + code) * {n_out};
+        const {kind} *w = {name}_category_weights + ({name}_starts[i] + code) * {n_out};
         for (j = 0; j < {n_out}; j++)
             sums[j] += ({acc}){front.hot} * ({acc})w[j];
     }}

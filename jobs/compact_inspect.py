@@ -48,7 +48,7 @@ def described(path: str) -> dict[str, Any]:
     parameters = sum(layer.weights.size + layer.bias.size for layer in net.layers)
     return {
         "path": path,
-        "format": MAGIC[-1],
+        "format": content[len(MAGIC) - 1],
         "bytes": len(content),
         "float_bytes": 4 * parameters,
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -61,6 +61,10 @@ def described(path: str) -> dict[str, Any]:
             "measured_alike": front.shared,
             "missing": "refused" if (front.fill < 0).all() else "filled" if (front.fill >= 0).all() else "by column",
         },
+        "categories": [
+            {"name": c.name, "kind": c.kind, "values": len(c.values), "null_has_a_code": c.nulls}
+            for c in front.categories
+        ],
         "layers": layers,
         "sections": taken,
     }
@@ -82,6 +86,10 @@ def shown(found: dict[str, Any]) -> RenderableType:
             ("predicts", f"{count(len(labels))} labels: {names}" if labels else "a number"),
             ("reads", f"{count(given['features'])} features" + (f": {source}" if source else "")),
             ("input", f"{given['bits']} bits, missing values {given['missing']}"),
+            *(
+                ("category", f"{c['name']}: {count(c['values'])} values of kind {c['kind']}")
+                for c in found["categories"]
+            ),
         ],
     )
     layers = grid("layer", "inputs", "outputs", "not 0", "bits", "values", "result bits", "bytes", title="Layers")

@@ -322,6 +322,10 @@ def test_a_recipe_with_categories(tmp_path: Path) -> None:
     assert found.column_names == ["id", "prediction", "p_False", "p_True"]
     np.testing.assert_array_equal(found["prediction"], load(out / "model.emill").predict(rows))
     assert np.mean(np.asarray(found["prediction"]) == rows["late"].to_numpy()) > 0.75
+    told = json.loads(CliRunner().invoke(app, ["inspect", str(out / "model.emill"), "--json"]).stdout)
+    assert told["format"] == 2
+    assert [c["name"] for c in told["categories"]] == ["city", "weekday(when)", "hour(when)"]
+    assert sum(told["sections"].values()) == told["bytes"]
 
 
 def test_inspect_says_what_is_in_the_file(finished: Path, tmp_path: Path) -> None:
