@@ -11,12 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from compress import Model, load, pack, quantize, train
 from compress.predict import predictions
+from jobs.cli import app
 from reduce import Dataset, Sink, connect
-from reduce.errors import ConfigError, SchemaError
+from reduce.errors import ConfigError, DataError, SchemaError
 from tests.compress.conftest import OPTIMIZER, read, write
+from tests.engines.counting import failing_at
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,6 +85,41 @@ def test_any_engine_writes_the_same(packed_file: Path, digits: Any, tmp_path: Pa
     ):
         there = connect("dask", client).write(data, Sink(tmp_path / "dask"))
     assert here.as_json()["parts"] == there.as_json()["parts"]
+
+
+@pytest.mark.filterwarnings("default")  # those of pyspark
+def test_the_command_on_spark_goes_on_to_the_bytes_of_the_local_engine(
+    packed_file: Path, digits: Any, spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, X, y = digits
+    folder = write(tmp_path / "new", X, y, 60)
+    monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 8 * 64 * 60)
+    monkeypatch.setattr("reduce.parts.PART_BYTES", (1, 1))  # a part for every fragment
+
+    def command(out: str, *more: str, code: int = 0) -> str:
+        arguments = ["predict", packed_file, folder, "--out", tmp_path / out, "--carry", "id,label", *more]
+        done = CliRunner().invoke(app, [str(a) for a in arguments])
+        assert done.exit_code == code, done.output
+        return done.output
+
+    command("local", "--workers", "1")
+    data = predictions(load(packed_file), folder, carry=["id", "label"])
+    sink = Sink(tmp_path / "spark", layout="columns", names=list(data.feature_names))
+    with pytest.raises(DataError, match="just once"):
+        connect("spark", spark).write(failing_at(data, len(data.fragments) // 2, DataError("just once")), sink)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "spark").glob("part-*")}
+    assert 0 < len(before) < 4
+    assert not (tmp_path / "spark/_SUCCESS").exists()
+    command("spark", "--engine", "spark")
+    found, expected = (
+        {p.name: p.read_bytes() for p in (tmp_path / o).iterdir() if p.is_file()} for o in ("spark", "local")
+    )
+    assert found == expected
+    assert sum(name.startswith("part-") for name in found) == 4
+    assert before == {path: path.stat().st_mtime_ns for path in before}, "what was there is not written again"
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+    assert "expected no --workers with --engine spark" in command("x", "--engine", "spark", "--workers", "2", code=2)
+    assert "expected an engine among local, dask, spark" in command("x", "--engine", "ray", code=2)
 
 
 def test_text_labels_values_and_columns(digits: Any, tmp_path: Path) -> None:

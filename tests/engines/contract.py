@@ -37,7 +37,7 @@ from reduce.passes.moments import Intake, MomentsPass
 from reduce.passes.rows import RowsPass
 from reduce.passes.sketch import SketchPass
 from reduce.passes.tsqr import TsqrPass
-from tests.engines.counting import failing_at
+from tests.engines.counting import FailingScans, failing_at
 
 KINDS = ("moments", "gram", "rows", "tsqr", "sketch")
 INPUTS = (
@@ -136,6 +136,14 @@ def bytes_of(result: Any) -> str:
     return digest_of(result if isinstance(result, np.ndarray) else to_arrays(result))
 
 
+def same_arrays(mine: Any, theirs: Any) -> None:
+    """Two fitted models are equal to the byte."""
+    arrays = {name: value for name, value in vars(theirs).items() if isinstance(value, np.ndarray)}
+    assert len(arrays) > 3
+    for name, value in arrays.items():
+        assert getattr(mine, name).tobytes() == value.tobytes(), name
+
+
 def tree_of(folder: Path) -> dict[str, str]:
     return {
         str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
@@ -194,9 +202,7 @@ class EngineContract:
         data = open_input(input_, tmp_path)
         Model: Any = TruncatedSVD if input_ == "sparse" else PCA
         mine, theirs = (Model(2, scale=True, refine=True).fit(data, engine=e) for e in (engine, reference()))
-        for name, value in vars(theirs).items():
-            if isinstance(value, np.ndarray):
-                assert getattr(mine, name).tobytes() == value.tobytes(), name
+        same_arrays(mine, theirs)
         for e, out in ((engine, "a"), (reference(), "b")):
             e.write(mine.transform(data), Sink(tmp_path / out, part_bytes=300))
         assert tree_of(tmp_path / "a") == tree_of(tmp_path / "b")
@@ -317,6 +323,37 @@ class EngineContract:
         # What is finished is not read again.
         never = failing_at(data, fragment, DataError("never"))
         assert bytes_of(make_engine(work=work).run(pass_, never)) == bytes_of(reference().run(pass_, data))
+
+    @pytest.mark.parametrize(
+        ("input_", "Model", "options", "scans"),
+        [
+            ("list", PCA, {"scale": True, "refine": True, "max_scans": 4}, ["Moments", "Sketch", "Sketch", "Tsqr"]),
+            ("sparse", PCA, {"max_scans": 3}, ["Moments", "Sketch", "Sketch"]),
+            ("sparse", TruncatedSVD, {"refine": True, "max_scans": 4}, ["Sketch", "Sketch", "Sketch", "Tsqr"]),
+            ("list", PCA, {"max_scans": 1}, ["Sketch"]),
+        ],
+        ids=["dense", "sparse centred", "sparse", "single scan"],
+    )
+    def test_the_bytes_of_an_iteration(
+        self, engine: Any, input_: str, Model: Any, options: dict[str, Any], scans: list[str], tmp_path: Path
+    ) -> None:
+        data, counting = open_input(input_, tmp_path), FailingScans(engine, [], "")
+        mine, theirs = (
+            Model(2, solver="sketch", block_size=2, tol=None, **options).fit(data, engine=e)
+            for e in (counting, reference())
+        )
+        assert counting.scans == [f"{name}Pass" for name in scans]
+        same_arrays(mine, theirs)
+
+    def test_a_stopped_iteration_goes_on(self, make_engine: MakeEngine, tmp_path: Path) -> None:
+        """In its third scan; the scans before it are not read again."""
+        data, work = open_input("list", tmp_path), tmp_path / "work"
+        model = PCA(2, solver="sketch", block_size=2, tol=None, max_scans=3)
+        with pytest.raises(DataError, match="just once"):
+            model.fit(data, engine=FailingScans(make_engine(work=work), [3], "just once"))
+        again = PCA(**model.get_params()).fit(data, engine=FailingScans(make_engine(work=work), [1, 2], "never"))
+        same_arrays(again, PCA(**model.get_params()).fit(data, engine=reference()))
+        assert again.n_scans_ == 3
 
     def test_a_stopped_write_goes_on(self, engine: Any, tmp_path: Path) -> None:
         data = open_input("missing", tmp_path)

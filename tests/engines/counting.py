@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from reduce.dataset import Dataset
+from reduce.errors import DataError
 
 
 class CountingEngine:
@@ -41,6 +42,23 @@ class CountingEngine:
 
     def _count(self, fragment: Any, block: Any) -> None:
         self.rows += block.rows
+
+
+class FailingScans:
+    """Wraps an engine; ``scans`` lists the passes; the data of those numbered ``which`` (from 1) raise."""
+
+    def __init__(self, engine: Any, which: Sequence[int], message: str) -> None:
+        self.engine, self.which, self.message = engine, which, message
+        self.scans: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def run(self, pass_: Any, data: Dataset, *, tree: Any = None) -> Any:
+        self.scans.append(type(pass_).__name__)
+        if len(self.scans) in self.which:
+            data = failing_at(data, len(data.fragments) // 2, DataError(self.message))
+        return self.engine.run(pass_, data, tree=tree)
 
 
 class WatchedSource:
