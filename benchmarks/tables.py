@@ -163,7 +163,8 @@ def tropp_spectra(n: int, R: int) -> dict[str, F64]:
     """By name, the (n,) singular values of the matrices with a known decay; R is the effective rank."""
     i = np.arange(1.0, n - R + 1)
     tails = {f"j^-{p:g}": (i + 1) ** -p for p in (0.5, 1, 2)}
-    tails |= {f"10^-{q:g}j": 10 ** (-q * i) for q in (0.01, 0.1, 0.5)}
+    # Below 1e-100 nothing can be seen, and squares would leave the range of float64.
+    tails |= {f"10^-{q:g}j": np.maximum(10 ** (-q * i), 1e-100) for q in (0.01, 0.1, 0.5)}
     return {name: np.concatenate([np.ones(R), tail]) for name, tail in tails.items()}
 
 
@@ -226,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             records.append({"table": title, "matrix": name, "found": found})
             print(f"| {name} | " + " | ".join(found.values()) + " |", flush=True)
             own = [value for side, value in found.items() if side.startswith("eigenmill")]
-            if not all(passes(value, name) for value in own):
+            if not all(value != "failed" and passes(value, name) for value in own):
                 print("| FAIL: eigenmill is outside the tolerance |")
     if session is not None:
         session.stop()

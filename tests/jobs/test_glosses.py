@@ -39,7 +39,7 @@ def test_texts_become_features_as_accurate_as_asked(tmp_path: Path, monkeypatch:
     for kind in KINDS:
         (texts / f"{kind}.txt").write_text("\n".join(of_kind(cache, kind)) + "\n", encoding="utf-8")
     written = text.write(texts, "data/glosses", workers=2)
-    assert (written.files, written.rows, written.features) == (4, 117_659, 65_536)
+    assert (written.files, written.documents, written.features) == (4, 117_659, 65_536)
     job = load_job(ROOT / "conf/glosses.yaml")
     report = run(job)
     assert report.status == "complete"
