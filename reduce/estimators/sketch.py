@@ -133,7 +133,9 @@ def moments_first(intake: Intake, *, sparse: bool, centred: bool, scale: bool) -
 def planned(intake: Intake, wanted: Wanted, products: int) -> SketchPass:
     """A pass that takes as much as the last one of an iteration, for plans: zeros never touched take no memory."""
     d = len(intake.names)
-    return SketchPass(intake, np.zeros((d, wanted.width)), held=8 * d * min(wanted.width * (products + 1), d))
+    # Beside the basis, moments, means, pivots and scales: of a million columns they count.
+    held = 8 * d * (min(wanted.width * (products + 1), d) + 24)
+    return SketchPass(intake, np.zeros((d, wanted.width)), held=held)
 
 
 def refuse_unfit(wanted: Wanted, intake: Intake, products: int, data: Dataset, engine: Engine) -> None:
