@@ -147,7 +147,7 @@ class Reduction(Section):
     max_components: int = Field(default=COMPONENTS, ge=1)
     """For sketch with a share of the variance: the most components that may be needed for it."""
     block_size: int | None = Field(default=None, ge=1)
-    """For sketch: vectors multiplied in one scan; by default a fifth more than components. Fewer take less memory."""
+    """For sketch: vectors multiplied in one scan; by default a quarter more than components. Fewer take less memory."""
     seed: int = 0
     """Where random numbers start."""
 

@@ -45,7 +45,7 @@ class PCA(Linear):
         max_scans: scans of the sketch solver, those of moments and refinement included. With a single product
             (``max_scans=1``, for data that can be read once) the Nystroem approximation is taken, and its bounds.
         max_components: most components that it tries for a share.
-        block_size: Gaussian vectors per scan; by default a fifth more than ``n_components``, at least 10 more.
+        block_size: Gaussian vectors per scan; by default a quarter more than ``n_components``, at least 10 more.
         warm_start: let it start from ``components_`` of the fit before, besides random vectors.
         random_state: where the random vectors of the sketch solver start.
 

@@ -107,8 +107,8 @@ class Fit:
 
 
 def width_of(k: int | None, most: int, d: int) -> int:
-    """Columns of the start: a fifth more than the values wanted, at least 10 more; a quarter of an unknown number."""
-    wanted = k + max(10, k // 5) if k is not None else most // 4 + 10
+    """Columns of the start: a quarter more than the values wanted, at least 10 more; a quarter of an unknown number."""
+    wanted = k + max(10, k // 4) if k is not None else most // 4 + 10
     return min(wanted, d)
 
 
