@@ -157,7 +157,7 @@ def test_workers_join_and_leave_meanwhile(mortal: Cluster, folder: Path, tmp_pat
 
 def leaves_of(rows: int, patch: pytest.MonkeyPatch) -> None:
     """Leaves of so few rows that wide data has several: at least 2 d rows otherwise."""
-    for module in ("reduce.engines.base", "reduce.parquet"):
+    for module in ("reduce.engines.base", "reduce.engines.tasks", "reduce.parquet"):
         patch.setattr(f"{module}.leaf_rows", lambda d: rows)
 
 

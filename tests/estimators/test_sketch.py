@@ -497,7 +497,7 @@ def test_a_million_columns_are_planned_within_8_gib_or_refused_with_what_would_f
 
     data = Dataset.from_numpy(sp.random_array((1000, 1_000_000), density=1e-6, format="csr", rng=RNG(34)))
     engine = LocalEngine(workers=2, memory="8GiB")
-    with pytest.raises(DoesNotFitError, match=r"a basis of 17 blocks of 60 vectors .*; give block_size=\d+, a smaller"):
+    with pytest.raises(DoesNotFitError, match=r"a basis of 17 blocks of 62 vectors .*; give block_size=\d+, a smaller"):
         TruncatedSVD(50, solver="sketch").fit(data, engine=engine)
     assert not explain(TruncatedSVD(50, solver="sketch"), data, engine).fits
     plan = explain(TruncatedSVD(50, solver="sketch", max_scans=6), data, engine)

@@ -237,7 +237,7 @@ output: {{path: {tmp_path / "out"}, batches: [1]}}
     ("old", "new", "line", "said"),
     [
         ("sparsity: 0.7", "sparsty: 0.7", 16, "steps.1.sparsty: expected a key of this section, found 'sparsty'; did"),
-        ("step: prune\n", "step: prume\n", 15, "steps.1: expected a step among train, prune, prune_neurons, factori"),
+        ("step: prune\n", "step: prume\n", 15, "steps.1: expected a step among train, prune, regrow, prune_neurons"),
         ("bits: 6", "bits: 60", 20, "steps.3.bits: expected a number <= 16 or a list, found 60"),
         ("lr: 0.05", "lr: '5e-2'", 14, "steps.0.optimizer.lr: expected a number, found '5e-2'; write 0.05 for the num"),
         ("hidden: [24]", "hiden: [24]", 10, "model.hiden: expected a key of this section, found 'hiden'; did you mean"),
