@@ -1,5 +1,7 @@
 """Pack: an integer net as one flat file, and back. Writing and reading below specify every byte.
 
+The bytes of the input are in :mod:`compress.pack_front`, those of numbers and names in :mod:`compress.flat`.
+
 A file is all that a prediction needs: names of the columns, codes of the input, weights, labels. Reading one runs no
 code, allocates nothing before the sizes have been checked, and needs neither torch nor constriction. The digest
 detects damage, **not forgery**: who can write a file can write a digest.
@@ -12,18 +14,17 @@ import math
 import os
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from compress import huffman
-from compress.categories import MAX_CATEGORIES, MAX_TEXT, Category, Kind, Value
 from compress.coder import DECISIONS_PER_BYTE, Decoder, Encoder, code_numbers, code_weights
-from compress.front import MAX_BITS, MAX_INPUTS, Front
+from compress.flat import Reader, signed, text, varint
 from compress.integer import MAX_ACC, MAX_PARAMETERS, WholeLayer, WholeNet, check, whole_net
 from compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model, tiles
+from compress.pack_front import category_bytes, front_bytes, read_categories, read_front
 from reduce import files
 from reduce.errors import ArtifactError, ConfigError, SchemaError
 
@@ -44,7 +45,6 @@ _CODED_BIASES = 3
 _PLAIN, _LISTED, _TILES = range(3)
 """How the weights of a layer are given: as they are, as places in lists of values, or as the sums of tiles."""
 _LABELS = ("count", "whole", "text", "boolean")
-_KINDS: tuple[Kind, ...] = ("whole", "text", "boolean")
 
 
 def pack(
@@ -127,7 +127,7 @@ def unpacked(content: bytes, where: str = "the file") -> WholeNet:
     if hashlib.sha256(body).digest()[:DIGEST] != content[len(MAGIC) : len(MAGIC) + DIGEST]:
         raise ArtifactError(f"expected {where} as it was packed, found another digest; restore it, or pack again")
     try:
-        return _read(_Reader(body), content.startswith(MAGIC_CATEGORIES))
+        return _read(Reader(body), content.startswith(MAGIC_CATEGORIES))
     except (ArtifactError, ConfigError, SchemaError, UnicodeDecodeError) as error:
         raise ArtifactError(f"expected a whole packed model in {where}: {error}") from error
 
@@ -139,7 +139,7 @@ def sections(content: bytes, where: str = "the file") -> tuple[WholeNet, dict[st
         ArtifactError: as of :func:`load`.
     """
     net = unpacked(content, where)
-    reader = _Reader(content[len(MAGIC) + DIGEST :])
+    reader = Reader(content[len(MAGIC) + DIGEST :])
     _read(reader, bool(net.front.categories))
     return net, {"magic and digest": len(MAGIC) + DIGEST, **reader.taken}
 
@@ -147,45 +147,20 @@ def sections(content: bytes, where: str = "the file") -> tuple[WholeNet, dict[st
 # Writing
 
 
-def _varint(value: int) -> bytes:
-    """Seven bits a byte, the low ones first."""
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _signed(value: int) -> bytes:
-    """Zigzag: 0, -1, 1, -2 ... as 0, 1, 2, 3 ..."""
-    return _varint(2 * value if value >= 0 else -2 * value - 1)
-
-
-def _text(value: str) -> bytes:
-    return _text_bytes(value.encode())
-
-
-def _text_bytes(raw: bytes) -> bytes:
-    if len(raw) > MAX_TEXT:
-        raise ConfigError(f"expected names and labels of at most {MAX_TEXT} bytes, found {len(raw)}; shorten them")
-    return _varint(len(raw)) + raw
-
-
 def _body(net: WholeNet, variant: int, width: int) -> bytes:
     coder = "range" if variant == _CODED_BIASES else CODERS[variant]
     parts = [bytes([variant, net.task == "regression"]), struct.pack("<dd", net.scale, net.offset)]
     if net.task == "classification":
         parts.append(_labels(net.labels))
-    parts += [_front(net.front), _categories(net.front), _varint(width), bytes([len(net.layers)])]
+    parts += [front_bytes(net.front), category_bytes(net.front), varint(width), bytes([len(net.layers)])]
     if sum(layer.weights.size for layer in net.layers) > MAX_CODED:
         raise ConfigError(f"expected at most {MAX_CODED} weights, found more; prune neurons")
     for i, layer in enumerate(net.layers):
-        parts.append(_varint(layer.weights.shape[1]))
+        parts.append(varint(layer.weights.shape[1]))
         if i + 1 < len(net.layers):
-            parts += [bytes([layer.bits << 1 | layer.relu]), _varint(layer.multiplier), bytes([layer.shift])]
+            parts += [bytes([layer.bits << 1 | layer.relu]), varint(layer.multiplier), bytes([layer.shift])]
         if variant != _CODED_BIASES:
-            parts += [_signed(int(b)) for b in layer.bias]
+            parts += [signed(int(b)) for b in layer.bias]
         parts.append(_weights(layer.weights, coder, width))
         width = _width_after(layer.weights, width)
     if variant == _CODED_BIASES:
@@ -206,78 +181,36 @@ def _biases(biases: Sequence[npt.NDArray[np.int64]]) -> bytes:
 def _words(side: Encoder) -> bytes:
     """Counted in words; those that are 0 at the end are what a decoder reads past it."""
     content = side.content()
-    return _varint(len(content) // 4) + content
+    return varint(len(content) // 4) + content
 
 
 def _labels(labels: tuple[Label, ...]) -> bytes:
     if all(isinstance(label, str) for label in labels):
-        kind, parts = 2, [_text(str(label)) for label in labels]
+        kind, parts = 2, [text(str(label)) for label in labels]
     elif all(isinstance(label, bool) for label in labels):
         kind, parts = 3, [bytes([bool(label)]) for label in labels]
     elif labels == tuple(range(len(labels))):
         kind, parts = 0, []
     else:
-        kind, parts = 1, [_signed(int(label)) for label in labels]
-    return bytes([kind]) + _varint(len(labels)) + b"".join(parts)
-
-
-def _front(front: Front) -> bytes:
-    columns = front.layout.get("columns")
-    names = [str(name) for name in columns] if columns is not None else [str(front.layout.get("vector", ""))]
-    alike = [len(a) == 1 for a in (front.low, front.fill)]
-    parts = [bytes([(columns is not None) << 2 | alike[0] << 1 | alike[1], front.bits]), _varint(front.n_features)]
-    parts += [_text(name) for name in names]
-    parts += [front.low.astype("<f4").tobytes(), front.step.astype("<f4").tobytes()]
-    return b"".join([*parts, *(_varint(int(code) + 1) for code in front.fill)])
-
-
-def _categories(front: Front) -> bytes:
-    """Nothing if there are none. A vocabulary that an earlier category has as well is given by that one's place."""
-    if not front.categories:
-        return b""
-    parts, known = [_varint(front.hot), _varint(len(front.categories))], list[tuple[Kind, tuple[Value, ...]]]()
-    for category in front.categories:
-        vocabulary = (category.kind, category.values)
-        again = vocabulary in known
-        flags = _KINDS.index(category.kind) << 2 | category.nulls << 1 | again
-        parts += [_text(category.name), bytes([flags])]
-        parts.append(_varint(known.index(vocabulary)) if again else _vocabulary(category))
-        known.append(vocabulary)
-    return b"".join(parts)
-
-
-def _vocabulary(category: Category) -> bytes:
-    """Ascending values: text by what it shares with the one before and the rest, whole numbers by their gaps."""
-    out, before = bytearray(_varint(len(category.values))), b""
-    for i, value in enumerate(category.values):
-        if isinstance(value, str):
-            raw = value.encode()
-            apart = (j for j, (a, b) in enumerate(zip(before, raw, strict=False)) if a != b)
-            same = next(apart, min(len(before), len(raw)))
-            out += _varint(same) + _text_bytes(raw[same:])
-            before = raw
-        elif category.kind == "boolean":
-            out.append(bool(value))
-        else:
-            out += _signed(int(value)) if i == 0 else _varint(int(value) - int(category.values[i - 1]) - 1)
-    return bytes(out)
+        kind, parts = 1, [signed(int(label)) for label in labels]
+    return bytes([kind]) + varint(len(labels)) + b"".join(parts)
 
 
 def _weights(weights: npt.NDArray[np.int64], coder: str, width: int) -> bytes:
     """Largest value, the values that occur if they are few, and the coded places among them; or a tile's side."""
     tile = _tile(weights, width)
     if tile > 1:
-        return _varint(int(weights.max())) + bytes([_TILES]) + _varint(tile)
+        return varint(int(weights.max())) + bytes([_TILES]) + varint(tile)
     positive, negative = np.unique(weights[weights > 0]), np.unique(-weights[weights < 0])
     most = int(np.abs(weights).max(initial=0))
     few = 2 * max(len(positive), len(negative)) < most
     ranks = weights.copy()
-    head = _varint(most) + bytes([_LISTED if few else _PLAIN])
+    head = varint(most) + bytes([_LISTED if few else _PLAIN])
     if few:
         ranks[weights > 0] = np.searchsorted(positive, weights[weights > 0]) + 1
         ranks[weights < 0] = -np.searchsorted(negative, -weights[weights < 0]) - 1
         for values in (positive, negative):
-            head += _varint(len(values)) + b"".join(_varint(int(g) - 1) for g in np.diff(values, prepend=0))
+            head += varint(len(values)) + b"".join(varint(int(g) - 1) for g in np.diff(values, prepend=0))
     if coder == "zstd":
         import zstandard
 
@@ -290,7 +223,7 @@ def _weights(weights: npt.NDArray[np.int64], coder: str, width: int) -> bytes:
         side = Encoder()
         code_weights(side, ranks, width, 1 << 16)
         return head + _words(side)
-    return head + _varint(len(content)) + content
+    return head + varint(len(content)) + content
 
 
 def _tile(weights: npt.NDArray[np.int64], width: int) -> int:
@@ -311,91 +244,29 @@ def _width_after(weights: npt.NDArray[np.int64], width: int) -> int:
 
 def _huffman(ranks: npt.NDArray[np.int64]) -> bytes:
     """Count of weights, two tables of symbols and lengths, and the coded bits."""
-    parts, head = [], _varint(int(np.count_nonzero(ranks)))
+    parts, head = [], varint(int(np.count_nonzero(ranks)))
     for symbols in huffman.symbols_of(ranks):
         lengths = huffman.lengths_of(symbols)
-        head += _varint(len(lengths))
-        head += b"".join(_signed(symbol) + bytes([lengths[symbol]]) for symbol in sorted(lengths))
+        head += varint(len(lengths))
+        head += b"".join(signed(symbol) + bytes([lengths[symbol]]) for symbol in sorted(lengths))
         parts.append((symbols, huffman.words_of(lengths)))
     content = huffman.encoded(parts)
-    return head + _varint(len(content)) + content
+    return head + varint(len(content)) + content
 
 
 # Reading
 
 
-class _Reader:
-    """The bytes in order; every count is checked against what is left and against its limit."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content, self._at = content, 0
-        self.taken: dict[str, int] = {}
-
-    @property
-    def at(self) -> int:
-        return self._at
-
-    def since(self, at: int) -> bytes:
-        return self._content[at : self._at]
-
-    @property
-    def left(self) -> int:
-        return len(self._content) - self._at
-
-    def mark(self, section: str) -> None:
-        """What has been read since the last mark is this section."""
-        self.taken[section] = self._at - sum(self.taken.values())
-
-    def take(self, count: int) -> bytes:
-        if count > self.left:
-            raise ArtifactError(f"expected {count} more bytes, found {self.left}")
-        self._at += count
-        return self._content[self._at - count : self._at]
-
-    def byte(self, most: int) -> int:
-        value = self.take(1)[0]
-        if value > most:
-            raise ArtifactError(f"expected a byte of at most {most}, found {value}")
-        return value
-
-    def varint(self, most: int, least: int = 0) -> int:
-        value, shift = 0, 0
-        while True:
-            byte = self.take(1)[0]
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                break
-            if shift > 63:
-                raise ArtifactError("expected a number of at most 64 bits, found a longer one")
-        if not least <= value <= most or (byte == 0 and shift > 7):
-            raise ArtifactError(f"expected a number from {least} to {most}, found {value}")
-        return value
-
-    def signed(self, most: int) -> int:
-        value = self.varint(2 * most)
-        return -((value + 1) >> 1) if value & 1 else value >> 1
-
-    def text(self) -> str:
-        return self.take(self.varint(MAX_TEXT)).decode()
-
-    def many(self, count: int, read: Callable[[], Any]) -> list[Any]:
-        """``count`` items of at least one byte each."""
-        if count > self.left:
-            raise ArtifactError(f"expected {count} items, found {self.left} bytes")
-        return [read() for _ in range(count)]
-
-
-def _read(reader: _Reader, categories: bool) -> WholeNet:
+def _read(reader: Reader, categories: bool) -> WholeNet:
     variant, regression = reader.byte(_CODED_BIASES), reader.byte(1)
     coder = "range" if variant == _CODED_BIASES else CODERS[variant]
     scale, offset = struct.unpack("<dd", reader.take(16))
     labels: tuple[Label, ...] = () if regression else _read_labels(reader)
     reader.mark("task and labels")
-    front = _read_front(reader, 0 if categories else 1)
+    front = read_front(reader, 0 if categories else 1)
     reader.mark("input")
     if categories:
-        front = _read_categories(reader, front)
+        front = read_categories(reader, front)
         reader.mark("categories")
     width = reader.varint(front.width)
     count = reader.byte(MAX_LAYERS)
@@ -428,7 +299,7 @@ def _read(reader: _Reader, categories: bool) -> WholeNet:
     return net
 
 
-def _read_biases(reader: _Reader, biases: Sequence[npt.NDArray[np.int64]]) -> None:
+def _read_biases(reader: Reader, biases: Sequence[npt.NDArray[np.int64]]) -> None:
     """Fills the biases of all layers."""
     shifts = [reader.byte(46) for _ in biases]
     side = Decoder(_read_words(reader, sum(map(len, biases))))
@@ -438,7 +309,7 @@ def _read_biases(reader: _Reader, biases: Sequence[npt.NDArray[np.int64]]) -> No
     side.finish()
 
 
-def _read_words(reader: _Reader, size: int) -> bytes:
+def _read_words(reader: Reader, size: int) -> bytes:
     """The words of ``size`` numbers, refused if they are too few for as many."""
     content = reader.take(4 * reader.varint(MAX_FILE // 4))
     if size > DECISIONS_PER_BYTE * (len(content) + 8):
@@ -446,7 +317,7 @@ def _read_words(reader: _Reader, size: int) -> bytes:
     return content
 
 
-def _read_labels(reader: _Reader) -> tuple[Label, ...]:
+def _read_labels(reader: Reader) -> tuple[Label, ...]:
     kind, count = _LABELS[reader.byte(len(_LABELS) - 1)], reader.varint(MAX_LABELS, 2)
     if kind == "count":
         return tuple(range(count))
@@ -461,69 +332,7 @@ def _read_labels(reader: _Reader) -> tuple[Label, ...]:
     return labels
 
 
-def _read_categories(reader: _Reader, front: Front) -> Front:
-    begun = reader.at
-    hot, count = reader.varint((1 << MAX_BITS) - 1, 1), reader.varint(MAX_INPUTS, 1)
-    found: list[Category] = []
-    width = front.n_features
-    if count > reader.left:
-        raise ArtifactError(f"expected {count} categories, found {reader.left} bytes")
-    for _ in range(count):
-        name, flags = reader.text(), reader.byte(11)
-        kind, nulls = _KINDS[flags >> 2], bool(flags & 2)
-        if flags & 1:
-            values = found[reader.varint(len(found) - 1)].values if found else ()
-        else:
-            values = _read_vocabulary(reader, kind)
-        found.append(Category(name, kind, values, nulls))
-        width += found[-1].width
-        if width > MAX_INPUTS:
-            raise ArtifactError(f"expected at most {MAX_INPUTS} inputs, found {width}")
-    whole = replace(front, categories=tuple(found), hot=hot)
-    names = [category.name for category in found]
-    if len(set(names)) < count or _categories(whole) != reader.since(begun):
-        raise ArtifactError("expected every category once, as it is packed, found it otherwise")
-    return whole
-
-
-def _read_vocabulary(reader: _Reader, kind: Kind) -> tuple[Value, ...]:
-    """Values, strictly ascending."""
-    count, values = reader.varint(MAX_CATEGORIES, 0), list[Value]()
-    if count > reader.left:
-        raise ArtifactError(f"expected {count} values, found {reader.left} bytes")
-    before = b""
-    for i in range(count):
-        if kind == "boolean":
-            value: Value = bool(reader.byte(1))
-            ascends = i == 0 or bool(value) > bool(values[-1])
-        elif kind == "text":
-            same = reader.varint(len(before))
-            raw = before[:same] + reader.take(reader.varint(MAX_TEXT))
-            ascends, value = (i == 0 or raw > before) and len(raw) <= MAX_TEXT, raw.decode()
-            before = raw
-        else:
-            value = reader.signed(1 << 63) if i == 0 else int(values[-1]) + reader.varint((1 << 64) - 1) + 1
-            ascends = -(1 << 63) <= value < 1 << 63
-        if not ascends:
-            raise ArtifactError("expected the values of a category in order, found others")
-        values.append(value)
-    return tuple(values)
-
-
-def _read_front(reader: _Reader, least: int) -> Front:
-    flags, bits = reader.byte(7), reader.byte(MAX_BITS)
-    d = reader.varint(MAX_WIDTH, least)
-    names = reader.many(d if flags & 4 else 1, reader.text)
-    ends = 1 if flags & 2 else d
-    low, step = (np.frombuffer(reader.take(4 * ends), "<f4").astype(np.float32) for _ in range(2))
-    if not (bits and np.isfinite(low).all() and np.isfinite(step).all() and (step > 0).all()):
-        raise ArtifactError("expected finite ends and steps above 0, found others")
-    fill = np.array(reader.many(1 if flags & 1 else d, lambda: reader.varint(1 << bits)), np.int64) - 1
-    layout: dict[str, Any] = {"vector": names[0], "n_features": d} if names and names[0] else {}
-    return Front({"columns": names} if flags & 4 else layout, d, bits, low, step, fill, 0.0, 1.0)
-
-
-def _read_weights(reader: _Reader, shape: tuple[int, int], coder: str, width: int) -> npt.NDArray[np.int64]:
+def _read_weights(reader: Reader, shape: tuple[int, int], coder: str, width: int) -> npt.NDArray[np.int64]:
     most = reader.varint((1 << 15) - 1)
     tables: list[npt.NDArray[np.int64]] = []
     kind = reader.byte(_TILES)
@@ -556,14 +365,14 @@ def _read_weights(reader: _Reader, shape: tuple[int, int], coder: str, width: in
     return np.where(ranks >= 0, positive[np.maximum(ranks, 0)], -negative[np.maximum(-ranks, 0)])
 
 
-def _read_tiles(reader: _Reader, shape: tuple[int, int], width: int) -> npt.NDArray[np.int64]:
+def _read_tiles(reader: Reader, shape: tuple[int, int], width: int) -> npt.NDArray[np.int64]:
     side, (n_in, n_out) = reader.varint(shape[0], 2), shape
     if not width or n_in % width or width % side or n_in // width % side or side * side * n_out != n_in:
         raise ArtifactError(f"expected tiles that fill a picture {width} wide, found {side} x {side} of {n_in} inputs")
     return tiles(n_in // width, width, side)
 
 
-def _read_huffman(reader: _Reader, shape: tuple[int, int], limit: int) -> npt.NDArray[np.int64]:
+def _read_huffman(reader: Reader, shape: tuple[int, int], limit: int) -> npt.NDArray[np.int64]:
     size = shape[0] * shape[1]
     count = reader.varint(size)
     tables = []
@@ -576,7 +385,7 @@ def _read_huffman(reader: _Reader, shape: tuple[int, int], limit: int) -> npt.ND
     return huffman.decoded(reader.take(reader.varint(MAX_FILE)), shape, count, tables[0], tables[1])
 
 
-def _read_zstd(reader: _Reader, shape: tuple[int, int]) -> npt.NDArray[np.int64]:
+def _read_zstd(reader: Reader, shape: tuple[int, int]) -> npt.NDArray[np.int64]:
     try:
         import zstandard
     except ModuleNotFoundError as error:
