@@ -33,7 +33,7 @@ from reduce.engines.base import (
 )
 from reduce.engines.checkpoint import Checkpoint
 from reduce.engines.kept import Kept
-from reduce.engines.memory import estimate, parse_bytes, workers_that_fit
+from reduce.engines.memory import estimate, parse_bytes, resident, workers_that_fit
 from reduce.errors import ConfigError
 from reduce.manifest import Manifest, PartRecord
 from reduce.parts import Part
@@ -83,7 +83,7 @@ class LocalEngine:
         self.save_every = save_every
         self.progress = progress
         self._kept: Kept | None = None
-        self._reserve = 0
+        self._reserve = self._before = 0
 
     def __repr__(self) -> str:
         return f"LocalEngine(workers={self.workers}, memory={self.memory})"
@@ -100,7 +100,7 @@ class LocalEngine:
         Args:
             reserve: bytes that the caller will hold by the last scan.
         """
-        self._kept, self._reserve = Kept(self.work, self.disk), reserve
+        self._kept, self._reserve, self._before = Kept(self.work, self.disk), reserve, resident()
         try:
             yield
         finally:
@@ -108,15 +108,26 @@ class LocalEngine:
             self._kept = None
 
     def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
-        workers = workers_that_fit(pass_, data, self.workers, self.memory)
+        process = self._process()
+        workers = workers_that_fit(pass_, data, self.workers, self.memory, process)
         if self._kept is not None and (self.memory is not None or self.disk) and data.source.files:
-            room = 0 if self.memory is None else self.memory - estimate(pass_, data, workers).peak - self._reserve
-            data = self._kept.over(data, room)
+            taken = estimate(pass_, data, workers, process=process).peak + self._reserve
+            data = self._kept.over(data, 0 if self.memory is None else self.memory - taken)
         keep, tree = tree is not None, Tree() if tree is None else tree
         leaves = plan_leaves(data, after=tree)
         with staged(self.progress, scan_name(pass_), data.n_rows), one_blas_thread():
             self._fold(pass_, data, leaves, tree, workers)
             return pass_.finalize(tree.total(pass_, keep=keep))
+
+    def _process(self) -> int | None:
+        """Bytes that the process holds before a scan; None to look.
+
+        Between the scans of an iteration the allocator still has what the last one has freed, and the next takes it
+        again: counted as held it would leave room for fewer workers.
+        """
+        if self._kept is None:
+            return None
+        return min(resident(), self._before + self._kept.bytes + self._reserve)
 
     def write(self, data: Dataset, sink: Sink) -> Manifest:
         workers = workers_that_fit(None, data, self.workers, self.memory)

@@ -127,14 +127,16 @@ def sparse_row(data: Dataset) -> float:
     return stored / max(data.n_rows, 1) * (data.source.dtype.itemsize + 16) + 16
 
 
-def workers_that_fit(pass_: Pass[Any, Any] | None, data: Dataset, workers: int, memory: int | None) -> int:
+def workers_that_fit(
+    pass_: Pass[Any, Any] | None, data: Dataset, workers: int, memory: int | None, process: int | None = None
+) -> int:
     """The largest number of threads, up to ``workers``, whose peak is within ``memory``; DoesNotFitError if none is."""
     if memory is None:
         return workers
     for count in range(workers, 0, -1):
-        if estimate(pass_, data, count).peak <= memory:
+        if estimate(pass_, data, count, process=process).peak <= memory:
             return count
-    need = estimate(pass_, data, 1)
+    need = estimate(pass_, data, 1, process=process)
     raise DoesNotFitError(
         f"expected a plan within memory={format_bytes(memory)}, found that one worker needs {format_bytes(need.peak)} "
         f"({format_bytes(need.process)} held by the process, {format_bytes(need.states)} state, "

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from reduce import PCA, ConfigError, Dataset, MissingValueError, connect
 from reduce.cleaning import Cleaning
 from reduce.engines.base import one_blas_thread
+from reduce.engines.local import LocalEngine
 from reduce.engines.memory import estimate, format_bytes, parse_bytes
 from reduce.passes.gram import GramPass
 from reduce.passes.moments import Intake
@@ -215,3 +216,14 @@ def test_what_is_no_size(text: Any) -> None:
 
 def test_a_missing_size_is_no_limit() -> None:
     assert parse_bytes(None) is None
+
+
+def test_what_the_last_scan_has_freed_leaves_as_many_workers_to_the_next() -> None:
+    """The allocator still has it, so that it would look like held by the process."""
+    engine = LocalEngine(workers=2, memory="1GiB")
+    with engine.repeated(reserve=1000):
+        began = engine._process()
+        left_by_a_scan = np.ones(64 << 20, np.uint8)
+        assert began is not None
+        assert engine._process() <= engine._before + 1000 < began + left_by_a_scan.nbytes // 2
+    assert engine._process() is None
