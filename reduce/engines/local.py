@@ -108,26 +108,21 @@ class LocalEngine:
             self._kept = None
 
     def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
-        process = self._process()
+        process = None
+        if self._kept is not None:
+            # The allocator still has what the last scan has freed, and this one takes it again: counted as held by
+            # the process it would leave room for fewer workers.
+            held = self._before + self._kept.bytes + self._reserve
+            process = min(resident(), held)
         workers = workers_that_fit(pass_, data, self.workers, self.memory, process)
         if self._kept is not None and (self.memory is not None or self.disk) and data.source.files:
-            taken = estimate(pass_, data, workers, process=process).peak + self._reserve
-            data = self._kept.over(data, 0 if self.memory is None else self.memory - taken)
+            room = 0 if self.memory is None else self.memory - estimate(pass_, data, workers, process=held).peak
+            data = self._kept.over(data, room)
         keep, tree = tree is not None, Tree() if tree is None else tree
         leaves = plan_leaves(data, after=tree)
         with staged(self.progress, scan_name(pass_), data.n_rows), one_blas_thread():
             self._fold(pass_, data, leaves, tree, workers)
             return pass_.finalize(tree.total(pass_, keep=keep))
-
-    def _process(self) -> int | None:
-        """Bytes that the process holds before a scan; None to look.
-
-        Between the scans of an iteration the allocator still has what the last one has freed, and the next takes it
-        again: counted as held it would leave room for fewer workers.
-        """
-        if self._kept is None:
-            return None
-        return min(resident(), self._before + self._kept.bytes + self._reserve)
 
     def write(self, data: Dataset, sink: Sink) -> Manifest:
         workers = workers_that_fit(None, data, self.workers, self.memory)

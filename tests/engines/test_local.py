@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reduce import PCA, ConfigError, Dataset, MissingValueError, connect
+from reduce import PCA, ConfigError, Dataset, MissingValueError, TruncatedSVD, connect
 from reduce.cleaning import Cleaning
 from reduce.engines.base import one_blas_thread
 from reduce.engines.local import LocalEngine
@@ -218,12 +220,23 @@ def test_a_missing_size_is_no_limit() -> None:
     assert parse_bytes(None) is None
 
 
-def test_what_the_last_scan_has_freed_leaves_as_many_workers_to_the_next() -> None:
-    """The allocator still has it, so that it would look like held by the process."""
-    engine = LocalEngine(workers=2, memory="1GiB")
-    with engine.repeated(reserve=1000):
-        began = engine._process()
-        left_by_a_scan = np.ones(64 << 20, np.uint8)
-        assert began is not None
-        assert engine._process() <= engine._before + 1000 < began + left_by_a_scan.nbytes // 2
-    assert engine._process() is None
+def test_what_the_last_scan_has_freed_leaves_as_many_workers_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The allocator still has it, so that it looks like held by the process."""
+    resident, workers = [300 << 20], list[int]()
+    for module in ("reduce.engines.local", "reduce.engines.memory"):
+        monkeypatch.setattr(f"{module}.resident", lambda: resident[0])
+    fold = LocalEngine._fold
+
+    def folded(self: LocalEngine, pass_: Any, data: Dataset, leaves: Any, tree: Any, count: int) -> None:
+        workers.append(count)
+        fold(self, pass_, data, leaves, tree, count)
+        resident[0] = 1 << 30
+
+    monkeypatch.setattr(LocalEngine, "_fold", folded)
+    X = np.random.default_rng(0).normal(size=(2000, 60))
+    pq.write_table(pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 60)}), tmp_path / "x.parquet")
+    svd = TruncatedSVD(3, solver="sketch", tol=None, max_scans=3)
+    svd.fit(Dataset.from_parquet(tmp_path / "x.parquet"), engine=LocalEngine(workers=2, memory="1GiB"))
+    assert workers == [2, 2, 2]
