@@ -98,13 +98,20 @@ def load(path: str | os.PathLike[str]) -> WholeNet:
     Raises:
         ArtifactError: there is no such file, or it is damaged or of a newer format.
     """
+    return unpacked(*content_of(path))
+
+
+def content_of(path: str | os.PathLike[str]) -> tuple[bytes, str]:
+    """The bytes of a packed file, not yet looked at, and where it is.
+
+    Raises:
+        ArtifactError: there is no such file, or it is too large for one.
+    """
     fs, target = files.resolve(path)
     try:
-        with fs.open_input_stream(target) as file:
-            content = bytes(file.read(MAX_FILE + 64))
-    except OSError as error:
+        return files.read_bytes(fs, target, MAX_FILE + len(MAGIC) + DIGEST, ArtifactError), target
+    except FileNotFoundError as error:
         raise ArtifactError(f"expected a packed model at {target}, found: {error}; check the path") from error
-    return unpacked(content, str(target))
 
 
 def net_of(model: Model | WholeNet | str | os.PathLike[str]) -> WholeNet:
@@ -405,4 +412,4 @@ def _read_zstd(reader: Reader, shape: tuple[int, int]) -> npt.NDArray[np.int64]:
     return np.frombuffer(raw, kind).reshape(shape[::-1]).T.astype(np.int64)
 
 
-__all__ = ["CODERS", "load", "net_of", "pack", "packed", "sections", "unpacked"]
+__all__ = ["CODERS", "content_of", "load", "net_of", "pack", "packed", "sections", "unpacked"]

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 from rich.console import Group, RenderableType
 
-from compress.pack import MAGIC, MAX_FILE, sections
+from compress.pack import MAGIC, content_of, sections
 from jobs.show import facts, grid
 from jobs.words import count, number, percent
-from reduce import files
-from reduce.errors import ArtifactError
 
 
 def described(path: str) -> dict[str, Any]:
@@ -21,13 +19,8 @@ def described(path: str) -> dict[str, Any]:
     Raises:
         ArtifactError: there is no such file, or it is damaged or of a newer format.
     """
-    fs, target = files.resolve(path)
-    try:
-        with fs.open_input_stream(target) as file:
-            content = bytes(file.read(MAX_FILE + 64))
-    except OSError as error:
-        raise ArtifactError(f"expected a packed model at {target}, found: {error}; check the path") from error
-    net, taken = sections(content, str(target))
+    content, target = content_of(path)
+    net, taken = sections(content, target)
     front = net.front
     layers = []
     for i, layer in enumerate(net.layers):

@@ -291,11 +291,8 @@ def digest_file(fs: pafs.FileSystem, path: str) -> Written:
     return Written(size, sha.hexdigest())
 
 
-def read_json(fs: pafs.FileSystem, path: str, refusal: plain.Refusal = OutputError, limit: int = MAX_JSON) -> Any:
-    """The value in a JSON file; damage raises ``refusal``, absence ``FileNotFoundError``.
-
-    Refused are more than ``limit`` bytes, and what :func:`reduce.plain.parse` refuses.
-    """
+def read_bytes(fs: pafs.FileSystem, path: str, limit: int, refusal: plain.Refusal = OutputError) -> bytes:
+    """All of a file; more than ``limit`` bytes or damage raises ``refusal``, absence ``FileNotFoundError``."""
     try:
         info = fs.get_file_info(path)
         if info.type == pafs.FileType.NotFound:
@@ -305,14 +302,21 @@ def read_json(fs: pafs.FileSystem, path: str, refusal: plain.Refusal = OutputErr
             raise refusal(f"expected {path} to be a file of at most {limit} bytes, found {found}; restore it")
         with fs.open_input_stream(path) as stream:
             # One byte more than there should be: a read of the limit would allocate all of it.
-            content = stream.read(info.size + 1)
+            return bytes(stream.read(info.size + 1))
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:
         if isinstance(error, EigenmillError):
             raise
         raise refusal(f"expected to read {path}, found: {error}; check its permissions") from error
-    return plain.parse(content, path, refusal)
+
+
+def read_json(fs: pafs.FileSystem, path: str, refusal: plain.Refusal = OutputError, limit: int = MAX_JSON) -> Any:
+    """The value in a JSON file; damage raises ``refusal``, absence ``FileNotFoundError``.
+
+    Refused are more than ``limit`` bytes, and what :func:`reduce.plain.parse` refuses.
+    """
+    return plain.parse(read_bytes(fs, path, limit, refusal), path, refusal)
 
 
 # Listing and removing
