@@ -285,6 +285,41 @@ def row_counts(fragments: Sequence[Fragment], among: range | None = None) -> Ite
             yield fragments[i].rows, 1
 
 
+def total_rows(fragments: Sequence[Fragment]) -> int:
+    """Rows of all of them."""
+    return sum(rows * count for rows, count in row_counts(fragments))
+
+
+def runs_of(
+    fragments: Sequence[Fragment], target: int, *, among: range | None = None, held: int = 0
+) -> tuple[Integers, Integers, bool]:
+    """Runs of fragments, each closed as soon as it holds ``target`` rows.
+
+    Args:
+        fragments: of which data.
+        target: see above.
+        among: some of them, by default all.
+        held: rows that the first run has before it begins.
+
+    Returns:
+        The end of each run, its rows, and whether the last one is closed.
+    """
+    stops, rows = array("q"), array("q")
+    start = end = 0 if among is None else among.start
+    for more, count in row_counts(fragments, among):
+        for _ in range(count):
+            held, end = held + more, end + 1
+            if held >= target:
+                stops.append(end)
+                rows.append(held)
+                held = 0
+    closed = end == (stops[-1] if stops else start)
+    if not closed:
+        stops.append(end)
+        rows.append(held)
+    return narrow(stops), narrow(rows), closed
+
+
 def narrow(values: array[int]) -> Integers:
     """As an array of the narrowest unsigned type."""
     found = np.frombuffer(values, np.int64) if len(values) else np.empty(0, np.int64)

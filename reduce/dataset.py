@@ -22,7 +22,7 @@ import scipy.sparse
 
 from reduce.blocks import MAX_HEIGHT, Block, Origin, Workspace, block_height
 from reduce.catalog import FileInfo as FileInfo
-from reduce.catalog import Files, row_counts
+from reduce.catalog import Files, total_rows
 from reduce.catalog import Fragment as Fragment
 from reduce.cleaning import Cleaning
 from reduce.digest import digest_of
@@ -255,7 +255,7 @@ class Dataset:
     @property
     def n_rows(self) -> int:
         """Rows according to the metadata, before filters and dropped rows."""
-        return sum(rows * count for rows, count in row_counts(self.source.fragments))
+        return total_rows(self.source.fragments)
 
     @property
     def stored(self) -> int:

@@ -141,6 +141,7 @@ class ParquetSource(LaidOut):
         where: the rows to keep.
         keys: per file, the hive keys that ``carried`` or ``where`` need.
         listed: whether the files are all that directories or patterns hold.
+        target: rows up to which row groups make one fragment. It travels, so that a worker cuts as the planner did.
     """
 
     store: Store = field(repr=False)
@@ -152,6 +153,7 @@ class ParquetSource(LaidOut):
     where: RowFilter | None = None
     keys: tuple[Mapping[str, PartitionValue], ...] = ()
     listed: bool = False
+    target: int = 0
 
     @property
     def stored_columns(self) -> int:
@@ -160,17 +162,10 @@ class ParquetSource(LaidOut):
     @cached_property
     def fragments(self) -> Sequence[Fragment]:
         """Files without rows have none."""
-        return Fragments(self.files, self._target)
-
-    @property
-    def _target(self) -> int:
-        found: int = self.__dict__.get("planned", leaf_rows(len(self.names)))
-        return found
+        return Fragments(self.files, self.target)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker cuts as the planner did.
-        kept = {name: value for name, value in self.__dict__.items() if name not in ("fragments", "digest")}
-        return kept | {"planned": self._target}
+        return {name: value for name, value in self.__dict__.items() if name not in ("fragments", "digest")}
 
     @cached_property
     def digest(self) -> str:
@@ -396,7 +391,7 @@ def plan(listing: Listing, want: Wanted, filters: Any = None) -> ParquetSource:
     files = Files(infos())
     if isinstance(layout, SparkVector):
         layout = replace(layout, sparse=not dense)
-    return replace(source, files=files, layout=layout)
+    return replace(source, files=files, layout=layout, target=leaf_rows(len(source.names)))
 
 
 def _ahead(read: Callable[[str], Footer], files: Sequence[str], readers: int) -> Iterator[tuple[str, Footer]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reduce.catalog import Fragment, Integers, Made, narrow, row_counts
+from reduce.catalog import Fragment, Integers, Made, runs_of, total_rows
 
 PART_BYTES = (8 << 20, 128 << 20)
 """Bounds of a part's feature bytes; between them an output has about 64 parts. Format constants."""
@@ -53,17 +52,12 @@ def plan_parts(fragments: Sequence[Fragment], n_features: int, itemsize: int, pa
     Data without fragments make one empty part, so that an output always has a schema.
     """
     row_bytes = max(n_features * itemsize, 1)
-    total = sum(rows * count for rows, count in row_counts(fragments)) * row_bytes
+    total = total_rows(fragments) * row_bytes
     target = max((part_bytes or min(max(total // 64, PART_BYTES[0]), PART_BYTES[1])) // row_bytes, 1)
-    stops, held, end, rows, n = array("q"), array("q"), 0, 0, len(fragments)
-    for more, count in row_counts(fragments):
-        for _ in range(count):
-            rows, end = rows + more, end + 1
-            if rows >= target or end == n:
-                stops.append(end)
-                held.append(rows)
-                rows = 0
-    return Parts(fragments, narrow(stops), narrow(held)) if n else (Part(0, range(0), 0, ()),)
+    if not len(fragments):
+        return (Part(0, range(0), 0, ()),)
+    stops, rows, _ = runs_of(fragments, target)
+    return Parts(fragments, stops, rows)
 
 
 def _sources(fragments: Sequence[Fragment]) -> tuple[tuple[int, int, int], ...]:

@@ -34,7 +34,7 @@ from pyarrow import fs as pafs
 
 from reduce import encode, files, output, partition, plain, versions
 from reduce.blocks import Block
-from reduce.catalog import Some, row_counts
+from reduce.catalog import Some, total_rows
 from reduce.dataset import Dataset, Source
 from reduce.encode import Encoding, Layout
 from reduce.errors import ChangedInputError, ConfigError, OutputError, SchemaError
@@ -138,7 +138,7 @@ def _one_of(option: str, value: object, allowed: Sequence[str]) -> None:
 def _input(source: Source) -> dict[str, Any]:
     """What identifies the input in a manifest."""
     listed = [{"path": f.path, "size": f.size, "digest": f.digest} for f in source.files]
-    rows = sum(rows * count for rows, count in row_counts(source.fragments))
+    rows = total_rows(source.fragments)
     return {"digest": source.digest, "rows": rows, "features": len(source.names), "files": listed}
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
-from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -19,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
 from reduce.blocks import Workspace
-from reduce.catalog import Integers, Made, narrow, row_counts
+from reduce.catalog import Integers, Made, runs_of
 from reduce.dataset import Dataset, leaf_rows
 from reduce.errors import ArtifactError
 from reduce.passes.base import Pass, carries, from_arrays, sparse_height, to_arrays
@@ -124,23 +123,12 @@ def plan_leaves(
     ``fragments`` are a run of its fragments that begins where a leaf does, by default all; ``target`` rows close
     a leaf.
     """
-    stops, held, rows = array("q"), array("q"), after.open_rows if after else 0
     target = leaf_rows(data.n_features) if target is None else target
-    start = end = 0 if fragments is None else fragments.start
-    for more, count in row_counts(data.fragments, fragments):
-        for _ in range(count):
-            rows, end = rows + more, end + 1
-            if rows >= target:
-                stops.append(end)
-                held.append(rows)
-                rows = 0
-    full = end == (stops[-1] if stops else start)
-    if not full:
-        stops.append(end)
-        held.append(rows)
+    held = after.open_rows if after else 0
+    stops, rows, full = runs_of(data.fragments, target, among=fragments, held=held)
+    start = 0 if fragments is None else fragments.start
     continues = bool(after and after.open is not None)
-    first = after.leaves if after else 0
-    return Leaves(first, start, narrow(stops), narrow(held), full=full, continues=continues)
+    return Leaves(after.leaves if after else 0, start, stops, rows, full=full, continues=continues)
 
 
 def fold_leaf(

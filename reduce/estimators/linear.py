@@ -101,8 +101,9 @@ class Linear(Estimator):
         repeated = getattr(engine, "repeated", None)
         if solver != "sketch" or self.max_scans == 1 or repeated is None:
             return contextlib.nullcontext()
-        # The basis and the products, beside what a scan takes.
-        return cast("contextlib.AbstractContextManager[None]", repeated(self._wanted(data.n_features).coming))
+        wanted = self._wanted(data.n_features)
+        room = wanted.basis(data.n_features, wanted.scans)
+        return cast("contextlib.AbstractContextManager[None]", repeated(room))
 
     def _moments_first(self, intake: Intake, sparse: bool) -> bool:
         return sketch.moments_first(intake, sparse=sparse, centred=self._centred, scale=self.scale)
@@ -123,7 +124,7 @@ class Linear(Estimator):
             seed = 0
         elif not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(1 << 31)
-        return sketch.Wanted(k, share, most, self.tol, self.max_scans, width, int(seed), d)
+        return sketch.Wanted(k, share, most, self.tol, self.max_scans, width, int(seed))
 
     def _whole(self) -> bool:
         """Whether choosing the rank needs every eigenvalue."""

@@ -39,7 +39,6 @@ class Wanted:
         scans: scans allowed, that of moments and that of a refinement included.
         width: Gaussian columns of the start.
         seed: of the start.
-        features: d.
     """
 
     k: int | None
@@ -49,12 +48,10 @@ class Wanted:
     scans: int
     width: int
     seed: int
-    features: int = 0
 
-    @property
-    def coming(self) -> int:
-        """Bytes of the whole basis and of a product."""
-        return 8 * self.features * min(self.width * (self.scans + 1), self.features)
+    def basis(self, d: int, products: int) -> int:
+        """Bytes of the basis that so many products make, and of one of them."""
+        return 8 * d * min(self.width * (products + 1), d)
 
 
 @dataclass(frozen=True)
@@ -134,8 +131,7 @@ def planned(intake: Intake, wanted: Wanted, products: int) -> SketchPass:
     """A pass that takes as much as the last one of an iteration, for plans: zeros never touched take no memory."""
     d = len(intake.names)
     # Beside the basis, moments, means, pivots and scales: of a million columns they count.
-    held = 8 * d * (min(wanted.width * (products + 1), d) + 24)
-    return SketchPass(intake, np.zeros((d, wanted.width)), held=held)
+    return SketchPass(intake, np.zeros((d, wanted.width)), held=wanted.basis(d, products) + 8 * d * 24)
 
 
 def refuse_unfit(wanted: Wanted, intake: Intake, products: int, data: Dataset, engine: Engine) -> None:
