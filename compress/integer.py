@@ -79,18 +79,10 @@ class WholeNet:
     @cached_property
     def _weights(self) -> list[npt.NDArray[Any]]:
         """Floating point adds up whole numbers exactly, in any order and far faster: single precision to 2**24."""
-        found: list[npt.NDArray[Any]] = []
-        top = self.front.top
-        for i, layer in enumerate(self.layers):
-            sizes = np.abs(layer.weights)
-            if i == 0:
-                high, _ = first_sums(sizes, self.front)
-                largest = max(map(int, high), default=0)
-            else:
-                largest = int((sizes.sum(axis=0) * top).max(initial=0))
-            found.append(layer.weights.astype(np.float32 if largest <= 1 << 24 else np.float64))
-            top = max(layer.high, -layer.low) if layer.bits else 0
-        return found
+        return [
+            layer.weights.astype(np.float32 if max(sums, default=0) <= 1 << 24 else np.float64)
+            for layer, sums in zip(self.layers, largest_sums(self), strict=True)
+        ]
 
     def scores(self, X: Any) -> I64:
         """Integer scores (n, outputs) of raw rows X, as ``Front.codes`` takes them."""
@@ -136,6 +128,16 @@ def first_sums(weights: I64, front: Front) -> tuple[list[int], list[int]]:
         high = [h + front.hot * max(int(w), 0) for h, w in zip(high, weights[start:stop].max(axis=0), strict=True)]
         low = [n + front.hot * min(int(w), 0) for n, w in zip(low, weights[start:stop].min(axis=0), strict=True)]
     return high, low
+
+
+def largest_sums(net: WholeNet) -> list[list[int]]:
+    """For each output of each layer, what no sum of its products exceeds, in whatever order they are added."""
+    found, top = [], 0
+    for i, layer in enumerate(net.layers):
+        sizes = np.abs(layer.weights)
+        found.append(first_sums(sizes, net.front)[0] if i == 0 else [int(size) * top for size in sizes.sum(axis=0)])
+        top = max(layer.high, -layer.low) if layer.bits else 0
+    return found
 
 
 def bounds(net: WholeNet) -> list[int]:
@@ -250,4 +252,4 @@ def ratio(value: float) -> tuple[int, int]:
     return multiplier, shift
 
 
-__all__ = ["WholeLayer", "WholeNet", "bounds", "check", "first_sums", "whole_net"]
+__all__ = ["WholeLayer", "WholeNet", "bounds", "check", "largest_sums", "whole_net"]

@@ -28,7 +28,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from compress.categories import as_rows, column_of, is_table, values_of
-from compress.integer import I64, WholeLayer, WholeNet, bounds, first_sums
+from compress.integer import I64, WholeLayer, WholeNet, bounds, largest_sums
 from compress.model import Model
 from compress.pack import net_of
 from reduce import files
@@ -117,14 +117,9 @@ def graph(net: WholeNet) -> Any:
     made = _Graph()
     front, most = net.front, bounds(net)
     codes, refused = _codes(made, net) if front.n_features else ("", None)
-    for i, (layer, largest) in enumerate(zip(net.layers, most, strict=True)):
-        before = net.layers[i - 1]
-        if i == 0:
-            sums = np.array(first_sums(np.abs(layer.weights), front)[0])
-        else:
-            sums = np.abs(layer.weights).sum(axis=0) * max(before.high, -before.low)
-        # Partial sums in whatever order a runtime adds them.
-        dtype = np.float32 if int((sums + np.abs(layer.bias)).max()) <= SINGLE else np.float64
+    for i, (layer, largest, sums) in enumerate(zip(net.layers, most, largest_sums(net), strict=True)):
+        single = all(total + abs(int(bias)) <= SINGLE for total, bias in zip(sums, layer.bias, strict=True))
+        dtype = np.float32 if single else np.float64
         acc = _first(made, net, codes, dtype) if i == 0 and front.categories else _product(made, codes, layer, dtype)
         codes = _layer(made, acc, layer, largest)
     outputs = net.layers[-1].weights.shape[1]
