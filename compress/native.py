@@ -198,13 +198,13 @@ def footprint(
         ".rodata.model_labels",
         ".rodata.model_columns",
         ".rodata.model_categories",
-        ".rodata.values_",
+        ".rodata.model_values_",
         ".rodata.str",
         ".rodata.model_scores.str",
     )
     depth = {where.split(":")[-1]: int(count) for where, count, _ in frames}
-    # Layers are called one after the other: the deepest of what the scores call counts.
-    own = ("model_codes_of", "model_layer_")
+    # These are called one after the other: the deepest of what the scores call counts.
+    own = ("model_codes_of", "model_rows_of", "model_layer_")
     inner = max((count for name, count in depth.items() if name.startswith(own)), default=0)
     return Footprint(
         compiler,

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress import Model, footprint, load, pack, to_c
-from compress.c import literal, score_type, source
+from compress.c import score_type, source
+from compress.c_names import literal
 from compress.integer import WholeNet, whole_net
 from compress.native import CORTEX_M4, STRICT, compiled
 from reduce.errors import ConfigError, EigenmillError, MissingValueError, SchemaError

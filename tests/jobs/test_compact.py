@@ -24,7 +24,7 @@ pytest.importorskip("torch")
 from sklearn.datasets import load_digits
 
 from compress import Model, evaluate, load
-from jobs import compact, exits
+from jobs import compact, compact_steps, exits
 from jobs.cli import app
 from jobs.recipe import Recipe, load_recipe, read_recipe
 from reduce import PCA, Dataset
@@ -131,7 +131,7 @@ def test_a_second_run_finds_everything_done_and_scores_no_test(
     assert [line["name"] for line in lines] == ["00-train.model", "model.emill"]
     assert lines[1]["file"] == packed == lines[1]["found"]["file"]
     with monkeypatch.context() as patch:
-        patch.setattr(compact, "train", None)
+        patch.setattr(compact_steps, "train", None)
         again = invoke(str(done))
     assert all(stage["resumed"] for stage in again["stages"])
     assert again["test"] == {"before": lines[0]["found"], "after": lines[1]["found"]}
@@ -143,8 +143,8 @@ def test_a_second_run_finds_everything_done_and_scores_no_test(
 
 def test_stages_and_search_never_read_the_test_rows(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[tuple[str, Any]] = []
-    stages, dataset = compact._stages, compact._dataset
-    monkeypatch.setattr(compact, "_stages", lambda *a: (opened.append(("stages", None)), stages(*a))[1])
+    stages, dataset = compact.run_steps, compact._dataset
+    monkeypatch.setattr(compact, "run_steps", lambda *a: (opened.append(("stages", None)), stages(*a))[1])
     monkeypatch.setattr(
         compact, "_dataset", lambda *a, **k: (opened.append(("data", k.get("filters"))), dataset(*a, **k))[1]
     )
