@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,14 @@ from sklearn.exceptions import ConvergenceWarning
 
 from reduce import PCA, Dataset, TruncatedSVD, connect, load
 from reduce.blocks import Workspace
-from reduce.engines.kept import Kept
 from reduce.engines.local import LocalEngine
 from reduce.errors import ConfigError, DataError, DoesNotFitError
 from reduce.estimators.bounds import by_trace, chebyshev
 from reduce.estimators.krylov import Krylov
 from reduce.estimators.panels import inner, rotate, take_out
 from reduce.estimators.solver import Shape, choose
-from reduce.parquet import ParquetSource
 from reduce.passes.base import Pass
+from tests.estimators.made_files import sparse_parquet
 from tests.estimators.truth import aligned, thin, variances, with_spectrum
 
 RNG = np.random.default_rng
@@ -45,18 +43,6 @@ class Counting(LocalEngine):
 
 def svd(A: Any) -> Any:
     return np.linalg.svd(A, compute_uv=False)
-
-
-def sparse_parquet(path: Path, X: Any, groups: int = 4) -> Path:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    X = sp.csr_array(X)
-    offsets = pa.array(X.indptr.astype(np.int32))
-    indices = pa.ListArray.from_arrays(offsets, pa.array(X.indices.astype(np.int64)))
-    values = pa.ListArray.from_arrays(offsets, pa.array(X.data))
-    pq.write_table(pa.table({"indices": indices, "values": values}), path, row_group_size=-(-X.shape[0] // groups))
-    return path
 
 
 @pytest.mark.parametrize("form", ["dense", "sparse", "float32"])
@@ -304,118 +290,6 @@ def test_faint_directions_are_orthogonal_to_the_basis_too() -> None:
         krylov.absorb(M @ krylov.block)
     basis = np.concatenate(krylov.basis, axis=1)
     assert np.abs(basis.T @ basis - np.eye(krylov.size)).max() < 1e-13
-
-
-@pytest.mark.parametrize("memory", ["4GiB", "partly", None])
-def test_blocks_are_kept_between_scans_where_memory_allows(
-    memory: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    X = thin(9000, 1200, 0.01, seed=33)
-    data = Dataset.from_parquet(sparse_parquet(tmp_path / "a.parquet", X), sparse=("indices", "values", 1200))
-    plain = TruncatedSVD(4, solver="sketch", tol=None, max_scans=5).fit(data)
-    decoded, kept, blocks = list[int](), list[Kept](), ParquetSource.blocks
-
-    def counted(self: Any, fragment: Any, *args: Any, **options: Any) -> Any:
-        decoded.append(fragment.index)
-        return blocks(self, fragment, *args, **options)
-
-    def room(self: Kept, data: Dataset, room: int) -> Dataset:
-        kept.append(self)
-        return over(self, data, int(X.nnz * 6) - self.bytes if memory == "partly" else room)
-
-    over = Kept.over
-    monkeypatch.setattr(ParquetSource, "blocks", counted)
-    monkeypatch.setattr(Kept, "over", room)
-    engine = LocalEngine(memory="4GiB" if memory else None)
-    again = TruncatedSVD(4, solver="sketch", tol=None, max_scans=5).fit(data, engine=engine)
-    # The first scan fills, and four go without what is kept.
-    assert [fragment.rows for fragment in data.fragments] == [6750, 2250]
-    found = {index: decoded.count(index) for index in range(2)}
-    if memory == "partly":
-        assert found == {0: 5, 1: 1}
-    else:
-        assert set(found.values()) == ({1} if memory else {5})
-    assert again.components_.tobytes() == plain.components_.tobytes()
-    assert engine._kept is None
-
-
-def dense_parquet(path: Path, X: Any, lists: bool) -> Path:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    column = pa.FixedSizeListArray.from_arrays(X.ravel(), X.shape[1])
-    table = pa.table({"x": column} if lists else {f"c{j}": X[:, j] for j in range(X.shape[1])})
-    pq.write_table(table.append_column("w", pa.array(1.0 + np.arange(len(X)) % 3)), path, row_group_size=2000)
-    return path
-
-
-@pytest.mark.parametrize("layout", ["sparse", "lists", "columns"])
-def test_what_memory_has_no_room_for_is_kept_on_disk(
-    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    X = thin(9000, 300, 0.05, seed=35)
-    if layout == "sparse":
-        data = Dataset.from_parquet(sparse_parquet(tmp_path / "a.parquet", X), sparse=("indices", "values", 300))
-    else:
-        file = dense_parquet(tmp_path / "a.parquet", X.toarray().astype(np.float32), layout == "lists")
-        options: Any = {"vector": "x"} if layout == "lists" else {"columns": [f"c{j}" for j in range(300)]}
-        data = Dataset.from_parquet(file, weights="w", **options)
-    model, decoded, blocks = TruncatedSVD(4, solver="sketch", tol=None, max_scans=4), list[int](), ParquetSource.blocks
-    plain = model.fit(data).components_.tobytes()
-    work, whole, named = tmp_path / "w", len(data.fragments), list[str]()
-
-    def counted(self: Any, fragment: Any, *args: Any, **options: Any) -> Any:
-        decoded.append(fragment.index)
-        # The file has no name: all that may be seen are checkpoints.
-        named.extend(path.name for path in work.glob("tmp*"))
-        return blocks(self, fragment, *args, **options)
-
-    def fit(disk: str) -> int:
-        """How many fragments the fit decodes."""
-        decoded.clear()
-        shutil.rmtree(work, ignore_errors=True)
-        assert model.fit(data, engine=LocalEngine(work=work, disk=disk)).components_.tobytes() == plain
-        return len(decoded)
-
-    monkeypatch.setattr(ParquetSource, "blocks", counted)
-    assert fit("1GiB") == whole
-    assert fit("100kB") == 4 * whole
-    # Some in memory and some on disk, within one fragment too; then a disk that is full before it should be.
-    over, room = Kept.over, int(X.nnz * 4)
-    monkeypatch.setattr(Kept, "over", lambda self, data, _: over(self, data, room - self.bytes))
-    assert fit("1GiB") == whole
-    monkeypatch.setattr("reduce.engines.kept.os.pwrite", full)
-    assert fit("1GiB") > whole
-    assert named == []
-
-
-def full(*_: Any) -> int:
-    raise OSError(28, "No space left on device")
-
-
-def test_a_disk_that_loses_kept_blocks_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    X = thin(9000, 300, 0.05, seed=35)
-    data = Dataset.from_parquet(sparse_parquet(tmp_path / "a.parquet", X), sparse=("indices", "values", 300))
-    monkeypatch.setattr("reduce.engines.kept.os.preadv", lambda *_: 0)
-    with pytest.raises(DataError, match="found 0; the disk of the work directory has failed"):
-        TruncatedSVD(4, solver="sketch", tol=1e-9).fit(data, engine=LocalEngine(work=tmp_path / "w", disk="1GiB"))
-    with pytest.raises(ConfigError, match="expected work= with disk="):
-        LocalEngine(disk="1GiB")
-
-
-def test_explain_names_what_is_kept_and_where(tmp_path: Path) -> None:
-    from reduce.plan import Cache, explain
-
-    X = thin(9000, 1200, 0.01, seed=33)
-    data = Dataset.from_parquet(sparse_parquet(tmp_path / "a.parquet", X), sparse=("indices", "values", 1200))
-    model, work = TruncatedSVD(4, solver="sketch", max_scans=5), tmp_path / "w"
-    plan = explain(model, data, LocalEngine(memory="4GiB", work=work, disk="1GiB"))
-    assert plan.cache == Cache(plan.decoded_bytes, 0)
-    assert f"decoded blocks kept: {plan.cache}" in str(plan)
-    assert explain(model, data, LocalEngine(work=work, disk="1GiB")).cache == Cache(0, plan.decoded_bytes)
-    assert explain(model, data, LocalEngine(work=work, disk="1kB")).cache == Cache(0, 1000)
-    assert str(explain(model, data, LocalEngine()).cache) == "none"
-    assert explain(TruncatedSVD(4, solver="gram"), data, LocalEngine(memory="4GiB")).cache is None
 
 
 @pytest.mark.parametrize("odd", ["", "thick", "missing"])
