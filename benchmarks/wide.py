@@ -31,6 +31,7 @@ from benchmarks.data import CACHE, Spec, make
 from benchmarks.measure import RESULT, peak
 from reduce.blocks import MAX_HEIGHT, Workspace
 from reduce.engines.kept import Kept
+from reduce.estimators.sketch import width_of
 
 K, RANK, SEED = 50, 100, 20240601
 SMALL, BAR = (16_000, 1_000), 1e-4
@@ -249,7 +250,7 @@ def sparse(args: argparse.Namespace) -> list[dict[str, Any]]:
     place = sparse_data(args.cache, rows, features)
     print(f"{rows:,} x {features:,} with {rows * ENTRIES:,} numbers in float32, k = {K}\n")
     print("| | residual | scans | seconds | peak memory, MiB |\n| --- | --- | --- | --- | --- |")
-    least = measure("bare", place, rows, features, width=K + 10)
+    least = measure("bare", place, rows, features, width=width_of(K, K, features))
     found = [show(least)]
     target = args.cache / f"wide-sparse-{rows}.json"
     options = {"tol": None, "scans": args.scans or 3, "memory": args.memory or "8GiB", "sparse": True}
