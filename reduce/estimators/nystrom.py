@@ -39,9 +39,9 @@ def nystroem(krylov: Krylov) -> Nystroem:
     factors = krylov.columns[0]
     width = factors.shape[1]
     core = factors[:width]
-    sizes, turned = scipy.linalg.eigh((core + core.T) / 2)
+    sizes, turned = scipy.linalg.eigh((core + core.T) / 2, driver="evd")
     kept = sizes > CUTOFF * max(sizes[-1], 0.0)
     half = (factors @ turned[:, kept]) / np.sqrt(sizes[kept])
-    values, weights = scipy.linalg.eigh(half @ half.T)
+    values, weights = scipy.linalg.eigh(half @ half.T, driver="evd")
     swell = 4 * float(values[-1] / sizes[kept][0]) if kept.any() else 1.0
     return Nystroem(np.maximum(values[::-1][:width], 0.0), weights[:, ::-1][:, :width], max(swell, 1.0))

@@ -282,6 +282,17 @@ def test_panels_give_the_same_bytes_with_any_number_of_threads() -> None:
     np.testing.assert_allclose(rest, right - both @ inside, rtol=0, atol=1e-9)
 
 
+def test_ritz_vectors_are_orthonormal_to_rounding() -> None:
+    """Of a spectrum whose small values are crowded, as they are in text."""
+    krylov = Krylov(np.linalg.qr(RNG(41).normal(size=(800, 100)))[0])
+    U = np.linalg.qr(RNG(42).normal(size=(800, 800)))[0]
+    M = (U / np.arange(1, 801)) @ U.T
+    for _ in range(6):
+        krylov.absorb(M @ krylov.block)
+    weights = krylov.ritz().weights
+    assert np.abs(weights.T @ weights - np.eye(len(weights))).max() < 2e-14
+
+
 def test_faint_directions_are_orthogonal_to_the_basis_too() -> None:
     U = np.linalg.qr(RNG(31).normal(size=(300, 300)))[0]
     M = (U * 10.0 ** -(np.arange(300) / 20)) @ U.T  # every block holds sizes that differ by far more than FAINT
