@@ -218,7 +218,7 @@ def gather(
     if isinstance(data, Samples):
         raise ConfigError("expected a data set, found samples; hand them to train as they are")
     data = as_labelled(data, label)
-    split = _validation(validation)
+    split = as_validation(validation)
     needed = [label, *(name for name in (split.by, teacher) if name)]
     for column in needed:
         if column not in data.source.carried.names:
@@ -284,7 +284,8 @@ def as_labelled(data: Any, label: str = "label") -> Dataset:
     raise ConfigError(f"expected a Dataset or a pair (X, y), found {type(data).__name__}; make one of these")
 
 
-def _validation(value: Validation | Mapping[str, Any] | float | None) -> Validation:
+def as_validation(value: Validation | Mapping[str, Any] | float | None) -> Validation:
+    """The split that a share, keywords or None ask for."""
     if isinstance(value, Validation):
         return value
     if isinstance(value, Mapping):
@@ -301,6 +302,16 @@ def labelled_blocks(data: Dataset, label: str) -> Iterator[tuple[Block, int]]:
             yield block, row
             row += block.rows
         start += fragment.rows
+
+
+def clean_blocks(data: Dataset, label: str) -> Iterator[tuple[Block, int]]:
+    """As :func:`labelled_blocks`, without the rows that the cleaning policy drops."""
+    dropping = data.cleaning.resolve(data.feature_names).code == DROP
+    for block, first in labelled_blocks(data, label):
+        if dropping.any():
+            keep = np.asarray(np.isfinite(block.dense(np.float64)[:, dropping]).all(axis=1))
+            block = block if keep.all() else block.take(keep)
+        yield block, first
 
 
 def target_column(block: Block, label: str) -> pa.Array:
@@ -411,16 +422,10 @@ def _scatter(
     pieces = max(1, -(-data.n_rows * size // PIECE_BYTES))
     rows = {"train": np.zeros(pieces, np.int64), "held": np.zeros(pieces, np.int64)}
     counts = np.zeros(max(len(model.labels), 1), np.int64)
-    dropping = data.cleaning.resolve(data.feature_names).code == DROP
     for part, piece in [(part, piece) for part in rows for piece in range(pieces)]:
         for ending in ("codes", "targets", *(["taught"] if teacher else [])):
             (place / f"{part}-{piece}.{ending}").touch()
-    for number, (block, first) in enumerate(labelled_blocks(data, label)):
-        if dropping.any():
-            X = block.dense(np.float64)
-            keep = np.asarray(np.isfinite(X[:, dropping]).all(axis=1))
-            if not keep.all():
-                block = block.take(keep)
+    for number, (block, first) in enumerate(clean_blocks(data, label)):
         codes = front.block_codes(block).astype(front.kind)
         column = target_column(block, label)
         if model.task == "classification":

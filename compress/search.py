@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,9 @@ def search(
     validation: Any = 0.1,
     progress: Callable[[Trial], None] | None = None,
     epoch: Callable[[Epoch], None] | None = None,
+    teacher: str | None = None,
+    temperature: float = 2.0,
+    share: float = 0.5,
 ) -> Search:
     """Look for a model that keeps to ``target``; the first that does is taken.
 
@@ -169,6 +172,9 @@ def search(
         validation: as of :func:`compress.data.gather`.
         progress: called after every trial.
         epoch: called after every epoch of a trial.
+        teacher: as of :func:`compress.train`, and so are
+        temperature: of the teacher's probabilities, and
+        share: of the loss that is the teacher's.
 
     Raises:
         ConfigError: no rows are held out and ``max_error`` is set, or the model is trained already.
@@ -176,11 +182,12 @@ def search(
     """
     if model.layers and model.layers[-1].n_out == model.outputs:
         raise ConfigError("expected an untrained model, found a trained one; give the one from Model.mlp")
-    samples = samples_of(model, data, label, validation=validation, seed=seed)
+    samples = samples_of(model, data, label, teacher=teacher, validation=validation, seed=seed)
+    lesson = {} if teacher is None else {"teacher": teacher, "temperature": temperature, "share": share}
     if not samples.n_held and target.max_error is not None:
         raise ConfigError("expected validation rows to measure max_error on, found none; set validation")
     settings = [epochs, batch, lr, class_weight, seed]
-    key = digest_of([samples.digest, _bare(model, samples), asdict(target), *settings])
+    key = digest_of([samples.digest, _bare(model, samples), asdict(target), *settings, *lesson.values()])
     log = _Log(None if directory is None else Path(directory), key)
     best_model = log.best()
     while len(log.trials) < trials:
@@ -193,7 +200,7 @@ def search(
             break
         began = time.perf_counter()
         checkpoint = log.checkpoint(candidate)
-        found = _train(model, samples, candidate, epochs, batch, lr, class_weight, seed, checkpoint, epoch)
+        found = _train(model, samples, candidate, epochs, batch, lr, class_weight, seed, checkpoint, epoch, lesson)
         size, error = len(packed(found)), evaluate(found, samples).error
         took = None if target.max_latency_us is None else _latency(found, samples, target)
         excess = target.excess(size, error, took)
@@ -241,6 +248,7 @@ def _train(
     seed: int,
     checkpoint: str | None,
     epoch: Callable[[Epoch], None] | None,
+    lesson: Mapping[str, Any],
 ) -> Model:
     start = _start(model, candidate)
     constraints: list[Any] = [LearnedStep(candidate.bits, start=0.6), EntropyPenalty(candidate.penalty)]
@@ -258,6 +266,7 @@ def _train(
         seed=seed,
         checkpoint=checkpoint,
         progress=epoch,
+        **lesson,
     )
     return quantize(trained, samples, bits=max(candidate.bits, 2))
 

@@ -29,7 +29,10 @@ def report(found: CompactReport) -> RenderableType:
             shown(stage.packed_error),
             "done before" if stage.resumed else seconds(stage.seconds),
         )
-    parts: list[RenderableType] = [stages, "", before_and_after(before, after, tested=found.test_after is not None)]
+    parts: list[RenderableType] = [stages]
+    if found.taught is not None:
+        parts.append(f"The teachers together: {shown(found.taught)} of the same rows")
+    parts += ["", before_and_after(before, after, tested=found.test_after is not None)]
     if found.found is not None:
         trials = grid("bytes", "error", "widths", "bits", "price of a bit", title=_verdict(found))
         for t in found.found.front:
