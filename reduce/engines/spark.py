@@ -22,7 +22,7 @@ from pyspark.sql.functions import col, floor, lit
 from reduce.about import versions
 from reduce.blocks import Array
 from reduce.dataset import Dataset
-from reduce.engines.base import Progress, Tree, scan_name, staged
+from reduce.engines.base import KeepsNothing, Progress, Tree, scan_name, staged
 from reduce.engines.checkpoint import scanned
 from reduce.engines.load import AT_ONCE, TASKS, fan_in, most_tasks, worker_memory
 from reduce.engines.memory import format_bytes, parse_bytes
@@ -41,7 +41,7 @@ R = TypeVar("R")
 COLLECTED = "eigenmill_features"
 
 
-class SparkEngine:
+class SparkEngine(KeepsNothing):
     """Runs passes in the Python workers of a Spark cluster.
 
     Args:

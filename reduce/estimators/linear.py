@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -98,12 +98,10 @@ class Linear(Estimator):
             sketch.refuse_unfit(wanted, intake, wanted.scans - spare, data, engine)
 
     def _repeated(self, solver: str, data: Dataset, engine: Engine) -> contextlib.AbstractContextManager[None]:
-        repeated = getattr(engine, "repeated", None)
-        if solver != "sketch" or self.max_scans == 1 or repeated is None:
+        if solver != "sketch" or self.max_scans == 1:
             return contextlib.nullcontext()
         wanted = self._wanted(data.n_features)
-        room = wanted.basis(data.n_features, wanted.scans)
-        return cast("contextlib.AbstractContextManager[None]", repeated(room))
+        return engine.repeated(wanted.basis(data.n_features, wanted.scans))
 
     def _moments_first(self, intake: Intake, sparse: bool) -> bool:
         return sketch.moments_first(intake, sparse=sparse, centred=self._centred, scale=self.scale)

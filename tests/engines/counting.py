@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from reduce.dataset import Dataset
+from reduce.engines.base import KeepsNothing
 from reduce.errors import DataError
 
 
-class CountingEngine:
+class CountingEngine(KeepsNothing):
     """Wraps an engine; ``scans`` lists the passes that ran, ``rows`` counts the rows that sources have given."""
 
     def __init__(self, engine: Any) -> None:
