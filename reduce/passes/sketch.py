@@ -152,6 +152,8 @@ class SketchPass:
 
     def _follow(self, state: SketchState) -> None:
         """Move the products to the pivot that the moments have chosen since."""
+        if np.array_equal(state.pivot, state.moments.pivot):
+            return
         pivot = np.nan_to_num(state.moments.pivot)
         move = state.pivot - pivot
         if state.n and move.any():
