@@ -78,7 +78,7 @@ class Linear(Estimator):
     def _solver(self, shape: Shape) -> str:
         return choose(self.solver, shape, self._asked())[0]
 
-    def _pass(self, solver: str, intake: Intake, shape: Shape) -> Pass[Any, Any]:
+    def _pass(self, solver: str, intake: Intake, shape: Shape, threads: int = 1) -> Pass[Any, Any]:
         if solver != "sketch":
             return PASSES[solver](intake)
         d = shape.features
@@ -87,7 +87,7 @@ class Linear(Estimator):
         wanted = self._wanted(d)
         if self._moments_first(intake, shape.sparse):
             return MomentsPass(intake)
-        return SketchPass(intake, sketch.start(wanted, d, self._earlier(d)))
+        return SketchPass(intake, sketch.start(wanted, d, self._earlier(d), threads))
 
     def _check(self, solver: str, intake: Intake, data: Dataset, engine: Engine) -> None:
         if solver == "sketch":
