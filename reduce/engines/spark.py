@@ -172,12 +172,17 @@ class SparkEngine(KeepsNothing):
             context = getattr(self.session, "_sc", None)
             if context is None:
                 self.session.addTag("eigenmill")
+                self.session.addTag(group)
             else:
                 context.setJobGroup(group, f"eigenmill: {description}")
             return frame.toArrow()
 
+        return self._watched(group, collect)
+
+    def _watched(self, group: str, call: Callable[[], S]) -> S:
+        """What ``call`` returns, which asks the cluster; a cluster that is gone or says no is an error of ours."""
         try:
-            return watched(self.session, group, collect, self.patience)
+            return watched(self.session, group, call, self.patience)
         except PySparkException as error:
             raise _explained(error) from error
         except Exception as error:
@@ -194,7 +199,7 @@ class SparkEngine(KeepsNothing):
         return int(context.defaultParallelism)
 
     def _conf(self, name: str) -> str | None:
-        value: str | None = self.session.conf.get(name, None)
+        value: str | None = self._watched("", lambda: self.session.conf.get(name, None))
         return value
 
     def _limit(self) -> tuple[str, int | None]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,6 +97,18 @@ class FailOnce:
         if block.origin.path == self.path and fragment.start == self.start and not os.path.exists(self.marker):
             Path(self.marker).touch()
             raise self.error
+
+
+@dataclass(frozen=True)
+class Dawdle:
+    """Leaves a file in ``folder`` for every block, and then takes its time."""
+
+    folder: str
+    seconds: float
+
+    def __call__(self, fragment: Any, block: Any) -> None:
+        Path(self.folder, uuid.uuid4().hex).touch()
+        time.sleep(self.seconds)
 
 
 def failing_at(data: Dataset, fragment: int, error: BaseException) -> Dataset:
