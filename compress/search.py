@@ -24,7 +24,7 @@ from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Samples, samples_of
 from compress.evaluate import evaluate
 from compress.integer import whole_net
-from compress.latency import time_calls
+from compress.latency import machine, time_calls
 from compress.model import Model
 from compress.native import compiled
 from compress.onnx_export import run_onnx, to_onnx
@@ -184,7 +184,8 @@ def search(
     samples = samples_of(model, data, label, validation=validation, seed=seed)
     if not samples.n_held and target.max_error is not None:
         raise ConfigError("expected validation rows to measure max_error on, found none; set validation")
-    settings = [epochs, batch, lr, class_weight, seed]
+    # Another machine takes another time.
+    settings = [epochs, batch, lr, class_weight, seed, *([] if target.max_latency_us is None else [machine()])]
     key = digest_of([samples.digest, _bare(model, samples), asdict(target), *settings])
     log = _Log(None if directory is None else Path(directory), key)
     best_model = log.best()

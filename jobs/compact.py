@@ -96,6 +96,8 @@ class CompactReport:
         found: the search, if there was one.
         exported: what was written beside the packed file.
         histograms: of the weights other than 0, by stage and layer.
+        target: what the file must keep to, if anything.
+        machine: the processor on which times were measured.
         recipe: with its defaults.
     """
 
@@ -108,6 +110,8 @@ class CompactReport:
     found: Search | None
     exported: Exported
     histograms: tuple[tuple[str, tuple[Histogram, ...]], ...] = field(repr=False)
+    target: Target | None
+    machine: str
     recipe: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
@@ -117,7 +121,7 @@ class CompactReport:
         if self.found is not None:
             trials = {
                 "met": self.found.met,
-                "machine": machine(),
+                "machine": self.machine,
                 "excess": self.found.best.excess,
                 "best": asdict(self.found.best),
                 "trials": [asdict(trial) for trial in self.found.trials],
@@ -128,6 +132,8 @@ class CompactReport:
             "stages": [asdict(stage) for stage in self.stages],
             "validation": {"before": self.before.as_json(), "after": self.after.as_json()},
             "test": {name: None if e is None else e.as_json() for name, e in tested.items()},
+            "machine": self.machine,
+            "target": None if self.target is None else asdict(self.target),
             "search": trials,
             "exports": self.exported.as_json(),
             "versions": about.versions(),
@@ -163,7 +169,18 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
     test_before, test_after = _tested(recipe, baseline, place, path, exported.backends)
     histograms = tuple((s.name, _histograms(m)) for s, m in zip(stages, models, strict=True))
     report = CompactReport(
-        str(path), stages, before, after, test_before, test_after, found, exported, histograms, recipe.echo()
+        str(path),
+        stages,
+        before,
+        after,
+        test_before,
+        test_after,
+        found,
+        exported,
+        histograms,
+        _target(recipe),
+        machine(),
+        recipe.echo(),
     )
     fs, target = files.resolve(place / "report.json")
     files.write_json(fs, target, report.as_json())
@@ -204,6 +221,11 @@ def _samples(recipe: Recipe, start: Model, data: Dataset, place: Path) -> Iterat
 # The target
 
 
+def _target(recipe: Recipe) -> Target | None:
+    limits = ("max_bytes", "max_error", "max_latency_us", "backend", "batch", "quantile")
+    return None if recipe.target is None else Target(**recipe.target.model_dump(include=set(limits)))
+
+
 def _targeted(
     recipe: Recipe,
     start: Model,
@@ -214,13 +236,14 @@ def _targeted(
     progress: Progress | None,
 ) -> tuple[Model, Search | None]:
     """The recipe's own model if it keeps to the target, else what a search finds."""
-    wanted = recipe.target
+    wanted, target = recipe.target, _target(recipe)
     assert wanted is not None
-    limits = ("max_bytes", "max_error", "max_latency_us", "backend", "batch", "quantile")
-    target = Target(**wanted.model_dump(include=set(limits)))
+    assert target is not None
     if wanted.max_latency_us is None and target.excess(last.packed_bytes, last.error, None) <= 0:
         return model, None
-    key = digest_of([samples.digest, recipe.model.model_dump(mode="json"), wanted.model_dump(mode="json")])
+    # Another machine takes another time.
+    here = machine() if wanted.max_latency_us is not None else ""
+    key = digest_of([samples.digest, recipe.model.model_dump(mode="json"), wanted.model_dump(mode="json"), here])
     with epochs(progress, "search", wanted.epochs * wanted.trials, samples.n_rows) as advance:
         seen = [0]
 
