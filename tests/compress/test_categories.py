@@ -330,6 +330,31 @@ def test_unseen_values_are_taught_by_rare_ones() -> None:
     assert sure[0] < 0.2 < 0.8 < sure[1]
 
 
+def months(seed: int) -> pa.Table:
+    """3,000 rows of four months, of which each tells the label; ``side`` tells it but for one row in ten."""
+    rng = np.random.default_rng(seed)
+    label = rng.random(3000) < 0.5
+    month = np.where(label, 1, 3) + rng.integers(0, 2, 3000)
+    return pa.table({"month": month, "side": np.where(label ^ (rng.random(3000) < 0.1), "a", "b"), "label": label})
+
+
+def test_a_net_that_forgets_knows_what_to_say_of_a_new_month() -> None:
+    table, model = months(0), Model.mlp([], [8], categories=["month", "side"])
+    data = Dataset.from_arrow(table, columns=[], carry=table.column_names)
+    samples = gather(model, data, validation=None)
+    new = months(1)
+    new = Dataset.from_arrow(new.set_column(0, "month", pa.array([7] * 3000)), columns=[], carry=table.column_names)
+    options = {"optimizer": OPTIMIZER, "epochs": 10}
+    plain, forgetful = (train(model, samples, forget=share, **options) for share in (0.0, 0.2))
+    found = [evaluate(m, new).log_loss for m in (plain, forgetful)]
+    # The entropy of what ``side`` tells is 0.325.
+    assert found[1] < 0.35 < 0.4 < found[0]
+    seen = [evaluate(m, data).log_loss for m in (plain, forgetful)]
+    assert seen[1] < 0.02
+    with pytest.raises(ConfigError, match="share forget of at least 0 and below 1, found 1"):
+        train(model, samples, forget=1)
+
+
 # Awkward data
 
 
