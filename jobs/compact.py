@@ -220,7 +220,8 @@ def _targeted(
     target = Target(**wanted.model_dump(include=set(limits)))
     if wanted.max_latency_us is None and target.excess(last.packed_bytes, last.error, None) <= 0:
         return model, None
-    key = digest_of([samples.digest, recipe.model.model_dump(mode="json"), wanted.model_dump(mode="json")])
+    like = recipe.steps[0].model_dump(mode="json", include={"batch", "class_weight", "forget"})
+    key = digest_of([samples.digest, recipe.model.model_dump(mode="json"), wanted.model_dump(mode="json"), like])
     with epochs(progress, "search", wanted.epochs * wanted.trials, samples.n_rows) as advance:
         seen = [0]
 
@@ -238,6 +239,7 @@ def _targeted(
             directory=place / f"search-{key[:12]}",
             seed=recipe.model.seed,
             epoch=count,
+            **like,
         )
     # The steps' own model is a trial like any other.
     own = target.excess(last.packed_bytes, last.error, None) if wanted.max_latency_us is None else np.inf

@@ -279,7 +279,7 @@ class TargetSpec(Section):
     seconds: float | None = Field(default=None, gt=0)
     """No trial begins after so long."""
     epochs: int = Field(default=20, ge=1)
-    """Of every trial."""
+    """Of every trial. Its batch, class_weight and forget are those of the first step."""
 
 
 class Results(Section):

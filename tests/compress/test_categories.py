@@ -42,7 +42,7 @@ from reduce.blocks import Block, Columns
 from reduce.errors import ConfigError, DataError, MissingValueError, SchemaError
 from reduce.passes.base import from_arrays, to_arrays
 from tests.compress.conftest import error
-from tests.compress.made_tables import CATEGORIES, NAMES, data_of, late
+from tests.compress.made_tables import CATEGORIES, NAMES, data_of, late, months
 
 GOLDEN = Path(__file__).parent / "golden"
 OPTIMIZER = {"name": "adam", "lr": 0.02}
@@ -330,20 +330,11 @@ def test_unseen_values_are_taught_by_rare_ones() -> None:
     assert sure[0] < 0.2 < 0.8 < sure[1]
 
 
-def months(seed: int) -> pa.Table:
-    """3,000 rows of four months, of which each tells the label; ``side`` tells it but for one row in ten."""
-    rng = np.random.default_rng(seed)
-    label = rng.random(3000) < 0.5
-    month = np.where(label, 1, 3) + rng.integers(0, 2, 3000)
-    return pa.table({"month": month, "side": np.where(label ^ (rng.random(3000) < 0.1), "a", "b"), "label": label})
-
-
 def test_a_net_that_forgets_knows_what_to_say_of_a_new_month() -> None:
-    table, model = months(0), Model.mlp([], [8], categories=["month", "side"])
+    table, model = months(0), Model.mlp([], [8], categories=["month(date)", "side"])
     data = Dataset.from_arrow(table, columns=[], carry=table.column_names)
     samples = gather(model, data, validation=None)
-    new = months(1)
-    new = Dataset.from_arrow(new.set_column(0, "month", pa.array([7] * 3000)), columns=[], carry=table.column_names)
+    new = Dataset.from_arrow(months(1, new=True), columns=[], carry=table.column_names)
     options = {"optimizer": OPTIMIZER, "epochs": 10}
     plain, forgetful = (train(model, samples, forget=share, **options) for share in (0.0, 0.2))
     found = [evaluate(m, new).log_loss for m in (plain, forgetful)]
