@@ -36,12 +36,12 @@ from compress import (
 )
 from compress.c import to_c
 from compress.categories import columns_of
-from compress.data import Validation
 from compress.evaluate import Evaluation, evaluate
 from compress.latency import machine
 from compress.native import Footprint, compiled, footprint
 from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
 from compress.search import Search, Target, search
+from compress.split import Validation
 from compress.train import Epoch
 from jobs import recipe as spec
 from jobs.build import cleaning_of, filters_of, layout_of

@@ -346,6 +346,18 @@ def test_a_net_that_forgets_knows_what_to_say_of_a_new_month() -> None:
         train(model, samples, forget=1)
 
 
+def test_values_of_rows_held_out_are_unseen() -> None:
+    table = pa.concat_tables([months(0), months(1, new=True)])
+    data = Dataset.from_arrow(table, columns=[], carry=table.column_names)
+    model = Model.mlp([], [8], categories=["month(date)", "side"])
+    for since in (datetime.datetime(2001, 7, 1), "2001-07-01"):
+        samples = gather(model, data, validation={"by": "date", "since": since})
+        assert samples.front.categories[0].values == (1, 2, 3, 4)
+        assert (samples.n_rows, samples.n_held) == (3000, 3000)
+    assert all(not codes[:, 0].any() for codes, _ in samples.blocks("held"))
+    assert gather(model, data, validation=0.1).front.categories[0].values == (1, 2, 3, 4, 7)
+
+
 # Awkward data
 
 
