@@ -29,6 +29,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from compress.split import Validation
 from reduce.blocks import Block
 from reduce.errors import ConfigError, DataError, SchemaError
 
@@ -227,6 +228,7 @@ class VocabularyPass:
         most: values of each vocabulary.
         least: rows below which a value is not in it.
         counted: see above.
+        split: rows that it holds out by a column are not counted.
     """
 
     names: tuple[str, ...]
@@ -234,6 +236,7 @@ class VocabularyPass:
     most: int
     least: int
     counted: int = COUNTED
+    split: Validation | None = None
 
     carries = True
 
@@ -243,9 +246,12 @@ class VocabularyPass:
 
     def fold(self, state: Counted, block: Block) -> Counted:
         assert block.carried is not None
+        carried = block.carried
+        if self.split is not None and self.split.by is not None:
+            carried = carried.filter(pa.array(~self.split.held_out(block, 0)))
         nulls, parts = np.zeros(len(self.names), np.int64), []
         for j, name in enumerate(self.names):
-            values = values_of(block.carried.column(column_of(name)), name, self.kinds[j])
+            values = values_of(carried.column(column_of(name)), name, self.kinds[j])
             nulls[j] = values.null_count
             values = values.drop_null()
             if self.kinds[j] == "text":
@@ -313,7 +319,9 @@ class VocabularyPass:
         return Counted
 
 
-def vocabulary_pass(schema: pa.Schema, names: Sequence[str], most: int, least: int) -> VocabularyPass:
+def vocabulary_pass(
+    schema: pa.Schema, names: Sequence[str], most: int, least: int, split: Validation | None = None
+) -> VocabularyPass:
     """The pass for categories of columns of these types.
 
     Raises:
@@ -331,7 +339,7 @@ def vocabulary_pass(schema: pa.Schema, names: Sequence[str], most: int, least: i
             "carry="
         )
     kinds = [kind_of(schema.field(column_of(name)).type, name) for name in names]
-    return VocabularyPass(tuple(names), tuple(kinds), most, least)
+    return VocabularyPass(tuple(names), tuple(kinds), most, least, split=split)
 
 
 # Raw rows in memory

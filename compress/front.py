@@ -32,6 +32,7 @@ import pyarrow as pa
 from scipy import sparse
 
 from compress.categories import Category, as_rows, columns_of, is_table, vocabulary_pass
+from compress.split import Validation
 from reduce import Dataset
 from reduce.blocks import F64, Block, Workspace
 from reduce.cleaning import DROP, ERROR, KEEP
@@ -268,6 +269,7 @@ def read_front(
     categories: Sequence[str] = (),
     max_categories: int = 1000,
     min_frequency: int = 2,
+    split: Validation | None = None,
 ) -> Front:
     """The front for rows like those of ``data``, from one scan of moments and one of categories.
 
@@ -280,6 +282,7 @@ def read_front(
         categories: as of ``Model.mlp``.
         max_categories: as of ``Model.mlp``.
         min_frequency: as of ``Model.mlp``.
+        split: its held out rows teach no categories.
 
     Raises:
         ConfigError: the data is transformed or sparse, or its policy cannot be the model's.
@@ -303,16 +306,22 @@ def read_front(
         front = Front(data.source.describe(), 0, 1, nothing, nothing, np.empty(0, np.int64), 0.0, 1.0)
     else:
         raise ConfigError("expected numeric columns or categories, found neither; name some")
-    return with_categories(front, data, engine, categories, max_categories, min_frequency)
+    return with_categories(front, data, engine, categories, max_categories, min_frequency, split)
 
 
 def with_categories(
-    front: Front, data: Dataset, engine: Engine, names: Sequence[str], max_categories: int, min_frequency: int
+    front: Front,
+    data: Dataset,
+    engine: Engine,
+    names: Sequence[str],
+    max_categories: int,
+    min_frequency: int,
+    split: Validation | None,
 ) -> Front:
-    """The front with categories, whose values one scan of ``data`` counts; arguments as of ``Model.mlp``."""
+    """The front with categories, whose values one scan of ``data`` counts; arguments as of :func:`read_front`."""
     if not names:
         return front
-    counts = vocabulary_pass(data.source.carried, names, max_categories, min_frequency)
+    counts = vocabulary_pass(data.source.carried, names, max_categories, min_frequency, split)
     found: tuple[Category, ...] = engine.run(counts, data)
     # Like a number one standard deviation from the mean.
     front = replace(front, categories=found, hot=max(round(front.spread), 1))

@@ -148,6 +148,7 @@ def search(
     batch: int = 128,
     lr: float = 2e-3,
     class_weight: str | None = None,
+    forget: float = 0.0,
     first: Sequence[Candidate] = (),
     directory: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -166,6 +167,7 @@ def search(
         batch: rows per step.
         lr: learning rate.
         class_weight: as of :func:`compress.train`.
+        forget: as of :func:`compress.train`.
         trials: most candidates that are tried.
         seconds: no trial begins after so long, those of an earlier call that this one goes on from included.
         first: candidates to try before the search's own.
@@ -184,9 +186,10 @@ def search(
     samples = samples_of(model, data, label, validation=validation, seed=seed)
     if not samples.n_held and target.max_error is not None:
         raise ConfigError("expected validation rows to measure max_error on, found none; set validation")
+    settings = {"epochs": epochs, "batch": batch, "class_weight": class_weight, "forget": forget, "seed": seed}
     # Another machine takes another time.
-    settings = [epochs, batch, lr, class_weight, seed, *([] if target.max_latency_us is None else [machine()])]
-    key = digest_of([samples.digest, _bare(model, samples), asdict(target), *settings])
+    here = [] if target.max_latency_us is None else [machine()]
+    key = digest_of([samples.digest, _bare(model, samples), asdict(target), lr, settings, *here])
     log = _Log(None if directory is None else Path(directory), key)
     best_model = log.best()
     while len(log.trials) < trials:
@@ -199,7 +202,8 @@ def search(
             break
         began = time.perf_counter()
         checkpoint = log.checkpoint(candidate)
-        found = _train(model, samples, candidate, epochs, batch, lr, class_weight, seed, checkpoint, epoch)
+        rate = {"name": "adam", "lr": lr}
+        found = _train(model, samples, candidate, optimizer=rate, checkpoint=checkpoint, progress=epoch, **settings)
         size, error = len(packed(found)), evaluate(found, samples).error
         took = None if target.max_latency_us is None else _latency(found, samples, target)
         excess = target.excess(size, error, took)
@@ -246,35 +250,13 @@ def _start(model: Model, candidate: Candidate) -> Model:
     return replace(model, hidden=candidate.hidden, layers=layers)
 
 
-def _train(
-    model: Model,
-    samples: Samples,
-    candidate: Candidate,
-    epochs: int,
-    batch: int,
-    lr: float,
-    class_weight: str | None,
-    seed: int,
-    checkpoint: str | None,
-    epoch: Callable[[Epoch], None] | None,
-) -> Model:
+def _train(model: Model, samples: Samples, candidate: Candidate, **options: Any) -> Model:
     start = _start(model, candidate)
     constraints: list[Any] = [LearnedStep(candidate.bits, start=0.6), EntropyPenalty(candidate.penalty)]
     if candidate.sparsity:
         constraints.append(Magnitude(candidate.sparsity))
     # Labels and targets are those of the samples; the weights are not.
-    trained = train(
-        start,
-        samples,
-        optimizer={"name": "adam", "lr": lr},
-        epochs=epochs,
-        batch=batch,
-        constraints=constraints,
-        class_weight=class_weight,
-        seed=seed,
-        checkpoint=checkpoint,
-        progress=epoch,
-    )
+    trained = train(start, samples, constraints=constraints, **options)
     return quantize(trained, samples, bits=max(candidate.bits, 2))
 
 

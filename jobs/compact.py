@@ -36,12 +36,12 @@ from compress import (
 )
 from compress.c import to_c
 from compress.categories import columns_of
-from compress.data import Validation
 from compress.evaluate import Evaluation, evaluate
 from compress.latency import machine
 from compress.native import Footprint, compiled, footprint
 from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
 from compress.search import Search, Target, search
+from compress.split import Validation
 from compress.train import Epoch
 from jobs import recipe as spec
 from jobs.build import cleaning_of, filters_of, layout_of
@@ -241,9 +241,10 @@ def _targeted(
     assert target is not None
     if wanted.max_latency_us is None and target.excess(last.packed_bytes, last.error, None) <= 0:
         return model, None
+    like = recipe.steps[0].model_dump(mode="json", include={"batch", "class_weight", "forget"})
     # Another machine takes another time.
     here = machine() if wanted.max_latency_us is not None else ""
-    key = digest_of([samples.digest, recipe.model.model_dump(mode="json"), wanted.model_dump(mode="json"), here])
+    key = digest_of([samples.digest, *(s.model_dump(mode="json") for s in (recipe.model, wanted)), like, here])
     with epochs(progress, "search", wanted.epochs * wanted.trials, samples.n_rows) as advance:
         seen = [0]
 
@@ -261,6 +262,7 @@ def _targeted(
             directory=place / f"search-{key[:12]}",
             seed=recipe.model.seed,
             epoch=count,
+            **like,
         )
     # The steps' own model is a trial like any other.
     own = target.excess(last.packed_bytes, last.error, None) if wanted.max_latency_us is None else np.inf

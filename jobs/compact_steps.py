@@ -116,7 +116,7 @@ def _train(
         constraints.append(LearnedStep(**step.learned_step.model_dump()))
     if step.entropy_penalty is not None:
         constraints.append(EntropyPenalty(**step.entropy_penalty.model_dump()))
-    given = step.model_dump(include={"epochs", "batch", "schedule", "patience", "class_weight"})
+    given = step.model_dump(include={"epochs", "batch", "schedule", "patience", "class_weight", "forget"})
     with epochs(progress, "train", step.epochs, samples.n_rows) as advance:
         return train(
             model,
