@@ -240,6 +240,16 @@ def labelled_blocks(data: Dataset, label: str) -> Iterator[tuple[Block, int]]:
         start += fragment.rows
 
 
+def clean_blocks(data: Dataset, label: str) -> Iterator[tuple[Block, int]]:
+    """As :func:`labelled_blocks`, without the rows that the cleaning policy drops."""
+    dropping = data.cleaning.resolve(data.feature_names).code == DROP
+    for block, first in labelled_blocks(data, label):
+        if dropping.any():
+            keep = np.asarray(np.isfinite(block.dense(np.float64)[:, dropping]).all(axis=1))
+            block = block if keep.all() else block.take(keep)
+        yield block, first
+
+
 def target_column(block: Block, label: str) -> pa.Array:
     """The labels of a block, refused where one is missing."""
     assert block.carried is not None
@@ -348,16 +358,10 @@ def _scatter(
     pieces = max(1, -(-data.n_rows * size // PIECE_BYTES))
     rows = {"train": np.zeros(pieces, np.int64), "held": np.zeros(pieces, np.int64)}
     counts = np.zeros(max(len(model.labels), 1), np.int64)
-    dropping = data.cleaning.resolve(data.feature_names).code == DROP
     for part, piece in [(part, piece) for part in rows for piece in range(pieces)]:
         for ending in ("codes", "targets", *(["taught"] if teacher else [])):
             (place / f"{part}-{piece}.{ending}").touch()
-    for number, (block, first) in enumerate(labelled_blocks(data, label)):
-        if dropping.any():
-            X = block.dense(np.float64)
-            keep = np.asarray(np.isfinite(X[:, dropping]).all(axis=1))
-            if not keep.all():
-                block = block.take(keep)
+    for number, (block, first) in enumerate(clean_blocks(data, label)):
         codes = front.block_codes(block).astype(front.kind)
         column = target_column(block, label)
         if model.task == "classification":

@@ -155,6 +155,9 @@ def search(
     validation: Any = 0.1,
     progress: Callable[[Trial], None] | None = None,
     epoch: Callable[[Epoch], None] | None = None,
+    teacher: str | None = None,
+    temperature: float = 2.0,
+    share: float = 0.5,
 ) -> Search:
     """Look for a model that keeps to ``target``: the first that does or, without ``max_error``, the best one found.
 
@@ -176,6 +179,9 @@ def search(
         validation: as of :func:`compress.data.gather`.
         progress: called after every trial.
         epoch: called after every epoch of a trial.
+        teacher: as of :func:`compress.train`, and so are
+        temperature: of the teacher's probabilities, and
+        share: of the loss that is the teacher's.
 
     Raises:
         ConfigError: no rows are held out and ``max_error`` is set, or the model is trained already.
@@ -183,10 +189,18 @@ def search(
     """
     if model.layers and model.layers[-1].n_out == model.outputs:
         raise ConfigError("expected an untrained model, found a trained one; give the one from Model.mlp")
-    samples = samples_of(model, data, label, validation=validation, seed=seed)
+    samples = samples_of(model, data, label, teacher=teacher, validation=validation, seed=seed)
+    lesson = {} if teacher is None else {"teacher": teacher, "temperature": temperature, "share": share}
     if not samples.n_held and target.max_error is not None:
         raise ConfigError("expected validation rows to measure max_error on, found none; set validation")
-    settings = {"epochs": epochs, "batch": batch, "class_weight": class_weight, "forget": forget, "seed": seed}
+    settings = {
+        "epochs": epochs,
+        "batch": batch,
+        "class_weight": class_weight,
+        "forget": forget,
+        "seed": seed,
+        **lesson,
+    }
     # Another machine takes another time.
     here = [] if target.max_latency_us is None else [machine()]
     key = digest_of([samples.digest, _bare(model, samples), asdict(target), lr, settings, *here])

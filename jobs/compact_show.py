@@ -30,8 +30,10 @@ def report(found: CompactReport) -> RenderableType:
             shown(stage.packed_error),
             "done before" if stage.resumed else seconds(stage.seconds),
         )
-    both = before_and_after(before, after, tested=found.test_after is not None, machine=found.machine)
-    parts: list[RenderableType] = [stages, "", both]
+    parts: list[RenderableType] = [stages]
+    if found.taught is not None:
+        parts.append(f"The teachers together: {shown(found.taught)} of the same rows")
+    parts += ["", before_and_after(before, after, tested=found.test_after is not None, machine=found.machine)]
     if found.target is not None:
         asked = grid("limit", "at most", "found", title=_verdict(found))
         for row in limits(found.target, found.after, found.found, found.machine):

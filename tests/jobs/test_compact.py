@@ -22,8 +22,6 @@ from typer.testing import CliRunner
 
 pytest.importorskip("torch")
 
-from sklearn.datasets import load_digits
-
 from compress import Model, evaluate, load
 from compress.latency import machine
 from jobs import compact, compact_steps, exits
@@ -31,7 +29,6 @@ from jobs.cli import app
 from jobs.recipe import Recipe, load_recipe, read_recipe
 from reduce import PCA, Dataset
 from reduce.errors import ArtifactError, ConfigError
-from tests.compress.conftest import write
 from tests.compress.made_tables import late
 
 ROOT = Path(__file__).parents[2]
@@ -61,14 +58,6 @@ output:
   batches: [1]
   exports: [c, onnx]
 """
-
-
-@pytest.fixture(scope="session")
-def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = load_digits()
-    order = np.random.default_rng(0).permutation(len(found.data))
-    X, y = found.data[order].astype(np.uint8), found.target[order]
-    return write(tmp_path_factory.mktemp("compact") / "data", X, y, 400)
 
 
 @pytest.fixture
@@ -411,5 +400,5 @@ def test_one_first_layer_only(digit_files: Path, tmp_path: Path) -> None:
     text = RECIPE.format(data=digit_files, out=tmp_path / "out").replace(
         "seed: 1}", "seed: 1, pca: p, pooling: {height: 8, width: 8}}"
     )
-    with pytest.raises(ConfigError, match=r"pca or pooling as first layer; found both"):
+    with pytest.raises(ConfigError, match=r"pca, pooling or dct as first layer; found pca and pooling"):
         read_recipe(text, "recipe.yaml")
