@@ -18,12 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from compress.augment import augmentation
-from compress.data import Validation, as_labelled, as_validation, clean_blocks
+from compress.data import as_labelled, clean_blocks
 from compress.evaluate import logits
 from compress.front import F32
 from compress.integer import WholeNet
 from compress.model import Model
 from compress.pack import packed
+from compress.split import Validation, split_of
 from compress.train import Augmentation, train
 from reduce import Dataset, files
 from reduce.blocks import F64
@@ -129,7 +130,7 @@ def teach(
         )
     if data.transforms or data.sparse:
         raise ConfigError("expected raw, dense rows, found transformed or sparse ones; give the files themselves")
-    split = None if validation is None else as_validation(validation)
+    split = None if validation is None else split_of(validation)
     added = [column, *([] if split is None else [HELD])]
     layout = data.source.describe()
     if set(added) & {label, *layout.get("columns", []), layout.get("vector")}:

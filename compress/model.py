@@ -295,9 +295,9 @@ def begun(model: Model, front: Front, labels: tuple[Label, ...], target: tuple[f
     width = layers[-1].n_out if layers else front.width
     for n_out in (*model.hidden, outputs):
         hidden = len(layers) < len(model.layers) + len(model.hidden)
-        # Of a category's inputs one at a time counts.
-        active = width if layers else front.n_codes
-        weights = rng.normal(size=(width, n_out)) * np.sqrt((2.0 if hidden else 1.0) / active)
+        # All inputs of a category count, though one at a time is hot: rows that start small leave what a value says to
+        # the rows of data that have it, and are missed less where a value is unseen.
+        weights = rng.normal(size=(width, n_out)) * np.sqrt((2.0 if hidden else 1.0) / width)
         if not layers:
             _silence(weights, front)
         layers.append(Dense(weights.astype(np.float32), np.zeros(n_out, np.float32), relu=hidden))

@@ -38,13 +38,13 @@ from compress import (
 )
 from compress.c import to_c
 from compress.categories import columns_of
-from compress.data import Validation
 from compress.distill import TEACHER
 from compress.evaluate import Evaluation, evaluate
 from compress.latency import machine
 from compress.native import Footprint, compiled, footprint
 from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
 from compress.search import Search, Target, search
+from compress.split import Validation
 from compress.train import Epoch
 from jobs import recipe as spec
 from jobs.build import cleaning_of, filters_of, layout_of
@@ -102,6 +102,8 @@ class CompactReport:
         found: the search, if there was one.
         exported: what was written beside the packed file.
         histograms: of the weights other than 0, by stage and layer.
+        target: what the file must keep to, if anything.
+        machine: the processor on which times were measured.
         recipe: with its defaults.
     """
 
@@ -115,6 +117,8 @@ class CompactReport:
     found: Search | None
     exported: Exported
     histograms: tuple[tuple[str, tuple[Histogram, ...]], ...] = field(repr=False)
+    target: Target | None
+    machine: str
     recipe: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
@@ -124,7 +128,7 @@ class CompactReport:
         if self.found is not None:
             trials = {
                 "met": self.found.met,
-                "machine": machine(),
+                "machine": self.machine,
                 "excess": self.found.best.excess,
                 "best": asdict(self.found.best),
                 "trials": [asdict(trial) for trial in self.found.trials],
@@ -136,6 +140,8 @@ class CompactReport:
             "teachers": None if self.taught is None else {"error": self.taught},
             "validation": {"before": self.before.as_json(), "after": self.after.as_json()},
             "test": {name: None if e is None else e.as_json() for name, e in tested.items()},
+            "machine": self.machine,
+            "target": None if self.target is None else asdict(self.target),
             "search": trials,
             "exports": self.exported.as_json(),
             "versions": about.versions(),
@@ -175,7 +181,19 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
     test_before, test_after = _tested(recipe, baseline, place, path, exported.backends)
     histograms = tuple((s.name, _histograms(m)) for s, m in zip(stages, models, strict=True))
     report = CompactReport(
-        str(path), stages, taught, before, after, test_before, test_after, found, exported, histograms, recipe.echo()
+        str(path),
+        stages,
+        taught,
+        before,
+        after,
+        test_before,
+        test_after,
+        found,
+        exported,
+        histograms,
+        _target(recipe),
+        machine(),
+        recipe.echo(),
     )
     fs, target = files.resolve(place / "report.json")
     files.write_json(fs, target, report.as_json())
@@ -218,6 +236,11 @@ def _samples(recipe: Recipe, start: Model, data: Dataset, place: Path) -> Iterat
 # The target
 
 
+def _target(recipe: Recipe) -> Target | None:
+    limits = ("max_bytes", "max_error", "max_latency_us", "backend", "batch", "quantile")
+    return None if recipe.target is None else Target(**recipe.target.model_dump(include=set(limits)))
+
+
 def _targeted(
     recipe: Recipe,
     start: Model,
@@ -229,17 +252,19 @@ def _targeted(
     progress: Progress | None,
 ) -> tuple[Model, Search | None]:
     """The recipe's own model if it keeps to the target, else what a search finds."""
-    wanted = recipe.target
+    wanted, target = recipe.target, _target(recipe)
     assert wanted is not None
-    limits = ("max_bytes", "max_error", "max_latency_us", "backend", "batch", "quantile")
-    target = Target(**wanted.model_dump(include=set(limits)))
+    assert target is not None
     if wanted.max_latency_us is None and target.excess(last.packed_bytes, last.error, None) <= 0:
         return model, None
     rows, learning = samples, dict[str, Any]()
     for step in recipe.steps:
         if isinstance(step, spec.Distill) and lesson is not None:
             rows, learning = lesson.samples, {"teacher": TEACHER, **step.model_dump(include={"temperature", "share"})}
-    key = digest_of([rows.digest, plain(recipe.model), plain(wanted), learning])
+    learning |= recipe.steps[0].model_dump(include={"batch", "class_weight", "forget"})
+    # Another machine takes another time.
+    here = machine() if wanted.max_latency_us is not None else ""
+    key = digest_of([rows.digest, plain(recipe.model), plain(wanted), learning, here])
     with epochs(progress, "search", wanted.epochs * wanted.trials, rows.n_rows) as advance:
         seen = [0]
 

@@ -47,7 +47,7 @@ def _train(
         constraints.append(LearnedStep(**step.learned_step.model_dump()))
     if step.entropy_penalty is not None:
         constraints.append(EntropyPenalty(**step.entropy_penalty.model_dump()))
-    names = {"epochs", "batch", "schedule", "patience", "class_weight", "temperature", "share"}
+    names = {"epochs", "batch", "schedule", "patience", "class_weight", "forget", "temperature", "share"}
     given = step.model_dump(include=names)
     with epochs(progress, "train", step.epochs, samples.n_rows) as advance:
         return train(

@@ -191,6 +191,8 @@ class Trained(Section):
     """Count rare classes as much as frequent ones."""
     augment: AffineSpec | None = None
     """Change the rows at random, by the seed."""
+    forget: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the categories' values that count as unseen, drawn anew for every row, so that new ones do no harm."""
     magnitude: MagnitudeSpec | None = None
     """Prune meanwhile."""
     learned_step: LearnedStepSpec | None = None
@@ -368,7 +370,7 @@ class TargetSpec(Section):
     seconds: float | None = Field(default=None, gt=0)
     """No trial begins after so long."""
     epochs: int = Field(default=20, ge=1)
-    """Of every trial."""
+    """Of every trial. Its batch, class_weight and forget are those of the first step."""
 
 
 class Results(Section):

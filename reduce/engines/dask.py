@@ -29,7 +29,7 @@ from distributed.scheduler import KilledWorker, NoValidWorkerError
 from reduce.about import versions
 from reduce.blocks import Array
 from reduce.dataset import Dataset
-from reduce.engines.base import Progress, Tree, scan_name, staged, tree_arrays
+from reduce.engines.base import KeepsNothing, Progress, Tree, scan_name, staged, tree_arrays
 from reduce.engines.checkpoint import scanned
 from reduce.engines.load import LARGE_STATE, TASKS, Cluster, fan_in, worker_memory
 from reduce.engines.memory import format_bytes, parse_bytes
@@ -59,7 +59,7 @@ CLOSING = 2.0
 """Seconds that ending a connection may take."""
 
 
-class DaskEngine:
+class DaskEngine(KeepsNothing):
     """Runs passes on the workers of a Dask cluster.
 
     Args:

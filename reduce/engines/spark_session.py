@@ -47,8 +47,21 @@ def session(master: str | None = None, remote: str | None = None) -> Any:
 def stop() -> None:
     """End the session of this process, if there is one."""
     found = SparkSession.getActiveSession()
-    if found is not None:
-        found.stop()
+    if found is None:
+        return
+    if getattr(found, "_sc", None) is None:
+        try:
+            call_on(found)
+        except EngineError:
+            # pyspark would try for ten minutes to take leave of a server that is gone.
+            found.client.close()
+            return
+    found.stop()
+
+
+def call_on(session: Any) -> None:
+    """Refuse the Connect server of a session when it does not answer, as :func:`knock` does."""
+    knock(f"sc://{session.client._builder.endpoint}")
 
 
 def knock(address: str) -> None:

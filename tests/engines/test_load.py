@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks.scale import Counted, NullPass, simulate, unread
-from reduce import PCA, ConfigError, Dataset, connect
+from benchmarks.scale import FEATURES, Counted, NullPass, simulate, unread
+from reduce import PCA, ConfigError, Dataset, Sink, connect
 from reduce.engines.base import Tree, plan_leaves
 from reduce.engines.load import Cluster, Load, fold_load
 from reduce.engines.memory import estimate
@@ -24,6 +25,7 @@ from reduce.engines.ship import pack
 from reduce.engines.tasks import fold_tasks
 from reduce.parts import plan_parts
 from reduce.plan import explain
+from reduce.sink import Job, read_manifest
 from tests.engines.dask_processes import cluster
 
 distributed = pytest.importorskip("distributed")
@@ -88,6 +90,46 @@ def test_planning_takes_nothing_for_a_row_group(tmp_path: Path) -> None:
     assert peak_of(lambda: planned(many)) - peak_of(lambda: planned(few)) < leaves * 40
     # A task says which run of fragments it reads.
     assert abs(planned(many) - planned(few)) < 20
+
+
+def output_peaks(files: int, space: Path) -> dict[str, int]:
+    """Peaks of one process that begins, goes on with, finishes, reads and finds again an output of so many files."""
+    # A hundred files a part, without rows: what grows is what is known of the input.
+    sink, peaks = Sink(space / f"{files}", part_bytes=1 << 30), {}
+    model = PCA(50).fit(np.random.default_rng(0).standard_normal((60, FEATURES)).astype(np.float32))
+    model._names = unread(1, space).feature_names
+    data = model.transform(unread(files, space))
+    jobs: list[Job] = []
+    peaks["begin"] = peak_of(lambda: jobs.append(sink.open(data)))
+    for part in jobs[0].parts:
+        jobs[0].write_part(part, iter(()))
+    peaks["go on"] = peak_of(lambda: sink.open(data))
+    peaks["finish"] = peak_of(jobs[0].commit)
+    peaks["read"] = peak_of(lambda: read_manifest(sink.path).digest)
+    peaks["find again"] = peak_of(lambda: sink.open(data))
+    found = read_manifest(sink.path)
+    assert len(found.input["files"]) == files
+    assert sum(len(part.source) for part in found.parts) == files
+    return peaks
+
+
+def grows_by(few: int, many: int, space: Path) -> dict[str, float]:
+    """Bytes by which each of :func:`output_peaks` grows with a file."""
+    output_peaks(10, space / "first")  # imports and the like
+    low, high = (output_peaks(files, space) for files in (few, many))
+    return {name: (high[name] - low[name]) / (many - few) for name in high}
+
+
+def test_an_output_takes_little_for_an_input_file(tmp_path: Path) -> None:
+    """A path and a digest are a hundred bytes, which double while an array of them grows."""
+    found = grows_by(1_000, 2_500, tmp_path)
+    assert all(0 <= growth < 300 for growth in found.values()), found
+
+
+@pytest.mark.slow
+def test_an_output_of_100_000_files(tmp_path: Path) -> None:
+    found = grows_by(10_000, 100_000, tmp_path)
+    assert all(0 <= growth < 300 for growth in found.values()), found
 
 
 def test_ten_terabytes_on_a_thousand_workers(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import shutil
 import signal
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 pytest.importorskip("torch")
 
 from compress import Model, evaluate, load
+from compress.latency import machine
 from jobs import compact, compact_steps, exits
 from jobs.cli import app
 from jobs.recipe import Recipe, load_recipe, read_recipe
@@ -188,6 +190,24 @@ def test_a_target_starts_a_search_and_one_that_is_met_does_not(done: Path, tmp_p
     assert (tmp_path / "out/model.emill").stat().st_size <= 500
     assert found["search"]["best"]["bytes"] == (tmp_path / "out/model.emill").stat().st_size
     assert "trial 0" in (tmp_path / "out/page.html").read_text()
+
+
+def test_a_limit_of_time_is_shown_with_all_that_it_depends_on(done: Path, tmp_path: Path) -> None:
+    asked = ["target.max_latency_us=900000", "target.max_bytes=90000", "target.batch=3", "target.quantile=0.9"]
+    options = [word for one in (*asked, "target.trials=1", "target.epochs=1") for word in ("--set", one)]
+    shown = CliRunner().invoke(app, ["compress", str(done), "--quiet", *options], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    took, here = report["search"]["best"]["latency_us"], machine()
+    assert 0 < took < 900_000
+    assert report["machine"] == report["search"]["machine"] == here
+    assert report["target"]["backend"] == "numpy"
+    wanted = f"time of numpy, 3 rows a call, quantile 0.9, one thread, on {here}"
+    lines = [" ".join(line.split()) for line in shown.output.splitlines()]
+    assert f"{wanted} 900,000.0 µs {took:,.1f} µs" in lines
+    assert f"times of a call, one thread of: {here}" in lines
+    assert "The target is met after 1 trials" in lines
+    assert html.escape(f"{wanted}, at most 900,000.0 µs: {took:,.1f} µs") in (tmp_path / "out/page.html").read_text()
 
 
 def test_the_other_steps_run_and_the_table_is_printed(conf: Path, tmp_path: Path) -> None:
