@@ -284,6 +284,7 @@ def test_the_front_in_conf_runs_on_small_digits(digit_files: Path, tmp_path: Pat
         ("out/front", str(tmp_path / "out")), ("800, 400", "48"), ("epochs: 40", "epochs: 6"), ("[64, 32]", "[16]"),
         ("batch: 256", "batch: 64"),
         ("copies: 6", "copies: 2"),
+        ("epochs: 20", "epochs: 8"),
     ):  # fmt: skip
         assert old in text
         text = text.replace(old, new)
