@@ -295,7 +295,7 @@ class Quantize(Section):
 
 
 Plain = Train | Prune | Regrow | PruneNeurons | Factorize | FoldProjection | ShareWeights | Quantize
-Kind = Distill | Plain
+Kind = Plain | Distill
 
 
 class Member(Section):

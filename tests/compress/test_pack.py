@@ -260,7 +260,8 @@ def test_twenty_thousand_mutated_files_in_little_memory(tmp_path: Path, small: M
     code = f"""
 import resource
 from tests.compress import test_pack as t
-contents = [t.packed(t.made(), coder=c) for c in ("range", "zstd", "huffman")]
+from tests.compress.nets import NETS
+contents = [t.packed(net, coder=c) for c in ("range", "zstd", "huffman") for net in (t.made(), NETS["block"])]
 contents.append(open({str(tmp_path / "m.emill")!r}, "rb").read())
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 assert t.attack(contents, 10_000, fitting=False) == 0

@@ -169,9 +169,9 @@ def test_a_net_behind_it_learns_and_no_step_changes_it(digits: Any, samples: Sam
     ):  # fmt: skip
         np.testing.assert_array_equal(changed.layers[0].weights, fixed.weights)
         assert changed.layers[0].frozen
-    small = quantize(model, samples, bits=6, activations=10)
+    small = quantize(model, samples, bits=7)
     np.testing.assert_array_equal(small.layers[0].whole(), fixed.whole())
     pack(small, tmp_path / "m.emill")
     back = load(tmp_path / "m.emill")
     np.testing.assert_array_equal(back.scores(digits[2]), whole_net(small).scores(digits[2]))
-    assert error(back, *digits[2:]) < error(model, *digits[2:]) + 0.02 < 0.12
+    assert error(back, *digits[2:]) < error(model, *digits[2:]) + 0.03 < 0.16

@@ -402,3 +402,8 @@ def test_one_first_layer_only(digit_files: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match=r"pca, pooling or dct as first layer; found pca and pooling"):
         read_recipe(text, "recipe.yaml")
+    text = RECIPE.format(data=digit_files, out=tmp_path / "out").replace(
+        "seed: 1}", "seed: 1, dct: {height: 8, width: 8}}"
+    )
+    with pytest.raises(ConfigError, match="either block or count"):
+        read_recipe(text, "recipe.yaml")

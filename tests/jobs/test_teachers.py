@@ -123,6 +123,7 @@ STOPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", STOPS)
 def test_killed_it_goes_on_to_the_same_bytes(moment: str, conf: Path, finished: Path, tmp_path: Path) -> None:
     driver = (
@@ -282,13 +283,16 @@ def test_the_front_in_conf_runs_on_small_digits(digit_files: Path, tmp_path: Pat
         ("height: 28, width: 28", "height: 8, width: 8, shift: 0.6"),
         ("out/front", str(tmp_path / "out")), ("800, 400", "48"), ("epochs: 40", "epochs: 6"), ("[64, 32]", "[16]"),
         ("batch: 256", "batch: 64"),
+        ("copies: 6", "copies: 2"),
     ):  # fmt: skip
         assert old in text
         text = text.replace(old, new)
-    for changes, name in (((), "out"), (("model.pooling={height: 8, width: 8}",), "pooled")):
-        where = (f"output.path={tmp_path / name}",)
-        report = compact.run(read_recipe(text, "front.yaml", (*changes, *where)))
+    variants = {"pooled": "model.pooling={height: 8, width: 8}", "waved": "model.dct={height: 8, width: 8, block: 5}"}
+    for name in ("out", *variants):
+        changes = [f"output.path={tmp_path / name}", *([variants[name]] if name in variants else [])]
+        report = compact.run(read_recipe(text, "front.yaml", changes))
         assert report.after.error < 0.6
+        assert load(report.path).layers[0].weights.shape[1] == {"out": 16, "pooled": 16, "waved": 25}[name]
         assert load(report.path).front.layout["vector"] == "pixels"
         assert {"model.c", "model.onnx"} <= set(report.exported.bytes)
     assert len(list((tmp_path / "out-teachers").glob("taught-*.parquet"))) == 1
