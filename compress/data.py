@@ -222,8 +222,9 @@ def as_labelled(data: Any, label: str = "label") -> Dataset:
         X = np.ascontiguousarray(X, dtype=X.dtype if X.dtype == np.uint8 else kind)
         rows = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), X.shape[1])
         try:
-            table = pa.table({"x": rows, label: pa.array(y)})
-        except (pa.ArrowException, TypeError) as error:
+            # Arrow would take a text in numpy's own form to end at its first zero.
+            table = pa.table({"x": rows, label: pa.array(y.tolist() if y.dtype.kind == "U" else y)})
+        except (pa.ArrowException, TypeError, UnicodeError) as error:
             raise SchemaError(f"expected labels of one type, found: {error}; convert them") from error
         return Dataset.from_arrow(table, vector="x", n_features=X.shape[1], carry=[label])
     raise ConfigError(f"expected a Dataset or a pair (X, y), found {type(data).__name__}; make one of these")
@@ -289,12 +290,17 @@ def _targets(data: Dataset, label: str, model: Model) -> tuple[tuple[Label, ...]
         for block, _ in labelled_blocks(data, label):
             y = values_of(target_column(block, label), label)
             if len(y):
-                delta = y.mean() - mean
-                m2 += float(((y - y.mean()) ** 2).sum() + delta**2 * count * len(y) / (count + len(y)))
-                mean += delta * len(y) / (count + len(y))
+                with np.errstate(over="ignore", invalid="ignore"):
+                    delta = y.mean() - mean
+                    m2 += float(((y - y.mean()) ** 2).sum() + delta**2 * count * len(y) / (count + len(y)))
+                    mean += delta * len(y) / (count + len(y))
                 count += len(y)
         if not count:
             raise DataError("expected rows to train on, found none; give more rows")
+        if not np.isfinite(m2):
+            raise DataError(
+                f"expected values in {label!r} whose squares float64 can hold, found larger ones; rescale the column"
+            )
         return (), (float(mean), float(np.sqrt(m2 / count)) or 1.0)
     if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind) or _is_text(kind)):
         raise SchemaError(
@@ -306,6 +312,11 @@ def _targets(data: Dataset, label: str, model: Model) -> tuple[tuple[Label, ...]
         found |= set(pc.unique(target_column(block, label)).to_pylist())
         if len(found) > MAX_CLASSES:
             raise DataError(f"expected at most {MAX_CLASSES} classes in {label!r}, found more; is it a number?")
+    strange = [value for value in found if isinstance(value, int) and value >= 1 << 63]
+    if strange:
+        raise DataError(
+            f"expected classes of 64 bits with a sign in {label!r}, found {strange[0]}; convert the column to text"
+        )
     if model.labels and found <= set(model.labels):
         return model.labels, (0.0, 1.0)
     if len(found) < 2:

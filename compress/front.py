@@ -143,7 +143,13 @@ class Front:
         if self.categories or is_table(X):
             numbers, named = self.parts(X)
             return np.column_stack([self._numbers(numbers, where), named])
-        return self._numbers(np.asarray(X), where)
+        X = np.asarray(X)
+        if X.dtype.kind not in "buif":
+            try:
+                X = X.astype(np.float64, casting="unsafe" if X.dtype == object else "same_kind")
+            except (TypeError, ValueError) as error:
+                raise SchemaError(f"expected numbers, found {X.dtype} values: {error}; convert them") from error
+        return self._numbers(X, where)
 
     def block_codes(self, block: Block) -> Codes:
         """The codes of a block that carries the columns of the categories."""

@@ -47,16 +47,18 @@ def session(master: str | None = None, remote: str | None = None) -> Any:
 def stop() -> None:
     """End the session of this process, if there is one."""
     found = SparkSession.getActiveSession()
-    if found is None:
-        return
-    if getattr(found, "_sc", None) is None:
-        try:
-            call_on(found)
-        except EngineError:
-            # pyspark would try for ten minutes to take leave of a server that is gone.
-            found.client.close()
-            return
-    found.stop()
+    if found is not None:
+        if getattr(found, "_sc", None) is None:
+            leave(found)
+        found.stop()
+
+
+def leave(session: Any) -> None:
+    """Close the client of a Connect server that is gone: pyspark would try for ten minutes to take leave of it."""
+    try:
+        call_on(session)
+    except EngineError:
+        session.client.close()
 
 
 def call_on(session: Any) -> None:

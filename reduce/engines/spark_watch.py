@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pyspark import InheritableThread
 
-from reduce.engines.spark_session import call_on, knock
+from reduce.engines.spark_session import call_on, knock, leave
 from reduce.errors import EngineError
 
 T = TypeVar("T")
@@ -56,15 +56,16 @@ def watched(session: Any, group: str, call: Callable[[], T], patience: float) ->
     try:
         while not ended.wait(POLL):
             alone = _still_there(session, alone, patience)
+        if wrong:
+            raise wrong[0]
     except BaseException as error:
-        if isinstance(error, EngineError) and getattr(session, "_sc", None) is None:
-            # At the end of the process pyspark would try again for ten minutes.
-            atexit.register(session.client.close)
-        else:
+        remote = getattr(session, "_sc", None) is None
+        if remote:
+            # Runs before pyspark's own farewell, for it is registered later.
+            atexit.register(leave, session)
+        if not (remote and isinstance(error, EngineError)):
             _let_go(session, group, ended)
         raise
-    if wrong:
-        raise wrong[0]
     return found[0]
 
 

@@ -148,12 +148,12 @@ class SketchPass:
         self._spare.clear()
         self._centre(state)
         terms = state.height + state.depth + 8
-        moments = state.moments if self.pivot is None else None
+        moments = state.moments.settle() if self.pivot is None else None
         return Sketch(moments, state.n, state.pivot, state.offset, state.products, self.weights, terms)
 
     def sizes(self, height: int, rows: int) -> tuple[int, int, int]:
         d, width = self.weights.shape
-        state = 8 * d * width + 128 * d
+        state = 8 * d * width + 144 * d
         # The weights in the data's precision, the product of one block's rows, and that of its columns.
         scratch = (self.intake.dtype.itemsize + 8) * (d + height) * width
         # Then the product and the next block: two copies of each while they are made orthogonal to a basis.
@@ -178,8 +178,8 @@ class SketchPass:
         if taken.weights is not None:
             z *= w[:, None]
         taken.add(state.products, z)
-        sums = state.sums[:, None]
-        taken.add(sums, w[:, None])
+        at, sums = taken.sums(w)
+        state.sums[at] += sums
         self._count(state, len(z), float(w.sum()))
 
     def _add_dense(self, state: SketchState, block: Block) -> None:

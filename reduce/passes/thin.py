@@ -17,7 +17,7 @@ from scipy import sparse
 from scipy.sparse import _sparsetools
 
 from reduce.blocks import F64, Block, Floats
-from reduce.passes.moments import FAR, Intake, Moments, weigh
+from reduce.passes.moments import FAR, Entries, Intake, Moments, weigh
 from reduce.transforms import DENSE_SHARE
 
 
@@ -55,27 +55,30 @@ class Thin:
 
     def add(self, target: F64, z: Floats) -> None:
         """Add the product of the transposed rows with ``z`` (h, l) to ``target`` (d, l), in place and in float64."""
-        self._add_flipped(self.thin.data, z, target)
-        if len(self.at):
-            target[self.at] += self.thick.T @ z
-
-    def squares(self, weights: F64, d: int) -> F64:
-        """(d,) sums of squares about the pivot; ``weights`` (h,)."""
-        found = np.zeros((d, 1))
-        self._add_flipped(self.thin.data.astype(np.float64) ** 2, weights[:, None], found)
-        found[self.at, 0] = np.einsum("i,ij,ij->j", weights, self.thick, self.thick, dtype=np.float64)
-        return found[:, 0]
-
-    def _add_flipped(self, data: Floats, z: Floats, target: F64) -> None:
-        """``target += X^T z`` for the thin columns X (h, d) with the entries ``data``."""
-        (h, d), X = self.thin.shape, self.thin
+        X, data = self.thin, self.thin.data.astype(np.float64, copy=False)
         # SciPy's public product makes a new (d, l) array of every block, which for a million columns costs twenty
         # times the product itself; this is the routine behind it. A row of the target stays in cache while all that
         # belongs to it is added, in the order of the rows.
         _sparsetools.csr_matvecs(
-            d, h, z.shape[1], X.indptr, X.indices, data.astype(np.float64, copy=False),
+            *X.shape[::-1], z.shape[1], X.indptr, X.indices, data,
             np.ascontiguousarray(z, dtype=np.float64).ravel(), target.reshape(-1),
         )  # fmt: skip
+        if len(self.at):
+            target[self.at] += self.thick.T @ z
+
+    def sums(self, weights: F64, *, squares: bool = False) -> Entries:
+        """The columns that are not all 0, and their sums, or those of squares; ``weights`` (h,)."""
+        X, data = self.thin, self.thin.data.astype(np.float64)
+        seen = np.flatnonzero(X.indptr[1:] != X.indptr[:-1])
+        found, starts = np.zeros(len(seen)), np.append(X.indptr[seen], X.indptr[-1:])
+        _sparsetools.csr_matvecs(
+            len(seen), self.rows, 1, starts, X.indices, data**2 if squares else data, weights, found
+        )  # fmt: skip
+        if not len(self.at):
+            return seen, found
+        power = "i,ij,ij->j" if squares else "i,ij->j"
+        thick = np.einsum(power, weights, *[self.thick] * (1 + squares), dtype=np.float64)
+        return np.concatenate([seen, self.at]), np.concatenate([found, thick])
 
 
 def thin_rows(intake: Intake, moments: Moments, block: Block, *, squares: bool) -> Thin | None:
@@ -88,7 +91,7 @@ def thin_rows(intake: Intake, moments: Moments, block: Block, *, squares: bool) 
     if not block.sparse or X.nnz > DENSE_SHARE * X.shape[0] * X.shape[1]:
         return None
     block = weigh(block)
-    X, d = block.X.astype(intake.dtype, copy=False), block.n_features
+    X = block.X.astype(intake.dtype, copy=False)
     if not X.has_canonical_format:
         X = X.copy()
         X.sum_duplicates()
@@ -116,9 +119,7 @@ def thin_rows(intake: Intake, moments: Moments, block: Block, *, squares: bool) 
     moments.total += float(w.sum())
     if squares and taken.rows:
         _extrema(moments, flipped)
-        sums = np.zeros((d, 1))
-        taken.add(sums, w[:, None])
-        moments.add(np.full(d, float(w.sum())), sums[:, 0], taken.squares(w, d))
+        moments.add_later(float(w.sum()), taken.sums(w), taken.sums(w, squares=True))
     return taken
 
 

@@ -22,7 +22,7 @@ from compress.front import Front
 from compress.integer import WholeLayer, WholeNet, whole_net
 from compress.pack import DIGEST, MAGIC, packed, unpacked
 from reduce import Dataset
-from reduce.errors import ArtifactError, ConfigError, EigenmillError
+from reduce.errors import ArtifactError, ConfigError, EigenmillError, SchemaError
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -157,6 +157,18 @@ def test_missing_infinite_and_far_values_have_their_codes() -> None:
     front = made().front
     X = np.array([[np.nan, 0.49, np.inf, -np.inf], [1e308, 0.5, -1e308, 1e308]])
     np.testing.assert_array_equal(front.codes(X), [[3, 0, 0, 1023], [1023, 1, 0, 1023]])
+
+
+def test_rows_of_objects_are_numbers_or_refused() -> None:
+    front = made().front
+    X = np.array([[7, 0.49, -1e308, 1e308]], object)
+    np.testing.assert_array_equal(front.codes(X), front.codes(X.astype(float)))
+    for gap in (None, np.nan):
+        X[0, 0] = gap
+        np.testing.assert_array_equal(front.codes(X), [[3, 0, 0, 1023]])
+    for strange in ([["a"] * 4], np.ones((1, 4)) * 1j, np.array([["a", 1, 2, 3]], object)):
+        with pytest.raises(SchemaError, match="expected numbers, found"):
+            front.codes(strange)
 
 
 def test_loading_and_predicting_need_neither_torch_nor_constriction(small: Model, tmp_path: Path) -> None:

@@ -42,8 +42,7 @@ class Run:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.printed.append(line.strip())
-            if line.strip() == stage:
-                count -= 1
+            count -= line.strip() == stage
             if not count:
                 return time.monotonic()
         raise AssertionError("\n".join([*self.printed, *self.log[-60:]]))

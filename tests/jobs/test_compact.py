@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ pytest.importorskip("torch")
 
 from compress import Model, evaluate, load
 from compress.latency import machine
+from compress.pack import packed
 from jobs import compact, compact_steps, exits
 from jobs.cli import app
 from jobs.recipe import Recipe, load_recipe, read_recipe
 from reduce import PCA, Dataset
 from reduce.errors import ArtifactError, ConfigError
 from tests.compress.made_tables import late
+from tests.compress.nets import front, layer, net
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """\
@@ -358,6 +361,24 @@ def test_inspect_says_what_is_in_the_file(finished: Path, tmp_path: Path) -> Non
         refused = CliRunner().invoke(app, ["inspect", str(tmp_path / name), "--json"])
         assert refused.exit_code == exits.code_of(ArtifactError(""))
         assert message in json.loads(refused.stdout)["error"]["message"]
+
+
+def test_names_in_a_file_are_data_to_the_terminal(tmp_path: Path) -> None:
+    labels = ("[/x]", "[red]b[/red]", "\x1b[31mc\x1b]0;t\x07", ":smile:", "\u202ed\r")
+    columns = ["[bold]", "[/]", "\x1b[2J"]
+    made = net(front(3), layer(3, 5, 9, bits=0), labels=labels)
+    path = tmp_path / "hostile.emill"
+    path.write_bytes(packed(replace(made, front=replace(made.front, layout={"columns": columns}))))
+    shown = CliRunner().invoke(app, ["inspect", str(path)], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    assert "5 labels: [/x], [red]b[/red], \\x1b[31mc\\x1b]0;t\\x07, :smile:, \\u202ed\\r" in shown.output
+    assert "3 features: [bold], [/], \\x1b[2J" in shown.output
+    wrong = CliRunner().invoke(
+        app, ["predict", str(path), str(tmp_path / "no\x1b[2Jwhere"), "--out", str(tmp_path / "o")]
+    )
+    assert wrong.exit_code == exits.BAD_DATA
+    assert "\\x1b[2J" in wrong.output
+    assert "\x1b" not in shown.output + wrong.output
 
 
 def test_the_schema_of_recipes() -> None:
