@@ -37,7 +37,7 @@ from benchmarks.measure import MB, peak
 PACKAGE, MEMBER = "vega-datasets@3.2.1", "package/data/flights-3m.parquet"
 MONTHS = (5, 6)
 LATE = 15
-HIDDEN, PRICE = [64, 32], 1e-7
+HIDDEN, PRICE = [64, 32], 5e-7
 """Chosen, as all settings of the compact model, by ``--month 5``."""
 NUMBERS = ["distance"]
 CATEGORIES = ["month(date)", "weekday(date)", "hour(date)", "origin", "destination"]
