@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--side", action="append", choices=SIDES, help="default: all")
     parser.add_argument("--month", type=int, default=MONTHS[-1], choices=MONTHS, help="the test; all before it train")
     parser.add_argument("--epochs", type=int, default=6, help="of the peers")
-    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0; 0 shows what has been found")
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
