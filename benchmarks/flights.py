@@ -37,7 +37,7 @@ from benchmarks.measure import MB, peak
 PACKAGE, MEMBER = "vega-datasets@3.2.1", "package/data/flights-3m.parquet"
 MONTHS = (5, 6)
 LATE = 15
-HIDDEN, PRICE = [64, 32], 1e-7
+HIDDEN, PRICE = [64, 32], 5e-7
 """Chosen, as all settings of the compact model, by ``--month 5``."""
 NUMBERS = ["distance"]
 CATEGORIES = ["month(date)", "weekday(date)", "hour(date)", "origin", "destination"]
@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--side", action="append", choices=SIDES, help="default: all")
     parser.add_argument("--month", type=int, default=MONTHS[-1], choices=MONTHS, help="the test; all before it train")
     parser.add_argument("--epochs", type=int, default=6, help="of the peers")
-    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0; 0 shows what has been found")
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)

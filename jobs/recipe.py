@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ class Rows(Input):
     """Rows that a value must occur in to be one of them."""
 
 
+def _time(value: Any) -> Any:
+    """YAML's dates and times as text."""
+    return value.isoformat() if isinstance(value, datetime.date) else value
+
+
 class Split(Section):
     """Which rows are held out of training, to choose by."""
 
@@ -38,7 +44,7 @@ class Split(Section):
     """A carried column such as an id: equal values stay on one side."""
     equals: bool | int | float | str | None = None
     """Instead: rows whose `by` has this value."""
-    since: int | float | str | None = None
+    since: Annotated[int | float | str | None, BeforeValidator(_time)] = None
     """Instead: rows whose `by` is at least this."""
 
 

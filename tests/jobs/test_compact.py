@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -338,6 +339,27 @@ def test_a_recipe_with_categories(tmp_path: Path) -> None:
     assert told["format"] == 2
     assert [c["name"] for c in told["categories"]] == ["city", "weekday(when)", "hour(when)"]
     assert sum(told["sections"].values()) == told["bytes"]
+
+
+def test_the_recipe_of_flights_judges_by_a_month_that_is_new(tmp_path: Path) -> None:
+    rows = late(9000).rename_columns({"city": "origin", "when": "date"})
+    rows = rows.set_column(0, "distance", rows["distance"].fill_null(5.0)).append_column("destination", rows["origin"])
+    month = pc.month(rows["date"])
+    for name, part in (("train", pc.less(month, 6)), ("test", pc.equal(month, 6))):
+        (tmp_path / name).mkdir()
+        pq.write_table(rows.filter(part), tmp_path / name / "part-0.parquet")
+    changes = [f"input.path={tmp_path}/train", f"test.path={tmp_path}/test", f"output.path={tmp_path}/out"]
+    changes += ["validation.by=date", "validation.since=2001-05-01", "output.batches=[1]", "output.exports=[]"]
+    changes += [f"steps.{i}.{what}" for i in (0, 1) for what in ("batch=64", "optimizer.lr=0.02", "epochs=3")]
+    report = compact.run(load_recipe(ROOT / "conf/flights_compact.yaml", changes))
+    found = load(tmp_path / "out" / "model.emill")
+    assert found.front.categories[0].values == (1, 2, 3, 4)
+    held = rows.filter(pc.equal(month, 5))
+    assert report.after.rows == len(held)
+    assert report.after.error == pytest.approx(np.mean(found.predict(held) != held["late"].to_numpy()))
+    assert report.test_after is not None
+    assert report.test_after.auc is not None
+    assert report.test_after.auc > 0.75
 
 
 def test_inspect_says_what_is_in_the_file(finished: Path, tmp_path: Path) -> None:
