@@ -52,14 +52,15 @@ def watched(session: Any, group: str, call: Callable[[], T], patience: float) ->
             ended.set()
 
     InheritableThread(target=run, session=session, daemon=True).start()
-    alone = time.monotonic()
+    alone, remote = time.monotonic(), getattr(session, "_sc", None) is None
     try:
         while not ended.wait(POLL):
             alone = _still_there(session, alone, patience)
         if wrong:
+            if remote:
+                call_on(session)  # one that is gone makes errors of many kinds
             raise wrong[0]
     except BaseException as error:
-        remote = getattr(session, "_sc", None) is None
         if remote:
             # Runs before pyspark's own farewell, for it is registered later.
             atexit.register(leave, session)
