@@ -10,19 +10,23 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import reduce
 from benchmarks.scale import FEATURES, Counted, NullPass, simulate, unread
 from reduce import PCA, ConfigError, Dataset, Sink, connect
+from reduce.catalog import Files
 from reduce.engines.base import Tree, plan_leaves
 from reduce.engines.load import Cluster, Load, fold_load
 from reduce.engines.memory import estimate
 from reduce.engines.ship import pack
 from reduce.engines.tasks import fold_tasks
+from reduce.estimators.record import located, unseen
 from reduce.parts import plan_parts
 from reduce.plan import explain
 from reduce.sink import Job, read_manifest
@@ -113,23 +117,49 @@ def output_peaks(files: int, space: Path) -> dict[str, int]:
     return peaks
 
 
-def grows_by(few: int, many: int, space: Path) -> dict[str, float]:
-    """Bytes by which each of :func:`output_peaks` grows with a file."""
-    output_peaks(10, space / "first")  # imports and the like
-    low, high = (output_peaks(files, space) for files in (few, many))
+def state_peaks(files: int, space: Path) -> dict[str, int]:
+    """Peaks of one process that saves, loads and goes on from the state of a fit of so many files."""
+    data, peaks = unread(files, space), {}
+    model = PCA(2).fit(np.random.default_rng(0).standard_normal((60, FEATURES)), keep_state=True)
+    known = model._known()
+    assert known is not None
+    model._record = replace(known, files=Files(located(data.source)))
+    peaks["save"] = peak_of(lambda: model.save(space / f"{files}", state=True))
+    loaded: list[PCA] = []
+    peaks["load"] = peak_of(lambda: loaded.append(reduce.load(space / f"{files}")))
+    peaks["restore"] = peak_of(loaded[0]._known)
+    record = loaded[0]._known()
+    assert record is not None
+    assert len(record.files) == files
+    peaks["compare"] = peak_of(lambda: unseen(data, record))
+    assert not unseen(data, record).source.files
+    return peaks
+
+
+def grows_by(peaks: Callable[[int, Path], dict[str, int]], few: int, many: int, space: Path) -> dict[str, float]:
+    """Bytes by which each of the peaks grows with a file."""
+    peaks(10, space / "first")  # imports and the like
+    low, high = (peaks(files, space) for files in (few, many))
     return {name: (high[name] - low[name]) / (many - few) for name in high}
 
 
 def test_an_output_takes_little_for_an_input_file(tmp_path: Path) -> None:
-    """A path and a digest are a hundred bytes, which double while an array of them grows."""
-    found = grows_by(1_000, 2_500, tmp_path)
-    assert all(0 <= growth < 300 for growth in found.values()), found
+    """A path and a digest are a hundred bytes; the rest is buffers of a fixed size, not yet full with so few files."""
+    found = grows_by(output_peaks, 600, 1_600, tmp_path)
+    assert all(growth < 400 for growth in found.values()), found
+
+
+def test_a_state_takes_little_for_a_file_seen(tmp_path: Path) -> None:
+    found = grows_by(state_peaks, 600, 1_600, tmp_path)
+    assert all(growth < 300 for growth in found.values()), found
 
 
 @pytest.mark.slow
-def test_an_output_of_100_000_files(tmp_path: Path) -> None:
-    found = grows_by(10_000, 100_000, tmp_path)
-    assert all(0 <= growth < 300 for growth in found.values()), found
+def test_an_output_and_a_state_of_100_000_files(tmp_path: Path) -> None:
+    found = grows_by(output_peaks, 10_000, 100_000, tmp_path / "output")
+    found |= grows_by(state_peaks, 10_000, 100_000, tmp_path / "state")
+    print({name: round(growth) for name, growth in found.items()})
+    assert all(growth < 300 for growth in found.values()), found
 
 
 def test_ten_terabytes_on_a_thousand_workers(tmp_path: Path) -> None:
