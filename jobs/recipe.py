@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,8 +39,8 @@ class Split(Section):
     """A carried column such as an id: equal values stay on one side."""
     equals: bool | int | float | str | None = None
     """Instead: rows whose `by` has this value."""
-    since: int | float | str | None = None
-    """Instead: rows whose `by` is at least this."""
+    since: int | float | str | datetime.datetime | datetime.date | None = None
+    """Instead: rows whose `by` is at least this; a day or time as `2001-03-02` or `2001-03-02T12:00:00`, in UTC."""
 
 
 class Test(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import html
 import json
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -349,6 +351,18 @@ def test_a_recipe_with_categories(tmp_path: Path) -> None:
     assert told["format"] == 2
     assert [c["name"] for c in told["categories"]] == ["city", "weekday(when)", "hour(when)"]
     assert sum(told["sections"].values()) == told["bytes"]
+
+
+@pytest.mark.parametrize("since", ["2001-12-01", "'2001-12-01'", "2001-12-01T00:00:00"])
+def test_rows_since_a_day_judge_a_recipe(since: str, tmp_path: Path) -> None:
+    rows = late()
+    pq.write_table(rows, tmp_path / "data.parquet")
+    text = FLIGHTS.format(data=tmp_path / "data.parquet", out=tmp_path / "out")
+    split = f"validation: {{by: when, since: {since}}}"
+    source = read_recipe(f"{text.replace('[c, onnx]', '[]')}{split}\n", "late.yaml")
+    report = compact.run(source)
+    held = pc.greater_equal(rows["when"], pa.scalar(datetime.datetime(2001, 12, 1), rows["when"].type))
+    assert report.after.rows == pc.sum(held).as_py() > 100
 
 
 def test_inspect_says_what_is_in_the_file(finished: Path, tmp_path: Path) -> None:
