@@ -267,9 +267,9 @@ def gather(
         if sum(pieces) == 0:
             raise DataError("expected rows to train on, found none left after cleaning and validation; give more rows")
         if sum(held) == 0 and (split.equals is not None or split.since is not None):
-            wanted = f"equal to {split.equals!r}" if split.equals is not None else f"since {split.since!r}"
+            chosen = f"equal to {split.equals!r}" if split.equals is not None else f"since {split.since!r}"
             raise DataError(
-                f"expected rows to hold out with {split.by!r} {wanted}, found none; give a value that is there, or "
+                f"expected rows to hold out with {split.by!r} {chosen}, found none; give a value that is there, or "
                 "hold out a share"
             )
         digest = digest_of(

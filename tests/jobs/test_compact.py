@@ -32,6 +32,7 @@ from compress.latency import machine
 from compress.pack import packed
 from jobs import compact, compact_steps, exits
 from jobs.cli import app
+from jobs.compact_page import page
 from jobs.recipe import Recipe, load_recipe, read_recipe
 from reduce import PCA, Dataset
 from reduce.errors import ArtifactError, ConfigError
@@ -249,10 +250,16 @@ input: {{path: {digit_files}, vector: pixels}}
 label: id
 model: {{task: regression, pca: {tmp_path / "pca"}, hidden: []}}
 steps: [{{step: train, epochs: 3}}, {{step: fold_projection}}, {{step: factorize, rank: 5}}, {{step: quantize}}]
-output: {{path: {tmp_path / "out"}, batches: [1]}}
+output: {{path: {tmp_path / "out"}, batches: [1], exports: [c, onnx]}}
 """
     found = compact.run(read_recipe(text, "r.yaml"))
     assert found.after.rmse is not None
+    assert found.after.r2 is not None
+    same = found.exported.agreement
+    assert same is None or same.same == same.rows > 0
+    assert {*found.exported.bytes} == {"model.c", "model.onnx"}
+    for shown in (page(found), str(found.as_json())):
+        assert "nan" not in shown.lower()
     assert found.test_after is None
     assert [stage.widths for stage in found.stages] == [(12, 1), (1,), (1,), (1,)]
     assert Model.restore(tmp_path / "out/stages/00-train.model").task == "regression"
