@@ -199,6 +199,12 @@ def gather(
         pieces, held, counts = _scatter(model, front, data, label, teacher, split, seed, place)
         if sum(pieces) == 0:
             raise DataError("expected rows to train on, found none left after cleaning and validation; give more rows")
+        if sum(held) == 0 and (split.equals is not None or split.since is not None):
+            chosen = f"equal to {split.equals!r}" if split.equals is not None else f"since {split.since!r}"
+            raise DataError(
+                f"expected rows to hold out with {split.by!r} {chosen}, found none; give a value that is there, or "
+                "hold out a share"
+            )
         digest = digest_of(
             [data.digest, label, teacher, model.task, front, list(labels), repr(split), seed, pieces, held]
         )

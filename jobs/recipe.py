@@ -30,11 +30,6 @@ class Rows(Input):
     """Rows that a value must occur in to be one of them."""
 
 
-def _time(value: Any) -> Any:
-    """YAML's dates and times as text."""
-    return value.isoformat() if isinstance(value, datetime.date) else value
-
-
 class Split(Section):
     """Which rows are held out of training, to choose by."""
 
@@ -44,8 +39,8 @@ class Split(Section):
     """A carried column such as an id: equal values stay on one side."""
     equals: bool | int | float | str | None = None
     """Instead: rows whose `by` has this value."""
-    since: Annotated[int | float | str | None, BeforeValidator(_time)] = None
-    """Instead: rows whose `by` is at least this."""
+    since: int | float | str | datetime.datetime | datetime.date | None = None
+    """Instead: rows whose `by` is at least this; a day or time as `2001-03-02` or `2001-03-02T12:00:00`, in UTC."""
 
 
 class Test(Section):

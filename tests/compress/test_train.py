@@ -135,6 +135,17 @@ def test_rows_since_a_time_may_be_held_out(tmp_path: Path) -> None:
     assert (found.n_rows, found.n_held) == (60, 40)
     low = min(int(c.min()) for c, _ in found.blocks("held"))
     assert low > max(int(c.max()) for c, _ in found.blocks())
+    for kind in (pa.date32(), pa.timestamp("us"), pa.timestamp("ns", "Europe/Berlin")):
+        times = table.set_column(2, "day", table["day"].cast(kind))
+        data = Dataset.from_arrow(times, columns=["a"], carry=["label", "day"])
+        for given in ("2001-03-02", since):
+            assert gather(Model.linear(["a"]), data, validation={"by": "day", "since": given}).n_held == 40
+    with pytest.raises(SchemaError, match=r"'day' to compare with 'soon', found timestamp\[ns.*give a value"):
+        gather(Model.linear(["a"]), data, validation={"by": "day", "since": "soon"})
+    with pytest.raises(DataError, match="hold out with 'day' since '2002-01-01', found none"):
+        gather(Model.linear(["a"]), data, validation={"by": "day", "since": "2002-01-01"})
+    with pytest.raises(ConfigError, match=r"found \['bye', 'since'\]; use these names"):
+        gather(Model.linear(["a"]), data, validation={"bye": "day", "since": since})
 
 
 class StopError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import html
 import json
@@ -29,6 +30,7 @@ from compress.latency import machine
 from compress.pack import packed
 from jobs import compact, compact_steps, exits
 from jobs.cli import app
+from jobs.compact_page import page
 from jobs.recipe import Recipe, load_recipe, read_recipe
 from reduce import PCA, Dataset
 from reduce.errors import ArtifactError, ConfigError
@@ -237,10 +239,16 @@ input: {{path: {digit_files}, vector: pixels}}
 label: id
 model: {{task: regression, pca: {tmp_path / "pca"}, hidden: []}}
 steps: [{{step: train, epochs: 3}}, {{step: fold_projection}}, {{step: factorize, rank: 5}}, {{step: quantize}}]
-output: {{path: {tmp_path / "out"}, batches: [1]}}
+output: {{path: {tmp_path / "out"}, batches: [1], exports: [c, onnx]}}
 """
     found = compact.run(read_recipe(text, "r.yaml"))
     assert found.after.rmse is not None
+    assert found.after.r2 is not None
+    same = found.exported.agreement
+    assert same is None or same.same == same.rows > 0
+    assert {*found.exported.bytes} == {"model.c", "model.onnx"}
+    for shown in (page(found), str(found.as_json())):
+        assert "nan" not in shown.lower()
     assert found.test_after is None
     assert [stage.widths for stage in found.stages] == [(12, 1), (1,), (1,), (1,)]
     assert Model.restore(tmp_path / "out/stages/00-train.model").task == "regression"
@@ -360,6 +368,18 @@ def test_the_recipe_of_flights_judges_by_a_month_that_is_new(tmp_path: Path) -> 
     assert report.test_after is not None
     assert report.test_after.auc is not None
     assert report.test_after.auc > 0.75
+
+
+@pytest.mark.parametrize("since", ["2001-12-01", "'2001-12-01'", "2001-12-01T00:00:00"])
+def test_rows_since_a_day_judge_a_recipe(since: str, tmp_path: Path) -> None:
+    rows = late()
+    pq.write_table(rows, tmp_path / "data.parquet")
+    text = FLIGHTS.format(data=tmp_path / "data.parquet", out=tmp_path / "out")
+    split = f"validation: {{by: when, since: {since}}}"
+    source = read_recipe(f"{text.replace('[c, onnx]', '[]')}{split}\n", "late.yaml")
+    report = compact.run(source)
+    held = pc.greater_equal(rows["when"], pa.scalar(datetime.datetime(2001, 12, 1), rows["when"].type))
+    assert report.after.rows == pc.sum(held).as_py() > 100
 
 
 def test_inspect_says_what_is_in_the_file(finished: Path, tmp_path: Path) -> None:
