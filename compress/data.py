@@ -7,7 +7,6 @@ matter to training, a file sorted by label included, and memory holds one piece,
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ import pyarrow.compute as pc
 
 from compress.front import F32, Codes, Front, read_front, with_categories
 from compress.model import Label, Model, begun
+from compress.split import Validation, split_of
 from reduce import Dataset, connect
 from reduce.blocks import Block, Workspace
 from reduce.cleaning import DROP
@@ -38,61 +38,6 @@ PIECE_BYTES = 16 << 20
 MAX_CLASSES = 1 << 12
 
 Targets = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Which rows are held out, to stop early and to choose by; they are never trained on.
-
-    Args:
-        share: of the rows, chosen by a hash of the column ``by`` (a row's number without one), so that a row stays
-            on its side when others come or go.
-        by: a carried column, such as an id: equal values stay on one side.
-        equals: instead: rows whose ``by`` has this value are held out, as in a column ``split``.
-        since: instead: rows whose ``by`` is at least this, as in a column of dates.
-    """
-
-    share: float = 0.1
-    by: str | None = None
-    equals: Any = None
-    since: Any = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share < 1:
-            raise ConfigError(f"expected a validation share of at least 0 and below 1, found {self.share}")
-        if (self.equals is not None or self.since is not None) and self.by is None:
-            raise ConfigError("expected a column for the validation split, found none; name it with by=")
-
-    def held_out(self, block: Block, first_row: int) -> npt.NDArray[np.bool_]:
-        """(h,) whether a row is held out; the block's first row is number ``first_row`` of its fragment."""
-        if self.by is None:
-            rows = np.arange(block.rows) if block.offsets is None else block.offsets
-            key = (np.uint64(first_row) + rows.astype(np.uint64)).astype(np.uint64)
-            return _hashed(key) < self.share
-        assert block.carried is not None
-        column = block.carried.column(self.by)
-        if self.equals is not None or self.since is not None:
-            compare, value = (pc.equal, self.equals) if self.equals is not None else (pc.greater_equal, self.since)
-            try:
-                found = compare(column, pa.scalar(value, type=column.type))
-            except (pa.ArrowException, TypeError, ValueError) as error:
-                raise SchemaError(
-                    f"expected {self.by!r} to compare with {value!r}, found {column.type}: {error}"
-                ) from error
-            return np.asarray(pc.fill_null(found, False).to_numpy(zero_copy_only=False), dtype=bool)
-        if pa.types.is_integer(column.type) and column.null_count == 0:
-            return _hashed(column.to_numpy(zero_copy_only=False).astype(np.int64).view(np.uint64)) < self.share
-        texts = [str(value).encode() for value in column.to_pylist()]
-        key = np.array([int.from_bytes(hashlib.blake2b(t, digest_size=8).digest(), "little") for t in texts], np.uint64)
-        return _hashed(key) < self.share
-
-
-def _hashed(key: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """Numbers in [0, 1) by splitmix64 (Steele, Lea and Flood 2014)."""
-    z = key + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray((z ^ (z >> np.uint64(31))) >> np.uint64(11), dtype=np.float64) / 2.0**53
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +163,7 @@ def gather(
     if isinstance(data, Samples):
         raise ConfigError("expected a data set, found samples; hand them to train as they are")
     data = as_labelled(data, label)
-    split = _validation(validation)
+    split = split_of(validation)
     needed = [label, *(name for name in (split.by, teacher) if name)]
     for column in needed:
         if column not in data.source.carried.names:
@@ -234,10 +179,10 @@ def gather(
     asked = {k: v for k, v in model.columns.items() if k != "columns"}
     front, place_of = model.front, engine or connect("local")
     if front is None:
-        front = read_front(data, place_of, model.bits, **asked)
+        front = read_front(data, place_of, model.bits, split=split, **asked)
     elif asked and not front.categories:  # of a projection
         limits = asked["max_categories"], asked["min_frequency"]
-        front = with_categories(front, data, place_of, asked["categories"], *limits)
+        front = with_categories(front, data, place_of, asked["categories"], *limits, split)
     absent = [name for name in front.carried if name not in data.source.carried.names]
     if absent:
         raise SchemaError(
@@ -277,19 +222,12 @@ def as_labelled(data: Any, label: str = "label") -> Dataset:
         X = np.ascontiguousarray(X, dtype=X.dtype if X.dtype == np.uint8 else kind)
         rows = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), X.shape[1])
         try:
-            table = pa.table({"x": rows, label: pa.array(y)})
-        except (pa.ArrowException, TypeError) as error:
+            # Arrow would take a text in numpy's own form to end at its first zero.
+            table = pa.table({"x": rows, label: pa.array(y.tolist() if y.dtype.kind == "U" else y)})
+        except (pa.ArrowException, TypeError, UnicodeError) as error:
             raise SchemaError(f"expected labels of one type, found: {error}; convert them") from error
         return Dataset.from_arrow(table, vector="x", n_features=X.shape[1], carry=[label])
     raise ConfigError(f"expected a Dataset or a pair (X, y), found {type(data).__name__}; make one of these")
-
-
-def _validation(value: Validation | Mapping[str, Any] | float | None) -> Validation:
-    if isinstance(value, Validation):
-        return value
-    if isinstance(value, Mapping):
-        return Validation(**value)
-    return Validation(share=0.0 if value is None else float(value))
 
 
 def labelled_blocks(data: Dataset, label: str) -> Iterator[tuple[Block, int]]:
@@ -301,6 +239,16 @@ def labelled_blocks(data: Dataset, label: str) -> Iterator[tuple[Block, int]]:
             yield block, row
             row += block.rows
         start += fragment.rows
+
+
+def clean_blocks(data: Dataset, label: str) -> Iterator[tuple[Block, int]]:
+    """As :func:`labelled_blocks`, without the rows that the cleaning policy drops."""
+    dropping = data.cleaning.resolve(data.feature_names).code == DROP
+    for block, first in labelled_blocks(data, label):
+        if dropping.any():
+            keep = np.asarray(np.isfinite(block.dense(np.float64)[:, dropping]).all(axis=1))
+            block = block if keep.all() else block.take(keep)
+        yield block, first
 
 
 def target_column(block: Block, label: str) -> pa.Array:
@@ -342,12 +290,17 @@ def _targets(data: Dataset, label: str, model: Model) -> tuple[tuple[Label, ...]
         for block, _ in labelled_blocks(data, label):
             y = values_of(target_column(block, label), label)
             if len(y):
-                delta = y.mean() - mean
-                m2 += float(((y - y.mean()) ** 2).sum() + delta**2 * count * len(y) / (count + len(y)))
-                mean += delta * len(y) / (count + len(y))
+                with np.errstate(over="ignore", invalid="ignore"):
+                    delta = y.mean() - mean
+                    m2 += float(((y - y.mean()) ** 2).sum() + delta**2 * count * len(y) / (count + len(y)))
+                    mean += delta * len(y) / (count + len(y))
                 count += len(y)
         if not count:
             raise DataError("expected rows to train on, found none; give more rows")
+        if not np.isfinite(m2):
+            raise DataError(
+                f"expected values in {label!r} whose squares float64 can hold, found larger ones; rescale the column"
+            )
         return (), (float(mean), float(np.sqrt(m2 / count)) or 1.0)
     if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind) or _is_text(kind)):
         raise SchemaError(
@@ -359,6 +312,11 @@ def _targets(data: Dataset, label: str, model: Model) -> tuple[tuple[Label, ...]
         found |= set(pc.unique(target_column(block, label)).to_pylist())
         if len(found) > MAX_CLASSES:
             raise DataError(f"expected at most {MAX_CLASSES} classes in {label!r}, found more; is it a number?")
+    strange = [value for value in found if isinstance(value, int) and value >= 1 << 63]
+    if strange:
+        raise DataError(
+            f"expected classes of 64 bits with a sign in {label!r}, found {strange[0]}; convert the column to text"
+        )
     if model.labels and found <= set(model.labels):
         return model.labels, (0.0, 1.0)
     if len(found) < 2:
@@ -411,16 +369,10 @@ def _scatter(
     pieces = max(1, -(-data.n_rows * size // PIECE_BYTES))
     rows = {"train": np.zeros(pieces, np.int64), "held": np.zeros(pieces, np.int64)}
     counts = np.zeros(max(len(model.labels), 1), np.int64)
-    dropping = data.cleaning.resolve(data.feature_names).code == DROP
     for part, piece in [(part, piece) for part in rows for piece in range(pieces)]:
         for ending in ("codes", "targets", *(["taught"] if teacher else [])):
             (place / f"{part}-{piece}.{ending}").touch()
-    for number, (block, first) in enumerate(labelled_blocks(data, label)):
-        if dropping.any():
-            X = block.dense(np.float64)
-            keep = np.asarray(np.isfinite(X[:, dropping]).all(axis=1))
-            if not keep.all():
-                block = block.take(keep)
+    for number, (block, first) in enumerate(clean_blocks(data, label)):
         codes = front.block_codes(block).astype(front.kind)
         column = target_column(block, label)
         if model.task == "classification":

@@ -15,6 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
+from compress.categories import columns_of
 from compress.data import gather
 from compress.integer import whole_net
 from compress.model import Model, softmax
@@ -26,8 +27,11 @@ from reduce.tables import pandas_table
 
 STEPS = 2_000
 """Optimizer steps of a training, when no number of epochs is asked for: few rows want more epochs."""
-HELD_FROM = 200
-"""Rows from which on some are held out to judge trials by; with fewer, all of them judge."""
+STEPS_AN_EPOCH, MAX_BATCH = 1_000, 2_048
+"""Many rows make larger batches, not more steps."""
+HELD_FROM, FEW = 200, 2_000
+"""Rows from which on some are held out to judge trials by (with fewer, all of them judge), and from which on a tenth of
+them is enough for that; of fewer it is a fifth."""
 PIXELS = 16
 """Columns from which on small whole numbers are taken for pixels, all measured alike."""
 
@@ -47,6 +51,7 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
         seconds: float | None = None,
         missing: Any = "error",
         categories: Any = "auto",
+        forget: float = 0.0,
         random_state: int = 0,
     ) -> None:
         self.max_bytes = max_bytes
@@ -56,6 +61,7 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
         self.seconds = seconds
         self.missing = missing
         self.categories = categories
+        self.forget = forget
         self.random_state = random_state
 
     def _read(self, X: Any, y: Any, **options: Any) -> tuple[Any, Any]:
@@ -66,13 +72,14 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
                 self, X, y, dtype=np.float64, ensure_all_finite=self._finite(), **options
             )
             return checked
-        numbers = X.drop(columns=list(self.categories_))
+        read = columns_of(self.categories_)
+        numbers = X.drop(columns=read)
         names = [str(name) for name in numbers.columns]
         # Without numbers, zeros in their place: the labels want checking too.
         given = numbers if names else np.zeros((len(X), 1))
         options |= {"dtype": np.float64, "ensure_all_finite": self._finite()}
         values, y = validate_data(self, given, y, **options)
-        frame = X[list(self.categories_)].assign(**dict(zip(names, values.T[: len(names)], strict=True)))
+        frame = X[read].assign(**dict(zip(names, values.T[: len(names)], strict=True)))
         self.n_features_in_, self.feature_names_in_ = X.shape[1], np.array([str(n) for n in X.columns], object)
         return frame, y
 
@@ -84,7 +91,7 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
                 raise ConfigError(f"expected categories 'auto' or a list of columns, found {self.categories!r}")
             return tuple(str(n) for n, t in X.dtypes.items() if t.kind == "O") if frame else ()
         asked = tuple(str(name) for name in self.categories)
-        unknown = [name for name in asked if not frame or name not in X.columns]
+        unknown = [name for name in columns_of(asked) if not frame or name not in X.columns]
         if unknown:
             raise SchemaError(f"expected a DataFrame with the columns {unknown}, found none such; give categories=()")
         return asked
@@ -96,10 +103,10 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
         seed = int(self.random_state)
         widths = [int(width) for width in self.hidden]
         model = Model.mlp(None, widths, task=self.task, categories=self.categories_, seed=seed)
-        validation = 0.1 if n >= HELD_FROM else None
+        validation = None if n < HELD_FROM else 0.2 if n < FEW else 0.1
         data = self._dataset(X, y)
         samples = gather(model, data, data.source.carried.names[0], validation=validation, seed=seed)
-        batch = int(np.clip(n // 16, 8, 128))
+        batch = int(np.clip(n // 16, 8, max(128, min(n // STEPS_AN_EPOCH, MAX_BATCH))))
         epochs = self.epochs or int(np.clip(STEPS * batch // max(n, 1), 20, 400))
         found = search(
             model,
@@ -110,6 +117,7 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
             seconds=self.seconds,
             batch=batch,
             lr=5e-3,
+            forget=self.forget,
             class_weight=class_weight,
             seed=seed,
         )
@@ -129,8 +137,9 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
             label = "y"
             while label in frame.column_names:
                 label += "_"
-            names = [name for name in frame.column_names if name not in self.categories_]
-            table, carry = frame.append_column(label, pa.array(y)), [label, *self.categories_]
+            read = columns_of(self.categories_)
+            names = [name for name in frame.column_names if name not in read]
+            table, carry = frame.append_column(label, pa.array(y)), [label, *read]
             return Dataset.from_arrow(table, columns=names, carry=carry, missing=self.missing)
         d = X.shape[1]
         values = X[np.isfinite(X)]
@@ -173,17 +182,19 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
 
 
 class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
-    """A classifier whose packed file has at most ``max_bytes``.
+    """The classifier with the fewest errors found whose packed file has at most ``max_bytes``.
 
     Args:
         max_bytes: of the file that :meth:`pack` writes. When no trial is so small the smallest is kept, with a warning.
         hidden: widths of the hidden layers with which the search begins; none for a linear model.
         epochs: of every trial; by default about 2,000 steps.
-        trials: most models that are tried.
+        trials: most models that are tried; fewer when three in a row bring nothing.
         seconds: no trial begins after so long.
         missing: what to do about NaN: ``"error"``, ``"mean"``, ``"zero"`` or a number; it is part of the file.
         categories: columns of a DataFrame whose values are names; by default those of text and of pandas' categories.
-            Missing ones are a value of their own.
+            Missing ones are a value of their own. A list may name parts of dates, such as ``"month(date)"``.
+        forget: share of the categories' values that count as unseen while training, so that new ones do no harm; as of
+            :func:`compress.train`.
         balanced: count rare classes as much as frequent ones.
         random_state: the seed.
 
@@ -204,6 +215,7 @@ class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
         seconds: float | None = None,
         missing: Any = "error",
         categories: Any = "auto",
+        forget: float = 0.0,
         balanced: bool = False,
         random_state: int = 0,
     ) -> None:
@@ -215,6 +227,7 @@ class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
             seconds=seconds,
             missing=missing,
             categories=categories,
+            forget=forget,
             random_state=random_state,
         )
         self.balanced = balanced

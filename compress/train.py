@@ -18,6 +18,7 @@ import numpy as np
 from compress.augment import augmentation
 from compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude, smallest
 from compress.data import Samples, samples_of
+from compress.front import Codes
 from compress.model import Dense, Model
 from compress.trained import Trained
 from reduce.artifact import load_arrays, save_arrays
@@ -73,6 +74,7 @@ def train(
     teacher: str | None = None,
     temperature: float = 2.0,
     share: float = 0.5,
+    forget: float = 0.0,
 ) -> Model:
     """Train ``model``, from first weights or onwards.
 
@@ -100,6 +102,8 @@ def train(
         teacher: the column of a teacher's logits to learn from beside the labels; see :func:`compress.teach`.
         temperature: of the teacher's probabilities.
         share: of the loss that is the teacher's, 0 to 1; without a teacher it means nothing.
+        forget: share of the categories' values, drawn anew for every row, that count as unseen ones, 0 to below 1.
+            It teaches the net what to say of a row whose value is new, such as a month to come.
 
     Raises:
         ConfigError: an argument is unknown or out of range, or the loss is no longer finite.
@@ -114,6 +118,8 @@ def train(
         )
     if not (0 <= share <= 1 and 0 < temperature < math.inf):
         raise ConfigError(f"expected 0 <= share <= 1 and a temperature above 0, found {share} and {temperature}")
+    if not 0 <= forget < 1:
+        raise ConfigError(f"expected a share forget of at least 0 and below 1, found {forget}; 0.05 is usual")
     moved = augmentation(augment) if isinstance(augment, Mapping) else augment
     with one_torch_thread():
         samples = samples_of(model, data, label, teacher=teacher, validation=validation, seed=seed)
@@ -125,10 +131,11 @@ def train(
             batch = samples.n_rows
         run = _Run(samples, settings, epochs, batch, schedule, tuple(constraints), class_weight, seed)
         run.augment, run.temperature, run.share = moved, temperature, share if samples.taught else 0.0
+        run.forget = forget if samples.front.categories else 0.0
         key = digest_of(
             [
                 *(samples.digest, settings, epochs, batch, schedule, [asdict(c) for c in constraints], class_weight),
-                *(seed, patience, run.fingerprint, _named(moved), temperature, run.share),
+                *(seed, patience, run.fingerprint, _named(moved), temperature, run.share, run.forget),
             ]
         )
         return run.go(patience, checkpoint, key, progress)
@@ -175,6 +182,7 @@ class _Run:
     augment: Augmentation | None = None
     temperature: float = 2.0
     share: float = 0.0
+    forget: float = 0.0
 
     def __init__(
         self,
@@ -274,6 +282,8 @@ class _Run:
                 for layer in self.layers:
                     if layer.log_step is not None:
                         layer.refresh()
+            if self.forget:
+                codes = self._forgetful(codes, rng)
             z, picked = self._inputs(codes)
             if self.augment is not None:
                 z = torch.from_numpy(np.ascontiguousarray(self.augment(z.numpy(), rng), dtype=np.float32))
@@ -300,6 +310,13 @@ class _Run:
                 f"lower the learning rate of {self.settings['lr']}"
             )
         return total / rows
+
+    def _forgetful(self, codes: Codes, rng: np.random.Generator) -> Codes:
+        """The codes, some of those of categories at random as of values that the vocabulary leaves out."""
+        codes = codes.copy()
+        d = self.front.n_features
+        codes[:, d:][rng.random((len(codes), self.front.n_codes - d)) < self.forget] = 0
+        return codes
 
     def _inputs(self, codes: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Scaled numbers (b, d), and which inputs of the categories are hot (b, c)."""

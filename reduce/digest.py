@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -40,7 +41,7 @@ def _feed(h: Any, value: Any) -> None:
             _feed(h, item)
             h.update(b",")
         h.update(b"]")
-    elif value is None or isinstance(value, str | bytes | bool | int | float | np.generic | np.dtype):
+    elif value is None or isinstance(value, str | bytes | bool | int | float | np.generic | np.dtype | datetime.date):
         plain = value.item() if isinstance(value, np.generic) else value
         h.update(f"{type(plain).__name__}:{plain!r};".encode())
     else:

@@ -31,7 +31,7 @@ from distributed.scheduler import KilledWorker, NoValidWorkerError
 from reduce.about import versions
 from reduce.blocks import Array
 from reduce.dataset import Dataset
-from reduce.engines.base import Progress, Tree, scan_name, staged, tree_arrays
+from reduce.engines.base import KeepsNothing, Progress, Tree, scan_name, staged, tree_arrays
 from reduce.engines.checkpoint import scanned
 from reduce.engines.load import LARGE_STATE, TASKS, Cluster, fan_in, worker_memory
 from reduce.engines.memory import format_bytes, parse_bytes
@@ -65,7 +65,7 @@ def _not_cancelled(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
-class DaskEngine:
+class DaskEngine(KeepsNothing):
     """Runs passes on the workers of a Dask cluster.
 
     Args:

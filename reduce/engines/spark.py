@@ -22,7 +22,7 @@ from pyspark.sql.functions import col, floor, lit
 from reduce.about import versions
 from reduce.blocks import Array
 from reduce.dataset import Dataset
-from reduce.engines.base import Progress, Tree, scan_name, staged
+from reduce.engines.base import KeepsNothing, Progress, Tree, scan_name, staged
 from reduce.engines.checkpoint import scanned
 from reduce.engines.load import AT_ONCE, TASKS, fan_in, most_tasks, worker_memory
 from reduce.engines.memory import format_bytes, parse_bytes
@@ -41,7 +41,7 @@ R = TypeVar("R")
 COLLECTED = "eigenmill_features"
 
 
-class SparkEngine:
+class SparkEngine(KeepsNothing):
     """Runs passes in the Python workers of a Spark cluster.
 
     Args:
@@ -172,12 +172,17 @@ class SparkEngine:
             context = getattr(self.session, "_sc", None)
             if context is None:
                 self.session.addTag("eigenmill")
+                self.session.addTag(group)
             else:
                 context.setJobGroup(group, f"eigenmill: {description}")
             return frame.toArrow()
 
+        return self._watched(group, collect)
+
+    def _watched(self, group: str, call: Callable[[], S]) -> S:
+        """What ``call`` returns, which asks the cluster; a cluster that is gone or says no is an error of ours."""
         try:
-            return watched(self.session, group, collect, self.patience)
+            return watched(self.session, group, call, self.patience)
         except PySparkException as error:
             raise _explained(error) from error
         except Exception as error:
@@ -194,7 +199,7 @@ class SparkEngine:
         return int(context.defaultParallelism)
 
     def _conf(self, name: str) -> str | None:
-        value: str | None = self.session.conf.get(name, None)
+        value: str | None = self._watched("", lambda: self.session.conf.get(name, None))
         return value
 
     def _limit(self) -> tuple[str, int | None]:

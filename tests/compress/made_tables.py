@@ -105,3 +105,13 @@ def data_of(rows: pa.Table, **options: Any) -> Dataset:
     """Such rows as a data set."""
     given: dict[str, Any] = {"columns": ["distance"], "carry": ["city", "when", "late"], "missing": "mean"} | options
     return Dataset.from_arrow(rows, **given)
+
+
+def months(seed: int, *, new: bool = False) -> pa.Table:
+    """3,000 rows of four months, of which each tells the label; ``side`` tells it but for one row in ten."""
+    rng = np.random.default_rng(seed)
+    label = rng.random(3000) < 0.5
+    month = np.where(label, 1, 3) + rng.integers(0, 2, 3000)
+    side = np.where(label ^ (rng.random(3000) < 0.1), "a", "b")
+    date = [datetime.datetime(2001, 7 if new else m, 1) for m in month.tolist()]
+    return pa.table({"date": date, "side": side, "label": label})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import itertools
 import shutil
 from collections import Counter
@@ -33,7 +34,7 @@ from compress import (
     share_weights,
     train,
 )
-from compress.categories import Category, VocabularyPass, columns_of, vocabulary_pass
+from compress.categories import HELD, Category, VocabularyPass, columns_of, vocabulary_pass
 from compress.integer import whole_net
 from compress.pack import packed
 from compress.predict import predictions
@@ -42,7 +43,7 @@ from reduce.blocks import Block, Columns
 from reduce.errors import ConfigError, DataError, MissingValueError, SchemaError
 from reduce.passes.base import from_arrays, to_arrays
 from tests.compress.conftest import error
-from tests.compress.made_tables import CATEGORIES, NAMES, data_of, late
+from tests.compress.made_tables import CATEGORIES, NAMES, data_of, late, months
 
 GOLDEN = Path(__file__).parent / "golden"
 OPTIMIZER = {"name": "adam", "lr": 0.02}
@@ -109,6 +110,29 @@ def test_counts_are_bounded_and_frequent_values_survive() -> None:
     assert state.taken[0] > 0
     (found,) = pass_.finalize(state)
     assert {-7, -1} <= set(found.values)
+
+
+def test_the_bytes_of_counted_values_are_bounded_too() -> None:
+    pass_ = VocabularyPass(("c",), ("text",), 50, 2, counted=40)
+    parts = [[*(f"{i}{'x' * 500}" for i in range(a, a + 100)), *(["often" * 50] * 30)] for a in range(0, 2000, 100)]
+    state = counted(pass_, parts)
+    held = pa.ipc.open_stream(state.entries.tobytes()).read_all()["value"].to_pylist()
+    assert sum(map(len, held)) <= 40 * HELD
+    (found,) = pass_.finalize(state)
+    assert found.values == ("often" * 50,)
+    assert 0 < state.taken[0] < 30 * 20
+
+
+@pytest.mark.parametrize("least", [1, 2])
+@pytest.mark.parametrize("nulls", [[], [None]])
+def test_a_column_of_nothing_but_different_values_is_refused(least: int, nulls: list[None]) -> None:
+    """Else the vocabulary would be some rows' names by chance."""
+    pass_ = VocabularyPass(("id",), ("whole",), 10, least, counted=40)
+    parts = [[*range(a, a + 7), *nulls] for a in range(0, 700, 7)]
+    blocks = [Block(Columns([], len(part)), None, pa.record_batch({"id": pa.array(part)})) for part in parts]
+    state = functools.reduce(pass_.fold, blocks, pass_.start())
+    with pytest.raises(DataError, match="'id', found more different ones than the 40 that are counted"):
+        pass_.finalize(state)
 
 
 def test_rare_and_long_values_are_left_out() -> None:
@@ -328,6 +352,34 @@ def test_unseen_values_are_taught_by_rare_ones() -> None:
     assert model.front.categories[0].values == ("common",)
     sure = model.predict_proba({"c": ["common", "never seen"]})[:, 1]
     assert sure[0] < 0.2 < 0.8 < sure[1]
+
+
+def test_a_net_that_forgets_knows_what_to_say_of_a_new_month() -> None:
+    table, model = months(0), Model.mlp([], [8], categories=["month(date)", "side"])
+    data = Dataset.from_arrow(table, columns=[], carry=table.column_names)
+    samples = gather(model, data, validation=None)
+    new = Dataset.from_arrow(months(1, new=True), columns=[], carry=table.column_names)
+    options = {"optimizer": OPTIMIZER, "epochs": 10}
+    plain, forgetful = (train(model, samples, forget=share, **options) for share in (0.0, 0.2))
+    found = [evaluate(m, new).log_loss for m in (plain, forgetful)]
+    # The entropy of what ``side`` tells is 0.325.
+    assert found[1] < 0.35 < 0.4 < found[0]
+    seen = [evaluate(m, data).log_loss for m in (plain, forgetful)]
+    assert seen[1] < 0.02
+    with pytest.raises(ConfigError, match="share forget of at least 0 and below 1, found 1"):
+        train(model, samples, forget=1)
+
+
+def test_values_of_rows_held_out_are_unseen() -> None:
+    table = pa.concat_tables([months(0), months(1, new=True)])
+    data = Dataset.from_arrow(table, columns=[], carry=table.column_names)
+    model = Model.mlp([], [8], categories=["month(date)", "side"])
+    for since in (datetime.datetime(2001, 7, 1), "2001-07-01"):
+        samples = gather(model, data, validation={"by": "date", "since": since})
+        assert samples.front.categories[0].values == (1, 2, 3, 4)
+        assert (samples.n_rows, samples.n_held) == (3000, 3000)
+    assert all(not codes[:, 0].any() for codes, _ in samples.blocks("held"))
+    assert gather(model, data, validation=0.1).front.categories[0].values == (1, 2, 3, 4, 7)
 
 
 # Awkward data

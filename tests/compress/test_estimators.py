@@ -19,7 +19,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -33,7 +33,7 @@ from sklearn.utils.estimator_checks import (
 
 from compress import CompactClassifier, CompactRegressor, load
 from reduce.errors import ConfigError, DataError, SchemaError
-from tests.compress.made_tables import late
+from tests.compress.made_tables import late, months
 
 
 @pytest.mark.parametrize("estimator", [CompactClassifier(trials=1), CompactRegressor(trials=1)], ids=repr)
@@ -190,3 +190,15 @@ def test_text_and_categories_of_a_data_frame(tmp_path: Path) -> None:
     assert only.score(frame[["city"]], (frame.city == "LAX") * 9.0) > 0.5
     with pytest.raises(SchemaError, match="expected a DataFrame with the columns"):
         CompactClassifier(categories=["town"]).fit(frame, y)
+
+
+def test_a_month_to_come_does_no_harm_to_a_classifier_that_forgets() -> None:
+    table, new = months(0).to_pandas(), months(1, new=True).to_pandas()
+    options = {"epochs": 20, "trials": 1, "categories": ["month(date)", "side"]}
+    found = []
+    for share in (0.0, 0.2):
+        model = CompactClassifier(1000, forget=share, **options).fit(table.drop(columns="label"), table["label"])
+        assert model.score(table.drop(columns="label"), table["label"]) > 0.99
+        found.append(log_loss(new["label"], model.predict_proba(new.drop(columns="label"))))
+    # The entropy of what ``side`` tells is 0.325.
+    assert found[1] < 0.36 < 0.4 < found[0]

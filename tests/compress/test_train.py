@@ -299,6 +299,22 @@ def test_missing_values_follow_the_policy_of_the_data() -> None:
             np.testing.assert_allclose(model.scores(X), model.scores(filled), atol=1e-6)
 
 
+def test_labels_that_cannot_be_are_refused() -> None:
+    X = np.random.default_rng(0).normal(size=(100, 2))
+    up = X[:, 0] > 0
+    large, lone = np.where(up, np.uint64((1 << 64) - 1), np.uint64(3)), np.where(up, "a\ud800", "b")
+    with pytest.raises(DataError, match="64 bits with a sign in 'label', found 18446744073709551615"):
+        gather(Model.linear(), (X, large))
+    with pytest.raises(SchemaError, match="surrogates not allowed"):
+        gather(Model.linear(), (X, lone))
+    with pytest.raises(DataError, match="squares float64 can hold"):
+        gather(Model.linear(task="regression"), (X, X[:, 0] * 1e200))
+    for value in (np.nan, np.inf):
+        with pytest.raises(DataError, match="expected finite values in 'label'"):
+            gather(Model.linear(task="regression"), (X, np.where(up, value, 1.0)))
+    assert gather(Model.linear(), (X, np.where(up, "a\0b", "a"))).model.labels == ("a", "a\0b")
+
+
 def test_it_says_what_is_wrong(digits: Any, folder: Path, samples: Samples, tmp_path: Path) -> None:
     X, y = digits[:2]
     model = Model.mlp(None, [4], 10)

@@ -20,6 +20,7 @@ import pytest
 
 from jobs import exits
 from reduce import PCA, Dataset, EngineError, connect
+from tests.engines.commands import agree
 from tests.engines.contract import bytes_of, pass_of, reference, tree_of
 from tests.engines.dask_processes import ROOT, Cluster, cluster, end, run_job
 from tests.jobs.conftest import D, write_vectors
@@ -116,6 +117,17 @@ def test_a_job_gives_the_bytes_of_the_local_engine(steady: Cluster, folder: Path
         assert found == expected
         assert len(found) > (60 if part == "features" else 2)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")], "the work directory is gone"
+
+
+@pytest.mark.slow
+def test_the_other_commands_give_the_bytes_of_the_local_engine(steady: Cluster, tmp_path: Path) -> None:
+    def call(arguments: list[str]) -> None:
+        env = {"DASK_SCHEDULER_ADDRESS": steady.address}
+        job = run_job([*arguments, "--engine", "dask", "--quiet"], leaf_bytes=LEAF_BYTES, env=env)
+        out, log = job.communicate(timeout=120)
+        assert job.returncode == 0, out + log
+
+    agree(tmp_path, call)
 
 
 def test_a_client_made_from_an_address_is_closed(steady: Cluster, folder: Path) -> None:

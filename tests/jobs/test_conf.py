@@ -18,7 +18,7 @@ from jobs.run import run
 from tests.jobs.conftest import write_vectors
 
 CONF = Path(__file__).parents[2] / "conf"
-OTHERS = ("daily", "mnist_compact", "mnist_compact_full")  # in test_daily and test_compact
+OTHERS = ("daily", "mnist_compact", "mnist_compact_full", "mnist_front")  # in test_daily and test_compact
 JOBS = sorted(path for path in CONF.glob("*.yaml") if path.stem not in OTHERS)
 
 
