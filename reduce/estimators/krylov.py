@@ -101,6 +101,7 @@ class Krylov:
         norm = max([float(np.linalg.norm(c, 2)) for c in [*self.columns, inside]])
         self.coupling = sizes[:, None] * right
         kept = sizes > DEFLATE * norm
+        kept[len(product) - self.size :] = False  # rounding alone, once the basis is all there is
         fresh, outside = rotate(q, turn @ left[:, kept], self.threads), self.coupling[kept]
         # Directions much smaller than what was taken out last carry rounding along the basis: out with it, and counted.
         before = float(np.hypot(np.linalg.norm(rest, 2), sizes.max(initial=0.0)))
@@ -116,6 +117,7 @@ class Krylov:
 
     def restart(self, start: F64) -> None:
         """Another block in place of an empty one, from ``start`` (d, l): all else of M is still unseen."""
+        start = np.ascontiguousarray(start[:, : len(start) - self.size])
         self._project(start, self.basis)
         q = orthonormal(start, self.threads)[0]
         self._project(q, self.basis)

@@ -53,9 +53,8 @@ class Spectrum:
         By Weyl's inequality an eigenvalue moves by at most ``bound``; for singular values that is
         ``|s - sigma| <= min(sqrt(bound), bound / s)``. ``absolute`` is taken where it is the smaller.
         """
-        s = self.singular_values
-        with np.errstate(divide="ignore"):
-            squared = np.minimum(np.sqrt(self.bound), np.where(s > 0, self.bound / np.maximum(s, 1e-300), np.inf))
+        s, root = self.singular_values, float(np.sqrt(self.bound))
+        squared = np.divide(self.bound, s, out=np.full_like(s, root), where=s > root)
         return np.minimum(squared, self.absolute)
 
     @property

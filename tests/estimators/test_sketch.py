@@ -280,6 +280,20 @@ def test_same_bytes_with_any_number_of_blas_threads() -> None:
     assert len(starts) == 1
 
 
+def test_a_basis_never_has_more_vectors_than_columns() -> None:
+    """Blocks of 3 in 8 columns: the third has room for two, and what else is left of a product is rounding."""
+    X = with_spectrum(8, 6e5 * 10.0 ** (-3 * np.arange(8.0)), seed=46)
+    for scans in (3, 4, 6):
+        model = TruncatedSVD(8, solver="sketch", tol=None, max_scans=scans, block_size=3).fit(X)
+        right = svd(X)
+        np.testing.assert_allclose(model.components_ @ model.components_.T, np.eye(8), atol=1e-13)
+        assert (np.abs(model.singular_values_ - right) <= model.error_bounds_ + 1e-14 * right[0]).all()
+    equal = np.eye(8)[:, :7]  # a restart has room for one vector more
+    model = TruncatedSVD(7, solver="sketch", tol=None, max_scans=9, block_size=3).fit(equal)
+    np.testing.assert_allclose(model.components_ @ model.components_.T, np.eye(7), atol=1e-13)
+    np.testing.assert_allclose(model.singular_values_, np.ones(7))
+
+
 def test_residuals_need_no_next_block() -> None:
     """Ritz pairs and residuals before the basis is extended are those after it, and those of the definition."""
     U = np.linalg.qr(RNG(44).normal(size=(300, 300)))[0]
