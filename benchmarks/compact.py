@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.data import CACHE
+from compress.latency import machine
 from jobs import console
 from jobs.compact import CompactReport, run
 from jobs.compact_show import before_and_after
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             assert before is not None
             assert after is not None
             if not rows:
-                shown.print(f"{recipe}, seed {seed}", before_and_after(before, after, tested=True))
+                shown.print(f"{recipe}, seed {seed}", before_and_after(before, after, tested=True, machine=machine()))
             row = {"recipe": recipe, "seed": seed, "bytes": after.bytes, "ratio": after.ratio}
             rows.append(row | {"float_error": before.error, "error": after.error})
         averages = {name: mean([row[name] for row in rows]) for name in ("bytes", "ratio", "float_error", "error")}

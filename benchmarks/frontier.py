@@ -25,12 +25,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.data import CACHE
-from compress import EntropyPenalty, LearnedStep, Model, Validation, gather, load, pack, pooling, quantize, teach, train
+from compress import Model, Validation, gather, load, pack, pooling, teach
 from compress.augment import Affine
 from compress.data import labelled_blocks
-from compress.integer import whole_net
+from compress.distill import TEACHER
+from compress.evaluate import evaluate
 from compress.pack import packed
+from jobs.compact_steps import STEPS
 from jobs.digits import FULL, prepare
+from jobs.recipe import Distill, Quantize
 from reduce import Dataset
 
 COPIES = 6
@@ -52,6 +55,18 @@ class Point:
     @property
     def name(self) -> str:
         return f"{'pooled' if self.pooled else 'dense'}-{'-'.join(map(str, self.hidden))}"
+
+    @property
+    def steps(self) -> list[Distill | Quantize]:
+        """Those of ``conf/mnist_front.yaml``."""
+        adam = {"name": "adam", "lr": self.rate}
+        pressed = {"bits": self.bits, "start": self.start}
+        price = {"weight": self.penalty}
+        learning = {"epochs": self.passes, "batch": 256, "optimizer": adam}
+        return [
+            Distill.model_validate({"step": "distill", **learning, "learned_step": pressed, "entropy_penalty": price}),
+            Quantize(step="quantize", bits=self.bits),
+        ]
 
 
 POINTS = (
@@ -99,25 +114,12 @@ def run(point: Point, seed: int, data: Dataset, place: Path, test: tuple[Any, An
     place.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     model = Model.mlp(pooling(28, 28) if point.pooled else None, point.hidden, 10, seed=seed)
-    samples = gather(model, data, teacher="teacher", validation=HELD, seed=seed)
-    model = train(
-        model,
-        samples,
-        optimizer={"name": "adam", "lr": point.rate},
-        epochs=point.passes,
-        batch=256,
-        constraints=[LearnedStep(point.bits, start=point.start), EntropyPenalty(point.penalty)],
-        teacher="teacher",
-        seed=seed,
-        checkpoint=place / f"{point.name}-{key}-{seed}.train",
-        progress=lambda e: print(f"{point.name} {seed}: {e}", flush=True),
-    )
-    model = quantize(model, samples, bits=point.bits)
+    samples = gather(model, data, teacher=TEACHER, validation=HELD, seed=seed)
+    for step in point.steps:
+        checkpoint = place / f"{point.name}-{key}-{seed}.train"
+        model = STEPS[step.step](step, model, samples, checkpoint, seed, None)
     model.save(place / f"{point.name}-{key}-{seed}.safetensors")
-    wrong, rows, net = 0, 0, whole_net(model)
-    for codes, wanted in samples.blocks("held"):
-        scores = net.scores_of(codes)
-        wrong, rows = wrong + int((scores.argmax(1) != wanted).sum()), rows + len(wanted)
+    held = evaluate(model, samples).error
     size = pack(model, file)
     # Without the geometry of the columns there are no tiles either.
     plain = size if point.pooled else len(packed(model, width=0))
@@ -127,7 +129,7 @@ def run(point: Point, seed: int, data: Dataset, place: Path, test: tuple[Any, An
         "seed": seed,
         "bytes": size,
         "without_geometry": plain,
-        "held_error": 100 * wrong / rows,
+        "held_error": 100 * held,
         "test_error": 100 * float(np.mean(net.predict(test[0]) != test[1])),
         "seconds": time.perf_counter() - began,
         "file": hashlib.sha256(file.read_bytes()).hexdigest()[:16],

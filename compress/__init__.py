@@ -14,7 +14,7 @@ from compress.distill import distill, teach
 from compress.evaluate import Evaluation, evaluate
 from compress.factorize import factorize, fold_projection
 from compress.imports import from_onnx, from_safetensors, from_sklearn, from_torch
-from compress.model import Model, pooling
+from compress.model import Model
 from compress.native import Footprint, compiled, footprint
 from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
 from compress.pack import load, pack
@@ -22,6 +22,7 @@ from compress.prune import prune, prune_neurons, regrow
 from compress.quantize import quantize, share_weights
 from compress.search import Candidate, Search, Target, search
 from compress.train import train
+from compress.transforms import dct, pooling
 
 __all__ = [
     "Agreement",
@@ -40,6 +41,7 @@ __all__ = [
     "Validation",
     "agreement",
     "compiled",
+    "dct",
     "distill",
     "evaluate",
     "factorize",

@@ -27,6 +27,7 @@ from compress.c_names import lookups, names, struct
 from compress.integer import I64, WholeLayer, WholeNet, bounds
 from compress.model import Model
 from compress.pack import net_of
+from compress.transforms import block_of, frequencies, picture_of, waves
 from reduce import files
 from reduce.errors import ConfigError
 
@@ -91,7 +92,11 @@ def source(net: WholeNet, *, name: str = "model", number: Number = "double") -> 
     for i, (layer, m) in enumerate(_pairs(layers, most)):
         out = score if layer.bits == 0 else _code(tops[i + 1])
         sums = i == 0 and bool(net.front.categories)
-        parts.append(_layer(mine, i, layer, _int(m), _code(tops[i]), out, _weight(net.layers[i]), sums=sums))
+        wave = _waves(layer)
+        if wave is not None:
+            parts.append(_transform(mine, i, layer, wave, _code(tops[i]), out, tops[i] + 1))
+        else:
+            parts.append(_layer(mine, i, layer, _int(m), _code(tops[i]), out, _weight(net.layers[i]), sums=sums))
     parts += [_scores(net, name, number, score, _int(most[0]), tops), _answers(net, name, score)]
     parts += [lookups(net, name), names(net, name)]
     return "\n".join(part for part in parts if part)
@@ -183,6 +188,15 @@ def _layer_data(prefix: str, i: int, layer: WholeLayer, acc: str, weight: tuple[
     bias = _array(acc, f"{prefix}bias_{i}", layer.bias.tolist())
     if not layer.weights.size:
         return bias
+    wave = _waves(layer)
+    if wave is not None:
+        kept, down, across = wave
+        return (
+            bias
+            + _array("int8_t", f"{prefix}down_{i}", down.ravel().tolist())
+            + _array("int8_t", f"{prefix}across_{i}", across.ravel().tolist())
+            + _array("uint16_t", f"{prefix}frequencies_{i}", kept.ravel().tolist())
+        )
     if not is_sparse(layer):
         return bias + _array(kind, f"{prefix}weights_{i}", layer.weights.T.ravel().tolist())
     counts, gaps, values = sparse(layer.weights)
@@ -193,6 +207,17 @@ def _layer_data(prefix: str, i: int, layer: WholeLayer, acc: str, weight: tuple[
         + _array("uint8_t", f"{prefix}gaps_{i}", gaps)
         + _array(kind, f"{prefix}weights_{i}", values)
     )
+
+
+def _waves(layer: WholeLayer) -> tuple[I64, I64, I64] | None:
+    """Of a cosine transform its frequencies (n, 2), and the waves down and across; None if a layer is none."""
+    width = picture_of(layer.weights) if layer.bits else None
+    if width is None:
+        return None
+    height, n_out = layer.weights.shape[0] // width, layer.weights.shape[1]
+    kept = frequencies(height, width, block_of(layer.weights, width) or 0, n_out)
+    down, across = (waves(size, int(kept[:, j].max()) + 1) for j, size in enumerate((height, width)))
+    return kept, down, across
 
 
 # Code
@@ -332,18 +357,54 @@ def _layer(
         if even < n_in:
             lines += [f"        for (i = {even}; i < {n_in}; i++)", f"            sum += ({acc})in[i] * ({acc})w[i];"]
         lines.append(f"        w += {n_in};")
+    return "\n".join([*lines, *_result(layer, out), "    }", "}"]) + "\n"
+
+
+def _result(layer: WholeLayer, out: str) -> list[str]:
+    """A layer's result of its sum."""
     if layer.bits == 0:
-        lines.append("        out[j] = sum;")
-    else:
-        half = 1 << (layer.shift - 1)
-        lines += [
-            f"        int64_t scaled = (int64_t)sum * {layer.multiplier} + {half}LL;",
-            "        /* Towards minus infinity, also where >> of negative numbers is something else. */",
-            f"        scaled = scaled >= 0 ? scaled >> {layer.shift} : -1 - ((-1 - scaled) >> {layer.shift});",
-            f"        scaled = scaled < {layer.low} ? {layer.low} : scaled > {layer.high} ? {layer.high} : scaled;",
-            f"        out[j] = ({out})scaled;",
-        ]
-    return "\n".join([*lines, "    }", "}"]) + "\n"
+        return ["        out[j] = sum;"]
+    return [
+        f"        int64_t scaled = (int64_t)sum * {layer.multiplier} + {1 << (layer.shift - 1)}LL;",
+        "        /* Towards minus infinity, also where >> of negative numbers is something else. */",
+        f"        scaled = scaled >= 0 ? scaled >> {layer.shift} : -1 - ((-1 - scaled) >> {layer.shift});",
+        f"        scaled = scaled < {layer.low} ? {layer.low} : scaled > {layer.high} ? {layer.high} : scaled;",
+        f"        out[j] = ({out})scaled;",
+    ]
+
+
+def _transform(
+    prefix: str, i: int, layer: WholeLayer, wave: tuple[I64, I64, I64], code: str, out: str, top: int
+) -> str:
+    """A cosine transform: of every frequency down one row of sums, then those across."""
+    kept, down, across = wave
+    (n_down, height), width = down.shape, across.shape[1]
+    total = top * np.abs(layer.weights).sum(axis=0) + np.abs(layer.bias)
+    part, acc = _int(top * int(np.abs(down).sum(axis=1).max())), _int(int(total.max()))
+    lines = [
+        f"static void {prefix}layer_{i}(const {code} *in, {out} *out)",
+        "{",
+        f"    {part} row[{width}];",
+        "    int v, x, y, j;",
+        f"    for (v = 0; v < {n_down}; v++) {{",
+        f"        for (x = 0; x < {width}; x++)",
+        "            row[x] = 0;",
+        f"        for (y = 0; y < {height}; y++)",
+        f"            for (x = 0; x < {width}; x++)",
+        f"                row[x] += ({part})in[y * {width} + x] * ({part}){prefix}down_{i}[v * {height} + y];",
+        f"        for (j = 0; j < {len(kept)}; j++) {{",
+        f"            const int8_t *w = {prefix}across_{i} + {prefix}frequencies_{i}[2 * j + 1] * {width};",
+        f"            {acc} sum = {prefix}bias_{i}[j];",
+        f"            if ({prefix}frequencies_{i}[2 * j] != v)",
+        "                continue;",
+        f"            for (x = 0; x < {width}; x++)",
+        f"                sum += ({acc})row[x] * ({acc})w[x];",
+        *(f"    {line}" for line in _result(layer, out)),
+        "        }",
+        "    }",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _given(net: WholeNet, number: str) -> str:

@@ -41,6 +41,8 @@ MAX_CATEGORIES = 1 << 15
 """Of one column. Half of what two bytes count, so that null has a place."""
 COUNTED = 1 << 16
 """Values of a column that are counted at a time."""
+HELD = 64
+"""Bytes that values counted at a time may have on average, in UTF-8."""
 MAX_TEXT = 1000
 """Bytes of a value in UTF-8; longer ones count as others."""
 TYPES: dict[Kind, pa.DataType] = {"whole": pa.int64(), "text": pa.string(), "boolean": pa.bool_()}
@@ -214,9 +216,11 @@ def _entries(state: Counted) -> pa.Table:
 class VocabularyPass:
     """Counts the values of categories in one scan; the result is the list of :class:`Category`.
 
-    At most ``counted`` values of each are held. Beyond that the next smaller count is taken off all, and those left
-    with none are let go (Misra and Gries 1982; mergeable, Agarwal et al. 2012, section 3): a count is then too small
-    by at most n / counted, and a value that is frequent is never lost.
+    At most ``counted`` values of each are held, of ``HELD`` bytes on average. Beyond that the next smaller count is
+    taken off all, and those left with none are let go (Misra and Gries 1982; mergeable, Agarwal et al. 2012, section
+    3): a count is then too small by at most n / counted where values are no longer than ``HELD``, and a value that is
+    frequent is never lost. Then only values whose count exceeds what was taken off, and so that of any value let go,
+    enter the vocabulary.
 
     Args:
         names: of the categories.
@@ -266,12 +270,16 @@ class VocabularyPass:
         table = table.sort_by([("category", "ascending"), ("value", "ascending")])
         taken = a.taken + b.taken
         place, counts = table["category"].to_numpy(), table["count"].to_numpy().copy()
+        sizes = pc.binary_length(table["value"]).to_numpy()
         for j in range(len(self.names)):
-            mine = place == j
-            if mine.sum() > self.counted:
-                less = int(np.partition(counts[mine], -self.counted - 1)[-self.counted - 1])
-                counts[mine] -= less
-                taken[j] += less
+            mine = np.flatnonzero(place == j)
+            if len(mine) <= self.counted and sizes[mine].sum() <= HELD * self.counted:
+                continue
+            mine = mine[np.argsort(-counts[mine], kind="stable")]
+            kept = min(self.counted, int((np.cumsum(sizes[mine]) <= HELD * self.counted).sum()))
+            less = int(counts[mine[kept]])
+            counts[mine] -= less
+            taken[j] += less
         table = table.set_column(2, _ENTRY.field(2), pa.array(counts)).filter(pa.array(counts > 0))
         return Counted(_stored(table), a.nulls + b.nulls, taken)
 
@@ -279,24 +287,32 @@ class VocabularyPass:
         """The vocabularies.
 
         Raises:
-            DataError: a category has no value.
+            DataError: a category has no value, or so many that none is known to be frequent.
         """
         table, found = _entries(state), []
         for j, (name, kind) in enumerate(zip(self.names, self.kinds, strict=True)):
             mine = table.filter(pc.equal(table["category"], j))
-            if not len(mine) and not state.nulls[j]:
+            counts, taken = mine["count"].to_numpy(), int(state.taken[j])
+            if not len(mine) and not state.nulls[j] and not taken:
                 raise DataError(f"expected values in the category {name!r}, found none; give more rows")
             # Sorted by value before, and stable: of equal counts the first values are kept.
-            order = np.argsort(-mine["count"].to_numpy(), kind="stable")[: self.most]
-            kept = mine.take(pa.array(order[mine["count"].to_numpy()[order] + state.taken[j] >= self.least]))
+            order = np.argsort(-counts, kind="stable")[: self.most]
+            least = max(self.least, taken + 1) if taken else self.least
+            kept = mine.take(pa.array(order[counts[order] >= least]))
+            if taken and not len(kept):
+                raise DataError(
+                    f"expected values that occur again and again in the category {name!r}, found more different ones "
+                    f"than the {self.counted} that are counted at a time, none of them frequent; leave the column out, "
+                    "or make it coarser"
+                )
             values = kept["value"].cast(TYPES[kind]).to_pylist()
             values.sort(key=lambda value: value.encode() if isinstance(value, str) else value)
             found.append(Category(name, kind, tuple(values), bool(state.nulls[j])))
         return tuple(found)
 
     def sizes(self, height: int, rows: int) -> tuple[int, int, int]:
-        # A value, its count and its place, of some twenty bytes in the usual case.
-        state = 64 * len(self.names) * min(rows, self.counted)
+        # Beside a value its count, its place, and where it ends.
+        state = (HELD + 24) * len(self.names) * min(rows, self.counted)
         return state, 4 * state + 64 * height * len(self.names), 4 * state
 
     def state_type(self) -> type[Counted]:

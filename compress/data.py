@@ -199,6 +199,12 @@ def gather(
         pieces, held, counts = _scatter(model, front, data, label, teacher, split, seed, place)
         if sum(pieces) == 0:
             raise DataError("expected rows to train on, found none left after cleaning and validation; give more rows")
+        if sum(held) == 0 and (split.equals is not None or split.since is not None):
+            chosen = f"equal to {split.equals!r}" if split.equals is not None else f"since {split.since!r}"
+            raise DataError(
+                f"expected rows to hold out with {split.by!r} {chosen}, found none; give a value that is there, or "
+                "hold out a share"
+            )
         digest = digest_of(
             [data.digest, label, teacher, model.task, front, list(labels), repr(split), seed, pieces, held]
         )
@@ -222,8 +228,9 @@ def as_labelled(data: Any, label: str = "label") -> Dataset:
         X = np.ascontiguousarray(X, dtype=X.dtype if X.dtype == np.uint8 else kind)
         rows = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), X.shape[1])
         try:
-            table = pa.table({"x": rows, label: pa.array(y)})
-        except (pa.ArrowException, TypeError) as error:
+            # Arrow would take a text in numpy's own form to end at its first zero.
+            table = pa.table({"x": rows, label: pa.array(y.tolist() if y.dtype.kind == "U" else y)})
+        except (pa.ArrowException, TypeError, UnicodeError) as error:
             raise SchemaError(f"expected labels of one type, found: {error}; convert them") from error
         return Dataset.from_arrow(table, vector="x", n_features=X.shape[1], carry=[label])
     raise ConfigError(f"expected a Dataset or a pair (X, y), found {type(data).__name__}; make one of these")
@@ -238,6 +245,16 @@ def labelled_blocks(data: Dataset, label: str) -> Iterator[tuple[Block, int]]:
             yield block, row
             row += block.rows
         start += fragment.rows
+
+
+def clean_blocks(data: Dataset, label: str) -> Iterator[tuple[Block, int]]:
+    """As :func:`labelled_blocks`, without the rows that the cleaning policy drops."""
+    dropping = data.cleaning.resolve(data.feature_names).code == DROP
+    for block, first in labelled_blocks(data, label):
+        if dropping.any():
+            keep = np.asarray(np.isfinite(block.dense(np.float64)[:, dropping]).all(axis=1))
+            block = block if keep.all() else block.take(keep)
+        yield block, first
 
 
 def target_column(block: Block, label: str) -> pa.Array:
@@ -279,12 +296,17 @@ def _targets(data: Dataset, label: str, model: Model) -> tuple[tuple[Label, ...]
         for block, _ in labelled_blocks(data, label):
             y = values_of(target_column(block, label), label)
             if len(y):
-                delta = y.mean() - mean
-                m2 += float(((y - y.mean()) ** 2).sum() + delta**2 * count * len(y) / (count + len(y)))
-                mean += delta * len(y) / (count + len(y))
+                with np.errstate(over="ignore", invalid="ignore"):
+                    delta = y.mean() - mean
+                    m2 += float(((y - y.mean()) ** 2).sum() + delta**2 * count * len(y) / (count + len(y)))
+                    mean += delta * len(y) / (count + len(y))
                 count += len(y)
         if not count:
             raise DataError("expected rows to train on, found none; give more rows")
+        if not np.isfinite(m2):
+            raise DataError(
+                f"expected values in {label!r} whose squares float64 can hold, found larger ones; rescale the column"
+            )
         return (), (float(mean), float(np.sqrt(m2 / count)) or 1.0)
     if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind) or _is_text(kind)):
         raise SchemaError(
@@ -296,6 +318,11 @@ def _targets(data: Dataset, label: str, model: Model) -> tuple[tuple[Label, ...]
         found |= set(pc.unique(target_column(block, label)).to_pylist())
         if len(found) > MAX_CLASSES:
             raise DataError(f"expected at most {MAX_CLASSES} classes in {label!r}, found more; is it a number?")
+    strange = [value for value in found if isinstance(value, int) and value >= 1 << 63]
+    if strange:
+        raise DataError(
+            f"expected classes of 64 bits with a sign in {label!r}, found {strange[0]}; convert the column to text"
+        )
     if model.labels and found <= set(model.labels):
         return model.labels, (0.0, 1.0)
     if len(found) < 2:
@@ -348,16 +375,10 @@ def _scatter(
     pieces = max(1, -(-data.n_rows * size // PIECE_BYTES))
     rows = {"train": np.zeros(pieces, np.int64), "held": np.zeros(pieces, np.int64)}
     counts = np.zeros(max(len(model.labels), 1), np.int64)
-    dropping = data.cleaning.resolve(data.feature_names).code == DROP
     for part, piece in [(part, piece) for part in rows for piece in range(pieces)]:
         for ending in ("codes", "targets", *(["taught"] if teacher else [])):
             (place / f"{part}-{piece}.{ending}").touch()
-    for number, (block, first) in enumerate(labelled_blocks(data, label)):
-        if dropping.any():
-            X = block.dense(np.float64)
-            keep = np.asarray(np.isfinite(X[:, dropping]).all(axis=1))
-            if not keep.all():
-                block = block.take(keep)
+    for number, (block, first) in enumerate(clean_blocks(data, label)):
         codes = front.block_codes(block).astype(front.kind)
         column = target_column(block, label)
         if model.task == "classification":

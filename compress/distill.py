@@ -6,8 +6,11 @@ penalty and every seed after that trains at the speed of its own net.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,21 +18,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from compress.augment import augmentation
-from compress.data import as_labelled, labelled_blocks
+from compress.data import as_labelled, clean_blocks
+from compress.evaluate import logits
 from compress.front import F32
 from compress.integer import WholeNet
 from compress.model import Model
 from compress.pack import packed
+from compress.split import Validation, split_of
 from compress.train import Augmentation, train
 from reduce import Dataset, files
-from reduce.blocks import F64, Block
+from reduce.blocks import F64
 from reduce.digest import digest_of
 from reduce.errors import ConfigError, DataError
 
 Teacher = Model | WholeNet | Callable[[Any], Any] | Any
 """A model, a packed model, anything with ``predict_proba``, or a function from raw rows to logits (n, outputs)."""
 KEY = b"eigenmill.taught"
-FEATURES = "features"
+VERSION = 2
+"""Of the files: those of another version are written again."""
+TEACHER = "teacher"
+"""The column of the teachers' logits."""
+HELD = "held_out"
+"""The column of rows that are held out of training."""
 
 
 def distill(
@@ -41,7 +51,8 @@ def distill(
     label: str = "label",
     copies: int = 0,
     augment: Augmentation | Mapping[str, Any] | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
+    validation: Any = 0.1,
     seed: int = 0,
     **options: Any,
 ) -> Model:
@@ -56,11 +67,14 @@ def distill(
         copies: of each row, as of :func:`teach`.
         augment: what changes the copies.
         dtype: of the features in the file.
+        validation: rows to hold out, as of :func:`compress.data.gather`; they have no copies.
         seed: of the copies and of the training.
         **options: of :func:`compress.train`: ``temperature``, ``share``, ``epochs``, ``constraints`` ...
     """
-    taught = teach(teachers, data, path, label=label, copies=copies, augment=augment, dtype=dtype, seed=seed)
-    return train(student, taught, label=label, teacher="teacher", seed=seed, **options)
+    given: dict[str, Any] = {"label": label, "copies": copies, "augment": augment, "dtype": dtype, "seed": seed}
+    taught = teach(teachers, data, path, validation=validation, **given)
+    split = None if validation is None else Validation(by=HELD, equals=True)
+    return train(student, taught, label=label, teacher=TEACHER, validation=split, seed=seed, **options)
 
 
 def teach(
@@ -69,19 +83,21 @@ def teach(
     path: str | os.PathLike[str],
     *,
     label: str = "label",
-    column: str = "teacher",
+    column: str = TEACHER,
     copies: int = 0,
     augment: Augmentation | Mapping[str, Any] | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
+    validation: Any = None,
     seed: int = 0,
 ) -> Dataset:
     """Write the rows once more with the teachers' logits beside them, and changed copies if wanted.
 
     An ensemble's logits are the mean of its members' log-probabilities; of a regression, the mean of their values.
-    Copies keep the carried columns of their row, so that a validation split by an id keeps them on its side.
+    Copies keep the carried columns of their row, so that a validation split by an id keeps them on its side. Columns
+    keep their names; rows that the cleaning policy drops are left out.
 
     Args:
-        teachers: one or an ensemble.
+        teachers: one or an ensemble. Models see the columns they were trained on, functions the numbers only.
         data: a Dataset that carries ``label``, or a pair (X, y).
         path: of one Parquet file. It is not written again if it is there and data, teachers and arguments are the
             same; what a function answers is not known, so with one it is always written, unless the function has an
@@ -90,54 +106,103 @@ def teach(
         column: the name of the new column.
         copies: of each row, beside the row itself.
         augment: what changes the copies, as of :func:`compress.train`; it sees raw values.
-        dtype: of the features in the file: ``"float32"``, or ``"uint8"`` for pixels, which are rounded.
+        dtype: of the features in the file: ``"float32"``, ``"float64"``, or ``"uint8"`` for pixels, which are
+            rounded; by default that of ``data``.
+        validation: as of :func:`compress.data.gather`. Rows that it holds out have no copies, and the column
+            ``HELD`` says which they are, for ``Validation(by=HELD, equals=True)``. None leaves the column out.
         seed: of the copies.
 
     Returns:
-        The new file as a data set of vectors, which carries what ``data`` carries, and ``column``.
+        The new file as a data set like ``data``, which carries what that carries, and the new columns.
 
     Raises:
-        ConfigError: an argument is out of range.
-        DataError: teachers disagree on the number of outputs, or answer with other than finite numbers.
+        ConfigError: an argument is out of range, or the data has a feature of a new column's name.
+        DataError: teachers disagree on labels or outputs, or answer with other than finite numbers.
     """
     members = list(teachers) if isinstance(teachers, Sequence) else [teachers]
     moved = augmentation(augment) if isinstance(augment, Mapping) else augment
-    if not members or copies < 0 or (copies and moved is None) or dtype not in ("float32", "uint8"):
-        raise ConfigError(
-            "expected at least one teacher, an augmentation if there are copies, and dtype float32 or uint8, found "
-            f"{len(members)} teachers, {copies} copies, {augment} and {dtype!r}"
-        )
     data = as_labelled(data, label)
+    kind = data.source.dtype.name if dtype is None else dtype
+    if not members or copies < 0 or (copies and moved is None) or kind not in ("float32", "float64", "uint8"):
+        raise ConfigError(
+            "expected at least one teacher, an augmentation if there are copies, and dtype float32, float64 or uint8, "
+            f"found {len(members)} teachers, {copies} copies, {augment} and {dtype!r}"
+        )
+    if data.transforms or data.sparse:
+        raise ConfigError("expected raw, dense rows, found transformed or sparse ones; give the files themselves")
+    split = None if validation is None else split_of(validation)
+    added = [column, *([] if split is None else [HELD])]
+    layout = data.source.describe()
+    if set(added) & {label, *layout.get("columns", []), layout.get("vector")}:
+        raise ConfigError(f"expected a label and features other than {added}, found one of them; rename it")
+    _same_labels(members)
     known = [_digest(member) for member in members]
-    settings = [label, column, copies, repr(moved), dtype, seed]
+    settings = [VERSION, label, column, copies, repr(moved), kind, repr(split), repr(data.cleaning), seed]
     key = b"" if None in known else digest_of([data.digest, known, settings]).encode()
     fs, target = files.resolve(path)
-    kept = [name for name in data.source.carried.names if name != column]
+    kept = [name for name in data.source.carried.names if name not in added]
 
     def read() -> Dataset:
-        return Dataset.from_parquet(path, vector=FEATURES, n_features=data.n_features, carry=[*kept, column])
+        found = Dataset.from_parquet(path, **layout, carry=[*kept, *added])
+        return replace(found, cleaning=data.cleaning)
 
     if key and files.exists(fs, target) and (pq.read_schema(target, filesystem=fs).metadata or {}).get(KEY) == key:
         return read()
 
-    def write(file: BinaryIO) -> None:
-        writer: pq.ParquetWriter | None = None
+    def tables() -> Iterator[pa.Table]:
         rng = np.random.default_rng([seed, 4])
-        for block, _ in labelled_blocks(data, label):
-            X = np.asarray(block.dense(np.float32), dtype=np.float32)
+        for block, first in clean_blocks(data, label):
+            held = None if split is None else split.held_out(block, first)
             for copy in range(copies + 1):
-                Z = X if copy == 0 or moved is None else moved(X, rng)
-                Z = np.clip(np.rint(Z), 0, 255).astype(np.uint8) if dtype == "uint8" else Z
-                table = _table(Z, block, kept, column, _ensemble(members, Z))
-                if writer is None:
-                    writer = pq.ParquetWriter(file, table.schema.with_metadata({KEY: key}), compression="zstd")
-                writer.write_table(table)
-        if writer is None:
-            raise DataError("expected rows to teach, found none; give more rows")
-        writer.close()
+                if copy == 1 and held is not None:
+                    block, held = block.take(~held), held[~held]
+                if not block.rows:
+                    break
+                X = block.dense(np.float64 if kind == "float64" else np.float32)
+                Z = X if copy == 0 or moved is None else moved(np.asarray(X, dtype=np.float32), rng)
+                Z = np.clip(np.rint(Z), 0, 255).astype(np.uint8) if kind == "uint8" else Z.astype(kind)
+                assert block.carried is not None
+                rows = _features(Z, layout) | {name: block.carried.column(name) for name in kept}
+                said = _ensemble(members, Z, rows, named="columns" in layout)
+                rows[column] = pa.FixedSizeListArray.from_arrays(pa.array(said.ravel()), said.shape[1])
+                yield pa.table(rows if held is None else rows | {HELD: pa.array(held)})
 
-    files.publish(fs, target, write)
+    files.publish(fs, target, lambda file: _write(file, tables(), {KEY: key}))
     return read()
+
+
+def _write(file: BinaryIO, tables: Iterator[pa.Table], metadata: Mapping[bytes, bytes]) -> None:
+    first = next(tables, None)
+    if first is None:
+        raise DataError("expected rows to teach, found none; give more rows")
+    writer = pq.ParquetWriter(file, first.schema.with_metadata(metadata), compression="zstd")
+    try:
+        for table in itertools.chain([first], tables):
+            writer.write_table(table)
+        writer.close()
+    except BaseException:
+        # The file is never published now; closing only frees the encoder.
+        with contextlib.suppress(Exception):
+            writer.close()
+        writer.is_open = False
+        raise
+
+
+def _same_labels(members: Sequence[Teacher]) -> None:
+    known = {member.labels for member in members if isinstance(member, Model | WholeNet)}
+    if len(known) > 1:
+        raise DataError(
+            f"expected teachers of the same labels in the same order, found {[list(labels)[:10] for labels in known]}; "
+            "ask others"
+        )
+
+
+def _features(X: Any, layout: Mapping[str, Any]) -> dict[str, Any]:
+    """The feature columns of rows X (h, d), laid out and named as they came."""
+    if "vector" in layout:
+        flat = pa.array(np.ascontiguousarray(X).ravel())
+        return {str(layout["vector"]): pa.FixedSizeListArray.from_arrays(flat, X.shape[1])}
+    return {name: pa.array(np.ascontiguousarray(x)) for name, x in zip(layout["columns"], X.T, strict=True)}
 
 
 def _digest(teacher: Teacher) -> str | None:
@@ -149,8 +214,9 @@ def _digest(teacher: Teacher) -> str | None:
     return None if given is None else str(given)
 
 
-def _ensemble(teachers: Sequence[Teacher], X: Any) -> F32:
-    answers = [_answer(teacher, X) for teacher in teachers]
+def _ensemble(teachers: Sequence[Teacher], X: Any, rows: Mapping[str, Any], *, named: bool) -> F32:
+    """What the teachers say of numbers X (h, d), which are also among the columns ``rows``: (h, outputs)."""
+    answers = [_answer(teacher, X, rows, named=named) for teacher in teachers]
     if len({answer.shape for answer in answers}) > 1 or not all(np.isfinite(answer).all() for answer in answers):
         raise DataError(
             f"expected finite answers of one shape from all teachers, found shapes {[a.shape for a in answers]}; "
@@ -159,12 +225,14 @@ def _ensemble(teachers: Sequence[Teacher], X: Any) -> F32:
     return np.asarray(np.mean(answers, axis=0), dtype=np.float32)
 
 
-def _answer(teacher: Teacher, X: Any) -> F64:
+def _answer(teacher: Teacher, X: Any, rows: Mapping[str, Any], *, named: bool) -> F64:
     """Log-probabilities (n, classes), or values (n, 1)."""
-    if isinstance(teacher, Model):
-        scores = teacher.scores(X)
-    elif isinstance(teacher, WholeNet):
-        scores = teacher.decision(X)
+    if isinstance(teacher, Model | WholeNet):
+        front = teacher.trained().front if isinstance(teacher, Model) else teacher.front
+        assert front is not None
+        # Columns are found by name; the numbers of a vector, whatever it is called, by their place.
+        by_name = front.categories or (named and "columns" in front.layout)
+        scores = logits(teacher, pa.table(dict(rows)) if by_name else X)
     elif hasattr(teacher, "predict_proba"):
         with np.errstate(divide="ignore"):
             scores = np.maximum(np.log(np.asarray(teacher.predict_proba(X), dtype=np.float64)), -30.0)
@@ -177,12 +245,4 @@ def _answer(teacher: Teacher, X: Any) -> F64:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
-def _table(X: Any, block: Block, kept: Sequence[str], column: str, logits: F32) -> pa.Table:
-    assert block.carried is not None
-    arrays = {name: block.carried.column(name) for name in kept}
-    arrays[FEATURES] = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(X).ravel()), X.shape[1])
-    arrays[column] = pa.FixedSizeListArray.from_arrays(pa.array(logits.ravel()), logits.shape[1])
-    return pa.table(arrays)
-
-
-__all__ = ["distill", "teach"]
+__all__ = ["HELD", "TEACHER", "distill", "teach"]

@@ -29,8 +29,9 @@ STEPS = 2_000
 """Optimizer steps of a training, when no number of epochs is asked for: few rows want more epochs."""
 STEPS_AN_EPOCH, MAX_BATCH = 1_000, 2_048
 """Many rows make larger batches, not more steps."""
-HELD_FROM = 200
-"""Rows from which on some are held out to judge trials by; with fewer, all of them judge."""
+HELD_FROM, FEW = 200, 2_000
+"""Rows from which on some are held out to judge trials by (with fewer, all of them judge), and from which on a tenth of
+them is enough for that; of fewer it is a fifth."""
 PIXELS = 16
 """Columns from which on small whole numbers are taken for pixels, all measured alike."""
 
@@ -102,7 +103,7 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
         seed = int(self.random_state)
         widths = [int(width) for width in self.hidden]
         model = Model.mlp(None, widths, task=self.task, categories=self.categories_, seed=seed)
-        validation = 0.1 if n >= HELD_FROM else None
+        validation = None if n < HELD_FROM else 0.2 if n < FEW else 0.1
         data = self._dataset(X, y)
         samples = gather(model, data, data.source.carried.names[0], validation=validation, seed=seed)
         batch = int(np.clip(n // 16, 8, max(128, min(n // STEPS_AN_EPOCH, MAX_BATCH))))
@@ -181,13 +182,13 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
 
 
 class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
-    """A classifier whose packed file has at most ``max_bytes``.
+    """The classifier with the fewest errors found whose packed file has at most ``max_bytes``.
 
     Args:
         max_bytes: of the file that :meth:`pack` writes. When no trial is so small the smallest is kept, with a warning.
         hidden: widths of the hidden layers with which the search begins; none for a linear model.
         epochs: of every trial; by default about 2,000 steps.
-        trials: most models that are tried.
+        trials: most models that are tried; fewer when three in a row bring nothing.
         seconds: no trial begins after so long.
         missing: what to do about NaN: ``"error"``, ``"mean"``, ``"zero"`` or a number; it is part of the file.
         categories: columns of a DataFrame whose values are names; by default those of text and of pandas' categories.

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compress.categories import joined, taken
-from compress.data import Samples, as_labelled, indices_of, labelled_blocks, target_column, values_of
+from compress.data import Samples, as_labelled, clean_blocks, indices_of, target_column, values_of
 from compress.front import Front
 from compress.integer import WholeNet, whole_net
 from compress.latency import Latency, latency
@@ -26,7 +26,6 @@ from compress.model import Label, Model
 from compress.pack import load, pack
 from reduce import Dataset
 from reduce.blocks import F64
-from reduce.cleaning import DROP
 from reduce.digest import digest_of
 from reduce.errors import ConfigError, DataError, SchemaError
 
@@ -246,10 +245,7 @@ def rows_of(model: Net, front: Front, data: Dataset, label: str) -> Iterator[tup
         raise SchemaError(
             f"expected {front.n_features} raw, dense features, found {data.n_features}; give the columns of the model"
         )
-    dropping = data.cleaning.resolve(data.feature_names).code == DROP
-    for block, _ in labelled_blocks(data, label):
-        if dropping.any():
-            block = block.take(np.asarray(np.isfinite(block.dense(np.float64)[:, dropping]).all(axis=1)))
+    for block, _ in clean_blocks(data, label):
         X = front.rows(block)
         column = target_column(block, label)
         if model.task == "classification":

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compress.front import Front
+from compress.front import RUN, Front
 from compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model, Task, softmax
 from reduce.blocks import F64
 from reduce.errors import ConfigError
@@ -90,6 +90,11 @@ class WholeNet:
 
     def scores_of(self, codes: Any) -> I64:
         """Integer scores (n, outputs) of codes (n, d)."""
+        if len(codes) <= RUN:
+            return self._run(codes)
+        return np.concatenate([self._run(codes[a : a + RUN]) for a in range(0, len(codes), RUN)])
+
+    def _run(self, codes: Any) -> I64:
         # No limit on BLAS threads: exact sums are the same with any number, and to set one takes milliseconds.
         a: Any = self.front.inputs(codes)
         for layer, weights in zip(self.layers, self._weights, strict=True):

@@ -45,7 +45,7 @@ class Dense:
         codebook: (levels,) float32; entry 0 is 0 and stays it.
         step: weights are whole multiples of it; None when they are free.
         most: the largest multiple.
-        frozen: the layer is a declared transform, such as :func:`pooling`: no step changes it.
+        frozen: the layer is a declared transform, such as :func:`compress.transforms.pooling`: no step changes it.
     """
 
     weights: F32
@@ -134,7 +134,8 @@ class Model:
 
         Args:
             source: a fitted ``reduce.PCA`` or ``TruncatedSVD``, which becomes the first layer; or a first layer, such
-                as :func:`pooling` gives; or names of scalar columns; or None for all features of the training data.
+                as :func:`compress.pooling` and :func:`compress.dct` give; or names of scalar columns; or None for all
+                features of the training data.
             hidden: widths of the hidden layers; none for a linear model.
             classes: how many labels there are; found in the data by default.
             task: ``"regression"`` predicts a number.
@@ -309,32 +310,6 @@ def _silence(weights: F64, front: Front) -> None:
     weights[front.starts] = 0
 
 
-def pooling(height: int, width: int, tile: int = 2) -> Dense:
-    """A fixed first layer: the means of tiles of ``tile`` x ``tile`` inputs of a picture, row by row.
-
-    Inputs are measured alike and 0 is blank (pixels), so that means are never negative; a packed file declares the
-    layer in a few bytes.
-
-    Raises:
-        ConfigError: tiles do not fill the picture.
-    """
-    if tile < 1 or height < 1 or width < 1 or height % tile or width % tile:
-        raise ConfigError(f"expected a picture of whole {tile} x {tile} tiles, found {height} x {width} inputs")
-    members = tiles(height, width, tile)
-    step = 1.0 / tile**2
-    bias = np.zeros(members.shape[1], np.float32)
-    return Dense((members * step).astype(np.float32), bias, relu=True, step=step, most=1, frozen=True)
-
-
-def tiles(height: int, width: int, tile: int) -> npt.NDArray[np.int64]:
-    """(height * width, tiles) 1 where an input is in a tile, else 0."""
-    y, x = np.divmod(np.arange(height * width), width)
-    own = y // tile * (width // tile) + x // tile
-    found = np.zeros((height * width, (height // tile) * (width // tile)), np.int64)
-    found[np.arange(height * width), own] = 1
-    return found
-
-
 def _with_projection(model: Model, pca: Any) -> Model:
     """The model with a fitted PCA's front, and its projection as the first layer."""
     names = pca._names
@@ -410,4 +385,4 @@ def from_arrays(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> Model:
     )
 
 
-__all__ = ["Activations", "Dense", "Label", "Model", "Task", "pooling", "softmax"]
+__all__ = ["Activations", "Dense", "Label", "Model", "Task", "softmax"]

@@ -42,7 +42,8 @@ def chain(content: bytes, where: str) -> tuple[list[tuple[F64, F64, bool]], bool
     for node in graph.node:
         kind, names = node.op_type, [name for name in node.input if name]
         others = [name for name in names if name != at]
-        if end or at not in names or len(node.output) < 1 or not set(others) <= set(constants):
+        shadows = len(node.output) < 1 or node.output[0] in constants
+        if end or at not in names or shadows or not set(others) <= set(constants):
             raise _other(f"{kind} beside the chain", "a chain of operators from the input to the output")
         if kind == "MatMul" and len(names) == 2 and names[0] == at:
             weights = _array(constants[names[1]], 2)
@@ -54,9 +55,9 @@ def chain(content: bytes, where: str) -> tuple[list[tuple[F64, F64, bool]], bool
             layers[-1] = (weights, bias + _row(constants[others[0]], len(bias)), False)
         elif kind == "Relu" and layers:
             layers[-1] = (*layers[-1][:2], True)
-        elif kind in LAST and layers and not layers[-1][2]:
+        elif kind in LAST and layers and not layers[-1][2] and _ints(node, "axis") <= {1, -1}:
             end = kind
-        elif kind not in PASSING and not _widens(node):
+        elif not _passes(node) and not _widens(node):
             raise _other(f"{kind} after {len(layers)} layers", f"Gemm, MatMul and Add, Relu, and {LAST} last")
         # A sum may take a bias until something else is done to it.
         open_sum = kind in ("MatMul", "Gemm") or (open_sum and kind in ("Add", "Cast", *PASSING))
@@ -68,12 +69,23 @@ def chain(content: bytes, where: str) -> tuple[list[tuple[F64, F64, bool]], bool
     return layers, end == "Sigmoid"
 
 
+def _ints(node: Any, name: str) -> set[int]:
+    """What an attribute says, if it is there."""
+    return {attribute.i for attribute in node.attribute if attribute.name == name}
+
+
+def _passes(node: Any) -> bool:
+    """Whether rows come out as they go in: Flatten of whole rows, Dropout that is told nothing about training."""
+    if node.op_type == "Flatten":
+        return _ints(node, "axis") <= {1}
+    return node.op_type in PASSING and (node.op_type == "Identity" or len(node.input) < 3)
+
+
 def _widens(node: Any) -> bool:
     """Whether it is a Cast to single or double precision, which Keras on torch puts between all operators."""
     from onnx import TensorProto
 
-    to = [attribute.i for attribute in node.attribute if attribute.name == "to"]
-    return node.op_type == "Cast" and to in ([TensorProto.FLOAT], [TensorProto.DOUBLE])
+    return node.op_type == "Cast" and _ints(node, "to") in ({TensorProto.FLOAT}, {TensorProto.DOUBLE})
 
 
 def _plain(model: Any) -> None:
@@ -128,10 +140,13 @@ def _row(tensor: Any, width: int) -> F64:
 
 
 def _gemm(node: Any, tensors: list[Any]) -> tuple[F64, F64, bool]:
-    from onnx import helper
+    from onnx import AttributeProto
 
     given = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
-    given |= {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    for attribute in node.attribute:
+        if attribute.type not in (AttributeProto.FLOAT, AttributeProto.INT) or attribute.name not in given:
+            raise _other(f"Gemm with {attribute.name[:50]!r} of type {attribute.type}", f"numbers as {list(given)}")
+        given[attribute.name] = attribute.f if attribute.type == AttributeProto.FLOAT else attribute.i
     if given["transA"]:
         raise _other("Gemm with transA", "rows as they are")
     weights = _array(tensors[0], 2)

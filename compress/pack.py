@@ -23,15 +23,19 @@ from compress import huffman
 from compress.coder import DECISIONS_PER_BYTE, Decoder, Encoder, code_numbers, code_weights
 from compress.flat import Reader, signed, text, varint
 from compress.integer import MAX_ACC, MAX_PARAMETERS, WholeLayer, WholeNet, check, whole_net
-from compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model, tiles
+from compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model
 from compress.pack_front import category_bytes, front_bytes, read_categories, read_front
+from compress.transforms import block_of, cosines, frequencies, picture_of, tiles
 from reduce import files
 from reduce.errors import ArtifactError, ConfigError, SchemaError
 
 MAGIC = b"EMILL\x01"
 """The last byte is the version of the format."""
 MAGIC_CATEGORIES = b"EMILL\x02"
-"""Of files with categories; all others are of version 1, so that older readers take them."""
+"""Of files with categories."""
+MAGIC_COSINES = b"EMILL\x03"
+"""Of files with a cosine transform; all others are of version 1, so that older readers take them."""
+MAGICS = (MAGIC, MAGIC_CATEGORIES, MAGIC_COSINES)
 DIGEST = 8
 """Bytes of the SHA-256 over all that follows it."""
 MAX_FILE = 1 << 28
@@ -42,8 +46,8 @@ CODERS = ("range", "zstd", "huffman")
 
 _CODED_BIASES = 3
 """In the place of a coder: the range coder, for the biases too."""
-_PLAIN, _LISTED, _TILES = range(3)
-"""How the weights of a layer are given: as they are, as places in lists of values, or as the sums of tiles."""
+_PLAIN, _LISTED, _TILES, _COSINES = range(4)
+"""How the weights of a layer are given: as they are, as places in lists of values, or by the name of a transform."""
 _LABELS = ("count", "whole", "text", "boolean")
 
 
@@ -57,8 +61,9 @@ def pack(
         path: a local path or URI.
         coder: ``"range"`` adaptive decisions and a range coder, or for comparison ``"zstd"``, or ``"huffman"`` as in
             Deep Compression.
-        width: of the picture that the inputs are, which the coder then makes use of; 0 for none; by default tried
-            with the square root of the number of inputs, if that is whole, and kept if the file is smaller.
+        width: of the picture that the inputs are, which the coder then makes use of; 0 for none; by default that of
+            a cosine transform in front, else tried with the square root of the number of inputs, if that is whole,
+            and kept if the file is smaller.
 
     Returns:
         Bytes of the file.
@@ -83,12 +88,15 @@ def packed(model: Model | WholeNet, *, coder: str = "range", width: int | None =
         raise ConfigError(f"expected a width of at most {d} inputs, found {width}")
     root = math.isqrt(d)
     pictured = root * root == d and root > 1 and not net.front.categories
-    widths = [width] if width is not None else [0, root] if pictured else [0]
+    waved = picture_of(net.layers[0].weights) if width is None else None
+    widths = [width] if width is not None else [waved] if waved else [0, root] if pictured else [0]
     variants = [CODERS.index(coder), *([_CODED_BIASES] if coder == "range" else [])]
-    body = min((_body(net, variant, w) for w in widths for variant in variants), key=len)
+    plans = [_plan(net, w) for w in widths]
+    body = min((_body(net, variant, plan) for plan in plans for variant in variants), key=len)
     if len(body) > MAX_FILE:
         raise ConfigError(f"expected a file of at most {MAX_FILE} bytes, found {len(body)}; prune or take fewer bits")
-    magic = MAGIC_CATEGORIES if net.front.categories else MAGIC
+    cosine = any(kind == _COSINES for kind, _, _ in plans[0])
+    magic = MAGIC_CATEGORIES if net.front.categories else MAGIC_COSINES if cosine else MAGIC
     return magic + hashlib.sha256(body).digest()[:DIGEST] + body
 
 
@@ -125,16 +133,16 @@ def unpacked(content: bytes, where: str = "the file") -> WholeNet:
     """The model in the bytes of a packed file."""
     if len(content) > MAX_FILE + len(MAGIC) + DIGEST:
         raise ArtifactError(f"expected at most {MAX_FILE} bytes in {where}, found more; it is no packed model")
-    if content[: len(MAGIC)] not in (MAGIC, MAGIC_CATEGORIES):
+    if content[: len(MAGIC)] not in MAGICS:
         raise ArtifactError(
-            f"expected {where} to be a packed model of version 1 or 2, found other bytes; "
+            f"expected {where} to be a packed model of version 1 to {len(MAGICS)}, found other bytes; "
             "load it with the eigenmill that packed it"
         )
     body = content[len(MAGIC) + DIGEST :]
     if hashlib.sha256(body).digest()[:DIGEST] != content[len(MAGIC) : len(MAGIC) + DIGEST]:
         raise ArtifactError(f"expected {where} as it was packed, found another digest; restore it, or pack again")
     try:
-        return _read(Reader(body), content.startswith(MAGIC_CATEGORIES))
+        return _read(Reader(body), content[: len(MAGIC)])
     except (ArtifactError, ConfigError, SchemaError, UnicodeDecodeError) as error:
         raise ArtifactError(f"expected a whole packed model in {where}: {error}") from error
 
@@ -147,19 +155,43 @@ def sections(content: bytes, where: str = "the file") -> tuple[WholeNet, dict[st
     """
     net = unpacked(content, where)
     reader = Reader(content[len(MAGIC) + DIGEST :])
-    _read(reader, bool(net.front.categories))
+    _read(reader, content[: len(MAGIC)])
     return net, {"magic and digest": len(MAGIC) + DIGEST, **reader.taken}
 
 
 # Writing
 
 
-def _body(net: WholeNet, variant: int, width: int) -> bytes:
+Plan = tuple[int, int, int]
+"""Of a layer: how its weights are given, the side of a transform, and the width of the picture that it reads."""
+
+
+def _plan(net: WholeNet, width: int) -> list[Plan]:
+    """The plan of every layer of a net that reads pictures ``width`` inputs wide, 0 for none."""
+    plans = list[Plan]()
+    for layer in net.layers:
+        tile, block = _tile(layer.weights, width), block_of(layer.weights, width)
+        if tile > 1:
+            plans.append((_TILES, tile, width))
+        else:
+            plans.append((_PLAIN, 0, width) if block is None else (_COSINES, block, width))
+        width = _width_after(*plans[-1])
+    return plans
+
+
+def _width_after(kind: int, side: int, width: int) -> int:
+    """The width of the picture that a layer's results are; 0 if they are none."""
+    if kind == _TILES:
+        return width // side
+    return side if kind == _COSINES else 0
+
+
+def _body(net: WholeNet, variant: int, plan: Sequence[Plan]) -> bytes:
     coder = "range" if variant == _CODED_BIASES else CODERS[variant]
     parts = [bytes([variant, net.task == "regression"]), struct.pack("<dd", net.scale, net.offset)]
     if net.task == "classification":
         parts.append(_labels(net.labels))
-    parts += [front_bytes(net.front), category_bytes(net.front), varint(width), bytes([len(net.layers)])]
+    parts += [front_bytes(net.front), category_bytes(net.front), varint(plan[0][2]), bytes([len(net.layers)])]
     if sum(layer.weights.size for layer in net.layers) > MAX_CODED:
         raise ConfigError(f"expected at most {MAX_CODED} weights, found more; prune neurons")
     for i, layer in enumerate(net.layers):
@@ -168,8 +200,7 @@ def _body(net: WholeNet, variant: int, width: int) -> bytes:
             parts += [bytes([layer.bits << 1 | layer.relu]), varint(layer.multiplier), bytes([layer.shift])]
         if variant != _CODED_BIASES:
             parts += [signed(int(b)) for b in layer.bias]
-        parts.append(_weights(layer.weights, coder, width))
-        width = _width_after(layer.weights, width)
+        parts.append(_weights(layer.weights, coder, plan[i]))
     if variant == _CODED_BIASES:
         parts.append(_biases([layer.bias for layer in net.layers]))
     return b"".join(parts)
@@ -203,13 +234,13 @@ def _labels(labels: tuple[Label, ...]) -> bytes:
     return bytes([kind]) + varint(len(labels)) + b"".join(parts)
 
 
-def _weights(weights: npt.NDArray[np.int64], coder: str, width: int) -> bytes:
-    """Largest value, the values that occur if they are few, and the coded places among them; or a tile's side."""
-    tile = _tile(weights, width)
-    if tile > 1:
-        return varint(int(weights.max())) + bytes([_TILES]) + varint(tile)
-    positive, negative = np.unique(weights[weights > 0]), np.unique(-weights[weights < 0])
+def _weights(weights: npt.NDArray[np.int64], coder: str, plan: Plan) -> bytes:
+    """Largest value, the values that occur if they are few, and the coded places among them; or a transform's side."""
+    kind, side, width = plan
     most = int(np.abs(weights).max(initial=0))
+    if kind != _PLAIN:
+        return varint(most) + bytes([kind]) + varint(side)
+    positive, negative = np.unique(weights[weights > 0]), np.unique(-weights[weights < 0])
     few = 2 * max(len(positive), len(negative)) < most
     ranks = weights.copy()
     head = varint(most) + bytes([_LISTED if few else _PLAIN])
@@ -221,15 +252,15 @@ def _weights(weights: npt.NDArray[np.int64], coder: str, width: int) -> bytes:
     if coder == "zstd":
         import zstandard
 
-        kind = "<i1" if np.abs(ranks).max(initial=0) < 128 else "<i2"
-        raw = np.ascontiguousarray(ranks.T).astype(kind).tobytes()
-        content: bytes = bytes([kind == "<i2"]) + zstandard.ZstdCompressor(19).compress(raw)
+        size = "<i1" if np.abs(ranks).max(initial=0) < 128 else "<i2"
+        raw = np.ascontiguousarray(ranks.T).astype(size).tobytes()
+        content: bytes = bytes([size == "<i2"]) + zstandard.ZstdCompressor(19).compress(raw)
     elif coder == "huffman":
         return head + _huffman(ranks)
     else:
-        side = Encoder()
-        code_weights(side, ranks, width, 1 << 16)
-        return head + _words(side)
+        encoder = Encoder()
+        code_weights(encoder, ranks, width, 1 << 16)
+        return head + _words(encoder)
     return head + varint(len(content)) + content
 
 
@@ -241,12 +272,6 @@ def _tile(weights: npt.NDArray[np.int64], width: int) -> int:
         return 1
     most = int(weights.max(initial=0))
     return side if most > 0 and np.array_equal(weights, most * tiles(n_in // width, width, side)) else 1
-
-
-def _width_after(weights: npt.NDArray[np.int64], width: int) -> int:
-    """The width of the picture that a layer's results are; 0 if they are none."""
-    tile = _tile(weights, width)
-    return width // tile if tile > 1 else 0
 
 
 def _huffman(ranks: npt.NDArray[np.int64]) -> bytes:
@@ -264,7 +289,8 @@ def _huffman(ranks: npt.NDArray[np.int64]) -> bytes:
 # Reading
 
 
-def _read(reader: Reader, categories: bool) -> WholeNet:
+def _read(reader: Reader, magic: bytes) -> WholeNet:
+    categories, kinds = magic == MAGIC_CATEGORIES, list[int]()
     variant, regression = reader.byte(_CODED_BIASES), reader.byte(1)
     coder = "range" if variant == _CODED_BIASES else CODERS[variant]
     scale, offset = struct.unpack("<dd", reader.take(16))
@@ -291,14 +317,19 @@ def _read(reader: Reader, categories: bool) -> WholeNet:
         bias = np.zeros(n_out, np.int64)
         if variant != _CODED_BIASES:
             bias[:] = reader.many(n_out, lambda: reader.signed(MAX_ACC))
-        weights = _read_weights(reader, (n_in, n_out), coder, width)
-        width = _width_after(weights, width)
+        weights, (kind, side) = _read_weights(reader, (n_in, n_out), coder, width)
+        if kind == _PLAIN and _tile(weights, width) > 1:
+            kind, side = _TILES, _tile(weights, width)
+        width = _width_after(kind, side, width)
+        kinds.append(kind)
         layers.append(WholeLayer(weights, bias, bool(relu), multiplier, shift, bits))
         reader.mark(f"layer {i}")
         n_in = n_out
     if variant == _CODED_BIASES:
         _read_biases(reader, [layer.bias for layer in layers])
         reader.mark("biases")
+    if (_COSINES in kinds) != (magic == MAGIC_COSINES):
+        raise ArtifactError("expected a cosine transform in a file of version 3 only, found it otherwise")
     if reader.left:
         raise ArtifactError(f"expected the end, found {reader.left} more bytes")
     net = WholeNet("regression" if regression else "classification", labels, front, tuple(layers), scale, offset)
@@ -339,12 +370,15 @@ def _read_labels(reader: Reader) -> tuple[Label, ...]:
     return labels
 
 
-def _read_weights(reader: Reader, shape: tuple[int, int], coder: str, width: int) -> npt.NDArray[np.int64]:
+def _read_weights(
+    reader: Reader, shape: tuple[int, int], coder: str, width: int
+) -> tuple[npt.NDArray[np.int64], tuple[int, int]]:
+    """The weights, how they were given, and the side of a transform."""
     most = reader.varint((1 << 15) - 1)
     tables: list[npt.NDArray[np.int64]] = []
-    kind = reader.byte(_TILES)
-    if kind == _TILES:
-        return most * _read_tiles(reader, shape, width)
+    kind = reader.byte(_COSINES)
+    if kind in (_TILES, _COSINES):
+        return _read_transform(reader, kind, most, shape, width)
     if kind == _LISTED:
         for _ in range(2):
             gaps = reader.many(reader.varint(most), lambda: reader.varint(most) + 1)
@@ -365,18 +399,31 @@ def _read_weights(reader: Reader, shape: tuple[int, int], coder: str, width: int
     if not tables:
         if np.abs(ranks).max(initial=0) > most:
             raise ArtifactError(f"expected weights up to {most}, found larger ones")
-        return ranks
+        return ranks, (_PLAIN, 0)
     positive, negative = tables
     if ranks.max(initial=0) >= len(positive) or -ranks.min(initial=0) >= len(negative):
         raise ArtifactError("expected weights among the values listed, found others")
-    return np.where(ranks >= 0, positive[np.maximum(ranks, 0)], -negative[np.maximum(-ranks, 0)])
+    return np.where(ranks >= 0, positive[np.maximum(ranks, 0)], -negative[np.maximum(-ranks, 0)]), (_PLAIN, 0)
 
 
-def _read_tiles(reader: Reader, shape: tuple[int, int], width: int) -> npt.NDArray[np.int64]:
-    side, (n_in, n_out) = reader.varint(shape[0], 2), shape
-    if not width or n_in % width or width % side or n_in // width % side or side * side * n_out != n_in:
-        raise ArtifactError(f"expected tiles that fill a picture {width} wide, found {side} x {side} of {n_in} inputs")
-    return tiles(n_in // width, width, side)
+def _read_transform(
+    reader: Reader, kind: int, most: int, shape: tuple[int, int], width: int
+) -> tuple[npt.NDArray[np.int64], tuple[int, int]]:
+    """The weights of a declared transform of a picture."""
+    n_in, n_out = shape
+    height = n_in // width if width and n_in % width == 0 else 0
+    if kind == _TILES:
+        side = reader.varint(n_in, 2)
+        if not height or width % side or height % side or side * side * n_out != n_in:
+            raise ArtifactError(f"expected tiles that fill a picture, found {side} x {side} of {n_in} inputs")
+        return most * tiles(height, width, side), (kind, side)
+    block = reader.varint(n_out)
+    if not height or n_out > n_in or (block and (block * block != n_out or block > min(height, width))):
+        raise ArtifactError(f"expected at most {n_in} frequencies of a picture, found {n_out} in a block of {block}")
+    weights = cosines(height, width, frequencies(height, width, block, n_out))
+    if int(np.abs(weights).max()) != most:
+        raise ArtifactError(f"expected weights up to {most}, found others")
+    return weights, (kind, block)
 
 
 def _read_huffman(reader: Reader, shape: tuple[int, int], limit: int) -> npt.NDArray[np.int64]:

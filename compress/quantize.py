@@ -81,7 +81,8 @@ def quantize(
     """Round weights and activations; the model then predicts in whole numbers, exactly as its file will.
 
     Weights become whole multiples of one step per layer, chosen to lose least; weights on a grid that fits into
-    ``bits`` are kept as they are. Zero stays zero. Hidden results are calibrated on a sample of the data.
+    ``bits``, and those of a declared transform, are kept as they are. Zero stays zero. Hidden results are calibrated
+    on a sample of the data.
 
     Args:
         model: trained.
@@ -120,7 +121,7 @@ def quantize(
 def _gridded(layer: Dense, bits: int) -> Dense:
     """The layer with weights on a grid of ``bits``."""
     most = (1 << (bits - 1)) - 1
-    if layer.step is not None and np.abs(layer.whole()).max(initial=0) <= most:
+    if layer.frozen or (layer.step is not None and np.abs(layer.whole()).max(initial=0) <= most):
         return layer
     if layer.codes is not None and layer.codebook is not None:
         # How often a value is used decides how much its rounding costs.

@@ -3,6 +3,9 @@
 A trial trains one candidate: widths, components of a projection, sparsity, bits of the weights, and the price of a bit.
 The next candidate is a neighbour of the best one so far, by what that one lacks: a higher price for too many bytes, a
 lower one or more width for too many errors, less width for too much time. Rows that are held out judge, no others.
+
+A target that names an error is met or not, and the first model that meets it is taken. One that does not asks for the
+fewest errors within its limits: the search goes on until ``PATIENCE`` trials in a row have brought nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
 from compress.data import Samples, samples_of
 from compress.evaluate import evaluate
 from compress.integer import whole_net
-from compress.latency import time_calls
+from compress.latency import machine, time_calls
 from compress.model import Model
 from compress.native import compiled
 from compress.onnx_export import run_onnx, to_onnx
@@ -34,6 +37,8 @@ from reduce.errors import ConfigError, OutputError
 
 MIN_PENALTY, MAX_PENALTY = 1e-8, 1e-2
 TRIALS = "trials.json"
+PATIENCE = 3
+"""Trials in a row that may bring nothing better within the limits before the search ends."""
 BACKENDS = ("numpy", "onnxruntime", "c")
 
 
@@ -150,8 +155,11 @@ def search(
     validation: Any = 0.1,
     progress: Callable[[Trial], None] | None = None,
     epoch: Callable[[Epoch], None] | None = None,
+    teacher: str | None = None,
+    temperature: float = 2.0,
+    share: float = 0.5,
 ) -> Search:
-    """Look for a model that keeps to ``target``; the first that does is taken.
+    """Look for a model that keeps to ``target``: the first that does or, without ``max_error``, the best one found.
 
     Args:
         model: from :meth:`Model.mlp`, untrained: its widths are where the search starts.
@@ -171,6 +179,9 @@ def search(
         validation: as of :func:`compress.data.gather`.
         progress: called after every trial.
         epoch: called after every epoch of a trial.
+        teacher: as of :func:`compress.train`, and so are
+        temperature: of the teacher's probabilities, and
+        share: of the loss that is the teacher's.
 
     Raises:
         ConfigError: no rows are held out and ``max_error`` is set, or the model is trained already.
@@ -178,17 +189,27 @@ def search(
     """
     if model.layers and model.layers[-1].n_out == model.outputs:
         raise ConfigError("expected an untrained model, found a trained one; give the one from Model.mlp")
-    samples = samples_of(model, data, label, validation=validation, seed=seed)
+    samples = samples_of(model, data, label, teacher=teacher, validation=validation, seed=seed)
+    lesson = {} if teacher is None else {"teacher": teacher, "temperature": temperature, "share": share}
     if not samples.n_held and target.max_error is not None:
         raise ConfigError("expected validation rows to measure max_error on, found none; set validation")
-    settings = {"epochs": epochs, "batch": batch, "class_weight": class_weight, "forget": forget, "seed": seed}
-    key = digest_of([samples.digest, _bare(model, samples), asdict(target), lr, settings])
+    settings = {
+        "epochs": epochs,
+        "batch": batch,
+        "class_weight": class_weight,
+        "forget": forget,
+        "seed": seed,
+        **lesson,
+    }
+    # Another machine takes another time.
+    here = [] if target.max_latency_us is None else [machine()]
+    key = digest_of([samples.digest, _bare(model, samples), asdict(target), lr, settings, *here])
     log = _Log(None if directory is None else Path(directory), key)
     best_model = log.best()
     while len(log.trials) < trials:
         if seconds is not None and log.trials and sum(t.seconds for t in log.trials) >= seconds:
             break
-        if log.trials and min(t.excess for t in log.trials) <= 0:
+        if _ended(log.trials, judged=samples.n_held > 0 and target.max_error is None):
             break
         candidate = _next(model, samples, target, log.trials, first)
         if candidate is None:
@@ -214,6 +235,16 @@ def search(
 
 def _rank(trial: Trial) -> tuple[float, float, int]:
     return max(trial.excess, 0.0), trial.error, trial.bytes
+
+
+def _ended(trials: Sequence[Trial], *, judged: bool) -> bool:
+    """Whether one keeps to the limits and, where rows held out can judge by the error, no better one is in sight."""
+    if not trials:
+        return False
+    best = min(range(len(trials)), key=lambda i: _rank(trials[i]))
+    if trials[best].excess > 0:
+        return False
+    return not judged or trials[best].error == 0 or len(trials) - best > PATIENCE
 
 
 # One trial
@@ -312,6 +343,11 @@ def _neighbours(trial: Trial, target: Target, model: Model, *, structure: bool) 
         yield from [_wide(c, 1.5), cheaper] if structure else [cheaper, _wide(c, 1.5)]
         yield replace(c, bits=min(c.bits + 2, 8))
         yield replace(c, sparsity=0.0)
+    if target.max_error is None and size <= 1 and slow <= 1:
+        # Room is there to be used; a net that has learnt few rows by heart wants less of everything instead.
+        wider = _wide(c, min(max(size**-0.5, 1.5), 3.0))
+        yield from [replace(c, hidden=()), wider] if structure else [wider, replace(c, bits=min(c.bits + 2, 8))]
+        yield from (_priced(c, 0.25), _priced(c, 4.0))
     for factor in (1.5, 0.7, 3.0, 0.3):
         yield _priced(c, factor)
     for factor in (1.5, 0.6):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ class Validation:
             on its side when others come or go.
         by: a carried column, such as an id: equal values stay on one side.
         equals: instead: rows whose ``by`` has this value are held out, as in a column ``split``.
-        since: instead: rows whose ``by`` is at least this, as in a column of dates.
+        since: instead: rows whose ``by`` is at least this, as in a column of dates; of times also as text.
     """
 
     share: float = 0.1
@@ -52,12 +53,11 @@ class Validation:
         if self.equals is not None or self.since is not None:
             compare, value = (pc.equal, self.equals) if self.equals is not None else (pc.greater_equal, self.since)
             try:
-                # Times may be given as text, as a recipe gives them.
-                timed = pa.types.is_temporal(column.type)
-                found = compare(column, pa.scalar(value).cast(column.type) if timed else pa.scalar(value, column.type))
+                found = compare(column, _like(value, column.type))
             except (pa.ArrowException, TypeError, ValueError) as error:
                 raise SchemaError(
-                    f"expected {self.by!r} to compare with {value!r}, found {column.type}: {error}"
+                    f"expected {self.by!r} to compare with {value!r}, found {column.type}: {error}; give a value of "
+                    "that type"
                 ) from error
             return np.asarray(pc.fill_null(found, False).to_numpy(zero_copy_only=False), dtype=bool)
         if pa.types.is_integer(column.type) and column.null_count == 0:
@@ -65,6 +65,16 @@ class Validation:
         texts = [str(value).encode() for value in column.to_pylist()]
         key = np.array([int.from_bytes(hashlib.blake2b(t, digest_size=8).digest(), "little") for t in texts], np.uint64)
         return _hashed(key) < self.share
+
+
+def _like(value: Any, kind: pa.DataType) -> pa.Scalar[Any]:
+    """The value as one of a column; of times also as text or as a day, in UTC where the column has a zone."""
+    if pa.types.is_timestamp(kind) and isinstance(value, str):
+        return pa.scalar(value).cast(pa.timestamp(kind.unit)).cast(kind)
+    day = isinstance(value, datetime.date) and not isinstance(value, datetime.datetime)
+    if (pa.types.is_timestamp(kind) and day) or (pa.types.is_date(kind) and isinstance(value, str)):
+        return pa.scalar(value).cast(kind)
+    return pa.scalar(value, type=kind)
 
 
 def _hashed(key: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
@@ -80,6 +90,9 @@ def split_of(value: Validation | Mapping[str, Any] | float | None) -> Validation
     if isinstance(value, Validation):
         return value
     if isinstance(value, Mapping):
+        known = [field.name for field in fields(Validation)]
+        if set(value) - set(known):
+            raise ConfigError(f"expected a validation split of {known}, found {sorted(value)}; use these names")
         return Validation(**value)
     return Validation(share=0.0 if value is None else float(value))
 

@@ -238,7 +238,7 @@ def inspect(
             if _holds(path, "_manifest.json"):
                 manifest = read_manifest(path)
                 about.append(show.manifest(manifest, path))
-                plain["output"] = manifest.as_json()
+                plain["output"] = manifest.as_json() if json_ else {}
                 if vector is None and columns is None and manifest.options["layout"] == "list":
                     layout["vector"] = manifest.options["column"]
             data = Dataset.from_parquet(path, **layout)
@@ -284,7 +284,7 @@ def transform(
         command_engine(engine, out, workers=workers, memory=memory, progress=bars) as where,
     ):
         found = apply.transform(model, path, out, where, carry=carried, **options)
-    console.show(show.manifest(found, out), found.as_json(), json_)
+    console.show(show.manifest(found, out), found.as_json() if json_ else {}, json_)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 The directory of a recipe holds::
 
     stages/00-train.model    the model after each step, and beside it ``.json``: whose result it is, and its figures
+    teachers/                larger nets that the steps learn from, and what they say: see :mod:`jobs.compact_teach`
     search-KEY/              the trials of a search for a target, and its best model
     model.emill              what ships; model.c and model.onnx if the recipe asks for them
     test.jsonl               every scoring of the test rows: digest of the file, digest of the rows, figures
@@ -30,12 +31,14 @@ import numpy as np
 from compress import (
     Model,
     Samples,
+    dct,
     gather,
     pack,
     pooling,
 )
 from compress.c import to_c
 from compress.categories import columns_of
+from compress.distill import TEACHER
 from compress.evaluate import Evaluation, evaluate
 from compress.latency import machine
 from compress.native import Footprint, compiled, footprint
@@ -45,7 +48,9 @@ from compress.split import Validation
 from compress.train import Epoch
 from jobs import recipe as spec
 from jobs.build import cleaning_of, filters_of, layout_of
-from jobs.compact_steps import Stage, epochs, run_steps
+from jobs.compact_stages import Stage, run_steps
+from jobs.compact_steps import epochs, plain
+from jobs.compact_teach import Lesson
 from jobs.recipe import Recipe, RecipeFile
 from reduce import Dataset, about, files
 from reduce import load as load_reduction
@@ -91,16 +96,20 @@ class CompactReport:
     Attributes:
         path: of the packed file.
         stages: in order.
+        taught: error of the teachers together on the rows held out, if there were some.
         before: the model of the first step in single precision, on the rows held out; ``after``: the file.
         test_before: the same on the test rows, if the recipe has some; ``test_after`` likewise.
         found: the search, if there was one.
         exported: what was written beside the packed file.
         histograms: of the weights other than 0, by stage and layer.
+        target: what the file must keep to, if anything.
+        machine: the processor on which times were measured.
         recipe: with its defaults.
     """
 
     path: str
     stages: tuple[Stage, ...]
+    taught: float | None
     before: Evaluation
     after: Evaluation
     test_before: Evaluation | None
@@ -108,6 +117,8 @@ class CompactReport:
     found: Search | None
     exported: Exported
     histograms: tuple[tuple[str, tuple[Histogram, ...]], ...] = field(repr=False)
+    target: Target | None
+    machine: str
     recipe: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
@@ -117,7 +128,7 @@ class CompactReport:
         if self.found is not None:
             trials = {
                 "met": self.found.met,
-                "machine": machine(),
+                "machine": self.machine,
                 "excess": self.found.best.excess,
                 "best": asdict(self.found.best),
                 "trials": [asdict(trial) for trial in self.found.trials],
@@ -126,8 +137,11 @@ class CompactReport:
         return {
             "model": self.path,
             "stages": [asdict(stage) for stage in self.stages],
+            "teachers": None if self.taught is None else {"error": self.taught},
             "validation": {"before": self.before.as_json(), "after": self.after.as_json()},
             "test": {name: None if e is None else e.as_json() for name, e in tested.items()},
+            "machine": self.machine,
+            "target": None if self.target is None else asdict(self.target),
             "search": trials,
             "exports": self.exported.as_json(),
             "versions": about.versions(),
@@ -149,21 +163,37 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
     with source.blame("model"):
         start = _start(recipe.model, recipe.input)
     with _samples(recipe, start, data, place) as samples:
-        stages, models = run_steps(source, start, samples, place, progress)
+        lesson = None
+        if recipe.teachers is not None:
+            folder = Path(recipe.teachers.path or place / "teachers")
+            lesson = Lesson(source, data, samples, folder, samples.directory.parent, progress)
+        stages, models = run_steps(source, start, samples, lesson, place, progress)
         model, found = models[-1], None
         if recipe.target is not None:
             with source.blame("target"):
-                model, found = _targeted(recipe, start, samples, stages[-1], models[-1], place, progress)
+                model, found = _targeted(recipe, start, lesson, samples, stages[-1], models[-1], place, progress)
         path = place / "model.emill"
         pack(model, path, coder=recipe.output.coder, width=recipe.output.width)
         with source.blame("output"):
             exported = _exported(recipe, path, place, samples)
-        baseline = models[0]
+        baseline, taught = models[0], None if lesson is None else lesson.error()
         before, after = evaluate(baseline, samples), evaluate(path, samples, against=baseline)
     test_before, test_after = _tested(recipe, baseline, place, path, exported.backends)
     histograms = tuple((s.name, _histograms(m)) for s, m in zip(stages, models, strict=True))
     report = CompactReport(
-        str(path), stages, before, after, test_before, test_after, found, exported, histograms, recipe.echo()
+        str(path),
+        stages,
+        taught,
+        before,
+        after,
+        test_before,
+        test_after,
+        found,
+        exported,
+        histograms,
+        _target(recipe),
+        machine(),
+        recipe.echo(),
     )
     fs, target = files.resolve(place / "report.json")
     files.write_json(fs, target, report.as_json())
@@ -183,6 +213,8 @@ def _start(net: spec.Net, rows: spec.Rows) -> Model:
     source: Any = None if net.pca is None else load_reduction(net.pca)
     if net.pooling is not None:
         source = pooling(**net.pooling.model_dump())
+    if net.dct is not None:
+        source = dct(**net.dct.model_dump())
     options: dict[str, Any] = {"task": net.task, "input_bits": net.input_bits, "seed": net.seed}
     options |= rows.model_dump(include={"categories", "max_categories", "min_frequency"})
     return Model.mlp(source, net.hidden, net.classes, **options)
@@ -204,9 +236,15 @@ def _samples(recipe: Recipe, start: Model, data: Dataset, place: Path) -> Iterat
 # The target
 
 
+def _target(recipe: Recipe) -> Target | None:
+    limits = ("max_bytes", "max_error", "max_latency_us", "backend", "batch", "quantile")
+    return None if recipe.target is None else Target(**recipe.target.model_dump(include=set(limits)))
+
+
 def _targeted(
     recipe: Recipe,
     start: Model,
+    lesson: Lesson | None,
     samples: Samples,
     last: Stage,
     model: Model,
@@ -214,15 +252,20 @@ def _targeted(
     progress: Progress | None,
 ) -> tuple[Model, Search | None]:
     """The recipe's own model if it keeps to the target, else what a search finds."""
-    wanted = recipe.target
+    wanted, target = recipe.target, _target(recipe)
     assert wanted is not None
-    limits = ("max_bytes", "max_error", "max_latency_us", "backend", "batch", "quantile")
-    target = Target(**wanted.model_dump(include=set(limits)))
+    assert target is not None
     if wanted.max_latency_us is None and target.excess(last.packed_bytes, last.error, None) <= 0:
         return model, None
-    like = recipe.steps[0].model_dump(mode="json", include={"batch", "class_weight", "forget"})
-    key = digest_of([samples.digest, recipe.model.model_dump(mode="json"), wanted.model_dump(mode="json"), like])
-    with epochs(progress, "search", wanted.epochs * wanted.trials, samples.n_rows) as advance:
+    rows, learning = samples, dict[str, Any]()
+    for step in recipe.steps:
+        if isinstance(step, spec.Distill) and lesson is not None:
+            rows, learning = lesson.samples, {"teacher": TEACHER, **step.model_dump(include={"temperature", "share"})}
+    learning |= recipe.steps[0].model_dump(include={"batch", "class_weight", "forget"})
+    # Another machine takes another time.
+    here = machine() if wanted.max_latency_us is not None else ""
+    key = digest_of([rows.digest, plain(recipe.model), plain(wanted), learning, here])
+    with epochs(progress, "search", wanted.epochs * wanted.trials, rows.n_rows) as advance:
         seen = [0]
 
         def count(epoch: Epoch) -> None:
@@ -231,7 +274,7 @@ def _targeted(
 
         found = search(
             start,
-            samples,
+            rows,
             target,
             epochs=wanted.epochs,
             trials=wanted.trials,
@@ -239,7 +282,7 @@ def _targeted(
             directory=place / f"search-{key[:12]}",
             seed=recipe.model.seed,
             epoch=count,
-            **like,
+            **learning,
         )
     # The steps' own model is a trial like any other.
     own = target.excess(last.packed_bytes, last.error, None) if wanted.max_latency_us is None else np.inf
@@ -285,7 +328,7 @@ def _tested(
     if test.filters is not None or "filters" in test.model_fields_set:
         other["filters"] = filters_of(test.filters)
     data = _dataset(recipe.input, recipe.label, **other)
-    first = next((place / "stages").glob("00-*.model"))
+    first = place / "stages" / f"00-{recipe.steps[0].step}.model"
     batches = recipe.output.batches
     label = recipe.label
 

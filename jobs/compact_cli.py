@@ -79,7 +79,7 @@ def predict(
         command_engine(engine, out, workers=workers, memory=memory, progress=bars) as where,
     ):
         found: Manifest = where.write(data, sink)
-    console.show(show.manifest(found, out), found.as_json(), json_)
+    console.show(show.manifest(found, out), found.as_json() if json_ else {}, json_)
 
 
 __all__ = ["compress", "predict"]

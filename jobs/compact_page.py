@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 from jobs.compact import CompactReport, Histogram, Stage
+from jobs.compact_target import limits
 from jobs.page import COLOURS, sheet, svg
 from jobs.words import count, number, percent
 
@@ -38,6 +39,9 @@ def page(report: CompactReport) -> str:
     ]  # fmt: skip
     judged = "the test rows, scored once for this file" if report.test_after else "the rows held out"
     notes = [f"Errors are those on {judged}.", f"Use it: eigenmill predict {report.path} INPUT --out predictions"]
+    if report.target is not None:
+        rows = limits(report.target, report.after, report.found, report.machine)
+        notes.insert(0, "The target: " + "; ".join(f"{what}, at most {most}: {found}" for what, most, found in rows))
     return sheet("A compact model", f"{report.path}", facts, sections, notes)
 
 

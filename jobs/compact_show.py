@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 
 from compress.evaluate import Evaluation
 from jobs.compact import CompactReport
+from jobs.compact_target import limits
 from jobs.show import facts, grid
 from jobs.words import count, number, percent, seconds
 
@@ -29,12 +30,23 @@ def report(found: CompactReport) -> RenderableType:
             shown(stage.packed_error),
             "done before" if stage.resumed else seconds(stage.seconds),
         )
-    parts: list[RenderableType] = [stages, "", before_and_after(before, after, tested=found.test_after is not None)]
+    parts: list[RenderableType] = [stages]
+    if found.taught is not None:
+        parts.append(f"The teachers together: {shown(found.taught)} of the same rows")
+    parts += ["", before_and_after(before, after, tested=found.test_after is not None, machine=found.machine)]
+    if found.target is not None:
+        asked = grid("limit", "at most", "found", title=_verdict(found))
+        for row in limits(found.target, found.after, found.found, found.machine):
+            asked.add_row(*row)
+        parts += ["", asked]
     if found.found is not None:
-        trials = grid("bytes", "error", "widths", "bits", "price of a bit", title=_verdict(found))
+        timed = found.target is not None and found.target.max_latency_us is not None
+        names = ["bytes", "error", *(["a call"] if timed else []), "widths", "bits", "price of a bit"]
+        trials = grid(*names, title=f"Of {len(found.found.trials)} trials those that none beats in bytes and error")
         for t in found.found.front:
-            widths = "-".join(map(str, t.candidate.hidden))
-            trials.add_row(count(t.bytes), shown(t.error), widths, str(t.candidate.bits), f"{t.candidate.penalty:.2g}")
+            took = [f"{t.latency_us or 0:,.1f} µs"] if timed else []
+            net = ["-".join(map(str, t.candidate.hidden)), str(t.candidate.bits), f"{t.candidate.penalty:.2g}"]
+            trials.add_row(count(t.bytes), shown(t.error), *took, *net)
         parts += ["", trials]
     if found.exported.bytes:
         parts += ["", _exports(found)]
@@ -59,14 +71,16 @@ def _exports(found: CompactReport) -> RenderableType:
 
 
 def _verdict(found: CompactReport) -> str:
-    assert found.found is not None
-    best = found.found.best
-    said = "met" if found.found.met else f"missed by {percent(best.excess)}"
-    return f"The target is {said} after {len(found.found.trials)} trials; their front"
+    assert found.target is not None
+    if found.found is None:
+        return "The steps alone meet the target"
+    excess = found.target.excess(found.after.bytes or 0, found.after.error, found.found.best.latency_us)
+    said = "met" if excess <= 0 else f"missed by {percent(excess)}"
+    return f"The target is {said} after {len(found.found.trials)} trials"
 
 
-def before_and_after(before: Evaluation, after: Evaluation, *, tested: bool) -> RenderableType:
-    """Size, ratio, errors and times of two evaluations, in one table."""
+def before_and_after(before: Evaluation, after: Evaluation, *, tested: bool, machine: str) -> RenderableType:
+    """Size, ratio, errors and times of two evaluations, in one table; ``machine`` is where times were measured."""
     table = grid("", "before", "after", title=f"On {count(after.rows)} {'test rows' if tested else 'rows held out'}")
     shown = percent if after.task == "classification" else number
     table.add_row("size", f"{before.float_bytes / 1000:,.1f} KB", f"{(after.bytes or 0) / 1000:,.2f} KB")
@@ -83,6 +97,8 @@ def before_and_after(before: Evaluation, after: Evaluation, *, tested: bool) -> 
         only = f"{after.mcnemar.only_before} / {after.mcnemar.only_after}"
         table.add_row("right alone (before / after)", only, f"p = {number(after.mcnemar.p_value)}")
     table.add_row("multiply-adds, not by 0", count(before.nonzero_multiply_adds), count(after.nonzero_multiply_adds))
+    if after.latency:
+        table.caption = f"times of a call, one thread of: {machine}"
     times = {(t.backend, t.batch): t for t in before.latency}
     for t in after.latency:
         was = times.get((t.backend, t.batch))

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from jobs.progress import Bars
 from jobs.report import finite
+from jobs.words import visible
 
 
 def stderr() -> Console:
@@ -20,9 +22,16 @@ def stderr() -> Console:
     return Console(stderr=True)
 
 
+class Plain(Console):
+    """A console to which text is data: labels and names of columns neither style it nor steer the terminal."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **options | {"markup": False, "emoji": False})
+
+
 def notice(text: str) -> None:
     """Say something beside the result."""
-    stderr().print(text, markup=False, highlight=False, soft_wrap=True)
+    stderr().print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -42,7 +51,7 @@ def show(table: RenderableType, plain: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(finite(plain)))
         return
     # Into a file or pipe, lines are as long as they are.
-    console = Console(width=None if sys.stdout.isatty() else max(int(os.environ.get("COLUMNS", 0)), 160))
+    console = Plain(width=None if sys.stdout.isatty() else max(int(os.environ.get("COLUMNS", 0)), 160))
     console.print(table)
     console.print()
 

@@ -153,7 +153,7 @@ def project(source: DailyFile, day: str, progress: Progress | None = None) -> Do
             )
             there = _digest(sink.path)
             manifest = engine.write(data, sink)
-            written[each] = str(manifest.as_json()["digest"])
+            written[each] = manifest.digest
             changed |= written[each] != there
             transforms = list(manifest.transforms)
     # An old day that is run again under a newer version has its features there, and its record as it was.
@@ -249,7 +249,7 @@ def _seen(source: DailyFile, day: str, fitted: Fit) -> Dataset:
 def _digest(path: Any) -> str | None:
     """The digest of the features at ``path``; None when they are not whole."""
     try:
-        return str(read_manifest(path).as_json()["digest"])
+        return read_manifest(path).digest
     except OutputError:
         return None
 

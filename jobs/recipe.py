@@ -9,7 +9,7 @@ import datetime
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -30,11 +30,6 @@ class Rows(Input):
     """Rows that a value must occur in to be one of them."""
 
 
-def _time(value: Any) -> Any:
-    """YAML's dates and times as text."""
-    return value.isoformat() if isinstance(value, datetime.date) else value
-
-
 class Split(Section):
     """Which rows are held out of training, to choose by."""
 
@@ -44,8 +39,8 @@ class Split(Section):
     """A carried column such as an id: equal values stay on one side."""
     equals: bool | int | float | str | None = None
     """Instead: rows whose `by` has this value."""
-    since: Annotated[int | float | str | None, BeforeValidator(_time)] = None
-    """Instead: rows whose `by` is at least this."""
+    since: int | float | str | datetime.datetime | datetime.date | None = None
+    """Instead: rows whose `by` is at least this; a day or time as `2001-03-02` or `2001-03-02T12:00:00`, in UTC."""
 
 
 class Test(Section):
@@ -68,6 +63,25 @@ class PoolingSpec(Section):
     """Side of a tile, in inputs."""
 
 
+class DctSpec(Section):
+    """A fixed first layer: low frequencies of a picture's cosine transform."""
+
+    height: int = Field(ge=1)
+    """Of the picture, in inputs."""
+    width: int = Field(ge=1)
+    """Of the picture, in inputs."""
+    block: int | None = Field(default=None, ge=1)
+    """Keep the first block x block frequencies."""
+    count: int | None = Field(default=None, ge=1)
+    """Instead: keep so many in zigzag order."""
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> DctSpec:
+        if (self.block is None) == (self.count is None):
+            raise ValueError("either block or count; give one of them")
+        return self
+
+
 class Net(Section):
     """The net, before it is trained."""
 
@@ -83,13 +97,16 @@ class Net(Section):
     """Directory of a saved PCA or truncated SVD, which becomes the first layer."""
     pooling: PoolingSpec | None = None
     """A fixed transform in front, instead of `pca`."""
+    dct: DctSpec | None = None
+    """Another one."""
     seed: int = 0
     """Of the first weights and of the order of the rows."""
 
     @model_validator(mode="after")
     def _one_first_layer(self) -> Net:
-        if self.pca is not None and self.pooling is not None:
-            raise ValueError("pca or pooling as first layer; found both, remove one")
+        found = [name for name in ("pca", "pooling", "dct") if getattr(self, name) is not None]
+        if len(found) > 1:
+            raise ValueError(f"pca, pooling or dct as first layer; found {' and '.join(found)}, keep one")
         return self
 
 
@@ -158,11 +175,9 @@ class AffineSpec(Section):
     """Largest slant, in degrees."""
 
 
-class Train(Section):
-    """Train, from first weights or onwards."""
+class Trained(Section):
+    """What is common to steps that train."""
 
-    step: Literal["train"]
-    """The kind of step."""
     epochs: int = Field(default=20, ge=1)
     """Passes over the rows."""
     optimizer: Optimizer = Field(default_factory=Optimizer)
@@ -187,10 +202,28 @@ class Train(Section):
     """Price bits meanwhile."""
 
     @model_validator(mode="after")
-    def _priced_weights_are_on_a_grid(self) -> Train:
+    def _priced_weights_are_on_a_grid(self) -> Self:
         if self.entropy_penalty is not None and self.learned_step is None:
             raise ValueError("learned_step beside entropy_penalty; found none, add it")
         return self
+
+
+class Train(Trained):
+    """Train, from first weights or onwards."""
+
+    step: Literal["train"]
+    """The kind of step."""
+
+
+class Distill(Trained):
+    """Train on the labels and on what the teachers say of the rows and of their copies; see `teachers`."""
+
+    step: Literal["distill"]
+    """The kind of step."""
+    temperature: float = Field(default=2.0, gt=0)
+    """Of the teachers' probabilities: higher ones tell more of the labels that they think less likely."""
+    share: float = Field(default=0.5, ge=0, le=1)
+    """Of the loss that is the teachers'; the rest is the labels'."""
 
 
 class Prune(Section):
@@ -262,7 +295,60 @@ class Quantize(Section):
     """Of the hidden results."""
 
 
-Kind = Train | Prune | Regrow | PruneNeurons | Factorize | FoldProjection | ShareWeights | Quantize
+Plain = Train | Prune | Regrow | PruneNeurons | Factorize | FoldProjection | ShareWeights | Quantize
+Kind = Plain | Distill
+
+
+class Member(Section):
+    """A teacher: a net that is trained for it here, or one at hand."""
+
+    hidden: list[Annotated[int, Field(ge=1)]] = Field(default_factory=lambda: [512])
+    """Widths of the hidden layers of a net that is trained here."""
+    seed: int = 0
+    """Of its first weights, and of the order of the rows."""
+    steps: list[Annotated[Plain, Field(discriminator="step")]] | None = None
+    """What is done to it, from a first `train` on."""
+    path: str | None = None
+    """Instead: a packed model (.emill), the model after a step of a recipe (.model), or a net in ONNX (.onnx) or
+    safetensors (.safetensors) that takes the raw rows."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Member:
+        if (self.steps is None) == (self.path is None):
+            raise ValueError("either steps or path; give one of them")
+        if self.path is not None and {"hidden", "seed"} & self.model_fields_set:
+            raise ValueError("a path alone; remove hidden and seed")
+        if self.path is not None and os.path.splitext(self.path)[1] not in (
+            ".emill",
+            ".model",
+            ".onnx",
+            ".safetensors",
+        ):
+            raise ValueError(f"a file named .emill, .model, .onnx or .safetensors; found {self.path}")
+        if self.steps is not None and [step.step for step in self.steps[:1]] != ["train"]:
+            raise ValueError("a first step train")
+        return self
+
+
+class Teachers(Section):
+    """Larger nets that the steps `distill` learn from. They are asked once, and what they say is kept as Parquet."""
+
+    members: list[Member] = Field(min_length=1)
+    """One, or an ensemble, whose log-probabilities are averaged."""
+    copies: int = Field(default=0, ge=0)
+    """Of each row that is trained on, changed at random, of which the teachers are asked as well."""
+    augment: AffineSpec | None = None
+    """How copies are changed."""
+    dtype: Literal["float32", "float64", "uint8"] | None = None
+    """Of the features kept; `uint8` rounds, for pixels. By default that of the input."""
+    path: str | None = None
+    """Directory where they and what they say are kept, for recipes to share; by default `teachers` in the output's."""
+
+    @model_validator(mode="after")
+    def _copies_differ(self) -> Teachers:
+        if self.copies and self.augment is None:
+            raise ValueError("augment beside copies; found none, add it")
+        return self
 
 
 class TargetSpec(Section):
@@ -312,6 +398,7 @@ class Recipe(Section):
     validation: Annotated[Split, BeforeValidator(present), Field(default_factory=Split)]
     test: Test | None = None
     model: Annotated[Net, BeforeValidator(present), Field(default_factory=Net)]
+    teachers: Teachers | None = None
     steps: list[Annotated[Kind, Field(discriminator="step")]] = Field(min_length=1)
     """What is done to the model, in this order."""
     target: TargetSpec | None = None
@@ -319,10 +406,12 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _ends_packed(self) -> Recipe:
-        if self.steps[0].step != "train":
-            raise ValueError(f"a first step train; found {self.steps[0].step}")
+        if self.steps[0].step not in ("train", "distill"):
+            raise ValueError(f"a first step train or distill; found {self.steps[0].step}")
         if self.steps[-1].step != "quantize":
             raise ValueError(f"a last step quantize, which makes the model that is packed; found {self.steps[-1].step}")
+        if any(step.step == "distill" for step in self.steps) != (self.teachers is not None):
+            raise ValueError("teachers and a step distill together; found one of them, add or remove the other")
         return self
 
 

@@ -155,7 +155,7 @@ def _run(source: JobFile, meter: Meter, ending: contextlib.ExitStack) -> RunRepo
         digests=Digests(
             input=ready.data.source.digest,
             model=digest,
-            output=None if manifest is None else manifest.as_json()["digest"],
+            output=None if manifest is None else manifest.digest,
         ),
         output=Written(
             features=ready.job.echo()["output"]["features"],

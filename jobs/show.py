@@ -15,7 +15,7 @@ from jobs.apply import Update
 from jobs.fitted import keeps_state
 from jobs.quality import Column
 from jobs.report import RunReport
-from jobs.words import SCANS, count, number, percent, seconds
+from jobs.words import SCANS, count, number, percent, seconds, visible
 from reduce import Manifest
 from reduce.engines.load import Cluster
 from reduce.engines.memory import Memory, format_bytes
@@ -35,7 +35,7 @@ def facts(title: str, rows: Sequence[tuple[str, RenderableType | None]]) -> Rend
     for name, value in rows:
         if value is not None:
             table.add_row(name, value)
-    return Group(Text(title, "bold"), table)
+    return Group(Text(visible(title), "bold"), table)
 
 
 def grid(*columns: str, title: str | None = None) -> Table:
@@ -308,7 +308,7 @@ def text(found: Written) -> RenderableType:
 def failure(console: Console, message: str) -> None:
     """An error, each of its lines as it is."""
     for i, line in enumerate(message.splitlines() or [message]):
-        console.print(Text.assemble(("error: " if i == 0 else "       ", "bold red"), line), soft_wrap=True)
+        console.print(Text.assemble(("error: " if i == 0 else "       ", "bold red"), visible(line)), soft_wrap=True)
 
 
 __all__ = [

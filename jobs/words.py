@@ -47,4 +47,9 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
-__all__ = ["SCANS", "count", "number", "percent", "seconds"]
+def visible(text: str) -> str:
+    """Text of unknown origin as a terminal may show it: control characters and the like as escapes, lines kept."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+__all__ = ["SCANS", "count", "number", "percent", "seconds", "visible"]

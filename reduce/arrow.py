@@ -222,6 +222,9 @@ def sparse_rows(
         columns[np.repeat(whole, counts)] = np.tile(np.arange(width), int(whole.sum()))
         data, positions = filled, columns
     indptr = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    # Indices of 64 bits only where they are needed: all that is done with sparse rows is reading them.
+    size = np.int32 if max(width, len(data)) <= np.iinfo(np.int32).max else np.int64
+    positions, indptr = positions.astype(size, copy=False), indptr.astype(size)
     matrix = sparse.csr_array((data, positions, indptr), shape=(len(counts), width))
     if not matrix.has_canonical_format:
         matrix = matrix.copy()  # Arrow's memory is read-only, and both of these work in place

@@ -36,6 +36,8 @@ CHECKPOINT = "eigenmill-arrays 1"
 
 _FILE = re.compile(r"(arrays|state)-[0-9a-f]{16}\.safetensors")
 _MODEL = "model.json"
+LISTS = (("state", "meta", "files"),)
+"""Where a model has a long list: the files that its state has seen, read and written one by one."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def _load(fs: pafs.FileSystem, directory: str, part: str) -> tuple[dict[str, Any
 
 def _read_model(fs: pafs.FileSystem, where: str) -> dict[str, Any]:
     try:
-        model = files.read_json(fs, where, ArtifactError)
+        model = files.read_lists(fs, where, LISTS, ArtifactError)
     except FileNotFoundError as error:
         raise ArtifactError(f"expected a saved model, found no {where}; give the directory of a model") from error
     if not isinstance(model, dict) or (model.get("format"), model.get("version")) != (FORMAT, VERSION):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import eq
@@ -118,6 +118,27 @@ class Texts(Made[str]):
 
     def item(self, index: int) -> str:
         return self.content[self.ends[index - 1] if index else 0 : self.ends[index]].decode()
+
+
+class Lookup:
+    """Where a key may be among many, by sorted hashes: 16 bytes a key, and none of them is kept.
+
+    Keys that are equal are found; whoever looks compares, for others may have the same hash.
+    """
+
+    __slots__ = ("hashes", "order")
+
+    def __init__(self, keys: Iterable[Hashable]) -> None:
+        hashes = np.array(array("q", map(hash, keys)), np.int64)
+        self.order = np.argsort(hashes, kind="stable")
+        self.hashes = hashes[self.order]
+
+    def near(self, key: Hashable) -> list[int]:
+        """Numbers of the keys with this one's hash, in order."""
+        value = hash(key)
+        start = int(np.searchsorted(self.hashes, value))
+        stop = int(np.searchsorted(self.hashes, value, "right"))
+        return [int(i) for i in self.order[start:stop]]
 
 
 class RowGroups(Made[int]):

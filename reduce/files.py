@@ -14,25 +14,27 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import re
 import secrets
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, BinaryIO, Literal, cast
 
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from reduce import plain, uris
+from reduce import long_lists, plain, uris
 from reduce.errors import ConfigError, EigenmillError, OutputError
 
 MAX_JSON = 256 << 20
 """Bytes of the largest JSON file that is read: a million feature names take 20 MB."""
+MAX_LISTS = 4 << 30
+"""Bytes of the largest JSON file that is read item by item: ten million input files take 2 GB."""
 SILENT_SECONDS = 3600.0
 """A temporary file of another host counts as abandoned when it was not written to for so long."""
 OBJECT_STORES = ("s3", "gcs", "abfs")
@@ -262,11 +264,13 @@ def write_all(file: BinaryIO, content: Any) -> None:
 
 def write_json(fs: pafs.FileSystem, path: str, value: Any) -> Written:
     """Publishes ``value`` as indented JSON: keys sorted, floats exact, no NaN or infinity."""
-    encoder = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=True, indent=1)
-    content = bytearray()
-    for piece in encoder.iterencode(value):  # json.dumps would hold all pieces as strings first
-        content += piece.encode()
-    return write_bytes(fs, path, bytes(content + b"\n"))
+
+    def write(file: BinaryIO) -> None:
+        for piece in chain(plain.pieces(value, indent=1), [b"\n"]):
+            with explained(path):
+                write_all(file, piece)
+
+    return publish(fs, path, write)
 
 
 # Reading
@@ -291,8 +295,9 @@ def digest_file(fs: pafs.FileSystem, path: str) -> Written:
     return Written(size, sha.hexdigest())
 
 
-def read_bytes(fs: pafs.FileSystem, path: str, limit: int, refusal: plain.Refusal = OutputError) -> bytes:
-    """All of a file; more than ``limit`` bytes or damage raises ``refusal``, absence ``FileNotFoundError``."""
+@contextlib.contextmanager
+def _opened(fs: pafs.FileSystem, path: str, limit: int, refusal: plain.Refusal) -> Iterator[tuple[Any, int]]:
+    """A stream over a file of at most ``limit`` bytes, and its size; absence raises ``FileNotFoundError``."""
     try:
         info = fs.get_file_info(path)
         if info.type == pafs.FileType.NotFound:
@@ -301,8 +306,7 @@ def read_bytes(fs: pafs.FileSystem, path: str, limit: int, refusal: plain.Refusa
             found = f"{info.size} bytes" if info.type == pafs.FileType.File else "a directory"
             raise refusal(f"expected {path} to be a file of at most {limit} bytes, found {found}; restore it")
         with fs.open_input_stream(path) as stream:
-            # One byte more than there should be: a read of the limit would allocate all of it.
-            return bytes(stream.read(info.size + 1))
+            yield stream, info.size
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:
@@ -311,12 +315,27 @@ def read_bytes(fs: pafs.FileSystem, path: str, limit: int, refusal: plain.Refusa
         raise refusal(f"expected to read {path}, found: {error}; check its permissions") from error
 
 
+def read_bytes(fs: pafs.FileSystem, path: str, limit: int, refusal: plain.Refusal = OutputError) -> bytes:
+    """All of a file; more than ``limit`` bytes or damage raises ``refusal``, absence ``FileNotFoundError``."""
+    with _opened(fs, path, limit, refusal) as (stream, size):
+        # One byte more than there should be: a read of the limit would allocate all of it.
+        return bytes(stream.read(size + 1))
+
+
 def read_json(fs: pafs.FileSystem, path: str, refusal: plain.Refusal = OutputError, limit: int = MAX_JSON) -> Any:
     """The value in a JSON file; damage raises ``refusal``, absence ``FileNotFoundError``.
 
     Refused are more than ``limit`` bytes, and what :func:`reduce.plain.parse` refuses.
     """
     return plain.parse(read_bytes(fs, path, limit, refusal), path, refusal)
+
+
+def read_lists(
+    fs: pafs.FileSystem, path: str, lists: Collection[long_lists.Path], refusal: plain.Refusal = OutputError
+) -> Any:
+    """As :func:`read_json`, from a file that may be longer: its long lists become :class:`long_lists.Packed`."""
+    with _opened(fs, path, MAX_LISTS, refusal) as (stream, _):
+        return long_lists.parse(stream.read, path, refusal, lists)
 
 
 # Listing and removing

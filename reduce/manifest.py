@@ -1,23 +1,27 @@
 """The manifest of a finished output: what it is, which files it has, and from which input they came.
 
 ``_manifest.json`` is plain JSON with a digest over all of it; what is read is checked field by field, and a
-path in it never leads out of the output's directory.
+path in it never leads out of the output's directory. Files and parts are written, read and held item by item.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pyarrow import fs as pafs
 
 from reduce import files, plain
+from reduce.catalog import Made
 from reduce.errors import OutputError
+from reduce.long_lists import Each, Packed
 
 FORMAT, VERSION = "eigenmill-output", 1
 MANIFEST = "_manifest.json"
+LISTS = (("input", "files"), ("parts",))
+"""Where a manifest, and a job, have long lists."""
 RESTORE = "the file is damaged or not ours: restore it, or write the output again"
 
 
@@ -52,6 +56,11 @@ class PartRecord:
                 raise OutputError(f"expected sources (file, start, stop) in {where}, found {item!r}; {RESTORE}")
         if sum(item["rows"] for item in value["files"]) != value["rows"]:
             raise OutputError(f"expected the rows of part {value['index']} to add up in {where}; {RESTORE}")
+        return cls.of(value)
+
+    @classmethod
+    def of(cls, value: Any) -> PartRecord:
+        """From what was checked before."""
         return cls(
             value["index"],
             value["rows"],
@@ -71,7 +80,7 @@ class Manifest:
         input: what was read: rows, features, and files (path, size, digest) or the content's digest.
         schema: (name, type) of every column, the partition column included.
         rows: rows written.
-        parts: their records, in order.
+        parts: their records, in order, made when asked for.
         versions: of the packages that wrote the manifest.
     """
 
@@ -82,17 +91,29 @@ class Manifest:
     input: Mapping[str, Any]
     schema: tuple[tuple[str, str], ...]
     rows: int
-    parts: tuple[PartRecord, ...]
+    parts: Sequence[PartRecord]
     versions: Mapping[str, str]
 
     @property
     def bytes(self) -> int:
         return sum(file.bytes for part in self.parts for file in part.files)
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """What ``_manifest.json`` says but for the digest of it; long lists as :mod:`reduce.plain` writes them."""
+        value = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {"format": FORMAT, "version": VERSION, **value, "parts": Each(asdict, self.parts)}
+
+    @property
+    def digest(self) -> str:
+        """Of all its content."""
+        return plain.digest(self.content)
+
     def as_json(self) -> dict[str, Any]:
-        """The content of ``_manifest.json``."""
-        value = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        return {**value, "digest": plain.digest(value)}
+        """The content of ``_manifest.json``, as plain values: about a kilobyte for every input file."""
+        value = {name: list(v) if isinstance(v, Made) else v for name, v in self.content.items()}
+        value["input"] = {name: list(v) if isinstance(v, Made) else v for name, v in self.input.items()}
+        return {**value, "digest": self.digest}
 
 
 def read_manifest(path: str | os.PathLike[str], filesystem: Any = None) -> Manifest:
@@ -109,42 +130,44 @@ def read_at(fs: pafs.FileSystem, directory: str) -> Manifest:
     """:func:`read_manifest` of a directory on an open file system."""
     where = f"{directory}/{MANIFEST}"
     try:
-        value = files.read_json(fs, where)
+        value = files.read_lists(fs, where, LISTS)
     except FileNotFoundError as error:
         raise OutputError(f"expected a finished output in {directory}, found no {MANIFEST}; finish the job") from error
     expect_format(value, FORMAT, where)
-    fields: dict[str, type] = {
-        "key": str,
-        "model": str,
-        "transforms": list,
-        "options": dict,
-        "input": dict,
-        "schema": list,
-    }
-    fields |= {"rows": int, "parts": list, "versions": dict, "format": str, "version": int, "digest": str}
-    expect(value, fields, where)
+    kinds: dict[str, type] = {"key": str, "model": str, "transforms": list, "options": dict, "input": dict}
+    kinds |= {"schema": list, "rows": int, "parts": list, "versions": dict}
+    expect(value, kinds | {"format": str, "version": int, "digest": str}, where)
     stated = value.pop("digest")
     if stated != plain.digest(value):
         raise OutputError(f"expected {where} to have the digest {stated}, found {plain.digest(value)}; {RESTORE}")
     del value["format"], value["version"]
-    parts = tuple(PartRecord.from_json(part, where) for part in value.pop("parts"))
-    if [p.index for p in parts] != list(range(len(parts))) or sum(p.rows for p in parts) != value["rows"]:
+    parts, rows, whole = value.pop("parts"), 0, True
+    for index, part in enumerate(parts):
+        record = PartRecord.from_json(part, where)
+        rows, whole = rows + record.rows, whole and record.index == index
+    if not whole or rows != value["rows"]:
         raise OutputError(f"expected the parts in {where} to be whole and to have {value['rows']} rows; {RESTORE}")
     schema, transforms = value.pop("schema"), value.pop("transforms")
     pairs = all(isinstance(pair, list) and len(pair) == 2 for pair in schema)
     if not pairs or not all(isinstance(text, str) for text in [*transforms, *(t for pair in schema for t in pair)]):
         raise OutputError(f"expected pairs (name, type) as schema and digests as transforms in {where}; {RESTORE}")
     columns = tuple((name, kind) for name, kind in schema)
-    return Manifest(**value, transforms=tuple(transforms), schema=columns, parts=parts)
+    return Manifest(**value, transforms=tuple(transforms), schema=columns, parts=records(parts))
 
 
-def expect(value: Any, fields: Mapping[str, type], where: str) -> None:
+def records(checked: Sequence[Any]) -> Sequence[PartRecord]:
+    """The records that :meth:`PartRecord.from_json` has taken, made when asked for."""
+    return Each(PartRecord.of, checked)
+
+
+def expect(value: Any, kinds: Mapping[str, type], where: str) -> None:
     """Refuses anything but an object with exactly these fields, of these types, numbers not negative."""
-    if not isinstance(value, dict) or set(value) != set(fields):
-        found = sorted(value) if isinstance(value, dict) else type(value).__name__
-        raise OutputError(f"expected the fields {sorted(fields)} in {where}, found {found}; {RESTORE}")
-    for name, kind in fields.items():
-        if type(value[name]) is not kind or (kind is int and value[name] < 0):
+    if not isinstance(value, dict) or set(value) != set(kinds):
+        given = sorted(value) if isinstance(value, dict) else type(value).__name__
+        raise OutputError(f"expected the fields {sorted(kinds)} in {where}, found {given}; {RESTORE}")
+    for name, kind in kinds.items():
+        found = type(value[name])
+        if (list if found is Packed else found) is not kind or (kind is int and value[name] < 0):
             raise OutputError(f"expected {name} in {where} to be {kind.__name__}, found {value[name]!r:.80}; {RESTORE}")
 
 

@@ -9,29 +9,34 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Literal
 
 from pyarrow import fs as pafs
 
 from reduce import about, files, plain, versions
 from reduce.errors import OutputError
+from reduce.long_lists import Packed
 from reduce.manifest import (
     FORMAT,
+    LISTS,
     MANIFEST,
     RESTORE,
-    FileRecord,
     Manifest,
     PartRecord,
     expect,
     expect_format,
     read_at,
+    records,
 )
 from reduce.parts import Part
 
 JOB, SUCCESS, RECORDS = "_job.json", "_SUCCESS", "_parts"
+AT_ONCE = 256
+"""Files that are verified in one go."""
 _PART_FILE = re.compile(r"(?:[^/]+=[^/]+/)?part-(\d{5,})(?:-\d+)?\.parquet")
 
 
@@ -82,7 +87,7 @@ def refusal(found: Found, directory: str, key: str) -> str:
 def _read_job(fs: pafs.FileSystem, directory: str) -> dict[str, Any]:
     where = f"{directory}/{JOB}"
     try:
-        value = files.read_json(fs, where)
+        value = files.read_lists(fs, where, LISTS)
     except FileNotFoundError as error:
         raise OutputError(f"expected a job in {directory}, found no {JOB}; open the sink again") from error
     expect_format(value, FORMAT + "-job", where)
@@ -125,10 +130,10 @@ def write_record(fs: pafs.FileSystem, directory: str, key: str, record: PartReco
     files.write_json(fs, _record_path(directory, record.index), {"key": key, "part": asdict(record)})
 
 
-def read_records(fs: pafs.FileSystem, directory: str, key: str, parts: Sequence[Part]) -> dict[int, PartRecord]:
-    """The records by part. One that cannot be read is none: its part is written again."""
-    found: dict[int, PartRecord] = {}
-    for part in parts if files.names(fs, f"{directory}/{RECORDS}") else ():
+def read_records(fs: pafs.FileSystem, directory: str, key: str, planned: Sequence[Part]) -> Sequence[PartRecord]:
+    """The records that there are, in order. One that cannot be read is none: its part is written again."""
+    found = Packed()
+    for part in planned if files.exists(fs, f"{directory}/{RECORDS}") else ():
         where = _record_path(directory, part.index)
         with contextlib.suppress(FileNotFoundError):
             try:
@@ -142,42 +147,52 @@ def read_records(fs: pafs.FileSystem, directory: str, key: str, parts: Sequence[
                     f"expected {where} to be of this job (key {key[:12]}), found the record of part "
                     f"{record.index} of the job {value['key'][:12]}; remove it to have the part written again"
                 )
-            found[part.index] = record
-    return found
+            found.append(value["part"])
+    return records(found)
 
 
-def check_listing(fs: pafs.FileSystem, directory: str, records: Sequence[PartRecord], pending: Sequence[Part]) -> None:
+def without_record(planned: Sequence[Part], done: Sequence[PartRecord]) -> Iterator[int]:
+    """Numbers of the parts that are still to be written."""
+    recorded = bytearray(len(planned))
+    for record in done:
+        recorded[record.index] = 1
+    return (i for i in range(len(planned)) if not recorded[i])
+
+
+def check_listing(fs: pafs.FileSystem, directory: str, done: Sequence[PartRecord], pending: Sequence[Part]) -> None:
     """Refuses files of another size, and data files without a record; pending parts may have left some."""
-    recorded = {file.path: file for record in records for file in record.files}
-    expected = {part.index for part in pending}
     visible = files.visible_files(fs, directory)
+    for record in done:
+        for file in record.files:
+            size = visible.pop(file.path, None)
+            if size != file.bytes:
+                found = "no such file" if size is None else f"{size} bytes"
+                raise OutputError(_other_file(f"{directory}/{file.path}", f"{file.bytes} bytes", found))
+    expected = {part.index for part in pending} if visible else ()
     for path in visible:
         match = _PART_FILE.fullmatch(path)
-        if path not in recorded and not (match and int(match[1]) in expected):
+        if not (match and int(match[1]) in expected):
             raise OutputError(
                 f"expected only files of this output in {directory}, found {path}, which readers would take "
                 "for a part of it; move it away"
             )
-    for path, file in recorded.items():
-        if visible.get(path) != file.bytes:
-            found = f"{visible[path]} bytes" if path in visible else "no such file"
-            raise OutputError(_other_file(f"{directory}/{path}", f"{file.bytes} bytes", found))
 
 
-def verify(fs: pafs.FileSystem, directory: str, records: Sequence[PartRecord]) -> None:
+def verify(fs: pafs.FileSystem, directory: str, done: Sequence[PartRecord]) -> None:
     """Reads every finished file and compares it with its record."""
-    recorded = [file for record in records for file in record.files]
 
-    def check(file: FileRecord) -> None:
-        path = f"{directory}/{file.path}"
-        with files.explained(path, "read"):
-            found = files.digest_file(fs, path)
-        if (found.bytes, found.sha256) != (file.bytes, file.sha256):
-            raise OutputError(_other_file(path, f"the digest {file.sha256[:16]}", found.sha256[:16]))
+    def check(record: PartRecord) -> None:
+        for file in record.files:
+            path = f"{directory}/{file.path}"
+            with files.explained(path, "read"):
+                found = files.digest_file(fs, path)
+            if (found.bytes, found.sha256) != (file.bytes, file.sha256):
+                raise OutputError(_other_file(path, f"the digest {file.sha256[:16]}", found.sha256[:16]))
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(check, recorded):
-            pass
+        for start in range(0, len(done), AT_ONCE):  # a pool takes all that it is given at once
+            for _ in pool.map(check, done[start : start + AT_ONCE]):
+                pass
 
 
 def _other_file(path: str, expected: str, found: str) -> str:
@@ -199,15 +214,14 @@ def finish(fs: pafs.FileSystem, directory: str, key: str, planned: Sequence[Part
     description = _read_job(fs, directory)
     if description["key"] != key:
         raise OutputError(refusal(Found("begun", description["key"]), directory, key))
-    records = read_records(fs, directory, key, planned)
-    missing = [p.index for p in planned if p.index not in records]
-    if missing:
+    done = read_records(fs, directory, key, planned)
+    if len(done) < len(planned):
+        missing = list(islice(without_record(planned, done), 10))
         raise OutputError(
-            f"expected records of {len(planned)} parts in {directory}, found {len(records)}; write the parts "
-            f"{missing[:10]} first, and if they were written elsewhere, give a directory that every worker sees"
+            f"expected records of {len(planned)} parts in {directory}, found {len(done)}; write the parts "
+            f"{missing} first, and if they were written elsewhere, give a directory that every worker sees"
         )
-    parts = tuple(records[p.index] for p in planned)
-    check_listing(fs, directory, parts, pending=())
+    check_listing(fs, directory, done, pending=())
     manifest = Manifest(
         key=key,
         model=description["model"],
@@ -215,11 +229,11 @@ def finish(fs: pafs.FileSystem, directory: str, key: str, planned: Sequence[Part
         options=description["options"],
         input=description["input"],
         schema=tuple((name, kind) for name, kind in description["schema"]),
-        rows=sum(p.rows for p in parts),
-        parts=parts,
+        rows=sum(record.rows for record in done),
+        parts=done,
         versions={name: about.versions()[name] for name in ("eigenmill", "numpy", "pyarrow")},
     )
-    files.write_json(fs, f"{directory}/{MANIFEST}", manifest.as_json())
+    files.write_json(fs, f"{directory}/{MANIFEST}", {**manifest.content, "digest": manifest.digest})
     files.write_bytes(fs, f"{directory}/{SUCCESS}", b"")
     return manifest
 

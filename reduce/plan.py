@@ -18,7 +18,7 @@ import numpy as np
 
 from reduce.blocks import block_height
 from reduce.dataset import Dataset
-from reduce.engines.base import Engine, one_blas_thread, plan_leaves
+from reduce.engines.base import Engine, KeepsNothing, one_blas_thread, plan_leaves
 from reduce.engines.load import START, Cluster, Load, fold_load, worker_memory, write_load
 from reduce.engines.memory import Memory, estimate, format_bytes
 from reduce.estimators import sketch
@@ -209,17 +209,17 @@ def explain(
         limit,
         advice,
         cluster,
-        _cache(scans, decoded, limit, engine) if data.source.files and solver == "sketch" else None,
+        _cache(scans, decoded, engine) if data.source.files and solver == "sketch" else None,
     )
 
 
-def _cache(scans: Sequence[Scan], decoded: int, limit: int | None, engine: Any) -> Cache | None:
-    """What the engine keeps of ``decoded`` bytes beside its largest scan; None if it does not, or reads only once."""
-    if not hasattr(engine, "repeated") or len(scans) < 2:
+def _cache(scans: Sequence[Scan], decoded: int, engine: Engine | Cluster) -> Cache | None:
+    """What the engine keeps of ``decoded`` bytes beside its largest scan; None on clusters, or for a single scan."""
+    if isinstance(engine, KeepsNothing | Cluster) or len(scans) < 2:
         return None
-    room = 0 if limit is None else max(limit - max(scan.peak for scan in scans if scan.name != "write"), 0)
-    memory = min(room, decoded)
-    return Cache(memory, min(engine.disk, decoded - memory))
+    memory, disk = engine.spare(max(scan.peak for scan in scans if scan.name != "write"))
+    memory = min(memory, decoded)
+    return Cache(memory, min(disk, decoded - memory))
 
 
 def _sketches(estimator: Linear, intake: Intake, shape: Shape) -> list[tuple[str, Any, float]]:

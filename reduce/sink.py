@@ -34,10 +34,11 @@ from pyarrow import fs as pafs
 
 from reduce import encode, files, output, partition, plain, versions
 from reduce.blocks import Block
-from reduce.catalog import Some, total_rows
+from reduce.catalog import FileInfo, Some, total_rows
 from reduce.dataset import Dataset, Source
 from reduce.encode import Encoding, Layout
 from reduce.errors import ChangedInputError, ConfigError, OutputError, SchemaError
+from reduce.long_lists import Each
 from reduce.manifest import FORMAT, VERSION, Manifest, PartRecord, read_at, read_manifest
 from reduce.parts import Part, plan_parts
 
@@ -137,9 +138,17 @@ def _one_of(option: str, value: object, allowed: Sequence[str]) -> None:
 
 def _input(source: Source) -> dict[str, Any]:
     """What identifies the input in a manifest."""
-    listed = [{"path": f.path, "size": f.size, "digest": f.digest} for f in source.files]
+    listed = Each(_file, source.files)
     rows = total_rows(source.fragments)
     return {"digest": source.digest, "rows": rows, "features": len(source.names), "files": listed}
+
+
+def _file(file: FileInfo) -> dict[str, Any]:
+    return {"path": file.path, "size": file.size, "digest": file.digest}
+
+
+def _extent(part: Part) -> list[int]:
+    return [part.fragments.start, part.fragments.stop, part.rows]
 
 
 def _describe(sink: Sink, data: Dataset, path: str) -> tuple[Job, dict[str, Any]]:
@@ -177,7 +186,7 @@ def _describe(sink: Sink, data: Dataset, path: str) -> tuple[Job, dict[str, Any]
         "options": options,
         "input": _input(data.source),
         "schema": [[field.name, str(field.type)] for field in whole],
-        "parts": [[p.fragments.start, p.fragments.stop, p.rows] for p in parts],
+        "parts": Each(_extent, parts),
     }
     description["key"] = plain.digest(description)
     schema = pa.schema([field for field in whole if field.name != sink.partition_by])
@@ -323,9 +332,8 @@ def _go_on(fs: pafs.FileSystem, job: Job) -> Job:
         output.verify(fs, job.directory, manifest.parts)
         return replace(job, pending=(), finished=manifest)
     files.clean(fs, job.directory)
-    records = output.read_records(fs, job.directory, job.key, job.parts)
-    pending = Some(job.parts, (i for i in range(len(job.parts)) if i not in records))
-    done = [records[i] for i in sorted(records)]
+    done = output.read_records(fs, job.directory, job.key, job.parts)
+    pending = Some(job.parts, output.without_record(job.parts, done))
     output.check_listing(fs, job.directory, done, pending)
     output.verify(fs, job.directory, done)
     return replace(job, pending=pending)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from reduce.engines.base import Engine
@@ -14,32 +16,40 @@ def connect(kind: str = "local", client: Any = None, **options: Any) -> Engine:
     Args:
         kind: ``"local"``: threads of this process; ``"dask"``: a Dask cluster; ``"spark"``: Spark.
         client: what the engine connects through: a ``distributed.Client`` or a scheduler's address, a ``SparkSession``.
-        options: as of :class:`reduce.engines.local.LocalEngine` , :class:`reduce.engines.dask.DaskEngine`,
+        options: as of :class:`reduce.engines.local.LocalEngine`, :class:`reduce.engines.dask.DaskEngine`,
             :class:`reduce.engines.spark.SparkEngine`.
     """
+    try:
+        made = _class(kind)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"expected the extra for {kind!r}: pip install 'eigenmill[{kind}]' ({error})") from error
     if kind == "local" and client is not None:
         raise ConfigError("expected no client for the local engine")
     if kind == "spark" and client is None:
         raise ConfigError("expected connect('spark', session) with a SparkSession")
     if kind == "dask" and client is None:
         raise ConfigError("expected connect('dask', client) with a distributed.Client or a scheduler's address")
-    try:
-        if kind == "local":
-            from reduce.engines.local import LocalEngine
+    given = () if kind == "local" else (client,)
+    known = list(inspect.signature(made).parameters)[len(given) :]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ConfigError(f"expected options of the {kind} engine among {', '.join(known)}; found {unknown[0]!r}")
+    return made(*given, **options)
 
-            return LocalEngine(**options)
-        if kind == "spark":
-            from reduce.engines.spark import SparkEngine
 
-            return SparkEngine(client, **options)
-        if kind == "dask":
-            from reduce.engines.dask import DaskEngine
+def _class(kind: str) -> Callable[..., Engine]:
+    if kind == "local":
+        from reduce.engines.local import LocalEngine
 
-            return DaskEngine(client, **options)
-    except TypeError as error:
-        raise ConfigError(f"expected options of the engine {kind!r}: {error}") from error
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"expected the extra for {kind!r}: pip install 'eigenmill[{kind}]' ({error})") from error
+        return LocalEngine
+    if kind == "dask":
+        from reduce.engines.dask import DaskEngine
+
+        return DaskEngine
+    if kind == "spark":
+        from reduce.engines.spark import SparkEngine
+
+        return SparkEngine
     raise ConfigError(f"expected an engine among local, dask, spark; found {kind!r}")
 
 

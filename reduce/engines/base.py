@@ -212,11 +212,31 @@ class Engine(Protocol):
     def write(self, data: Dataset, sink: Any) -> Any:
         """One scan that writes every row of ``data``; returns the manifest."""
 
+    def repeated(self, reserve: int) -> contextlib.AbstractContextManager[None]:
+        """Scans within read the same files: what :meth:`spare` has room for is decoded once.
+
+        Args:
+            reserve: bytes that the caller will hold by the last scan.
+        """
+
+    def spare(self, peak: int) -> tuple[int, int]:
+        """Bytes of memory and of disk for decoded blocks, beside a scan that takes ``peak`` bytes of memory."""
+
     def memory_limit(self) -> int | None:
         """Bytes that one process may use, or None."""
 
     def close(self) -> None:
         """Let go of what the engine has opened itself; a client or session that it was given stays open."""
+
+
+class KeepsNothing:
+    """An engine that does not know which process reads a leaf again, and so keeps no blocks between scans."""
+
+    def repeated(self, reserve: int) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def spare(self, peak: int) -> tuple[int, int]:
+        return 0, 0
 
 
 _limit_lock = threading.Lock()

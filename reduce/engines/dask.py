@@ -7,8 +7,10 @@ a worker; the result depends on neither. This process holds the descriptions of 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
+import logging
 import os
 import queue
 import time
@@ -29,7 +31,7 @@ from distributed.scheduler import KilledWorker, NoValidWorkerError
 from reduce.about import versions
 from reduce.blocks import Array
 from reduce.dataset import Dataset
-from reduce.engines.base import Progress, Tree, scan_name, staged, tree_arrays
+from reduce.engines.base import KeepsNothing, Progress, Tree, scan_name, staged, tree_arrays
 from reduce.engines.checkpoint import scanned
 from reduce.engines.load import LARGE_STATE, TASKS, Cluster, fan_in, worker_memory
 from reduce.engines.memory import format_bytes, parse_bytes
@@ -59,7 +61,11 @@ CLOSING = 2.0
 """Seconds that ending a connection may take."""
 
 
-class DaskEngine:
+def _not_cancelled(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+class DaskEngine(KeepsNothing):
     """Runs passes on the workers of a Dask cluster.
 
     Args:
@@ -118,8 +124,12 @@ class DaskEngine:
     def close(self) -> None:
         """Close the client, if this engine made it from an address; a scheduler that is gone does not matter."""
         if self._own:
+            # The client would log, with a traceback, that this ends its attempts to find a dead scheduler.
+            logger = logging.getLogger("distributed.client")
+            logger.addFilter(_not_cancelled)
             with contextlib.suppress(OSError, TimeoutError, CancelledError):
                 self.client.close(timeout=CLOSING)
+            logger.removeFilter(_not_cancelled)
 
     def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
         self._admit(pass_, data)

@@ -18,7 +18,7 @@ import scipy.sparse
 from dask import delayed
 from distributed import get_client
 
-from reduce.blocks import Block, Workspace, block_height
+from reduce.blocks import MAX_HEIGHT, Block, Workspace, block_height
 from reduce.cleaning import DROP
 from reduce.dataset import ArraySource, Dataset, FileInfo, Fragment, Numbered, Source, feature_dtype
 from reduce.digest import digest_of
@@ -27,6 +27,7 @@ from reduce.engines.ship import pack, unpack
 from reduce.errors import ConfigError, EngineError, SchemaError
 from reduce.layouts import wanted
 from reduce.tables import TableSource, pandas_table
+from reduce.transforms import applied
 
 POSITION = "__position__"
 """Carried through transforms to tell which rows they have kept."""
@@ -134,7 +135,17 @@ class ArrayParts(Parts):
         chunks = self.collection.chunks[0]
         if not any(np.isnan(rows) for rows in chunks):
             return [int(rows) for rows in chunks]
-        return _computed([delayed(_rows)(part) for part in self._delayed])
+        return [rows for rows, _ in self._counted]
+
+    @property
+    def values(self) -> int:
+        """Numbers stored, counted on the workers when the partitions are sparse."""
+        return sum(stored for _, stored in self._counted)
+
+    @cached_property
+    def _counted(self) -> list[tuple[int, int]]:
+        """Rows and stored numbers of every partition."""
+        return list(dask.compute(*(delayed(_counts)(part) for part in self._delayed)))
 
     def _source(self, part: Any) -> Source:
         return ArraySource(part)
@@ -243,8 +254,8 @@ def _identity(value: Any) -> Any:
     return value
 
 
-def _rows(part: Any) -> int:
-    return int(part.shape[0])
+def _counts(part: Any) -> tuple[int, int]:
+    return int(part.shape[0]), int(part.nnz if scipy.sparse.issparse(part) else part.size)
 
 
 def _transformed(source: Source, rows: int, transforms: Sequence[Any], width: int, dtype: Any) -> tuple[Any, Any]:
@@ -252,16 +263,14 @@ def _transformed(source: Source, rows: int, transforms: Sequence[Any], width: in
     out, kept = np.empty((rows, width), dtype), np.empty(rows, np.int64)
     workspace, at, start = Workspace(), 0, 0
     with one_blas_thread():
-        height = block_height(len(source.names))
+        height = MAX_HEIGHT if source.sparse else block_height(len(source.names))
         for block in source.blocks(Fragment(0, 0, 0, rows, rows), height, workspace, carry=False):
             numbers = pa.record_batch({POSITION: pa.array(np.arange(start, start + block.rows))})
             start += block.rows
-            made = Block(block.X, None, numbers, block.origin, workspace)
-            for transform in transforms:
-                made = transform(made)
-            out[at : at + made.rows] = made.dense(dtype)
-            kept[at : at + made.rows] = made.carried.column(0).to_numpy() if made.carried is not None else ()
-            at += made.rows
+            for made in applied(Block(block.X, None, numbers, block.origin, workspace), transforms):
+                out[at : at + made.rows] = made.dense(dtype)
+                kept[at : at + made.rows] = made.carried.column(0).to_numpy() if made.carried is not None else ()
+                at += made.rows
     return out[:at], kept[:at]
 
 

@@ -66,8 +66,8 @@ class Cluster:
     def __post_init__(self) -> None:
         if self.kind not in TASKS or self.workers < 1 or self.threads < 1:
             raise ConfigError(
-                f"expected a cluster of kind {' or '.join(TASKS)} with workers and threads >= 1, found {self}; "
-                "set engine.kind or --engine"
+                f"expected a cluster of kind {' or '.join(TASKS)} with workers and threads >= 1, found {self.kind!r} "
+                f"with workers={self.workers}, threads={self.threads}; set engine.kind or --engine"
             )
 
 

@@ -93,13 +93,11 @@ class LocalEngine:
 
     def close(self) -> None: ...
 
+    def spare(self, peak: int) -> tuple[int, int]:
+        return 0 if self.memory is None else max(self.memory - peak, 0), self.disk
+
     @contextlib.contextmanager
     def repeated(self, reserve: int) -> Iterator[None]:
-        """Scans within read the same files: decoded blocks are kept where ``memory=`` and ``disk=`` have room for them.
-
-        Args:
-            reserve: bytes that the caller will hold by the last scan.
-        """
         self._kept, self._reserve, self._before = Kept(self.work, self.disk), reserve, resident()
         try:
             yield
@@ -115,9 +113,10 @@ class LocalEngine:
             held = self._before + self._kept.bytes + self._reserve
             process = min(resident(), held)
         workers = workers_that_fit(pass_, data, self.workers, self.memory, process)
-        if self._kept is not None and (self.memory is not None or self.disk) and data.source.files:
-            room = 0 if self.memory is None else self.memory - estimate(pass_, data, workers, process=held).peak
-            data = self._kept.over(data, room)
+        if self._kept is not None and data.source.files:
+            memory, disk = self.spare(estimate(pass_, data, workers, process=held).peak)
+            if memory or disk or self._kept.bytes:
+                data = self._kept.over(data, memory)
         keep, tree = tree is not None, Tree() if tree is None else tree
         leaves = plan_leaves(data, after=tree)
         with staged(self.progress, scan_name(pass_), data.n_rows), one_blas_thread():

@@ -12,6 +12,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,7 +23,7 @@ from pyspark.sql.functions import col, floor, lit
 from reduce.about import versions
 from reduce.blocks import Array
 from reduce.dataset import Dataset
-from reduce.engines.base import Progress, Tree, scan_name, staged
+from reduce.engines.base import KeepsNothing, Progress, Tree, scan_name, staged
 from reduce.engines.checkpoint import scanned
 from reduce.engines.load import AT_ONCE, TASKS, fan_in, most_tasks, worker_memory
 from reduce.engines.memory import format_bytes, parse_bytes
@@ -41,7 +42,7 @@ R = TypeVar("R")
 COLLECTED = "eigenmill_features"
 
 
-class SparkEngine:
+class SparkEngine(KeepsNothing):
     """Runs passes in the Python workers of a Spark cluster.
 
     Args:
@@ -87,31 +88,36 @@ class SparkEngine:
         return scanned(work, pass_, data, tree, lambda tree, keep: self._fold(pass_, data, tree, keep=keep))
 
     def _fold(self, pass_: Pass[S, Any], data: Dataset, tree: Tree[S], *, keep: bool) -> None:
-        name = scan_name(pass_)
+        name, n = scan_name(pass_), data.n_rows
+        tasks: Sequence[Any] = ()
         if isinstance(data.source, FrameSource):
             close_leaf(pass_, tree)
-            count, n = len(data.fragments), data.n_rows
-            frame = data.source.folded(pass_, data, tree.leaves, self.work, SCHEMA) if count else None
+            many = len(data.fragments)
         else:
             tasks = fold_tasks(pass_, data, tree, most_tasks("spark", self._cores()))
-            count, n = len(tasks), data.n_rows
-            frame = self._map(tasks, fold, count) if count else None
+            many = len(tasks)
+        state = pass_.sizes(0, n)[0]
+        fan, total, payload = fan_in("spark", state), not keep and not tree.nodes, pack(pass_, self.work)
+
+        def merged() -> Any:
+            if isinstance(data.source, FrameSource):
+                frame = data.source.folded(pass_, data, tree.leaves, self.work, SCHEMA)
+            else:
+                frame = self._map(tasks, fold, many)
+            count = many
+            while count > 1 and count * state > AT_ONCE:
+                count = -(-count // fan)
+                # The last round takes all: a DataFrame may have more partitions than when its rows were counted.
+                group = (lit(0) if count == 1 else floor(col("key") / fan)).cast("long").alias("group")
+                frame = frame.groupBy(group).applyInArrow(merger(payload, total and count == 1), SCHEMA)
+            return frame
+
         with staged(self.progress, name, n):
-            found: Tree[S] = Tree()
-            if frame is not None:
-                total = not keep and not tree.nodes
-                state = pass_.sizes(0, data.n_rows)[0]
-                fan, payload = fan_in("spark", state), pack(pass_, self.work)
-                while count > 1 and count * state > AT_ONCE:
-                    count = -(-count // fan)
-                    # The last round takes all: a DataFrame may have more partitions than when its rows were counted.
-                    group = (lit(0) if count == 1 else floor(col("key") / fan)).cast("long").alias("group")
-                    frame = frame.groupBy(group).applyInArrow(merger(payload, total and count == 1), SCHEMA)
-                trees = (from_bytes(p, pass_) for _, p in self._collect(frame, f"{name} of {n} rows"))
-                found = merge_trees(pass_, trees)
+            trees = self._collect(merged, f"{name} of {n} rows") if many else iter(())
+            found = merge_trees(pass_, (from_bytes(p, pass_) for _, p in trees))
             if self.progress is not None:
                 self.progress.advance(n)
-        if frame is not None:
+        if many:
             take_in(pass_, tree, found)
 
     def write(self, data: Dataset, sink: Sink) -> Manifest:
@@ -127,7 +133,7 @@ class SparkEngine:
             for start in range(0, len(job.pending), TASKS["spark"]):
                 pending = job.pending[start : start + TASKS["spark"]]
                 tasks, n = write_tasks(data, replace(job, pending=pending)), sum(part.rows for part in pending)
-                for _ in self._collect(self._map(tasks, write), f"write of {n} rows"):
+                for _ in self._collect(partial(self._map, tasks, write), f"write of {n} rows"):
                     pass
                 if self.progress is not None:
                     self.progress.advance(n)
@@ -136,14 +142,15 @@ class SparkEngine:
     def collect(self, data: Dataset) -> Array:
         """All rows of ``data`` as one array (n, d) in this process: for data that fits, such as reduced features."""
         if isinstance(data.source, FrameSource):
-            table = self._table(data.source.applied(data, COLLECTED).select(COLLECTED), "collect")
+            source = data.source
+            table = self._table(lambda: source.applied(data, COLLECTED).select(COLLECTED), "collect")
             values = table.column(COLLECTED).combine_chunks().flatten().to_numpy(zero_copy_only=False)
             return np.asarray(values, data.dtype).reshape(-1, data.n_features)
         self._admit(None, data)
         tasks = rows_tasks(data, TASKS["spark"])
         if not tasks:
             return np.empty((0, data.n_features), data.dtype)
-        found = [np.frombuffer(p, data.dtype) for _, p in self._collect(self._map(tasks, rows), "collect")]
+        found = [np.frombuffer(p, data.dtype) for _, p in self._collect(partial(self._map, tasks, rows), "collect")]
         return np.concatenate(found).reshape(-1, data.n_features)
 
     # Spark.
@@ -156,28 +163,34 @@ class SparkEngine:
         run = mapper(shipped, common.pack(), work, versions())
         return self.session.range(0, len(shipped), 1, cut).mapInArrow(run, SCHEMA)
 
-    def _collect(self, frame: Any, description: str) -> Iterator[tuple[int, bytes]]:
-        """(key, payload) of a frame of results, in order; an error row is raised."""
+    def _collect(self, frame: Callable[[], Any], description: str) -> Iterator[tuple[int, bytes]]:
+        """(key, payload) of the frame of results that ``frame`` makes, in order; an error row is raised."""
         table = self._table(frame, description)
         wrong = [e for e in table.column("error").to_pylist() if e is not None]
         if wrong:
             raise restored(min(wrong))
         return rows_of(table)
 
-    def _table(self, frame: Any, description: str) -> Any:
+    def _table(self, frame: Callable[[], Any], description: str) -> Any:
         group = f"eigenmill-{uuid.uuid4().hex[:8]}"
 
         def collect() -> Any:
-            # In the thread that runs the job, for Spark keeps both per thread.
+            # In the thread that runs the job, for Spark keeps both per thread. The frame is made there, too, for on
+            # Connect pyspark asks the server for settings when it makes a column.
             context = getattr(self.session, "_sc", None)
             if context is None:
                 self.session.addTag("eigenmill")
+                self.session.addTag(group)
             else:
                 context.setJobGroup(group, f"eigenmill: {description}")
-            return frame.toArrow()
+            return frame().toArrow()
 
+        return self._watched(group, collect)
+
+    def _watched(self, group: str, call: Callable[[], S]) -> S:
+        """What ``call`` returns, which asks the cluster; a cluster that is gone or says no is an error of ours."""
         try:
-            return watched(self.session, group, collect, self.patience)
+            return watched(self.session, group, call, self.patience)
         except PySparkException as error:
             raise _explained(error) from error
         except Exception as error:
@@ -194,7 +207,7 @@ class SparkEngine:
         return int(context.defaultParallelism)
 
     def _conf(self, name: str) -> str | None:
-        value: str | None = self.session.conf.get(name, None)
+        value: str | None = self._watched("", lambda: self.session.conf.get(name, None))
         return value
 
     def _limit(self) -> tuple[str, int | None]:

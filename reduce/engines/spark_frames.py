@@ -16,20 +16,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark import TaskContext
-from pyspark.sql.functions import col, count, lit, spark_partition_id
+from pyspark.sql.functions import col, count, greatest, lit, size, spark_partition_id, unwrap_udt
+from pyspark.sql.functions import sum as total
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import ArrayType, DoubleType, FloatType, StructField, StructType
 
 from reduce.arrow import field_of, numbers, weights_field
-from reduce.blocks import Block, Origin, Workspace, block_height
+from reduce.blocks import MAX_HEIGHT, Block, Origin, Workspace, block_height
 from reduce.dataset import Dataset, FileInfo, Fragment
 from reduce.engines.base import Engine, Tree, one_blas_thread
 from reduce.engines.ship import pack, unpack
 from reduce.engines.spark_rows import Mapper, answer, check
 from reduce.engines.wire import to_bytes
 from reduce.errors import ConfigError, SchemaError
-from reduce.layouts import SPARSE, LaidOut, Layout, SparkVector, Wanted, choose, wanted
-from reduce.passes.base import Pass
+from reduce.layouts import SPARSE, LaidOut, Layout, SparkVector, SparsePair, Wanted, choose, wanted
+from reduce.passes.base import Pass, sparse_height
+from reduce.transforms import applied
 
 WHERE = "<DataFrame>"
 """What errors call a DataFrame."""
@@ -51,17 +53,23 @@ class Reader:
     weights: str | None
     transforms: tuple[Any, ...]
 
-    def blocks(self, batches: Iterable[pa.RecordBatch], where: str) -> Iterator[Block]:
-        """Blocks of at most the usual height; all columns of the batch travel with them."""
-        height, workspace, row = block_height(len(self.layout.names)), Workspace(), 0
+    @property
+    def sparse(self) -> bool:
+        """Whether blocks come out as CSR."""
+        return self.layout.sparse and all(t.sparse for t in self.transforms)
+
+    def blocks(self, batches: Iterable[pa.RecordBatch], where: str, height: int | None = None) -> Iterator[Block]:
+        """Blocks of at most ``height`` rows, by default as of ``Dataset.blocks``; all columns travel with them."""
+        workspace, row = Workspace(), 0
+        if height is None:
+            many = self.layout.sparse and not self.sparse
+            height = MAX_HEIGHT if many else block_height(len(self.layout.names))
         for batch in batches:
             pieces = -(-batch.num_rows // height)
             for i in range(pieces):
                 a, b = (batch.num_rows * k // pieces for k in (i, i + 1))
                 block = self._block(batch.slice(a, b - a), Origin(where, row=row + a), workspace)
-                for transform in self.transforms:
-                    block = transform(block)
-                yield block
+                yield from applied(block, self.transforms)
             row += batch.num_rows
 
     def _block(self, batch: pa.RecordBatch, origin: Origin, workspace: Workspace) -> Block:
@@ -112,15 +120,34 @@ class FrameSource(LaidOut):
     @cached_property
     def fragments(self) -> Sequence[Fragment]:
         """One per partition, by the job that counts the rows."""
-        key = spark_partition_id().alias("key")
-        table = self.frame.select(key).groupBy("key").agg(count(lit(1)).alias("rows")).toArrow()
-        found = dict(zip(table.column("key").to_pylist(), table.column("rows").to_pylist(), strict=True))
-        fragments, start = list[Fragment](), 0
+        found, fragments, start = self._counted, list[Fragment](), 0
         for i in range(max(found, default=-1) + 1):
-            n = found.get(i, 0)
+            n = found.get(i, (0, 0))[0]
             fragments.append(Fragment(i, 0, start, start + n, n))
             start += n
         return tuple(fragments)
+
+    @property
+    def values(self) -> int:
+        """Numbers stored in sparse rows, counted with the rows."""
+        return sum(stored for _, stored in self._counted.values())
+
+    @cached_property
+    def _counted(self) -> dict[int, tuple[int, int]]:
+        """Rows and numbers stored in sparse rows, by partition."""
+        stored = size(self._lists()) if self.layout.sparse else lit(0)
+        rows = self.frame.select(spark_partition_id().alias("key"), stored.alias("size"))
+        table = rows.groupBy("key").agg(count(lit(1)), total(greatest(col("size"), lit(0)))).toArrow()
+        keys, counts, sizes = (column.to_pylist() for column in table.columns)
+        return {key: (n, held or 0) for key, n, held in zip(keys, counts, sizes, strict=True)}
+
+    def _lists(self) -> Any:
+        """The column of the lists of values."""
+        column = _column(self.layout.columns[-1])
+        if isinstance(self.layout, SparsePair):
+            return column
+        wrapped = hasattr(self.frame.schema[self.layout.columns[0]].dataType, "sqlType")
+        return (unwrap_udt(column) if wrapped else column).getField("values")
 
     def only(self, files: Sequence[int]) -> FrameSource:
         return self
@@ -218,7 +245,8 @@ def folder(payload: bytes, first: int, expected: dict[str, str]) -> Mapper:
             pass_, reader = unpack(payload)
             state = pass_.start()
             with one_blas_thread():
-                for block in reader.blocks(batches, f"{WHERE} partition {partition}"):
+                height = sparse_height(pass_) if reader.sparse else None
+                for block in reader.blocks(batches, f"{WHERE} partition {partition}", height):
                     state = pass_.fold(state, block)
             index = first + partition
             return to_bytes(Tree({(0, index): state}, leaves=index + 1))

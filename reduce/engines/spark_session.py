@@ -48,7 +48,22 @@ def stop() -> None:
     """End the session of this process, if there is one."""
     found = SparkSession.getActiveSession()
     if found is not None:
+        if getattr(found, "_sc", None) is None:
+            leave(found)
         found.stop()
+
+
+def leave(session: Any) -> None:
+    """Close the client of a Connect server that is gone: pyspark would try for ten minutes to take leave of it."""
+    try:
+        call_on(session)
+    except EngineError:
+        session.client.close()
+
+
+def call_on(session: Any) -> None:
+    """Refuse the Connect server of a session when it does not answer, as :func:`knock` does."""
+    knock(f"sc://{session.client._builder.endpoint}")
 
 
 def knock(address: str) -> None:

@@ -5,14 +5,16 @@ Spark itself waits for workers without limit, and its Connect client tries a dea
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pyspark import InheritableThread
 
-from reduce.engines.spark_session import knock
+from reduce.engines.spark_session import call_on, knock, leave
 from reduce.errors import EngineError
 
 T = TypeVar("T")
@@ -20,6 +22,8 @@ POLL = 5.0
 """Seconds after which a silent cluster is asked whether it is still there."""
 FAREWELL = 10.0
 """Seconds for a cancelled job to return: a process that ends while a thread still reads from Java is aborted."""
+AGAIN = 1.0
+"""Seconds after which a job that has not returned is cancelled again."""
 
 
 def watched(session: Any, group: str, call: Callable[[], T], patience: float) -> T:
@@ -27,7 +31,7 @@ def watched(session: Any, group: str, call: Callable[[], T], patience: float) ->
 
     Args:
         session: a ``SparkSession``, classic or Connect.
-        group: the job group in which ``call`` runs its jobs.
+        group: the job group, on Connect the tag, of the jobs that ``call`` runs.
         call: runs in a thread of its own, because a call to a dead cluster does not return.
         patience: seconds for which a cluster may have no executor.
 
@@ -36,28 +40,33 @@ def watched(session: Any, group: str, call: Callable[[], T], patience: float) ->
     """
     found: list[T] = []
     wrong: list[BaseException] = []
+    # Not the thread itself: Python before 3.13 takes one for ended whose join() a signal has interrupted.
+    ended = threading.Event()
 
     def run() -> None:
         try:
             found.append(call())
         except BaseException as error:
             wrong.append(error)
+        finally:
+            ended.set()
 
-    thread = InheritableThread(target=run, session=session, daemon=True)
-    thread.start()
-    alone = time.monotonic()
+    InheritableThread(target=run, session=session, daemon=True).start()
+    alone, remote = time.monotonic(), getattr(session, "_sc", None) is None
     try:
-        while thread.is_alive():
-            thread.join(POLL)
-            if thread.is_alive():
-                alone = _still_there(session, alone, patience)
-    except BaseException:
-        with contextlib.suppress(Exception):  # Java may be gone, too
-            _cancel(session, group)
-        thread.join(FAREWELL)
+        while not ended.wait(POLL):
+            alone = _still_there(session, alone, patience)
+        if wrong:
+            if remote:
+                call_on(session)  # one that is gone makes errors of many kinds
+            raise wrong[0]
+    except BaseException as error:
+        if remote:
+            # Runs before pyspark's own farewell, for it is registered later.
+            atexit.register(leave, session)
+        if not (remote and isinstance(error, EngineError)):
+            _let_go(session, group, ended)
         raise
-    if wrong:
-        raise wrong[0]
     return found[0]
 
 
@@ -65,7 +74,7 @@ def _still_there(session: Any, alone: float, patience: float) -> float:
     """Ask for a cluster's executors; the time since when there have been none."""
     context = getattr(session, "_sc", None)
     if context is None:
-        knock(f"sc://{session.client._builder.endpoint}")
+        call_on(session)
         return time.monotonic()
     # One entry is the driver's own.
     if context.master.startswith("local") or context._jsc.sc().getExecutorMemoryStatus().size() > 1:
@@ -79,8 +88,22 @@ def _still_there(session: Any, alone: float, patience: float) -> float:
     return alone
 
 
+def _let_go(session: Any, group: str, ended: threading.Event) -> None:
+    """Let the cluster forget the job that nobody waits for any more; without it, a Connect server works to its end."""
+    deadline, asking = time.monotonic() + FAREWELL, threading.Thread()
+    while not ended.is_set() and time.monotonic() < deadline:
+        # Anew, because a job that was about to begin is not seen by the first call; apart, because a server that is
+        # gone does not answer.
+        if not asking.is_alive():
+            asking = threading.Thread(target=_cancel, args=(session, group), daemon=True)
+            asking.start()
+        ended.wait(AGAIN)
+
+
 def _cancel(session: Any, group: str) -> None:
-    """Let the cluster forget the job that nobody waits for any more."""
-    context = getattr(session, "_sc", None)
-    if context is not None:
-        context.cancelJobGroup(group)
+    with contextlib.suppress(Exception):  # Java may be gone, too
+        context = getattr(session, "_sc", None)
+        if context is None:
+            session.interruptTag(group)
+        else:
+            context.cancelJobGroup(group)

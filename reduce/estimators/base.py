@@ -27,6 +27,7 @@ from reduce.engines import connect
 from reduce.engines.base import Engine, Tree, one_blas_thread
 from reduce.engines.collections import Collection
 from reduce.errors import ConfigError, DataError
+from reduce.estimators.panels import cores
 from reduce.estimators.record import Record, fingerprint, located, unseen
 from reduce.estimators.solver import Shape
 from reduce.passes.base import Pass
@@ -72,7 +73,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """The name of the solver for data of this shape by the metadata."""
         raise NotImplementedError
 
-    def _pass(self, solver: str, intake: Intake, shape: Shape) -> Pass[Any, Any]:
+    def _pass(self, solver: str, intake: Intake, shape: Shape, threads: int = 1) -> Pass[Any, Any]:
         """The solver's first pass."""
         raise NotImplementedError
 
@@ -173,7 +174,8 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 "all rows; fit all data again with warm_start=True, or choose solver='gram'"
             )
         self._check(solver, replace(intake, dtype=wide), data, engine)
-        pass_ = self._pass(solver, replace(intake, dtype=wide), shape)
+        with one_blas_thread():  # a start that is random is made orthonormal, and all results follow from it
+            pass_ = self._pass(solver, replace(intake, dtype=wide), shape, cores(engine))
         again = data if record.rows == 0 else None
         # A copy, so that bad new data leaves what was known untouched.
         tree = copy.deepcopy(record.tree) if keep else None

@@ -46,7 +46,8 @@ class Ritz:
 class Krylov:
     """A growing basis; ``block`` (d, l) is what to multiply next, or has no columns when M leads nowhere new.
 
-    ``start`` (d, l) is orthonormal. ``threads`` never changes a result.
+    ``start`` (d, l) is orthonormal. ``threads`` never changes a result. The block after the last product is made when
+    it is asked for: Ritz pairs and their residuals need none.
     """
 
     def __init__(self, start: F64, threads: int = 1) -> None:
@@ -54,30 +55,53 @@ class Krylov:
         self.columns: list[F64] = []
         self.coupling = np.zeros((0, 0))
         self.threads = threads
+        self._rest: F64 | None = None
 
     @property
     def size(self) -> int:
-        """Vectors in the basis, those of the block included."""
+        """Vectors in the basis."""
         return sum(part.shape[1] for part in self.basis)
 
     @property
     def block(self) -> F64:
+        self.extend()
         return self.basis[-1]
 
     def absorb(self, product: F64) -> None:
-        """Take ``M block`` (d, l) in and find the next block. Consumes ``product``."""
-        # M is symmetric: all but the last two blocks can hold rounding only, and once is enough for that.
+        """Take ``M block`` (d, l) in. Consumes ``product``."""
+        # M is symmetric: all but the last two blocks can hold rounding only, and once is enough for that. With the
+        # one before the last, M has coupled it already.
         inside = np.zeros((self.size, product.shape[1]))
-        recent = self.basis[-2:]
-        inside[self.size - sum(part.shape[1] for part in recent) :] = self._project(product, recent)
+        at = self.size - self.basis[-1].shape[1]
+        recent = self.basis[-1:]
+        inside[at:] = inner(recent, product, self.threads)
+        if len(self.basis) > 1 and len(self.columns[-1]) == self.size:
+            before = self.basis[-2].shape[1]
+            inside[at - before : at] = self.columns[-1][at:].T
+            at, recent = at - before, self.basis[-2:]
+        take_out(recent, inside[at:], product, self.threads)
+        self.columns.append(inside)
+        self._rest = product
+        factor = _cholesky(product, self.threads)
+        if factor is None:
+            self.extend()
+        else:
+            self.coupling = factor
+
+    def extend(self) -> None:
+        """Make the next block of what the last product has outside of the basis."""
+        product, self._rest = self._rest, None
+        if product is None:
+            return
+        inside = self.columns.pop()
         rest = self._project(product, self.basis)
         inside += rest
-        q, r = orthonormal(product, self.threads)
+        q, turn, r = _factored(product, self.threads)
         left, sizes, right = np.linalg.svd(r)
         norm = max([float(np.linalg.norm(c, 2)) for c in [*self.columns, inside]])
         self.coupling = sizes[:, None] * right
         kept = sizes > DEFLATE * norm
-        fresh, outside = rotate(q, left[:, kept], self.threads), self.coupling[kept]
+        fresh, outside = rotate(q, turn @ left[:, kept], self.threads), self.coupling[kept]
         # Directions much smaller than what was taken out last carry rounding along the basis: out with it, and counted.
         before = float(np.hypot(np.linalg.norm(rest, 2), sizes.max(initial=0.0)))
         clean = int((sizes[kept] * FAINT >= before).sum())
@@ -124,22 +148,34 @@ class Krylov:
 
 
 def orthonormal(vectors: F64, threads: int = 1) -> tuple[F64, F64]:
-    """(Q (d, l), R (l, l)) with ``vectors = Q R``; R is triangular. Consumes ``vectors``.
+    """(Q (d, l), R (l, l)) with ``vectors = Q R``; R is triangular. Consumes ``vectors``."""
+    q, turn, r = _factored(vectors, threads)
+    return rotate(q, turn, threads), r
+
+
+def _factored(vectors: F64, threads: int) -> tuple[F64, F64, F64]:
+    """(q (d, l), turn (l, l), R (l, l)): ``q turn`` is orthonormal, and ``vectors = q turn R``. Consumes ``vectors``.
 
     Cholesky QR done twice is as stable as Householder's while the condition stays below 1e8 (Yamamoto, Nakatsukasa,
     Yanagisawa and Fukaya 2015), and is made of matrix products only.
     """
-    try:
-        first = np.linalg.cholesky(inner([vectors], vectors, threads)).T
-        sizes = np.linalg.svd(first, compute_uv=False)
-        if len(sizes) and sizes[-1] > 1e-6 * sizes[0]:
-            q = rotate(vectors, np.linalg.inv(first), threads)
-            second = np.linalg.cholesky(inner([q], q, threads)).T
-            return rotate(q, np.linalg.inv(second), threads), second @ first
-    except np.linalg.LinAlgError:
-        pass  # too near to singular
+    first = _cholesky(vectors, threads)
+    if first is not None:
+        q = rotate(vectors, np.asarray(np.linalg.inv(first)), threads)
+        second = np.linalg.cholesky(inner([q], q, threads)).T
+        return q, np.asarray(np.linalg.inv(second)), np.asarray(second @ first)
     q, r = np.linalg.qr(vectors)
-    return q, r
+    return q, np.eye(q.shape[1]), r
+
+
+def _cholesky(vectors: F64, threads: int) -> F64 | None:
+    """(l, l) the triangular factor of ``vectors^T vectors``; None if it is too near to singular to tell."""
+    try:
+        factor = np.asarray(np.linalg.cholesky(inner([vectors], vectors, threads)).T)
+        sizes = np.linalg.svd(factor, compute_uv=False)
+    except np.linalg.LinAlgError:
+        return None
+    return factor if len(sizes) and sizes[-1] > 1e-6 * sizes[0] else None
 
 
 @dataclass(frozen=True)

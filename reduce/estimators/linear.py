@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -78,7 +78,7 @@ class Linear(Estimator):
     def _solver(self, shape: Shape) -> str:
         return choose(self.solver, shape, self._asked())[0]
 
-    def _pass(self, solver: str, intake: Intake, shape: Shape) -> Pass[Any, Any]:
+    def _pass(self, solver: str, intake: Intake, shape: Shape, threads: int = 1) -> Pass[Any, Any]:
         if solver != "sketch":
             return PASSES[solver](intake)
         d = shape.features
@@ -87,7 +87,7 @@ class Linear(Estimator):
         wanted = self._wanted(d)
         if self._moments_first(intake, shape.sparse):
             return MomentsPass(intake)
-        return SketchPass(intake, sketch.start(wanted, d, self._earlier(d)))
+        return SketchPass(intake, sketch.start(wanted, d, self._earlier(d), threads))
 
     def _check(self, solver: str, intake: Intake, data: Dataset, engine: Engine) -> None:
         if solver == "sketch":
@@ -98,12 +98,10 @@ class Linear(Estimator):
             sketch.refuse_unfit(wanted, intake, wanted.scans - spare, data, engine)
 
     def _repeated(self, solver: str, data: Dataset, engine: Engine) -> contextlib.AbstractContextManager[None]:
-        repeated = getattr(engine, "repeated", None)
-        if solver != "sketch" or self.max_scans == 1 or repeated is None:
+        if solver != "sketch" or self.max_scans == 1:
             return contextlib.nullcontext()
         wanted = self._wanted(data.n_features)
-        room = wanted.basis(data.n_features, wanted.scans)
-        return cast("contextlib.AbstractContextManager[None]", repeated(room))
+        return engine.repeated(wanted.basis(data.n_features, wanted.scans))
 
     def _moments_first(self, intake: Intake, sparse: bool) -> bool:
         return sketch.moments_first(intake, sparse=sparse, centred=self._centred, scale=self.scale)

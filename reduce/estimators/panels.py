@@ -7,9 +7,10 @@ is added in their order.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,11 @@ GROUPS = 16
 """Runs of rows that are summed apart. A format constant."""
 HEIGHT = 2048
 """Rows of a panel. A format constant."""
+
+
+def cores(engine: Any) -> int:
+    """Threads for the products made beside the scans of ``engine``."""
+    return min(len(os.sched_getaffinity(0)), int(getattr(engine, "workers", 1)))
 
 
 def over_rows(rows: int, threads: int, work: Callable[[slice], T]) -> list[list[T]]:

@@ -20,11 +20,11 @@ from reduce.transforms import Input, LogLikelihood
 
 
 class PCA(Linear):
-    """Principal component analysis, exact, in one scan.
+    """Principal component analysis: exact, in one scan, and for wide data iterated, with bounds of its error.
 
     The centred cross product of all columns is accumulated about a pivot and merged without loss of digits, so a
-    mean of 1e8 standard deviations does no harm. Use it for dense or sparse data up to a few thousand columns, or
-    with fewer rows than columns.
+    mean of 1e8 standard deviations does no harm. That is for dense or sparse data up to a few thousand columns, or
+    with fewer rows than columns; beyond, a Krylov space takes one scan per step.
 
     Args:
         n_components: how many components to keep: an int; a float in (0, 1), the share of the variance to reach;
@@ -43,7 +43,8 @@ class PCA(Linear):
         tol: relative accuracy of singular values that the sketch solver stops at, by ``residual_bounds_``; ``None``
             uses all ``max_scans``. Not reaching it is a ConvergenceWarning.
         max_scans: scans of the sketch solver, those of moments and refinement included. With a single product
-            (``max_scans=1``, for data that can be read once) the Nystroem approximation is taken, and its bounds.
+            (``max_scans=1``, for data that can be read once) the Nystroem approximation is taken, and its bounds hold
+            always. It is not the sketch of Tropp and others (2019), which keeps a row for every row of the data.
         max_components: most components that it tries for a share.
         block_size: Gaussian vectors per scan; by default a quarter more than ``n_components``, at least 10 more.
         warm_start: let it start from ``components_`` of the fit before, besides random vectors.

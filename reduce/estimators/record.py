@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from reduce.catalog import Lookup, Some
 from reduce.cleaning import Resolved
 from reduce.dataset import Dataset, FileInfo, Source
 from reduce.digest import digest_of
@@ -55,32 +57,34 @@ def unseen(data: Dataset, record: Record) -> Dataset:
         return data
     if not record.files:
         raise ConfigError("expected arrays, as in the fit that this model goes on from, found files")
-    seen = {f.path: f for f in record.files}
-    contents = {(f.size, f.digest) for f in record.files}
-    fresh, listed = list[int](), set[str]()
+    seen, listed, fresh = record.files, bytearray(len(record.files)), array("q")
+    paths, contents = Lookup(f.path for f in seen), Lookup((f.size, f.digest) for f in seen)
+    latest, late, first = max(f.path for f in seen), 0, ""
     for i, f in enumerate(source.files):
-        path = join(source.root, f.path)
-        known = seen.get(path)
+        path, content = join(source.root, f.path), (f.size, f.digest)
+        known = next((n for n in paths.near(path) if seen[n].path == path), None)
         if known is not None:
-            listed.add(known.path)
-        if known is not None and (known.size, known.digest) != (f.size, f.digest):
-            raise ChangedInputError(
-                f"expected {f.path} as it was when the model saw it ({known.size} bytes, footer {known.digest}), "
-                f"found {f.size} bytes, footer {f.digest}; fit all files again"
-            )
-        if known is None and (f.size, f.digest) not in contents:
+            listed[known] = 1
+            before = seen[known]
+            if (before.size, before.digest) != content:
+                raise ChangedInputError(
+                    f"expected {f.path} as it was when the model saw it ({before.size} bytes, footer {before.digest}), "
+                    f"found {f.size} bytes, footer {f.digest}; fit all files again"
+                )
+        elif not any((seen[n].size, seen[n].digest) == content for n in contents.near(content)):
             fresh.append(i)
+            if path < latest:
+                late, first = late + 1, first or f.path
     if source.listed:
-        gone = [p for p in seen if p.startswith(source.root.rstrip("/") + "/") and p not in listed]
+        below = source.root.rstrip("/") + "/"
+        gone = Some(seen, (n for n, f in enumerate(seen) if not listed[n] and f.path.startswith(below)))
         if gone:
             raise ChangedInputError(
                 f"expected all {len(seen)} files that the model has seen, found {len(gone)} of them gone from "
-                f"{source.root}, first {gone[0]}; bring them back, give only the new files, or fit again"
+                f"{source.root}, first {gone[0].path}; bring them back, give only the new files, or fit again"
             )
-    latest = max(seen)
-    late = [path for path in (source.files[i].path for i in fresh) if join(source.root, path) < latest]
     if late:
-        log.warning("%d file(s) sort before files already seen and are appended, first %s", len(late), late[0])
+        log.warning("%d file(s) sort before files already seen and are appended, first %s", late, first)
     return replace(data, source=source.only(fresh))
 
 

@@ -53,7 +53,7 @@ class StandardScaler(OneToOneFeatureMixin, Estimator):
     def _solver(self, shape: Shape) -> str:
         return "moments"
 
-    def _pass(self, solver: str, intake: Intake, shape: Shape) -> Pass[Any, Any]:
+    def _pass(self, solver: str, intake: Intake, shape: Shape, threads: int = 1) -> Pass[Any, Any]:
         return MomentsPass(intake)
 
     def _dataset(self, X: Any, sample_weight: Any, *, reset: bool) -> Dataset:

@@ -6,7 +6,6 @@ centre sparse rows. Otherwise they come with the first product.
 
 from __future__ import annotations
 
-import os
 import warnings
 import zlib
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from reduce.errors import ConfigError, DoesNotFitError
 from reduce.estimators.bounds import upper_bounds
 from reduce.estimators.krylov import Steps, iterate, orthonormal, residual_bounds
 from reduce.estimators.nystrom import Nystroem, nystroem
+from reduce.estimators.panels import cores
 from reduce.estimators.spectrum import Spectrum, gamma, orient
 from reduce.passes.moments import Intake, Moments
 from reduce.passes.sketch import Sketch, SketchPass, add_low_rank
@@ -114,12 +114,12 @@ def gaussian(seed: int, purpose: str, d: int, width: int) -> F64:
     return np.random.default_rng([seed, zlib.crc32(purpose.encode())]).normal(size=(d, width))
 
 
-def start(wanted: Wanted, d: int, earlier: F64 | None) -> F64:
+def start(wanted: Wanted, d: int, earlier: F64 | None, threads: int = 1) -> F64:
     """(d, l) orthonormal start: ``earlier`` (d, k) directions of another model, and Gaussian ones."""
     fresh = gaussian(wanted.seed, "sketch start", d, wanted.width)
     if earlier is not None:
         fresh = np.concatenate([earlier, fresh], axis=1)[:, :d]
-    return orthonormal(fresh)[0]
+    return orthonormal(fresh, threads)[0]
 
 
 def moments_first(intake: Intake, *, sparse: bool, centred: bool, scale: bool) -> bool:
@@ -208,7 +208,7 @@ def solve(
         return setting.product(found, weights)
 
     if begun is None:
-        first, block = None, start(wanted, d, earlier)
+        first, block = None, start(wanted, d, earlier, cores(engine))
     else:
         block, terms = begun.weights, begun.terms
         first = setting.product(begun, begun.weights)
@@ -234,9 +234,10 @@ def solve(
         noise=noise,
         products=products,
         refill=lambda i: gaussian(wanted.seed, f"sketch refill {i}", d, min(wanted.width, d)),
-        threads=min(len(os.sched_getaffinity(0)), int(getattr(engine, "workers", 1))),
+        threads=cores(engine),
     )
     if products == 1:
+        steps.krylov.extend()
         found = nystroem(steps.krylov)
         return _fit_once(wanted, setting, found, count(found.values), steps, intake, terms, spare)
     return _fit(wanted, setting, steps, intake, terms, spare)

@@ -27,6 +27,7 @@ from reduce.estimators.record import Record
 from reduce.estimators.scaler import StandardScaler
 from reduce.estimators.solver import PASSES
 from reduce.estimators.svd import TruncatedSVD
+from reduce.long_lists import Each
 from reduce.passes.base import from_arrays, to_arrays
 from reduce.passes.moments import Intake, Moments
 
@@ -82,7 +83,7 @@ def save(model: Estimator, path: str | os.PathLike[str], *, state: bool, overwri
         states = {"tree": tree, "policy": to_arrays(record.policy)}
         state_meta = {
             "tree": tree_meta,
-            "files": [[f.path, f.size, f.digest, list(f.rows), f.encoded] for f in record.files],
+            "files": Each(_row, record.files),
             "rows": record.rows,
             "solver": record.solver,
             "dtype": record.dtype.name,
@@ -98,6 +99,10 @@ def save(model: Estimator, path: str | os.PathLike[str], *, state: bool, overwri
         state_meta=state_meta,
         overwrite=overwrite,
     )
+
+
+def _row(file: FileInfo) -> list[Any]:
+    return [file.path, file.size, file.digest, list(file.rows), file.encoded]
 
 
 def load(path: str | os.PathLike[str]) -> Any:

@@ -14,7 +14,9 @@ from reduce.estimators.spectrum import Spectrum, rank_for_share
 
 
 class TruncatedSVD(Linear):
-    """Truncated singular value decomposition, exact, in one scan; the data is not centred and may be sparse.
+    """Truncated singular value decomposition; the data is not centred and may be sparse.
+
+    It is exact and takes one scan up to a few thousand columns, and is iterated, with bounds of its error, beyond.
 
     Args:
         n_components: how many components to keep: an int; a float in (0, 1), the share of the squared Frobenius norm

@@ -76,7 +76,7 @@ def from_arrays(kind: type[S], arrays: typing.Mapping[str, np.ndarray[Any, Any]]
         name, hint = prefix + f.name, hints[f.name]
         options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         inner = next((o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)), None)
-        if inner is not None:
+        if inner is not None and (type(None) not in options or any(each.startswith(name + ".") for each in arrays)):
             values[f.name] = from_arrays(inner, arrays, name + ".")
         elif name in arrays:
             array = np.array(arrays[name])

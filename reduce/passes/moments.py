@@ -21,8 +21,26 @@ from reduce.errors import DataError
 
 FAR = {np.dtype(np.float32): 2.0**55, np.dtype(np.float64): 2.0**500}
 """Deviations up to which 8,192 squares and their sum stay within a precision's range. Format constants."""
+Entries = tuple[npt.NDArray[np.intp], F64]
+"""Columns and a number for each."""
+PANEL = 1 << 13
+"""Columns whose moments are updated at a time, so that all of them stay in cache."""
 PIVOT_ROWS = 256
 """Rows at the head of a block whose mean becomes the pivot. A format constant."""
+
+
+@dataclass
+class Pending:
+    """Sums of sparse rows about the pivot that the moments have not taken in yet: few columns change with a block.
+
+    Attributes:
+        total: sum of the weights.
+        sums, squares: (d,) weighted sums of deviations from the pivot and of their squares.
+    """
+
+    total: float
+    sums: F64
+    squares: F64
 
 
 @dataclass
@@ -37,6 +55,7 @@ class Moments:
         m2: (d,) weighted sum of squared deviations from the mean.
         low, high: (d,) extrema of the finite values as read, before clipping.
         missing, infinite: (d,) rows with a null or NaN, and with an infinity, as read.
+        pending: sums of sparse rows since the last :meth:`settle`; None for none.
     """
 
     rows: int
@@ -49,6 +68,7 @@ class Moments:
     high: F64
     missing: npt.NDArray[np.int64]
     infinite: npt.NDArray[np.int64]
+    pending: Pending | None = None
 
     @classmethod
     def empty(cls, d: int) -> Moments:
@@ -69,20 +89,44 @@ class Moments:
 
     def add(self, count: F64, sums: F64, squares: F64) -> None:
         """Add values given by their weighted sums and sums of squares about this state's pivot, each (d,)."""
-        seen = count > 0
-        mean = np.divide(sums, count, out=np.zeros_like(sums), where=seen)
-        self._combine(count, np.where(seen, mean - self.offset, 0.0), np.maximum(squares - sums * mean, 0.0))
+        # A million columns, taken whole, cost five times as much: every step would go through memory.
+        for a in range(0, len(count), PANEL):
+            panel = slice(a, a + PANEL)
+            n, total = count[panel], sums[panel]
+            seen = n > 0
+            mean = np.divide(total, n, out=np.zeros_like(total), where=seen)
+            delta = np.where(seen, mean - self.offset[panel], 0.0)
+            self._combine(n, delta, np.maximum(squares[panel] - total * mean, 0.0), panel)
 
-    def _combine(self, count: F64, delta: F64, m2: F64) -> None:
-        both = self.count + count
+    def add_later(self, total: float, sums: Entries, squares: Entries) -> None:
+        """Add rows of weight ``total`` whose deviations from the pivot are 0 but for some columns, once settled."""
+        if self.pending is None:
+            self.pending = Pending(0.0, *np.zeros((2, len(self.count))))
+        self.pending.total += total
+        for target, (at, found) in ((self.pending.sums, sums), (self.pending.squares, squares)):
+            target[at] += found
+
+    def settle(self) -> Moments:
+        """Take in what was to be added later."""
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            self.add(np.full(len(self.count), pending.total), pending.sums, pending.squares)
+        return self
+
+    def _combine(self, count: F64, delta: F64, m2: F64, at: slice = slice(None)) -> None:
+        """Combine the columns ``at`` with values of this ``count``, distance of means and sum of squares."""
+        before = self.count[at]
+        both = before + count
         share = np.divide(count, both, out=np.zeros_like(both), where=both > 0)
-        self.m2 += m2 + self.count * share * delta**2
-        self.offset += share * delta
-        self.count = both
+        self.m2[at] += m2 + before * share * delta**2
+        self.offset[at] += share * delta
+        self.count[at] = both
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
     """Moments of a's rows followed by b's; ``a`` is updated in place."""
+    a.settle()
+    b.settle()
     fresh = a.count == 0
     a.pivot[fresh], a.offset[fresh] = b.pivot[fresh], b.offset[fresh]
     delta = np.where(b.count > 0, (b.pivot - a.pivot) + (b.offset - a.offset), 0.0)
@@ -275,11 +319,11 @@ class MomentsPass:
         return merge_moments(a, b)
 
     def finalize(self, state: Moments) -> Moments:
-        return state
+        return state.settle()
 
     def sizes(self, height: int, rows: int) -> tuple[int, int, int]:
         d = len(self.intake.names)
-        return 80 * d, 64 * d + self.intake.scratch(min(height, block_height(d))), 0
+        return 96 * d, 64 * d + self.intake.scratch(min(height, block_height(d))), 0
 
     def state_type(self) -> type[Moments]:
         return Moments

@@ -94,8 +94,13 @@ class SketchPass:
         """The weights in the precision of the products."""
         return self.weights.astype(self.intake.dtype, copy=False)
 
+    @cached_property
+    def _spare(self) -> list[F64]:
+        """Products of states that have merged: fresh memory would cost as much as adding a leaf's products up."""
+        return []
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_rounded"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_rounded", "_spare")}
 
     def start(self) -> SketchState:
         d, width = self.weights.shape
@@ -103,7 +108,12 @@ class SketchPass:
         pivot, offset, sums = np.zeros((3, d))
         if self.pivot is not None:
             moments.pivot, pivot = self.pivot.copy(), self.pivot.copy()
-        return SketchState(moments, 0.0, 0, 0, pivot, offset, sums, np.zeros((d, width)))
+        try:
+            products = self._spare.pop()
+            products.fill(0.0)
+        except IndexError:
+            products = np.zeros((d, width))
+        return SketchState(moments, 0.0, 0, 0, pivot, offset, sums, products)
 
     def fold(self, state: SketchState, block: Block) -> SketchState:
         taken = thin_rows(self.intake, state.moments, block, squares=self.pivot is None)
@@ -131,17 +141,19 @@ class SketchPass:
         a.offset += apart * (b.n / n)
         a.sums = np.zeros_like(a.sums)
         a.moments, a.n, a.height, a.depth = moments, n, max(a.height, b.height), max(a.depth, b.depth) + 1
+        self._spare.append(b.products)
         return a
 
     def finalize(self, state: SketchState) -> Sketch:
+        self._spare.clear()
         self._centre(state)
         terms = state.height + state.depth + 8
-        moments = state.moments if self.pivot is None else None
+        moments = state.moments.settle() if self.pivot is None else None
         return Sketch(moments, state.n, state.pivot, state.offset, state.products, self.weights, terms)
 
     def sizes(self, height: int, rows: int) -> tuple[int, int, int]:
         d, width = self.weights.shape
-        state = 8 * d * width + 128 * d
+        state = 8 * d * width + 144 * d
         # The weights in the data's precision, the product of one block's rows, and that of its columns.
         scratch = (self.intake.dtype.itemsize + 8) * (d + height) * width
         # Then the product and the next block: two copies of each while they are made orthogonal to a basis.
@@ -152,6 +164,8 @@ class SketchPass:
 
     def _follow(self, state: SketchState) -> None:
         """Move the products to the pivot that the moments have chosen since."""
+        if np.array_equal(state.pivot, state.moments.pivot):
+            return
         pivot = np.nan_to_num(state.moments.pivot)
         move = state.pivot - pivot
         if state.n and move.any():
@@ -164,8 +178,8 @@ class SketchPass:
         if taken.weights is not None:
             z *= w[:, None]
         taken.add(state.products, z)
-        sums = state.sums[:, None]
-        taken.add(sums, w[:, None])
+        at, sums = taken.sums(w)
+        state.sums[at] += sums
         self._count(state, len(z), float(w.sum()))
 
     def _add_dense(self, state: SketchState, block: Block) -> None:

@@ -17,7 +17,7 @@ from scipy import sparse
 from scipy.sparse import _sparsetools
 
 from reduce.blocks import F64, Block, Floats
-from reduce.passes.moments import FAR, Intake, Moments, weigh
+from reduce.passes.moments import FAR, Entries, Intake, Moments, weigh
 from reduce.transforms import DENSE_SHARE
 
 
@@ -26,13 +26,13 @@ class Thin:
     """Sparse rows minus the pivot: ``thin`` with its zeros, and dense deviations of the thick columns.
 
     Attributes:
-        thin: (h, d) CSR, the entries of thin columns.
+        thin: (h, d) CSC, the entries of thin columns: those of a column lie together, in the order of the rows.
         at: (t,) the thick columns.
         thick: (h, t) their values minus the pivot.
         weights: (h,) or None.
     """
 
-    thin: sparse.csr_array
+    thin: sparse.csc_array
     at: npt.NDArray[np.intp]
     thick: Floats
     weights: F64 | None
@@ -43,34 +43,42 @@ class Thin:
 
     def times(self, weights: Floats) -> Floats:
         """(h, l) product of the rows with ``weights`` (d, l)."""
-        z = np.asarray(self.thin @ weights)
+        X, width = self.thin, weights.shape[1]
+        dtype = np.result_type(X.dtype, weights.dtype)
+        z = np.zeros((self.rows, width), dtype)
+        # By columns, each row of the weights is fetched once; entries of a row of z are added in the same order.
+        _sparsetools.csc_matvecs(
+            *X.shape, width, X.indptr, X.indices, X.data.astype(dtype, copy=False),
+            np.ascontiguousarray(weights, dtype).ravel(), z.reshape(-1),
+        )  # fmt: skip
         return z + self.thick @ weights[self.at] if len(self.at) else z
 
     def add(self, target: F64, z: Floats) -> None:
         """Add the product of the transposed rows with ``z`` (h, l) to ``target`` (d, l), in place and in float64."""
-        _add_flipped(self.thin, self.thin.data, z, target)
+        X, data = self.thin, self.thin.data.astype(np.float64, copy=False)
+        # SciPy's public product makes a new (d, l) array of every block, which for a million columns costs twenty
+        # times the product itself; this is the routine behind it. A row of the target stays in cache while all that
+        # belongs to it is added, in the order of the rows.
+        _sparsetools.csr_matvecs(
+            *X.shape[::-1], z.shape[1], X.indptr, X.indices, data,
+            np.ascontiguousarray(z, dtype=np.float64).ravel(), target.reshape(-1),
+        )  # fmt: skip
         if len(self.at):
             target[self.at] += self.thick.T @ z
 
-    def squares(self, weights: F64, d: int) -> F64:
-        """(d,) sums of squares about the pivot; ``weights`` (h,)."""
-        found = np.zeros((d, 1))
-        _add_flipped(self.thin, self.thin.data.astype(np.float64) ** 2, weights[:, None], found)
-        found[self.at, 0] = np.einsum("i,ij,ij->j", weights, self.thick, self.thick, dtype=np.float64)
-        return found[:, 0]
-
-
-def _add_flipped(X: sparse.csr_array, data: Floats, z: Floats, target: F64) -> None:
-    """``target += X^T z`` for X (h, d) with the entries ``data``."""
-    h, d = X.shape
-    # By columns, a row of the target stays in cache while all that belongs to it is added, in the order of the rows.
-    flipped = sparse.csr_array((data.astype(np.float64, copy=False), X.indices, X.indptr), shape=(h, d)).tocsc()
-    # SciPy's public product makes a new (d, l) array of every block, which for a million columns costs twenty times
-    # the product itself; this is the routine behind it.
-    _sparsetools.csr_matvecs(
-        d, h, z.shape[1], flipped.indptr, flipped.indices, flipped.data,
-        np.ascontiguousarray(z, dtype=np.float64).ravel(), target.reshape(-1),
-    )  # fmt: skip
+    def sums(self, weights: F64, *, squares: bool = False) -> Entries:
+        """The columns that are not all 0, and their sums, or those of squares; ``weights`` (h,)."""
+        X, data = self.thin, self.thin.data.astype(np.float64)
+        seen = np.flatnonzero(X.indptr[1:] != X.indptr[:-1])
+        found, starts = np.zeros(len(seen)), np.append(X.indptr[seen], X.indptr[-1:])
+        _sparsetools.csr_matvecs(
+            len(seen), self.rows, 1, starts, X.indices, data**2 if squares else data, weights, found
+        )  # fmt: skip
+        if not len(self.at):
+            return seen, found
+        power = "i,ij,ij->j" if squares else "i,ij->j"
+        thick = np.einsum(power, weights, *[self.thick] * (1 + squares), dtype=np.float64)
+        return np.concatenate([seen, self.at]), np.concatenate([found, thick])
 
 
 def thin_rows(intake: Intake, moments: Moments, block: Block, *, squares: bool) -> Thin | None:
@@ -83,7 +91,7 @@ def thin_rows(intake: Intake, moments: Moments, block: Block, *, squares: bool) 
     if not block.sparse or X.nnz > DENSE_SHARE * X.shape[0] * X.shape[1]:
         return None
     block = weigh(block)
-    X, d = block.X.astype(intake.dtype, copy=False), block.n_features
+    X = block.X.astype(intake.dtype, copy=False)
     if not X.has_canonical_format:
         X = X.copy()
         X.sum_duplicates()
@@ -98,32 +106,41 @@ def thin_rows(intake: Intake, moments: Moments, block: Block, *, squares: bool) 
     size = np.abs(X.data[X.data != 0])
     if len(size) and (size.max() > far or size.min() < 1 / far):
         return None
-    unseen = np.isnan(moments.pivot)
-    if X.shape[0] and unseen.any():
-        moments.pivot[unseen] = thick_pivot(X)[unseen]
-    taken = _split(X, np.nan_to_num(moments.pivot), block.weights)
+    flipped = small_indices(X).tocsc()
+    pivot, unseen = moments.pivot, np.isnan(moments.pivot)
+    if unseen.any():
+        if X.shape[0]:
+            pivot[unseen] = thick_pivot(flipped)[unseen]
+        else:
+            pivot = np.nan_to_num(pivot)
+    taken = _split(flipped, pivot, block.weights)
     w = np.ones(taken.rows) if block.weights is None else block.weights
     moments.rows += taken.rows
     moments.total += float(w.sum())
     if squares and taken.rows:
-        _extrema(moments, X)
-        sums = np.zeros((d, 1))
-        taken.add(sums, w[:, None])
-        moments.add(np.full(d, float(w.sum())), sums[:, 0], taken.squares(w, d))
+        _extrema(moments, flipped)
+        moments.add_later(float(w.sum()), taken.sums(w), taken.sums(w, squares=True))
     return taken
 
 
-def thick_pivot(X: Any) -> F64:
+def small_indices(X: sparse.csr_array) -> sparse.csr_array:
+    """``X`` with indices of 32 bits where they suffice: half of what has to be read."""
+    if X.indices.dtype == np.int32 or max(*X.shape, X.nnz) > np.iinfo(np.int32).max:
+        return X
+    small = sparse.csr_array((X.data, X.indices.astype(np.int32), X.indptr.astype(np.int32)), shape=X.shape)
+    small.has_canonical_format = True
+    return small
+
+
+def thick_pivot(X: sparse.csc_array) -> F64:
     """(d,) the mean of a column's entries where at least half of the rows have one, else 0; exact if constant."""
     h, d = X.shape
-    found = np.zeros(d)
-    count = np.bincount(X.indices, minlength=d)
+    found, count = np.zeros(d), np.diff(X.indptr)
     often = 2 * count >= h
     if often.any():
-        kept = often[X.indices]
-        columns, data = X.indices[kept], X.data[kept].astype(np.float64)
-        first = np.zeros(d)
-        first[columns[::-1]] = data[::-1]
+        kept, first = np.repeat(often, count), np.zeros(d)
+        columns, data = np.repeat(np.arange(d), np.where(often, count, 0)), X.data[kept].astype(np.float64)
+        first[often] = X.data[X.indptr[:-1][often]]
         mean = first + np.bincount(columns, data - first[columns], minlength=d) / np.maximum(count, 1)
         rounded = mean.astype(X.dtype).astype(np.float64)
         found[often] = np.where(np.isfinite(rounded), rounded, first)[often]
@@ -136,32 +153,31 @@ def known_pivot(mean: F64, variance: F64, dtype: Any) -> F64:
     return np.where(np.isfinite(rounded) & (mean**2 > variance), rounded, 0.0)
 
 
-def _split(X: Any, pivot: F64, weights: F64 | None) -> Thin:
+def _split(X: sparse.csc_array, pivot: F64, weights: F64 | None) -> Thin:
     h, d = X.shape
     at = np.flatnonzero(pivot)
     thick = np.zeros((h, len(at)), dtype=X.dtype)
-    indices, data, indptr = X.indices, X.data, X.indptr
     if len(at):
-        place = np.zeros(d, dtype=np.int32)
-        place[at] = np.arange(1, len(at) + 1)
-        where = place[indices]
-        taken = where > 0
-        rows = np.repeat(np.arange(h), np.diff(indptr))
-        thick[rows[taken], where[taken] - 1] = data[taken]
+        starts, count = X.indptr[at], X.indptr[at + 1] - X.indptr[at]
+        owner = np.repeat(np.arange(len(at)), count)
+        # Where the entries of thick columns are: those of one lie together.
+        taken = (starts - np.cumsum(count) + count)[owner] + np.arange(len(owner))
+        thick[X.indices[taken], owner] = X.data[taken]
         thick -= pivot[at].astype(X.dtype)
-        indices, data = indices[~taken], data[~taken]
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(rows[~taken], minlength=h))])
-    return Thin(sparse.csr_array((data, indices, indptr), shape=(h, d)), at, thick, weights)
+        fewer = np.zeros_like(X.indptr)
+        fewer[at + 1] = count
+        indptr = X.indptr - np.cumsum(fewer, dtype=fewer.dtype)
+        X = sparse.csc_array((np.delete(X.data, taken), np.delete(X.indices, taken), indptr), shape=(h, d))
+    return Thin(X, at, thick, weights)
 
 
-def _extrema(moments: Moments, X: Any) -> None:
+def _extrema(moments: Moments, X: sparse.csc_array) -> None:
     """Smallest and largest values, the zeros that are not stored among them."""
-    h, d = X.shape
-    low, high = np.zeros(d), np.zeros(d)
-    full = np.bincount(X.indices, minlength=d) == h
-    low[full], high[full] = np.inf, -np.inf
-    data = X.data.astype(np.float64)  # of another type than the target, ufunc.at is ten times slower
-    np.minimum.at(low, X.indices, data)
-    np.maximum.at(high, X.indices, data)
-    np.minimum(moments.low, low, out=moments.low)
-    np.maximum(moments.high, high, out=moments.high)
+    count = np.diff(X.indptr)
+    seen, full = np.flatnonzero(count), np.flatnonzero(count == X.shape[0])
+    for found, extreme in ((moments.low, np.minimum), (moments.high, np.maximum)):
+        kept = found[full]
+        extreme(found, 0.0, out=found)
+        found[full] = kept
+        if len(seen):
+            found[seen] = extreme(found[seen], extreme.reduceat(X.data, X.indptr[seen]))

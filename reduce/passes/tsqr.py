@@ -8,6 +8,8 @@ A is the cleaned, centred and scaled matrix and Q (d, l) has orthonormal columns
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +41,14 @@ class TsqrPass:
 
     sparse_height = MAX_HEIGHT
 
+    @cached_property
+    def _moved(self) -> F64:
+        """(l,) what the offset adds to every row of the product."""
+        return np.asarray(self.offset @ self.weights)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_moved"}
+
     def start(self) -> TsqrState:
         return TsqrState(np.empty((0, self.weights.shape[1])))
 
@@ -49,7 +59,7 @@ class TsqrPass:
         if thin is not None:
             if not thin.rows:
                 return state
-            z = thin.times(self.weights) - self.offset @ self.weights
+            z = thin.times(self.weights) - self._moved
             if thin.weights is not None:
                 z *= np.sqrt(thin.weights)[:, None]
             return TsqrState(_r(np.concatenate([state.r, z])))

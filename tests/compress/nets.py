@@ -9,6 +9,7 @@ import numpy as np
 
 from compress.front import Front
 from compress.integer import WholeLayer, WholeNet, check
+from compress.transforms import dct
 
 
 def front(d: int = 5, bits: int = 12, *, alike: bool = False, refuse: bool = False, seed: int = 0) -> Front:
@@ -28,6 +29,12 @@ def layer(n_in: int, n_out: int, most: int, *, zero: float = 0.0, relu: bool = T
     weights = rng.integers(-most, most + 1, (n_in, n_out)) * (rng.random((n_in, n_out)) >= zero)
     bias = rng.integers(-(most**2) - 9, most**2 + 10, n_out)
     return WholeLayer(weights, bias, relu and bits > 0, 0, 0, bits)
+
+
+def cosine(height: int, width: int, block: int | None = None, count: int | None = None, *, bits: int = 8) -> WholeLayer:
+    """A cosine transform of pictures."""
+    weights = dct(height, width, block, count=count).whole()
+    return WholeLayer(weights, np.zeros(weights.shape[1], np.int64), False, 0, 0, bits)
 
 
 def net(front: Front, *layers: WholeLayer, **changes: Any) -> WholeNet:
@@ -69,6 +76,8 @@ NETS = {
     "wide scores": net(front(31, 16), layer(31, 8, 32767, relu=False, bits=16), layer(8, 3, 32767, zero=0.7, bits=0)),
     "no weights": net(front(20), layer(20, 33, 1, zero=1.0), layer(33, 2, 1, zero=1.0, bits=0)),
     "one bit": net(front(9, 1, alike=True), layer(9, 7, 3, bits=1), layer(7, 3, 3, bits=0)),
+    "block": net(front(64, 8, alike=True), cosine(8, 8, 5), layer(25, 6, 30), layer(6, 3, 9, bits=0)),
+    "zigzag": net(front(54, 16), cosine(6, 9, count=20, bits=12), layer(20, 6, 30), layer(6, 3, 9, bits=0)),
     "number": net(front(6, refuse=True), layer(6, 18, 90), layer(18, 1, 90, bits=0)),
 }
 

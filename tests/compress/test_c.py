@@ -15,38 +15,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress import Model, footprint, load, pack, to_c
-from compress.c import score_type, source
+from compress.c import Number, score_type, source
 from compress.c_names import literal
 from compress.integer import WholeNet, whole_net
-from compress.native import CORTEX_M4, STRICT, compiled
+from compress.native import STRICT, compiled
 from reduce.errors import ConfigError, EigenmillError, MissingValueError, SchemaError
 from tests.compress.nets import NETS, front, layer, net, refusals, rows
+from tests.compress.programs import CHIP, CHIP_RUN, HOST_RUN, SANITIZED, build, cortex, run
 
-HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
-cortex = pytest.mark.skipif(
-    shutil.which("arm-none-eabi-gcc") is None or shutil.which("qemu-system-arm") is None,
-    reason="no compiler or emulator of Cortex-M: make cortex",
-)
-EMULATOR = ("qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting-config", "enable=on,target=native")
-SANITIZERS = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
-def built(net: WholeNet, number: str, folder: Path, command: list[str]) -> None:
+def built(net: WholeNet, number: Number, folder: Path, compiler: list[str]) -> None:
     """The driver with this net as the program ``model`` in a folder."""
-    (folder / "model.c").write_text(source(net, number=number), "ascii")
     d, outputs = net.front.n_features, net.layers[-1].weights.shape[1]
-    sizes = [f"-DNUMBER={number}", f"-DFEATURES={d}", f"-DSCORE={score_type(net)}", f"-DOUTPUTS={outputs}"]
-    subprocess.run(
-        [*command, *STRICT, *sizes, f"-I{folder}", str(HERE / "driver.c"), "-o", "model", "-lm"], cwd=folder, check=True
-    )
+    sizes = {"NUMBER": number, "FEATURES": d, "SCORE": score_type(net), "OUTPUTS": outputs}
+    build(net, number, "driver.c", sizes, folder, compiler)
 
 
 def agrees(net: WholeNet, X: Any, folder: Path, command: list[str]) -> None:
     """The program gives the scores of the integer net on all rows, and refuses those that it must."""
     X.tofile(folder / "rows.bin")
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    run(command, folder)
     found = np.fromfile(folder / "scores.bin", np.int64).reshape(len(X), -1)
     refused = refusals(net.front, X)
     np.testing.assert_array_equal(found[:, 0], refused)
@@ -56,22 +46,21 @@ def agrees(net: WholeNet, X: Any, folder: Path, command: list[str]) -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_scores_are_those_of_the_integer_net_under_sanitizers(name: str, tmp_path: Path) -> None:
     made = NETS[name]
-    number = "float" if name in ("pixels", "projection") else "double"
-    built(made, number, tmp_path, ["cc", *SANITIZERS])
+    number: Number = "float" if name in ("pixels", "projection") else "double"
+    built(made, number, tmp_path, SANITIZED)
     X = rows(made.front, 400, dtype=np.float32 if number == "float" else np.float64)
-    agrees(made, X, tmp_path, ["./model"])
+    agrees(made, X, tmp_path, HOST_RUN)
 
 
 @cortex
 @pytest.mark.slow
 @pytest.mark.parametrize("number", ["double", "float"])
 @pytest.mark.parametrize("name", NETS)
-def test_a_cortex_m4_gives_the_same_scores(name: str, number: str, tmp_path: Path) -> None:
+def test_a_cortex_m4_gives_the_same_scores(name: str, number: Number, tmp_path: Path) -> None:
     made = NETS[name]
-    chip = ["-Os", *CORTEX_M4, "--specs=rdimon.specs", "-T", str(HERE / "cortex/chip.ld")]
-    built(made, number, tmp_path, ["arm-none-eabi-gcc", *chip, str(HERE / "cortex/vectors.c")])
+    built(made, number, tmp_path, CHIP)
     X = rows(made.front, 1000, dtype=np.float32 if number == "float" else np.float64, seed=1)
-    agrees(made, X, tmp_path, [*EMULATOR, "-kernel", "model"])
+    agrees(made, X, tmp_path, CHIP_RUN)
 
 
 @cortex
@@ -79,9 +68,8 @@ def test_a_cortex_m4_gives_the_same_scores(name: str, number: str, tmp_path: Pat
 def test_a_trained_model_on_a_cortex_m4(small: Model, digits: Any, tmp_path: Path) -> None:
     made = whole_net(small)
     X = np.r_[digits[0], digits[2]].astype(np.float32)
-    chip = ["-Os", *CORTEX_M4, "--specs=rdimon.specs", "-T", str(HERE / "cortex/chip.ld")]
-    built(made, "float", tmp_path, ["arm-none-eabi-gcc", *chip, str(HERE / "cortex/vectors.c")])
-    agrees(made, X, tmp_path, [*EMULATOR, "-kernel", "model"])
+    built(made, "float", tmp_path, CHIP)
+    agrees(made, X, tmp_path, CHIP_RUN)
 
 
 @pytest.mark.slow
@@ -111,8 +99,8 @@ def test_any_net_under_sanitizers(tmp_path_factory: pytest.TempPathFactory, data
     ]
     made = net(inputs, *layers)
     folder = tmp_path_factory.mktemp("any")
-    built(made, "double", folder, ["cc", *SANITIZERS])
-    agrees(made, rows(inputs, 200), folder, ["./model"])
+    built(made, "double", folder, SANITIZED)
+    agrees(made, rows(inputs, 200), folder, HOST_RUN)
 
 
 def test_the_nets_take_every_way() -> None:

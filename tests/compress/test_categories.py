@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import itertools
 import shutil
 from collections import Counter
@@ -33,7 +34,7 @@ from compress import (
     share_weights,
     train,
 )
-from compress.categories import Category, VocabularyPass, columns_of, vocabulary_pass
+from compress.categories import HELD, Category, VocabularyPass, columns_of, vocabulary_pass
 from compress.integer import whole_net
 from compress.pack import packed
 from compress.predict import predictions
@@ -109,6 +110,29 @@ def test_counts_are_bounded_and_frequent_values_survive() -> None:
     assert state.taken[0] > 0
     (found,) = pass_.finalize(state)
     assert {-7, -1} <= set(found.values)
+
+
+def test_the_bytes_of_counted_values_are_bounded_too() -> None:
+    pass_ = VocabularyPass(("c",), ("text",), 50, 2, counted=40)
+    parts = [[*(f"{i}{'x' * 500}" for i in range(a, a + 100)), *(["often" * 50] * 30)] for a in range(0, 2000, 100)]
+    state = counted(pass_, parts)
+    held = pa.ipc.open_stream(state.entries.tobytes()).read_all()["value"].to_pylist()
+    assert sum(map(len, held)) <= 40 * HELD
+    (found,) = pass_.finalize(state)
+    assert found.values == ("often" * 50,)
+    assert 0 < state.taken[0] < 30 * 20
+
+
+@pytest.mark.parametrize("least", [1, 2])
+@pytest.mark.parametrize("nulls", [[], [None]])
+def test_a_column_of_nothing_but_different_values_is_refused(least: int, nulls: list[None]) -> None:
+    """Else the vocabulary would be some rows' names by chance."""
+    pass_ = VocabularyPass(("id",), ("whole",), 10, least, counted=40)
+    parts = [[*range(a, a + 7), *nulls] for a in range(0, 700, 7)]
+    blocks = [Block(Columns([], len(part)), None, pa.record_batch({"id": pa.array(part)})) for part in parts]
+    state = functools.reduce(pass_.fold, blocks, pass_.start())
+    with pytest.raises(DataError, match="'id', found more different ones than the 40 that are counted"):
+        pass_.finalize(state)
 
 
 def test_rare_and_long_values_are_left_out() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -29,9 +31,10 @@ from compress import (
 from compress.augment import Affine, augmentation
 from compress.integer import whole_net
 from compress.pack import packed, unpacked
-from reduce import PCA
+from reduce import PCA, Dataset
 from reduce.errors import ConfigError, DataError, OutputError, SchemaError
 from tests.compress.conftest import OPTIMIZER, error, read
+from tests.compress.made_tables import NAMES, data_of, late
 
 MOVES = Affine(8, 8, shift=0.7, turn=8, zoom=0.05, shear=4)
 
@@ -85,7 +88,7 @@ def test_teachers_are_asked_once_and_their_logits_lie_beside_the_rows(
     n, once = len(digits[0]), asked[0]
     assert once == n
     table = pq.read_table(path)
-    assert set(table.column_names) == {"id", "label", "features", "teacher"}
+    assert set(table.column_names) == {"id", "label", "pixels", "teacher"}
     order = np.argsort(table["id"].to_numpy())
     found = table["teacher"].combine_chunks().flatten().to_numpy().reshape(n, 10)[order]
     expected = np.mean(
@@ -110,6 +113,101 @@ def test_copies_stay_on_the_side_of_their_row(folder: Path, trained: Model, tmp_
     codes, _, logits = next(iter(rows.batches(64, np.random.default_rng(0))))
     assert logits is not None
     np.testing.assert_allclose(logits, np.log(trained.predict_proba(codes)), atol=1e-3)
+
+
+def table_of(rows: int = 900) -> pa.Table:
+    """A label that hangs on three columns of different kinds, with gaps."""
+    rng = np.random.default_rng(0)
+    a, b, c = rng.normal(1e6, 1, rows), rng.integers(0, 2**40, rows), rng.random(rows) < 0.5
+    late = (a - 1e6) + (b / 2**40 - 0.5) * 3 + c > 0.5
+    a[::50] = np.nan
+    return pa.table({"a": a, "b b": b, "c": c, "label": late, "id": np.arange(rows)})
+
+
+def test_columns_keep_their_names_and_values_and_the_students_file_reads_the_raw_ones(tmp_path: Path) -> None:
+    rows = table_of()
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    options: dict[str, Any] = {"carry": ["id", "label"], "missing": "mean", "filters": [("id", "<", 700)]}
+    data = Dataset.from_parquet(tmp_path / "rows.parquet", columns=["a", "b b", "c"], **options)
+    other = Dataset.from_parquet(tmp_path / "rows.parquet", columns=["c", "a"], **options)
+    # Of fewer columns in another order: it is asked by their names.
+    teacher = train(Model.mlp(["c", "a"], [16]), other, optimizer=OPTIMIZER, epochs=3)
+    taught = teach(teacher, data, tmp_path / "taught.parquet")
+    assert taught.source.describe() == data.source.describe()
+    found = pq.read_table(tmp_path / "taught.parquet")
+    assert found.column_names == ["a", "b b", "c", "id", "label", "teacher"]
+    np.testing.assert_array_equal(found["a"], rows["a"][:700])
+    np.testing.assert_array_equal(found["b b"], rows["b b"][:700])
+    said = found["teacher"].combine_chunks().flatten().to_numpy().reshape(700, 2)
+    np.testing.assert_allclose(said, np.log(teacher.predict_proba(rows.slice(0, 700))), atol=1e-5)
+    student = distill(Model.mlp(None, [8]), teacher, data, tmp_path / "again.parquet", optimizer=OPTIMIZER, epochs=3)
+    pack(quantize(student, data), tmp_path / "m.emill")
+    small = load(tmp_path / "m.emill")
+    assert small.front.names == ["a", "b b", "c"]
+    assert np.mean(small.predict(rows) == rows["label"].to_numpy()) > 0.8
+    again = gather(student, taught, teacher="teacher", validation=None)
+    plainly = gather(student, data, validation=None)
+    for one, two in zip(again.blocks(), plainly.blocks(), strict=True):
+        np.testing.assert_array_equal(one[0], two[0])
+
+
+def test_rows_without_a_value_are_dropped_for_the_teacher_as_they_are_for_the_student(tmp_path: Path) -> None:
+    rows = table_of()
+    data = Dataset.from_arrow(rows, columns=["a", "b b", "c"], carry=["label", "id"], missing="drop")
+    teacher = train(Model.mlp(None, [8]), data, optimizer=OPTIMIZER, epochs=2)
+    taught = teach(teacher, data, tmp_path / "t.parquet")
+    whole = rows["id"].to_numpy()[np.isfinite(rows["a"].to_numpy())]
+    np.testing.assert_array_equal(pq.read_table(tmp_path / "t.parquet")["id"], whole)
+    assert gather(teacher, taught, validation=None).n_rows == len(whole)
+
+
+def test_categories_are_taught_and_learnt(tmp_path: Path) -> None:
+    rows = late(2000)
+    data = data_of(rows)
+    teacher = train(Model.mlp(None, [24], categories=NAMES), data, label="late", optimizer=OPTIMIZER, epochs=8)
+    path, options = tmp_path / "t.parquet", {"label": "late", "validation": 0.2}
+    student = Model.mlp(None, [], categories=NAMES)
+    small = distill(student, teacher, data, path, share=1.0, optimizer=OPTIMIZER, epochs=8, **options)
+    found = pq.read_table(path)
+    assert found.column_names == ["distance", "city", "when", "late", "teacher", "held_out"]
+    said = found["teacher"].combine_chunks().flatten().to_numpy().reshape(-1, 2)
+    np.testing.assert_allclose(said, np.log(teacher.predict_proba(rows)), atol=1e-5)
+    new = late(2000, seed=1)
+    pack(quantize(small, data, label="late"), tmp_path / "m.emill")
+    assert np.mean(load(tmp_path / "m.emill").predict(new) == new["late"].to_numpy()) > 0.75
+    assert np.mean(small.predict(new) == teacher.predict(new)) > 0.85
+
+
+@pytest.mark.parametrize("split", [0.2, {"share": 0.2, "by": "id"}, {"by": "id", "since": 1200}])
+def test_rows_held_out_are_the_same_beside_copies_and_have_none(
+    split: Any, folder: Path, trained: Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.parquet"
+    data = teach(trained, read(folder), path, copies=2, augment=MOVES, validation=split)
+    plain = gather(trained, read(folder), validation=split)
+    taught = gather(trained, data, teacher="teacher", validation={"by": "held_out", "equals": True})
+    assert (taught.n_rows, taught.n_held) == (3 * plain.n_rows, plain.n_held)
+    for one, two in zip(taught.blocks("held"), plain.blocks("held"), strict=True):
+        np.testing.assert_array_equal(one[0], two[0])
+    found = pq.read_table(path)
+    held = set(found["id"].to_numpy()[found["held_out"].to_numpy()].tolist())
+    assert held.isdisjoint(found["id"].to_numpy()[~found["held_out"].to_numpy()].tolist())
+
+
+def test_teachers_of_other_labels_and_names_that_are_taken_are_refused(
+    folder: Path, trained: Model, digits: Any, tmp_path: Path
+) -> None:
+    upside = replace(trained, labels=trained.labels[::-1])
+    with pytest.raises(DataError, match="same labels in the same order"):
+        teach([trained, upside], read(folder), tmp_path / "t.parquet")
+    table = pa.table({"teacher": np.arange(30.0), "label": np.arange(30) % 2})
+    data = Dataset.from_arrow(table, columns=["teacher"], carry=["label"])
+    with pytest.raises(ConfigError, match="found one of them; rename it"):
+        teach(lambda X: X, data, tmp_path / "t.parquet")
+    teach(lambda X: np.c_[X, X], data, tmp_path / "t.parquet", column="said")
+    assert pq.read_table(tmp_path / "t.parquet").column_names == ["teacher", "label", "said"]
+    with pytest.raises(ConfigError, match="raw, dense rows"):
+        teach(trained, PCA(3).fit(read(folder)).transform(read(folder)), tmp_path / "t.parquet")
 
 
 def test_a_student_comes_nearer_to_its_teacher_than_labels_alone_bring_it(

@@ -241,9 +241,37 @@ def _two(model: Any) -> None:
     model.graph.output.append(model.graph.output[0])
 
 
+def _across(model: Any) -> None:
+    model.graph.node[-1].attribute.append(helper.make_attribute("axis", 0))
+
+
+def _one_row(model: Any) -> None:
+    model.graph.node[2].op_type = "Flatten"
+    model.graph.node[2].attribute.append(helper.make_attribute("axis", 0))
+
+
+def _still_training(model: Any) -> None:
+    model.graph.node[2].op_type = "Dropout"
+    model.graph.node[2].input.extend(["", "b0"])
+
+
+def _shadowed(model: Any) -> None:
+    model.graph.node[2].output[0] = model.graph.node[3].input[0] = "w2"
+
+
+def _no_number(model: Any) -> None:
+    model.graph.node[0].op_type = "Gemm"
+    model.graph.node[0].attribute.append(helper.make_attribute("alpha", "x"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (_across, "found Softmax after 3 layers"),
+        (_one_row, "found Flatten after 1 layers"),
+        (_still_training, "found Dropout after 1 layers"),
+        (_shadowed, "beside the chain"),
+        (_no_number, "Gemm with 'alpha' of type 3"),
         (_external, "kept in other files"),
         (_custom, "standard operators only"),
         (_subgraph, "without subgraphs"),

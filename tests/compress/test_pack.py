@@ -22,7 +22,7 @@ from compress.front import Front
 from compress.integer import WholeLayer, WholeNet, whole_net
 from compress.pack import DIGEST, MAGIC, packed, unpacked
 from reduce import Dataset
-from reduce.errors import ArtifactError, ConfigError, EigenmillError
+from reduce.errors import ArtifactError, ConfigError, EigenmillError, SchemaError
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -159,6 +159,18 @@ def test_missing_infinite_and_far_values_have_their_codes() -> None:
     np.testing.assert_array_equal(front.codes(X), [[3, 0, 0, 1023], [1023, 1, 0, 1023]])
 
 
+def test_rows_of_objects_are_numbers_or_refused() -> None:
+    front = made().front
+    X = np.array([[7, 0.49, -1e308, 1e308]], object)
+    np.testing.assert_array_equal(front.codes(X), front.codes(X.astype(float)))
+    for gap in (None, np.nan):
+        X[0, 0] = gap
+        np.testing.assert_array_equal(front.codes(X), [[3, 0, 0, 1023]])
+    for strange in ([["a"] * 4], np.ones((1, 4)) * 1j, np.array([["a", 1, 2, 3]], object)):
+        with pytest.raises(SchemaError, match="expected numbers, found"):
+            front.codes(strange)
+
+
 def test_loading_and_predicting_need_neither_torch_nor_constriction(small: Model, tmp_path: Path) -> None:
     pack(small, tmp_path / "m.emill")
     code = f"""
@@ -201,9 +213,9 @@ def test_a_regression_is_packed(tmp_path: Path) -> None:
     assert np.abs(predicted - model.predict(X)).max() < 5
 
 
-def again(body: bytes) -> bytes:
+def again(body: bytes, magic: bytes = MAGIC) -> bytes:
     """The body with a digest that fits."""
-    return MAGIC + hashlib.sha256(body).digest()[:DIGEST] + body
+    return magic + hashlib.sha256(body).digest()[:DIGEST] + body
 
 
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:
@@ -231,7 +243,7 @@ def attack(contents: list[bytes], count: int, *, fitting: bool) -> int:
     start = len(MAGIC) + DIGEST
     for i in range(count):
         content = contents[i % len(contents)]
-        content = again(mutated(content[start:], rng)) if fitting else mutated(content, rng)
+        content = again(mutated(content[start:], rng), content[: len(MAGIC)]) if fitting else mutated(content, rng)
         try:
             net = unpacked(content)
         except ArtifactError:
@@ -260,7 +272,8 @@ def test_twenty_thousand_mutated_files_in_little_memory(tmp_path: Path, small: M
     code = f"""
 import resource
 from tests.compress import test_pack as t
-contents = [t.packed(t.made(), coder=c) for c in ("range", "zstd", "huffman")]
+from tests.compress.nets import NETS
+contents = [t.packed(net, coder=c) for c in ("range", "zstd", "huffman") for net in (t.made(), NETS["block"])]
 contents.append(open({str(tmp_path / "m.emill")!r}, "rb").read())
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 assert t.attack(contents, 10_000, fitting=False) == 0
@@ -307,8 +320,8 @@ def test_it_says_what_is_wrong(tmp_path: Path, small: Model, trained: Model) -> 
     path.write_bytes(content[:-1])
     with pytest.raises(EigenmillError, match="another digest"):
         load(path)
-    path.write_bytes(b"EMILL\x03" + content[6:])
-    with pytest.raises(ArtifactError, match="version 1 or 2"):
+    path.write_bytes(b"EMILL\x04" + content[6:])
+    with pytest.raises(ArtifactError, match="version 1 to 3"):
         load(path)
     path.write_bytes(b"EMILL\x02" + content[6:])  # a digest that fits, but no categories where they must be
     with pytest.raises(ArtifactError, match="expected a whole packed model"):

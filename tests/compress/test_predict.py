@@ -80,7 +80,7 @@ def test_any_engine_writes_the_same(packed_file: Path, digits: Any, tmp_path: Pa
     data = predictions(load(packed_file), folder, carry=["id"])
     here = connect("local").write(data, Sink(tmp_path / "local"))
     with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as client,
     ):
         there = connect("dask", client).write(data, Sink(tmp_path / "dask"))

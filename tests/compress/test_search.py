@@ -33,6 +33,23 @@ def test_a_target_is_met_by_the_model_that_comes_back(samples: Samples, digits: 
     assert error(found.model, *digits[2:]) < 0.15
 
 
+def test_without_a_limit_of_the_error_the_fewest_errors_within_the_limits_are_looked_for(samples: Samples) -> None:
+    one = look(samples, Target(max_bytes=1500), trials=1, epochs=3)
+    found = look(samples, Target(max_bytes=1500), trials=8, epochs=3)
+    assert one.met
+    assert found.best.error < one.best.error
+    assert found.best.bytes <= 1500
+    kept = [trial.error for trial in found.trials if trial.bytes <= 1500]
+    assert found.best.error == min(kept)
+    # It ends after three in a row that have brought nothing, or when all trials are spent.
+    last = found.trials.index(found.best)
+    assert len(found.trials) == min(last + 1 + search_module.PATIENCE, 8)
+
+
+def test_a_target_that_names_an_error_is_met_by_the_first(samples: Samples) -> None:
+    assert len(look(samples, Target(max_bytes=5000, max_error=0.9), epochs=1).trials) == 1
+
+
 def test_of_what_cannot_be_met_the_nearest_comes_back_with_the_front(samples: Samples) -> None:
     target = Target(max_bytes=300, max_error=0.01)
     found = look(samples, target, trials=4, epochs=3)

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from compress import Model, Samples, prune, prune_neurons, quantize, regrow, share_weights, train
+from compress.front import RUN
 from compress.integer import MAX_ACC, bounds, whole_net
 from compress.prune import _gradients
 from compress.quantize import best_step
-from reduce.errors import ConfigError
+from reduce.errors import ConfigError, MissingValueError
+from tests.compress import made_tables
 from tests.compress.conftest import OPTIMIZER, error
+from tests.compress.nets import NETS, rows
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
@@ -225,3 +228,20 @@ def test_masks_open_where_the_gradient_is_largest_and_nowhere_else(
     assert trained_on.nonzero > pruned.nonzero
     with pytest.raises(ConfigError, match="prune it first"):
         regrow(replace(pruned, layers=tuple(replace(la, mask=None) for la in pruned.layers)), samples)
+
+
+def test_many_rows_are_predicted_in_runs() -> None:
+    """Of numbers, in rows or columns, and of categories; an error counts the rows before its run."""
+    strict = NETS["projection"]
+    X = rows(strict.front, 2 * RUN + 7)
+    X[~np.isfinite(X)] = 0.0
+    wanted = np.concatenate([strict.scores(X[a : a + 100]) for a in range(0, len(X), 100)])
+    np.testing.assert_array_equal(strict.scores(X), wanted)
+    np.testing.assert_array_equal(strict.scores(np.asfortranarray(X)), wanted)
+    X[RUN + 5, 0] = np.inf
+    with pytest.raises(MissingValueError, match=rf"'x_0', found inf {RUN + 5} rows after row 0;"):
+        strict.scores(X)
+    named = made_tables.NETS["both"]
+    table = made_tables.table(named.front, RUN + 100)
+    parts = [named.scores(table.slice(a, 90)) for a in range(0, RUN + 100, 90)]
+    np.testing.assert_array_equal(named.scores(table), np.concatenate(parts))

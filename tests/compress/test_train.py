@@ -135,6 +135,17 @@ def test_rows_since_a_time_may_be_held_out(tmp_path: Path) -> None:
     assert (found.n_rows, found.n_held) == (60, 40)
     low = min(int(c.min()) for c, _ in found.blocks("held"))
     assert low > max(int(c.max()) for c, _ in found.blocks())
+    for kind in (pa.date32(), pa.timestamp("us"), pa.timestamp("ns", "Europe/Berlin")):
+        times = table.set_column(2, "day", table["day"].cast(kind))
+        data = Dataset.from_arrow(times, columns=["a"], carry=["label", "day"])
+        for given in ("2001-03-02", since):
+            assert gather(Model.linear(["a"]), data, validation={"by": "day", "since": given}).n_held == 40
+    with pytest.raises(SchemaError, match=r"'day' to compare with 'soon', found timestamp\[ns.*give a value"):
+        gather(Model.linear(["a"]), data, validation={"by": "day", "since": "soon"})
+    with pytest.raises(DataError, match="hold out with 'day' since '2002-01-01', found none"):
+        gather(Model.linear(["a"]), data, validation={"by": "day", "since": "2002-01-01"})
+    with pytest.raises(ConfigError, match=r"found \['bye', 'since'\]; use these names"):
+        gather(Model.linear(["a"]), data, validation={"bye": "day", "since": since})
 
 
 class StopError(Exception):
@@ -297,6 +308,22 @@ def test_missing_values_follow_the_policy_of_the_data() -> None:
         else:
             filled = np.where(np.isnan(X), np.nanmean(X, axis=0) if missing == "mean" else 0.0, X)
             np.testing.assert_allclose(model.scores(X), model.scores(filled), atol=1e-6)
+
+
+def test_labels_that_cannot_be_are_refused() -> None:
+    X = np.random.default_rng(0).normal(size=(100, 2))
+    up = X[:, 0] > 0
+    large, lone = np.where(up, np.uint64((1 << 64) - 1), np.uint64(3)), np.where(up, "a\ud800", "b")
+    with pytest.raises(DataError, match="64 bits with a sign in 'label', found 18446744073709551615"):
+        gather(Model.linear(), (X, large))
+    with pytest.raises(SchemaError, match="surrogates not allowed"):
+        gather(Model.linear(), (X, lone))
+    with pytest.raises(DataError, match="squares float64 can hold"):
+        gather(Model.linear(task="regression"), (X, X[:, 0] * 1e200))
+    for value in (np.nan, np.inf):
+        with pytest.raises(DataError, match="expected finite values in 'label'"):
+            gather(Model.linear(task="regression"), (X, np.where(up, value, 1.0)))
+    assert gather(Model.linear(), (X, np.where(up, "a\0b", "a"))).model.labels == ("a", "a\0b")
 
 
 def test_it_says_what_is_wrong(digits: Any, folder: Path, samples: Samples, tmp_path: Path) -> None:

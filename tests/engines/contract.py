@@ -5,6 +5,7 @@ The reference is the local engine with one worker; engines must agree with it to
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from compress.categories import vocabulary_pass
 from reduce import (
     PCA,
     DataError,
@@ -196,6 +198,42 @@ class EngineContract:
         for kind in KINDS:
             pass_ = pass_of(kind, data)
             assert bytes_of(engine.run(pass_, data)) == bytes_of(reference().run(pass_, data)), kind
+
+    @pytest.mark.parametrize("counted", [1 << 16, 8])
+    def test_the_bytes_of_vocabularies(self, engine: Any, counted: int, tmp_path: Path) -> None:
+        """Of carried columns: text, whole numbers and parts of dates, with nulls; and when more than 8 are too many."""
+        rng, days = (
+            np.random.default_rng(3),
+            [None, datetime.datetime(2001, 12, 31, 23), datetime.datetime(2004, 2, 29)],
+        )
+        texts = [None, "", "a", "b", "\N{LATIN SMALL LETTER O WITH DIAERESIS}", "\0", "a\0", "aa", *map(str, range(30))]
+        share = np.r_[0.05, np.full(3, 0.25), np.full(4, 0.02), np.full(30, 0.12 / 30)]
+        table = pa.table(
+            {
+                "x": rng.normal(size=N),
+                "text": pa.array([texts[i] for i in rng.choice(len(texts), N, p=share)], pa.string()),
+                "port": pa.array(np.minimum(rng.geometric(0.3, N), 9) - (1 << 60)),
+                "when": pa.array([days[i] for i in rng.integers(0, 3, N)], pa.timestamp("us")),
+                "id": np.arange(N),
+            }
+        )
+        pq.write_table(table, tmp_path / "t.parquet", row_group_size=7)
+        names = ["text", "port", "weekday(when)", "hour(when)"]
+        data = Dataset.from_parquet(tmp_path / "t.parquet", columns=["x"], carry=["text", "port", "when", "id"])
+        pass_ = replace(vocabulary_pass(data.carried, names, 20, 2), counted=counted)
+        trees: list[Tree[Any]] = [Tree(), Tree()]
+        found, wanted = (e.run(pass_, data, tree=tree) for e, tree in zip((engine, reference()), trees, strict=True))
+        assert found == wanted
+        mine, theirs = ({k: bytes_of(s) for k, s in tree.nodes.items()} for tree in trees)
+        assert mine == theirs
+        assert any(state.taken.any() for state in trees[0].nodes.values()) == (counted == 8)
+        assert {"", "a", "b"} <= set(found[0].values)
+        many = replace(vocabulary_pass(data.carried, ["id"], 20, 2), counted=counted, least=1 if counted == 8 else 2)
+        if counted == 8:
+            with pytest.raises(DataError, match="category 'id', found more different ones than the 8 that"):
+                engine.run(many, data)
+        else:
+            assert engine.run(many, data)[0].values == ()
 
     @pytest.mark.parametrize("input_", [i for i in INPUTS if i != "one row"])
     def test_the_bytes_of_models_and_parts(self, engine: Any, input_: str, tmp_path: Path) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from reduce.dataset import Dataset
+from reduce.engines.base import KeepsNothing
 from reduce.errors import DataError
 
 
-class CountingEngine:
+class CountingEngine(KeepsNothing):
     """Wraps an engine; ``scans`` lists the passes that ran, ``rows`` counts the rows that sources have given."""
 
     def __init__(self, engine: Any) -> None:
@@ -94,6 +97,18 @@ class FailOnce:
         if block.origin.path == self.path and fragment.start == self.start and not os.path.exists(self.marker):
             Path(self.marker).touch()
             raise self.error
+
+
+@dataclass(frozen=True)
+class Dawdle:
+    """Leaves a file in ``folder`` for every block, and then takes its time."""
+
+    folder: str
+    seconds: float
+
+    def __call__(self, fragment: Any, block: Any) -> None:
+        Path(self.folder, uuid.uuid4().hex).touch()
+        time.sleep(self.seconds)
 
 
 def failing_at(data: Dataset, fragment: int, error: BaseException) -> Dataset:

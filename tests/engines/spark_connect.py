@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ import reduce.dataset
 from reduce import PCA, MissingValueError, Sink, StandardScaler, connect
 from reduce.errors import DoesNotFitError
 from tests.engines.contract import bytes_of, open_input, pass_of, reference, tree_of, write_files
+from tests.engines.counting import Dawdle, WatchedSource
 
 
 def passes(spark: Any, folder: Path) -> bool:
@@ -63,6 +68,36 @@ def frames(spark: Any, folder: Path) -> bool:
     np.testing.assert_allclose(pca.components_, whole.components_, rtol=0, atol=1e-12)
     out = pca.transform(frame.select("v")).toArrow()
     return out.column_names == ["v", "features"] and out.num_rows == scaled.n_samples_seen_
+
+
+def interrupted(spark: Any, folder: Path) -> bool:
+    """Ctrl-C stops the server's work too: a scan that merely nobody waits for would see all blocks."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from pyspark import SparkContext
+
+    # A local server's SparkContext would cancel all it has by a handler of its own.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    blocks, seen = 40, folder / "seen"
+    seen.mkdir()
+    pq.write_table(pa.table({"x": np.arange(2.0 * blocks)}), folder / "x.parquet", row_group_size=2)
+    data = reduce.Dataset.from_parquet(folder / "x.parquet", columns=["x"])
+    data = replace(data, source=WatchedSource(data.source, Dawdle(str(seen), 0.3)))  # type: ignore[arg-type]
+
+    def strike() -> None:
+        while not any(seen.iterdir()):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=strike, daemon=True).start()
+    try:
+        connect("spark", spark).collect(data)
+    except KeyboardInterrupt:
+        tracker = SparkContext.getOrCreate().statusTracker()
+        while tracker.getActiveJobsIds():
+            time.sleep(0.1)
+        return len(list(seen.iterdir())) < blocks
+    return False
 
 
 def large_state(spark: Any, folder: Path) -> bool:

@@ -1,10 +1,14 @@
-"""A driver for spark-submit with small leaves: fit, save, write; it prints each stage when it begins."""
+"""A driver with small leaves, by spark-submit or on a Connect server: fit, save, write.
+
+It prints each stage when it begins, and leaves with the exit codes of a job.
+"""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
+from jobs import exits
 from reduce import PCA, Dataset, EigenmillError, connect, dataset
 from reduce.engines import load, spark, spark_watch
 from reduce.engines.spark_session import session, stop
@@ -23,21 +27,24 @@ class Tell:
     def end(self) -> None: ...
 
 
-def fit_and_write(data: Dataset, out: str, engine: Any) -> None:
-    pca = PCA(5, scale=True).fit(data, engine=engine)
+def fit_and_write(data: Dataset, out: str, engine: Any, solver: str) -> None:
+    """One scan with ``gram``; five with ``sketch``, the first one of which is called moments."""
+    options = {"solver": solver, "block_size": 4 if solver == "sketch" else None}
+    pca = PCA(5, scale=True, **options).fit(data, engine=engine)
     pca.save(out + "/model")
     pca.transform(data).to_parquet(out + "/features", engine=engine, part_bytes=PART_BYTES)
 
 
-def main(path: str, out: str) -> None:
+def main(path: str, out: str, solver: str = "gram", remote: str | None = None) -> None:
+    dataset.LEAF_BYTES = LEAF * Dataset.from_parquet(path, vector="x").n_features * 8
+    # Opened under the new size: fragments are cut by it.
     data = Dataset.from_parquet(path, vector="x", carry=["id"])
-    dataset.LEAF_BYTES = LEAF * data.n_features * 8
     load.TASKS["spark"], spark.AT_ONCE, spark_watch.POLL = 64, 1, 1.0
     try:
-        fit_and_write(data, out, connect("spark", session(), work=out + "/work", progress=Tell()))
-    except EigenmillError as error:
+        fit_and_write(data, out, connect("spark", session(remote=remote), work=out + "/work", progress=Tell()), solver)
+    except (EigenmillError, KeyboardInterrupt) as error:
         print(f"{type(error).__name__}: {error}", flush=True)
-        sys.exit(7)
+        sys.exit(exits.code_of(error))
     print("done", flush=True)
     stop()
 

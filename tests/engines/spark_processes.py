@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -160,6 +161,7 @@ def submit(
     zipped: Path | None = None,
     conf: dict[str, str] | None = None,
     env: dict[str, str] | None = None,
+    options: Sequence[str] = (),
 ) -> subprocess.Popen[str]:
     """``spark-submit`` of a script; the driver runs in the process that this starts."""
     settings = {
@@ -173,7 +175,7 @@ def submit(
         "spark.sql.shuffle.partitions": "2",
         **(conf or {}),
     }
-    options = [part for name, value in settings.items() for part in ("--conf", f"{name}={value}")]
+    options = [*options, *(part for name, value in settings.items() for part in ("--conf", f"{name}={value}"))]
     if zipped is not None:
         options += ["--py-files", str(zipped)]
     return subprocess.Popen(
@@ -191,3 +193,34 @@ def made_zip(target: Path) -> Path:
     packages = ["reduce", "jobs", "compress"]
     subprocess.run([sys.executable, "scripts/zip_packages.py", str(target), *packages], cwd=ROOT, check=True)
     return target
+
+
+@contextlib.contextmanager
+def serving(folder: Path, master: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A Spark Connect server on a cluster, whose workers find this package; the process and its address."""
+    service, binding = "org.apache.spark.sql.connect.service.SparkConnectServer", "spark.connect.grpc.binding"
+    conf = {
+        f"{binding}.address": "127.0.0.1",
+        f"{binding}.port": "0",
+        "spark.executorEnv.PYTHONPATH": str(ROOT),
+    }
+    folder.mkdir()
+    told: list[str] = []
+    server = submit(master, Path("spark-internal"), [], folder, conf=conf, options=["--class", service])
+    try:
+        assert server.stderr is not None
+        for line in server.stderr:
+            told.append(line)
+            found = re.search(r"Connect server started at: (\S+)", line)
+            if found:
+                break
+        else:
+            raise RuntimeError("".join(told))
+        # A full pipe would stop it.
+        threading.Thread(target=told.extend, args=(server.stderr,), daemon=True).start()
+        yield server, f"sc://{found[1]}"
+    finally:
+        end(server)
+        for stream in (server.stdout, server.stderr):
+            assert stream is not None
+            stream.close()

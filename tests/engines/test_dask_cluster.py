@@ -20,11 +20,13 @@ import pytest
 
 from jobs import exits
 from reduce import PCA, Dataset, EngineError, connect
+from tests.engines.commands import agree
 from tests.engines.contract import bytes_of, pass_of, reference, tree_of
 from tests.engines.dask_processes import ROOT, Cluster, cluster, end, run_job
 from tests.jobs.conftest import D, write_vectors
 
 distributed = pytest.importorskip("distributed")
+SchedulerPlugin = distributed.diagnostics.plugin.SchedulerPlugin
 
 LEAF = 100
 LEAF_BYTES = LEAF * D * 8
@@ -92,19 +94,40 @@ def job_file(folder: Path, out: Path) -> Path:
     return path
 
 
+def on(found: Cluster) -> list[str]:
+    """Options of a job that runs there."""
+    return ["--engine", "dask", "--set", f"engine.address={found.address}"]
+
+
+def finish(arguments: list[str]) -> None:
+    """Run a job that must end well."""
+    job = run_job(arguments, leaf_bytes=LEAF_BYTES)
+    out, log = job.communicate(timeout=120)
+    assert job.returncode == 0, out + log
+
+
 # What works
 
 
 def test_a_job_gives_the_bytes_of_the_local_engine(steady: Cluster, folder: Path, tmp_path: Path) -> None:
-    for name, more in (("local", []), ("dask", ["--engine", "dask", "--set", f"engine.address={steady.address}"])):
-        job = run_job(["reduce", str(job_file(folder, tmp_path / name)), *more], leaf_bytes=LEAF_BYTES)
-        out, log = job.communicate(timeout=120)
-        assert job.returncode == 0, out + log
+    for name, more in (("local", []), ("dask", on(steady))):
+        finish(["reduce", str(job_file(folder, tmp_path / name)), *more])
     for part in ("features", "model"):
         found, expected = (tree_of(tmp_path / name / part) for name in ("dask", "local"))
         assert found == expected
         assert len(found) > (60 if part == "features" else 2)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")], "the work directory is gone"
+
+
+@pytest.mark.slow
+def test_the_other_commands_give_the_bytes_of_the_local_engine(steady: Cluster, tmp_path: Path) -> None:
+    def call(arguments: list[str]) -> None:
+        env = {"DASK_SCHEDULER_ADDRESS": steady.address}
+        job = run_job([*arguments, "--engine", "dask", "--quiet"], leaf_bytes=LEAF_BYTES, env=env)
+        out, log = job.communicate(timeout=120)
+        assert job.returncode == 0, out + log
+
+    agree(tmp_path, call)
 
 
 def test_a_client_made_from_an_address_is_closed(steady: Cluster, folder: Path) -> None:
@@ -313,6 +336,41 @@ def test_a_scheduler_that_is_gone(
     assert not (tmp_path / "out/_SUCCESS").exists()
     end(mortal.scheduler)
     client.close(timeout=2)
+
+
+class Dying(SchedulerPlugin):  # type: ignore[misc]
+    """Kills its scheduler at the first result of a task whose key begins so."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
+        if finish == "memory" and str(key).startswith(self.key):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["eigenmill-fold-gram", "eigenmill-merge-gram", "eigenmill-write-part"])
+def test_a_job_whose_cluster_dies(key: str, folder: Path, tmp_path: Path) -> None:
+    """It ends by itself, says why, and goes on with another cluster to the bytes of the local engine."""
+    path = str(job_file(folder, tmp_path / "out"))
+    with cluster(tmp_path / "first", leaf_bytes=LEAF_BYTES) as first:
+        with client_of(first) as client:
+            client.register_plugin(Dying(key))
+        job = run_job(["reduce", path, *on(first)], leaf_bytes=LEAF_BYTES)
+        log = job.communicate(timeout=120)[1]
+        assert first.scheduler.wait(10) == -signal.SIGKILL
+    words = " ".join(log.split())
+    assert (job.returncode, "expected a Dask cluster that answers" in words) == (exits.NO_CLUSTER, True), log
+    assert "run again to go on" in words
+    assert "Traceback" not in log
+    assert not (tmp_path / "out/features/_SUCCESS").exists()
+    assert (tmp_path / "out/model/model.json").exists() == (key == "eigenmill-write-part")
+    with cluster(tmp_path / "second", leaf_bytes=LEAF_BYTES) as second:
+        finish(["reduce", path, *on(second)])
+    finish(["reduce", str(job_file(folder, tmp_path / "local"))])
+    for part in ("features", "model"):
+        assert tree_of(tmp_path / "out" / part) == tree_of(tmp_path / "local" / part)
 
 
 @pytest.mark.slow

@@ -195,3 +195,26 @@ def test_without_a_client() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "found none; start one: client = distributed.Client()" in said.stdout, said
+
+
+def test_wide_sparse_rows(client: Any) -> None:
+    """Numbers stored are counted, so that a plan fits the workers, and blocks have more than 32 of 200,000 columns."""
+    from dask import delayed
+    from scipy import sparse
+
+    d = 200_000
+    X = sparse.random_array((600, d), density=1e-4, format="csr", rng=np.random.default_rng(5))
+    heights = [250, 350]
+    empty = sparse.csr_array((0, d))
+    parts = [da.from_delayed(delayed(X[a : a + h]), (h, d), meta=empty) for a, h in zip((0, 250), heights, strict=True)]
+    rows = da.concatenate(parts)
+    data = as_dataset(rows)
+    assert data.sparse
+    assert data.stored == X.nnz
+    model = TruncatedSVD(3, solver="sketch", tol=None, max_scans=4)
+    mine = TruncatedSVD(**model.get_params()).fit(data, engine=connect("dask", client, memory="1GiB"))
+    theirs = model.fit(X)
+    np.testing.assert_allclose(mine.singular_values_, theirs.singular_values_, rtol=1e-12)
+    np.testing.assert_allclose(mine.components_, theirs.components_, rtol=0, atol=1e-12)
+    found = mine.transform(rows).compute()
+    np.testing.assert_allclose(found, theirs.transform(X), rtol=0, atol=1e-12)

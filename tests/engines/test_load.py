@@ -10,20 +10,26 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks.scale import Counted, NullPass, simulate, unread
-from reduce import PCA, ConfigError, Dataset, connect
+import reduce
+from benchmarks.scale import FEATURES, Counted, NullPass, simulate, unread
+from reduce import PCA, ConfigError, Dataset, Sink, connect
+from reduce.catalog import Files
 from reduce.engines.base import Tree, plan_leaves
 from reduce.engines.load import Cluster, Load, fold_load
 from reduce.engines.memory import estimate
 from reduce.engines.ship import pack
 from reduce.engines.tasks import fold_tasks
+from reduce.estimators.record import located, unseen
 from reduce.parts import plan_parts
 from reduce.plan import explain
+from reduce.sink import Job, read_manifest
 from tests.engines.dask_processes import cluster
 
 distributed = pytest.importorskip("distributed")
@@ -88,6 +94,72 @@ def test_planning_takes_nothing_for_a_row_group(tmp_path: Path) -> None:
     assert peak_of(lambda: planned(many)) - peak_of(lambda: planned(few)) < leaves * 40
     # A task says which run of fragments it reads.
     assert abs(planned(many) - planned(few)) < 20
+
+
+def output_peaks(files: int, space: Path) -> dict[str, int]:
+    """Peaks of one process that begins, goes on with, finishes, reads and finds again an output of so many files."""
+    # A hundred files a part, without rows: what grows is what is known of the input.
+    sink, peaks = Sink(space / f"{files}", part_bytes=1 << 30), {}
+    model = PCA(50).fit(np.random.default_rng(0).standard_normal((60, FEATURES)).astype(np.float32))
+    model._names = unread(1, space).feature_names
+    data = model.transform(unread(files, space))
+    jobs: list[Job] = []
+    peaks["begin"] = peak_of(lambda: jobs.append(sink.open(data)))
+    for part in jobs[0].parts:
+        jobs[0].write_part(part, iter(()))
+    peaks["go on"] = peak_of(lambda: sink.open(data))
+    peaks["finish"] = peak_of(jobs[0].commit)
+    peaks["read"] = peak_of(lambda: read_manifest(sink.path).digest)
+    peaks["find again"] = peak_of(lambda: sink.open(data))
+    found = read_manifest(sink.path)
+    assert len(found.input["files"]) == files
+    assert sum(len(part.source) for part in found.parts) == files
+    return peaks
+
+
+def state_peaks(files: int, space: Path) -> dict[str, int]:
+    """Peaks of one process that saves, loads and goes on from the state of a fit of so many files."""
+    data, peaks = unread(files, space), {}
+    model = PCA(2).fit(np.random.default_rng(0).standard_normal((60, FEATURES)), keep_state=True)
+    known = model._known()
+    assert known is not None
+    model._record = replace(known, files=Files(located(data.source)))
+    peaks["save"] = peak_of(lambda: model.save(space / f"{files}", state=True))
+    loaded: list[PCA] = []
+    peaks["load"] = peak_of(lambda: loaded.append(reduce.load(space / f"{files}")))
+    peaks["restore"] = peak_of(loaded[0]._known)
+    record = loaded[0]._known()
+    assert record is not None
+    assert len(record.files) == files
+    peaks["compare"] = peak_of(lambda: unseen(data, record))
+    assert not unseen(data, record).source.files
+    return peaks
+
+
+def grows_by(peaks: Callable[[int, Path], dict[str, int]], few: int, many: int, space: Path) -> dict[str, float]:
+    """Bytes by which each of the peaks grows with a file."""
+    peaks(10, space / "first")  # imports and the like
+    low, high = (peaks(files, space) for files in (few, many))
+    return {name: (high[name] - low[name]) / (many - few) for name in high}
+
+
+def test_an_output_takes_little_for_an_input_file(tmp_path: Path) -> None:
+    """A path and a digest are a hundred bytes; the rest is buffers of a fixed size, not yet full with so few files."""
+    found = grows_by(output_peaks, 600, 1_600, tmp_path)
+    assert all(growth < 400 for growth in found.values()), found
+
+
+def test_a_state_takes_little_for_a_file_seen(tmp_path: Path) -> None:
+    found = grows_by(state_peaks, 600, 1_600, tmp_path)
+    assert all(growth < 300 for growth in found.values()), found
+
+
+@pytest.mark.slow
+def test_an_output_and_a_state_of_100_000_files(tmp_path: Path) -> None:
+    found = grows_by(output_peaks, 10_000, 100_000, tmp_path / "output")
+    found |= grows_by(state_peaks, 10_000, 100_000, tmp_path / "state")
+    print({name: round(growth) for name, growth in found.items()})
+    assert all(growth < 300 for growth in found.values()), found
 
 
 def test_ten_terabytes_on_a_thousand_workers(tmp_path: Path) -> None:

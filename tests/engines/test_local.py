@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -240,3 +241,29 @@ def test_what_the_last_scan_has_freed_leaves_as_many_workers_to_the_next(
     svd = TruncatedSVD(3, solver="sketch", tol=None, max_scans=3)
     svd.fit(Dataset.from_parquet(tmp_path / "x.parquet"), engine=LocalEngine(workers=2, memory="1GiB"))
     assert workers == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        (("ray",), "among local, dask, spark; found 'ray'"),
+        (("local", object()), "no client for the local engine"),
+        (("spark",), r"connect\('spark', session\)"),
+        (("dask",), r"connect\('dask', client\)"),
+    ],
+)
+def test_connect_says_what_it_expects(asked: tuple[Any, ...], answer: str) -> None:
+    with pytest.raises(ConfigError, match=answer):
+        connect(*asked)
+
+
+@pytest.mark.parametrize("given", [("local",), ("dask", "tcp://localhost:1"), ("spark", object())])
+def test_an_unknown_option_is_answered_with_those_there_are(given: tuple[Any, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"among .*memory.*; found 'mem'"):
+        connect(*given, mem="1GiB")
+
+
+def test_an_engine_whose_package_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "reduce.engines.dask", None)
+    with pytest.raises(ConfigError, match=r"pip install 'eigenmill\[dask\]'"):
+        connect("dask", "tcp://localhost:1")

@@ -27,6 +27,7 @@ from jobs import exits
 from jobs.config import load_job
 from jobs.run import run
 from reduce import EngineError, about
+from tests.engines.commands import agree
 from tests.engines.contract import tree_of
 from tests.engines.spark_processes import ROOT, Cluster, cluster, end, made_zip, submit
 from tests.jobs.conftest import write_vectors
@@ -123,6 +124,15 @@ def test_a_submitted_job_gives_the_bytes_of_the_local_engine(
     assert len(places) > 20
     for place in places:
         assert PLANTED.encode() not in place.read_bytes(), place
+
+
+@pytest.mark.slow
+def test_the_other_commands_give_the_bytes_of_the_local_engine(running: Cluster, zipped: Path, tmp_path: Path) -> None:
+    def call(arguments: list[str]) -> None:
+        code, out, log = ended(submit(running.address, JOB, [*arguments, "--quiet"], tmp_path, zipped=zipped))
+        assert code == 0, out + log
+
+    agree(tmp_path, call)
 
 
 def test_workers_without_the_package(running: Cluster, wide: Path, tmp_path: Path) -> None:

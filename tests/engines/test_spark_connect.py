@@ -31,8 +31,8 @@ def on_connect(*names: str) -> dict[str, Any]:
     return found
 
 
-def test_passes_parts_words_and_frames() -> None:
-    names = ("passes", "parts", "words", "budget", "frames")
+def test_passes_parts_words_frames_and_an_interrupt() -> None:
+    names = ("passes", "parts", "words", "budget", "frames", "interrupted")
     assert on_connect(*names) == {"module": "pyspark.sql.connect.session", **dict.fromkeys(names, True)}
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from reduce import PCA, ConfigError, DataError, Dataset, Sink, StandardScaler, TruncatedSVD, connect
@@ -192,3 +194,49 @@ def test_a_query_that_fails_is_an_engine_error(frame: Any) -> None:
     data = Dataset.from_spark(broken)
     with pytest.raises(EngineError, match="broken"):
         data.source.engine().run(pass_of("gram", data), data)
+
+
+@pytest.mark.parametrize("layout", ["pairs", "vectors"])
+def test_wide_sparse_rows(spark: Any, layout: str) -> None:
+    """Numbers stored are counted, so that a plan fits, and the rows agree with those in memory."""
+    from pyspark.ml.linalg import SparseVector, VectorUDT
+    from pyspark.sql.types import ArrayType, DoubleType, IntegerType, StructField, StructType
+    from scipy import sparse
+
+    d = 200_000
+    X = sparse.random_array((300, d), density=1e-4, format="csr", rng=np.random.default_rng(5))
+    rows = [(X.indices[a:b].tolist(), X.data[a:b].tolist()) for a, b in itertools.pairwise(X.indptr)]
+    told: dict[str, Any]
+    if layout == "pairs":
+        schema = StructType([StructField("i", ArrayType(IntegerType())), StructField("x", ArrayType(DoubleType()))])
+        frame, told = spark.createDataFrame(rows, schema), {"sparse": ("i", "x", d)}
+    else:
+        wide = [(SparseVector(d, *row),) for row in rows]
+        frame, told = spark.createDataFrame(wide, StructType([StructField("v", VectorUDT())])), {"vector": "v"}
+    frame = frame.coalesce(2).cache()
+    data = Dataset.from_spark(frame, **told)
+    assert data.sparse
+    assert data.stored == X.nnz
+    model = TruncatedSVD(3, solver="sketch", tol=None, max_scans=4)
+    mine = TruncatedSVD(**model.get_params()).fit(data, engine=connect("spark", spark, memory="1GiB"))
+    theirs = model.fit(X)
+    np.testing.assert_allclose(mine.singular_values_, theirs.singular_values_, rtol=1e-12)
+    np.testing.assert_allclose(mine.components_, theirs.components_, rtol=0, atol=1e-12)
+    table = mine.transform(data).to_spark().select("features").toArrow()
+    np.testing.assert_allclose(
+        np.sort(numbers(table), axis=0), np.sort(theirs.transform(X), axis=0), rtol=0, atol=1e-12
+    )
+
+
+def test_sparse_rows_come_many_at_a_time() -> None:
+    """32 of 200,000 columns would make a dense block; sparse rows are not made dense."""
+    from reduce.engines.spark_frames import Reader
+    from reduce.layouts import SparsePair
+    from reduce.passes.sketch import SketchPass
+
+    layout = SparsePair("i", "x", 200_000, np.dtype(np.float64))
+    batch = pa.record_batch({"i": [[k, 7_000 + k] for k in range(500)], "x": [[1.0, 2.0]] * 500})
+    reader = Reader(layout, None, ())
+    assert reader.sparse
+    assert [b.rows for b in reader.blocks([batch], "x", SketchPass.sparse_height)] == [500]
+    assert max(b.rows for b in reader.blocks([batch], "x")) == 32

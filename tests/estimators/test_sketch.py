@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
 
 from reduce import PCA, Dataset, TruncatedSVD, connect, load
 from reduce.blocks import Workspace
@@ -269,6 +270,31 @@ def test_same_bytes_with_any_workers_and_after_a_stop_in_any_scan(tmp_path: Path
     assert (again.n_scans_, again.converged_, len(again.residual_bounds_)) == (4, True, 4)
 
 
+def test_same_bytes_with_any_number_of_blas_threads() -> None:
+    """Those the process has been given: the start is made orthonormal before the first scan."""
+    X, starts = thin(2000, 3000, 0.01, seed=43), set[bytes]()
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            model = TruncatedSVD(100, solver="sketch", max_scans=2, tol=None).fit(X)
+        starts.add(model.components_.tobytes())
+    assert len(starts) == 1
+
+
+def test_residuals_need_no_next_block() -> None:
+    """Ritz pairs and residuals before the basis is extended are those after it, and those of the definition."""
+    U = np.linalg.qr(RNG(44).normal(size=(300, 300)))[0]
+    M = (U / np.arange(1, 301)) @ U.T
+    krylov = Krylov(np.linalg.qr(RNG(45).normal(size=(300, 20)))[0])
+    for _ in range(4):
+        krylov.absorb(M @ krylov.block)
+        ritz = krylov.ritz()
+        V = krylov.vectors(ritz.weights)
+        np.testing.assert_allclose(ritz.residuals, np.linalg.norm(M @ V - V * ritz.values, axis=0), atol=1e-13)
+        krylov.extend()
+        np.testing.assert_allclose(krylov.ritz().values, ritz.values, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(krylov.ritz().residuals, ritz.residuals, rtol=0, atol=1e-13)
+
+
 def test_panels_give_the_same_bytes_with_any_number_of_threads() -> None:
     left = [RNG(28).normal(size=(70_001, 7)), RNG(29).normal(size=(70_001, 5))]
     right = RNG(30).normal(size=(70_001, 6))
@@ -299,6 +325,7 @@ def test_faint_directions_are_orthogonal_to_the_basis_too() -> None:
     krylov = Krylov(np.linalg.qr(RNG(32).normal(size=(300, 40)))[0])
     for _ in range(5):
         krylov.absorb(M @ krylov.block)
+    krylov.extend()
     basis = np.concatenate(krylov.basis, axis=1)
     assert np.abs(basis.T @ basis - np.eye(krylov.size)).max() < 1e-13
 

@@ -41,11 +41,12 @@ class Tell:
     def advance(self, rows): pass
     def end(self): pass
 
-data, out, address, leaf_bytes, part_bytes = sys.argv[1:]
+data, out, address, leaf_bytes, part_bytes, solver = sys.argv[1:]
 reduce.dataset.LEAF_BYTES = int(leaf_bytes)
 dataset = Dataset.from_parquet(data, vector="x", carry=["id"])
 engine = connect("dask", address, work=out + "/work", progress=Tell(), patience=60.0)
-pca = PCA(5, scale=True).fit(dataset, engine=engine)
+block_size = 4 if solver == "sketch" else None
+pca = PCA(5, scale=True, solver=solver, block_size=block_size).fit(dataset, engine=engine)
 pca.save(out + "/model")
 pca.transform(dataset).to_parquet(out + "/features", engine=engine, part_bytes=int(part_bytes))
 print("done", flush=True)
@@ -57,18 +58,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_vectors(tmp_path_factory.mktemp("input") / "data", files=4, rows=4000, group=LEAF)
 
 
-@pytest.fixture(scope="module")
-def expected(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    out = tmp_path_factory.mktemp("expected")
+def reference(folder: Path, out: Path, solver: str) -> dict[str, str]:
+    """What the job leaves on the local engine."""
+    block_size = 4 if solver == "sketch" else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("reduce.dataset.LEAF_BYTES", LEAF_BYTES)
         data, engine = Dataset.from_parquet(folder, vector="x", carry=["id"]), connect("local", workers=1)
-        pca = PCA(5, scale=True).fit(data, engine=engine)
+        pca = PCA(5, scale=True, solver=solver, block_size=block_size).fit(data, engine=engine)
         pca.save(out / "model")
         pca.transform(data).to_parquet(out / "features", engine=engine, part_bytes=PART_BYTES)
     found = tree_of(out)
     assert len(found) > 100
     return found
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return reference(folder, tmp_path_factory.mktemp("expected"), "gram")
+
+
+@pytest.fixture(scope="module")
+def sketched(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return reference(folder, tmp_path_factory.mktemp("sketched"), "sketch")
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["no nanny", "nanny"])
@@ -78,24 +89,27 @@ def running(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 class Run:
-    """The job in a process of its own, which tells of its stages."""
+    """The job in a process of its own, which tells of its stages: one scan with ``gram``, five with ``sketch``."""
 
-    def __init__(self, data: Path, out: Path, address: str) -> None:
+    def __init__(self, data: Path, out: Path, address: str, solver: str = "gram") -> None:
         out.mkdir(exist_ok=True)
+        self.printed: list[str] = []
         self.log = (out.parent / f"{out.name}.log").open("w+")
         self.process = subprocess.Popen(
-            [sys.executable, "-c", CHILD, *map(str, (data, out, address, LEAF_BYTES, PART_BYTES))],
+            [sys.executable, "-c", CHILD, *map(str, (data, out, address, LEAF_BYTES, PART_BYTES, solver))],
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
 
-    def until(self, stage: str) -> float:
-        """Wait for a stage to begin; when it did."""
+    def until(self, stage: str, count: int = 1) -> float:
+        """Wait for a stage to begin, for the ``count``-th time; when it did."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if line.strip() == stage:
+            self.printed.append(line.strip())
+            count -= line.strip() == stage
+            if not count:
                 return time.monotonic()
         self.log.seek(0)
         raise AssertionError(self.log.read())
@@ -168,3 +182,22 @@ def test_same_bytes_after_kills(
             assert outputs(out) == expected, f"{target} killed at moment {moment} of {stage}"
             shutil.rmtree(out)
     assert hit >= MOMENTS, "most kills must come before the end, or nothing is tested"
+
+
+@pytest.mark.parametrize(("target", "scan"), [("client", 1), ("client", 3), ("worker", 2), ("worker", 4)])
+def test_a_sketch_goes_on_after_its_last_whole_scan(
+    target: str, scan: int, running: Cluster, folder: Path, sketched: dict[str, str], space: Path
+) -> None:
+    """Of the five scans, ``scan`` of the four over sketches is hit."""
+    rng, out = random.Random(f"{target} {scan} {running.nannies}"), space / "out"
+    run = Run(folder, out, running.address, "sketch")
+    run.until("sketch", scan)
+    if target == "worker":
+        kill_worker(running, rng)
+    else:
+        run.kill()
+        run = Run(folder, out, running.address, "sketch")
+    run.finish()
+    assert outputs(out) == sketched
+    whole = ["moments", *["sketch"] * 4, "write", "done"]
+    assert run.printed == (whole if target == "worker" else whole[scan:])

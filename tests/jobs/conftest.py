@@ -94,3 +94,16 @@ def tree(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def files_of() -> Callable[[Path], dict[str, bytes]]:
     return tree
+
+
+@pytest.fixture(scope="session")
+def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small digits that scikit-learn has, as Parquet."""
+    from sklearn.datasets import load_digits
+
+    from tests.compress.conftest import write
+
+    found = load_digits()
+    order = np.random.default_rng(0).permutation(len(found.data))
+    X, y = found.data[order].astype(np.uint8), found.target[order]
+    return write(tmp_path_factory.mktemp("compact") / "data", X, y, 400)

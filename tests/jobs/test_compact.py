@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import html
 import json
 import shutil
 import signal
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +25,17 @@ from typer.testing import CliRunner
 
 pytest.importorskip("torch")
 
-from sklearn.datasets import load_digits
-
 from compress import Model, evaluate, load
+from compress.latency import machine
+from compress.pack import packed
 from jobs import compact, compact_steps, exits
 from jobs.cli import app
+from jobs.compact_page import page
 from jobs.recipe import Recipe, load_recipe, read_recipe
 from reduce import PCA, Dataset
 from reduce.errors import ArtifactError, ConfigError
-from tests.compress.conftest import write
 from tests.compress.made_tables import late
+from tests.compress.nets import front, layer, net
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """\
@@ -60,14 +64,6 @@ output:
   batches: [1]
   exports: [c, onnx]
 """
-
-
-@pytest.fixture(scope="session")
-def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = load_digits()
-    order = np.random.default_rng(0).permutation(len(found.data))
-    X, y = found.data[order].astype(np.uint8), found.target[order]
-    return write(tmp_path_factory.mktemp("compact") / "data", X, y, 400)
 
 
 @pytest.fixture
@@ -202,6 +198,24 @@ def test_a_target_starts_a_search_and_one_that_is_met_does_not(done: Path, tmp_p
     assert "trial 0" in (tmp_path / "out/page.html").read_text()
 
 
+def test_a_limit_of_time_is_shown_with_all_that_it_depends_on(done: Path, tmp_path: Path) -> None:
+    asked = ["target.max_latency_us=900000", "target.max_bytes=90000", "target.batch=3", "target.quantile=0.9"]
+    options = [word for one in (*asked, "target.trials=1", "target.epochs=1") for word in ("--set", one)]
+    shown = CliRunner().invoke(app, ["compress", str(done), "--quiet", *options], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    took, here = report["search"]["best"]["latency_us"], machine()
+    assert 0 < took < 900_000
+    assert report["machine"] == report["search"]["machine"] == here
+    assert report["target"]["backend"] == "numpy"
+    wanted = f"time of numpy, 3 rows a call, quantile 0.9, one thread, on {here}"
+    lines = [" ".join(line.split()) for line in shown.output.splitlines()]
+    assert f"{wanted} 900,000.0 µs {took:,.1f} µs" in lines
+    assert f"times of a call, one thread of: {here}" in lines
+    assert "The target is met after 1 trials" in lines
+    assert html.escape(f"{wanted}, at most 900,000.0 µs: {took:,.1f} µs") in (tmp_path / "out/page.html").read_text()
+
+
 def test_the_other_steps_run_and_the_table_is_printed(conf: Path, tmp_path: Path) -> None:
     recipe = conf.read_text().replace(
         "  - step: prune\n    sparsity: 0.7\n",
@@ -225,10 +239,16 @@ input: {{path: {digit_files}, vector: pixels}}
 label: id
 model: {{task: regression, pca: {tmp_path / "pca"}, hidden: []}}
 steps: [{{step: train, epochs: 3}}, {{step: fold_projection}}, {{step: factorize, rank: 5}}, {{step: quantize}}]
-output: {{path: {tmp_path / "out"}, batches: [1]}}
+output: {{path: {tmp_path / "out"}, batches: [1], exports: [c, onnx]}}
 """
     found = compact.run(read_recipe(text, "r.yaml"))
     assert found.after.rmse is not None
+    assert found.after.r2 is not None
+    same = found.exported.agreement
+    assert same is None or same.same == same.rows > 0
+    assert {*found.exported.bytes} == {"model.c", "model.onnx"}
+    for shown in (page(found), str(found.as_json())):
+        assert "nan" not in shown.lower()
     assert found.test_after is None
     assert [stage.widths for stage in found.stages] == [(12, 1), (1,), (1,), (1,)]
     assert Model.restore(tmp_path / "out/stages/00-train.model").task == "regression"
@@ -350,6 +370,18 @@ def test_the_recipe_of_flights_judges_by_a_month_that_is_new(tmp_path: Path) -> 
     assert report.test_after.auc > 0.75
 
 
+@pytest.mark.parametrize("since", ["2001-12-01", "'2001-12-01'", "2001-12-01T00:00:00"])
+def test_rows_since_a_day_judge_a_recipe(since: str, tmp_path: Path) -> None:
+    rows = late()
+    pq.write_table(rows, tmp_path / "data.parquet")
+    text = FLIGHTS.format(data=tmp_path / "data.parquet", out=tmp_path / "out")
+    split = f"validation: {{by: when, since: {since}}}"
+    source = read_recipe(f"{text.replace('[c, onnx]', '[]')}{split}\n", "late.yaml")
+    report = compact.run(source)
+    held = pc.greater_equal(rows["when"], pa.scalar(datetime.datetime(2001, 12, 1), rows["when"].type))
+    assert report.after.rows == pc.sum(held).as_py() > 100
+
+
 def test_inspect_says_what_is_in_the_file(finished: Path, tmp_path: Path) -> None:
     file = finished / "model.emill"
     told = CliRunner().invoke(app, ["inspect", str(file), "--json"])
@@ -371,6 +403,24 @@ def test_inspect_says_what_is_in_the_file(finished: Path, tmp_path: Path) -> Non
         refused = CliRunner().invoke(app, ["inspect", str(tmp_path / name), "--json"])
         assert refused.exit_code == exits.code_of(ArtifactError(""))
         assert message in json.loads(refused.stdout)["error"]["message"]
+
+
+def test_names_in_a_file_are_data_to_the_terminal(tmp_path: Path) -> None:
+    labels = ("[/x]", "[red]b[/red]", "\x1b[31mc\x1b]0;t\x07", ":smile:", "\u202ed\r")
+    columns = ["[bold]", "[/]", "\x1b[2J"]
+    made = net(front(3), layer(3, 5, 9, bits=0), labels=labels)
+    path = tmp_path / "hostile.emill"
+    path.write_bytes(packed(replace(made, front=replace(made.front, layout={"columns": columns}))))
+    shown = CliRunner().invoke(app, ["inspect", str(path)], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    assert "5 labels: [/x], [red]b[/red], \\x1b[31mc\\x1b]0;t\\x07, :smile:, \\u202ed\\r" in shown.output
+    assert "3 features: [bold], [/], \\x1b[2J" in shown.output
+    wrong = CliRunner().invoke(
+        app, ["predict", str(path), str(tmp_path / "no\x1b[2Jwhere"), "--out", str(tmp_path / "o")]
+    )
+    assert wrong.exit_code == exits.BAD_DATA
+    assert "\\x1b[2J" in wrong.output
+    assert "\x1b" not in shown.output + wrong.output
 
 
 def test_the_schema_of_recipes() -> None:
@@ -413,5 +463,10 @@ def test_one_first_layer_only(digit_files: Path, tmp_path: Path) -> None:
     text = RECIPE.format(data=digit_files, out=tmp_path / "out").replace(
         "seed: 1}", "seed: 1, pca: p, pooling: {height: 8, width: 8}}"
     )
-    with pytest.raises(ConfigError, match=r"pca or pooling as first layer; found both"):
+    with pytest.raises(ConfigError, match=r"pca, pooling or dct as first layer; found pca and pooling"):
+        read_recipe(text, "recipe.yaml")
+    text = RECIPE.format(data=digit_files, out=tmp_path / "out").replace(
+        "seed: 1}", "seed: 1, dct: {height: 8, width: 8}}"
+    )
+    with pytest.raises(ConfigError, match="either block or count"):
         read_recipe(text, "recipe.yaml")

@@ -18,7 +18,8 @@ from jobs.run import run
 from tests.jobs.conftest import write_vectors
 
 CONF = Path(__file__).parents[2] / "conf"
-OTHERS = ("daily", "flights_compact", "mnist_compact", "mnist_compact_full")  # in test_daily and test_compact
+# Those of test_daily and test_compact.
+OTHERS = ("daily", "flights_compact", "mnist_compact", "mnist_compact_full", "mnist_front")
 JOBS = sorted(path for path in CONF.glob("*.yaml") if path.stem not in OTHERS)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reduce.catalog import FileInfo, Files, Fragment, Fragments, RowGroups, Some, Texts
+from reduce.catalog import FileInfo, Files, Fragment, Fragments, Lookup, RowGroups, Some, Texts
 
 # Row groups as writers make them: runs of equal ones, and a shorter one at the end.
 RUNS = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 9)), max_size=5)
@@ -75,6 +75,13 @@ def test_sequences_behave_like_tuples() -> None:
     for wrong in (3, -4):
         with pytest.raises(IndexError):
             texts[wrong]
+
+
+@given(st.lists(st.text(max_size=2) | st.tuples(st.integers(-2, 2), st.text(max_size=1))), st.text(max_size=2))
+def test_a_lookup_finds_all_that_are_equal(keys: list[Any], other: str) -> None:
+    found = Lookup(keys)
+    for key in [*keys, other]:
+        assert [i for i in found.near(key) if keys[i] == key] == [i for i, k in enumerate(keys) if k == key]
 
 
 def held(make: Callable[[], Any]) -> int:

@@ -1,0 +1,126 @@
+"""Jobs on Spark that a test kills: the driver of ``spark_driver.py`` in processes of its own, and what it printed."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from reduce import Dataset, connect
+from tests.engines.contract import tree_of
+from tests.engines.spark_driver import LEAF, fit_and_write
+from tests.engines.spark_processes import ROOT, Cluster, children, environment, submit
+from tests.jobs.conftest import D
+
+DRIVER = ROOT / "tests/engines/spark_driver.py"
+
+
+class Run:
+    """The job, which tells of its stages; its log is read all the while.
+
+    Attributes:
+        printed: the lines read so far, one for each stage that has begun.
+    """
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.log: list[str] = []
+        self.printed: list[str] = []
+        assert process.stderr is not None
+        self.reader = threading.Thread(target=self.log.extend, args=(process.stderr,))
+        self.reader.start()
+
+    def until(self, stage: str, count: int = 1) -> float:
+        """Wait for a stage to begin, for the ``count``-th time; when it did."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.printed.append(line.strip())
+            count -= line.strip() == stage
+            if not count:
+                return time.monotonic()
+        raise AssertionError("\n".join([*self.printed, *self.log[-60:]]))
+
+    def finish(self) -> None:
+        self.until("done")
+        assert self.process.wait(60) == 0, "".join(self.log[-60:])
+        self.close()
+
+    def ended(self) -> int:
+        """The exit code of a job that must end by itself."""
+        assert self.process.stdout is not None
+        self.printed += [line.strip() for line in self.process.stdout]
+        code = self.process.wait(60)
+        self.close()
+        return code
+
+    def kill(self, rng: random.Random) -> None:
+        """Kill the driver: its Python process or its Java machine, and then what is left of both."""
+        pythons = children(self.process.pid, recursive=False)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            rng.choice([psutil.Process(self.process.pid), *pythons]).kill()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            raise AssertionError("half of a driver lives on") from None
+        _, alive = psutil.wait_procs(pythons, 60)
+        assert not alive
+        self.close()
+
+    def close(self) -> None:
+        self.reader.join()
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
+
+
+def submitted(found: Cluster, folder: Path, out: Path, zipped: Path, solver: str = "gram") -> Run:
+    """The job through spark-submit."""
+    return Run(submit(found.address, DRIVER, [str(folder), str(out), solver], out.parent, zipped=zipped))
+
+
+def connected(address: str, folder: Path, out: Path, solver: str = "gram") -> Run:
+    """The job on a Connect server."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(DRIVER), str(folder), str(out), solver, address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**environment(out.parent), "PYTHONPATH": str(ROOT)},
+    )
+    return Run(process)
+
+
+def reference(folder: Path, out: Path, patch: Any, solver: str = "gram") -> dict[str, str]:
+    """What the job leaves on the local engine."""
+    patch.setattr("reduce.dataset.LEAF_BYTES", LEAF * D * 8)
+    data = Dataset.from_parquet(folder, vector="x", carry=["id"])
+    fit_and_write(data, str(out), connect("local", workers=1), solver)
+    return outputs(out)
+
+
+def outputs(out: Path) -> dict[str, str]:
+    """The job's files without those it goes on from."""
+    return {name: digest for name, digest in tree_of(out).items() if not name.startswith("work/")}
+
+
+def parts(out: Path) -> int:
+    """Parts of the features that are there."""
+    return len(list(out.glob("features/part-*")))
+
+
+def kill_one(found: Cluster, target: str, rng: random.Random) -> bool:
+    """Kill a random executor or Python worker, if there is one at this moment."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        victims = found.executors() if target == "executor" else found.pythons()
+        with contextlib.suppress(psutil.NoSuchProcess, IndexError):
+            rng.choice(victims).kill()
+            return True
+    return False
