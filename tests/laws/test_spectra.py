@@ -32,8 +32,10 @@ class Matrix:
         return sp.csr_array(self.X) if self.sparse else self.X
 
     def singular_values(self, kind: Any) -> Any:
+        """(d,) of them: a matrix of fewer rows than columns has zeros too, and a residual may be about one of these."""
         A = centred(self.X).astype(np.float64) if kind is PCA else self.X
-        return np.linalg.svd(A, compute_uv=False)
+        found = np.linalg.svd(A, compute_uv=False)
+        return np.pad(found, (0, A.shape[1] - len(found)))
 
     def size(self, kind: Any) -> float:
         """The norm of what is multiplied: beside it the rounding of values is measured."""
