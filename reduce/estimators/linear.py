@@ -18,7 +18,7 @@ from reduce.estimators import sketch
 from reduce.estimators.base import Estimator, engine_for
 from reduce.estimators.scaler import scale_of
 from reduce.estimators.solver import PASSES, Shape, choose
-from reduce.estimators.spectrum import Spectrum, dual_r, of_gram, of_rows, refined
+from reduce.estimators.spectrum import Spectrum, of_gram, of_rows, of_rows_refined, refined
 from reduce.passes.base import Pass
 from reduce.passes.gram import Gram
 from reduce.passes.moments import Intake, Moments, MomentsPass, imputed
@@ -162,13 +162,12 @@ class Linear(Estimator):
         if isinstance(result, Gram):
             centred = np.tril(result.cross) if not self._centred else None
             spectrum = of_gram(result, self.scale_, intake.dtype, centred=self._centred, k=wanted)
-            pivot = result.pivot
+            if self.refine:
+                spectrum = self._refined(spectrum, result, intake, centre, data, engine)
         else:
             rows: RowsState = result
-            spectrum = of_rows(rows, centre, self.scale_)
-            centred, pivot = None, np.nan_to_num(rows.pivot)
-        if self.refine:
-            spectrum = self._refined(spectrum, result, intake, pivot, centre, data, engine)
+            spectrum = (of_rows_refined if self.refine else of_rows)(rows, centre, self.scale_)
+            centred = None
         k = max(min(self._rank(spectrum, n, d), len(spectrum.values), spectrum.vectors.shape[1]), 1)
         self.n_components_ = k
         kept = spectrum.leading(k)
@@ -231,25 +230,22 @@ class Linear(Estimator):
     def _refined(
         self,
         spectrum: Spectrum,
-        result: Any,
+        result: Gram,
         intake: Intake,
-        pivot: F64,
         centre: F64,
         data: Dataset | None,
         engine: Engine,
     ) -> Spectrum:
-        """Full precision by one more scan (gram) or from the rows at hand (dual).
+        """Full precision by one more scan.
 
         The leading directions alone are rotated when they stand well above the rounding noise; otherwise small ones
         may hide outside their span, and all directions are.
         """
         if not self._whole() and spectrum.values[self.n_components - 1] > 1e4 * spectrum.noise:
             spectrum = spectrum.leading(int(self.n_components))
-        if isinstance(result, RowsState):
-            return refined(spectrum, dual_r(result, centre, self.scale_, spectrum.vectors), 1, len(result.y))
         if data is None:
             raise ConfigError("expected refine=False when going on from a state, which lacks the rows; fit all data")
-        wide = Intake(intake.names, np.dtype(np.float64), intake.policy)
+        wide, pivot = Intake(intake.names, np.dtype(np.float64), intake.policy), result.pivot
         weights = spectrum.vectors if self.scale_ is None else spectrum.vectors / self.scale_[:, None]
         r = engine.run(TsqrPass(wide, pivot, centre - pivot, np.ascontiguousarray(weights), self.mean_ - centre), data)
         return refined(spectrum, r, result.depth, block_height(len(intake.names)))

@@ -132,13 +132,16 @@ def of_rows(rows: RowsState, centre: F64, scale: F64 | None) -> Spectrum:
     return Spectrum(values[:size], orient(_completed(vectors, size)), total, size, bound, noise)
 
 
-def dual_r(rows: RowsState, centre: F64, scale: F64 | None, vectors: F64) -> F64:
-    """The R factor of ``A Q`` for ``vectors`` Q (d, l), from rows in memory."""
+def of_rows_refined(rows: RowsState, centre: F64, scale: F64 | None) -> Spectrum:
+    """As :func:`of_rows`, to full precision, by a QR factorisation of ``A^T``: no product squares what is small."""
     n, d = rows.y.shape
-    product = np.zeros((n, vectors.shape[1]))
+    flipped = np.empty((n, d)).T
     for columns in column_panels(d, n):
-        product += _panel(rows, centre, scale, columns) @ vectors[columns]
-    return np.asarray(np.linalg.qr(product, mode="r"))
+        flipped[columns] = _panel(rows, centre, scale, columns).T
+    total = float(np.linalg.norm(flipped)) ** 2
+    q, r = scipy.linalg.qr(flipped, mode="economic", overwrite_a=True, check_finite=False)
+    size = min(n, d)
+    return refined(Spectrum(np.zeros(size), q, total, size, bound=np.inf, noise=0.0), r.T, 1, d)
 
 
 def _panel(rows: RowsState, centre: F64, scale: F64 | None, columns: slice) -> F64:
