@@ -212,7 +212,7 @@ def test_wide_sparse_rows(client: Any) -> None:
     assert data.sparse
     assert data.stored == X.nnz
     model = TruncatedSVD(3, solver="sketch", tol=None, max_scans=4)
-    mine = TruncatedSVD(**model.get_params()).fit(data, engine=connect("dask", client, memory="1GiB"))
+    mine = TruncatedSVD(**model.get_params()).fit(data, engine=connect("dask", client, memory="3GiB"))
     theirs = model.fit(X)
     np.testing.assert_allclose(mine.singular_values_, theirs.singular_values_, rtol=1e-12)
     np.testing.assert_allclose(mine.components_, theirs.components_, rtol=0, atol=1e-12)

@@ -218,7 +218,7 @@ def test_wide_sparse_rows(spark: Any, layout: str) -> None:
     assert data.sparse
     assert data.stored == X.nnz
     model = TruncatedSVD(3, solver="sketch", tol=None, max_scans=4)
-    mine = TruncatedSVD(**model.get_params()).fit(data, engine=connect("spark", spark, memory="1GiB"))
+    mine = TruncatedSVD(**model.get_params()).fit(data, engine=connect("spark", spark, memory="3GiB"))
     theirs = model.fit(X)
     np.testing.assert_allclose(mine.singular_values_, theirs.singular_values_, rtol=1e-12)
     np.testing.assert_allclose(mine.components_, theirs.components_, rtol=0, atol=1e-12)

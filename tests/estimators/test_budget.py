@@ -26,7 +26,8 @@ path, k, memory = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 warnings.simplefilter("ignore")  # two scans are few on purpose
 data = Dataset.from_parquet(path, sparse=("indices", "values", 1_000_000))
 model = TruncatedSVD(k, solver="sketch", tol=None, max_scans=2)
-planned = explain(model, data, connect("local", workers=2)).peak
+# What the process holds beside the scan differs a little from moment to moment.
+planned = int(explain(model, data, connect("local", workers=2)).peak * 1.02)
 try:
     refused = ""
     model.fit(data, engine=connect("local", workers=2, memory=memory or planned))
