@@ -1,7 +1,7 @@
 """Memory of a Spark driver against the number of files: its Python process, and the heap of its JVM.
 
-    python -m benchmarks.spark_memory                     # 1,000 and 20,000 files
-    python -m benchmarks.spark_memory --files 100000
+    python -m benchmarks spark_memory                     # 1,000 and 20,000 files
+    python -m benchmarks spark_memory --files 100000
 
 The files and the kernel are those of ``benchmarks.scale``: metadata only, states of 1 KiB, everything else is real.
 """
@@ -56,7 +56,7 @@ def measured(spark: Any, files: int, cache: Path) -> dict[str, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.spark_memory", description="memory of a Spark driver")
+    parser = argparse.ArgumentParser(prog="benchmarks spark_memory", description="memory of a Spark driver")
     parser.add_argument("--files", type=int, action="append", help="default: 1,000 and 20,000")
     parser.add_argument("--cache", type=Path, default=CACHE)
     args = parser.parse_args(argv)
