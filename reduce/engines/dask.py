@@ -127,9 +127,11 @@ class DaskEngine(KeepsNothing):
             # The client would log, with a traceback, that this ends its attempts to find a dead scheduler.
             logger = logging.getLogger("distributed.client")
             logger.addFilter(_not_cancelled)
-            with contextlib.suppress(OSError, TimeoutError, CancelledError):
-                self.client.close(timeout=CLOSING)
-            logger.removeFilter(_not_cancelled)
+            try:
+                with contextlib.suppress(OSError, TimeoutError, CancelledError):
+                    self.client.close(timeout=CLOSING)
+            finally:
+                logger.removeFilter(_not_cancelled)
 
     def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
         self._admit(pass_, data)

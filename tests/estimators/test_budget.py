@@ -26,11 +26,11 @@ path, k, memory = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 warnings.simplefilter("ignore")  # two scans are few on purpose
 data = Dataset.from_parquet(path, sparse=("indices", "values", 1_000_000))
 model = TruncatedSVD(k, solver="sketch", tol=None, max_scans=2)
-# What the process holds beside the scan differs a little from moment to moment.
-planned = int(explain(model, data, connect("local", workers=2)).peak * 1.02)
+planned = explain(model, data, connect("local", workers=2)).peak
 try:
     refused = ""
-    model.fit(data, engine=connect("local", workers=2, memory=memory or planned))
+    # What the process holds beside the scan may grow a little after the plan; the fit has to keep to the plan itself.
+    model.fit(data, engine=connect("local", workers=2, memory=memory or int(planned * 1.02)))
 except MemoryError as error:
     refused = str(error)
 peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
