@@ -16,26 +16,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from compress.c_layers import array, code_type, constants, function, sum_type, transform, waves_of, weight_type
 from compress.c_names import lookups, names, struct
-from compress.integer import I64, WholeLayer, WholeNet, bounds
+from compress.integer import WholeNet, bounds
 from compress.model import Model
 from compress.pack import net_of
-from compress.transforms import block_of, frequencies, picture_of, waves
 from reduce import files
 from reduce.errors import ConfigError
 
 Number = Literal["double", "float"]
-LANES = 16
-"""Compilers turn a loop into vector instructions at -O2 when its count is a multiple of their width."""
-FAR = 255
-"""The largest distance that one byte holds."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,30}")
 
 
@@ -80,57 +76,32 @@ def source(net: WholeNet, *, name: str = "model", number: Number = "double") -> 
     parts = [_head(net, name, number, score), struct(net, name)]
     first, d = net.layers[0], net.front.n_features
     layers = [replace(first, weights=first.weights[:d]), *net.layers[1:]]
-    mine = f"{name}_"
-    parts += [
-        _layer_data(mine, i, layer, _int(m), _weight(net.layers[i]))
-        for i, (layer, m) in enumerate(_pairs(layers, most))
-    ]
+    mine, accs, found = f"{name}_", [sum_type(m) for m in most], [waves_of(layer) for layer in layers]
+    weights = [weight_type(layer) for layer in net.layers]
+    each = list(enumerate(zip(layers, accs, weights, found, strict=True)))
+    parts += [constants(mine, i, *given) for i, given in each]
     if net.front.categories:
-        parts.append(_rows(net, name, _int(most[0])))
+        parts.append(_rows(net, name, accs[0]))
     if d:
-        parts.append(_codes(net, name, number, _code(tops[0])))
-    for i, (layer, m) in enumerate(_pairs(layers, most)):
-        out = score if layer.bits == 0 else _code(tops[i + 1])
-        sums = i == 0 and bool(net.front.categories)
-        wave = _waves(layer)
+        parts.append(_codes(net, name, number, code_type(tops[0])))
+    for i, (layer, acc, weight, wave) in each:
+        code, out = code_type(tops[i]), score if layer.bits == 0 else code_type(tops[i + 1])
         if wave is not None:
-            parts.append(_transform(mine, i, layer, wave, _code(tops[i]), out, tops[i] + 1))
+            parts.append(transform(mine, i, layer, wave, code, out, tops[i] + 1))
         else:
-            parts.append(_layer(mine, i, layer, _int(m), _code(tops[i]), out, _weight(net.layers[i]), sums=sums))
-    parts += [_scores(net, name, number, score, _int(most[0]), tops), _answers(net, name, score)]
+            sums = i == 0 and bool(net.front.categories)
+            parts.append(function(mine, i, layer, acc, code, out, weight, sums=sums))
+    parts += [_scores(net, name, number, score, accs[0], tops), _answers(net, name, score)]
     parts += [lookups(net, name), names(net, name)]
     return "\n".join(part for part in parts if part)
 
 
-def _pairs(layers: Sequence[WholeLayer], most: Sequence[int]) -> Iterable[tuple[WholeLayer, int]]:
-    return zip(layers, most, strict=True)
-
-
 def score_type(net: WholeNet) -> str:
     """The type of a score in C."""
-    return _int(bounds(net)[-1])
-
-
-# Types
-
-
-def _int(most: int) -> str:
-    """The type of a sum that never exceeds ``most``, nor, since every input may be 0, does a part of it."""
-    return "int32_t" if most < 1 << 31 else "int64_t"
-
-
-def _code(top: int) -> str:
-    """The type of a layer's input. 16 bits even for small ones: processors multiply and add pairs of those."""
-    return "int16_t" if top < 1 << 15 else "int32_t"
+    return sum_type(bounds(net)[-1])
 
 
 # Constants
-
-
-def _array(kind: str, name: str, values: Iterable[int]) -> str:
-    texts = [f"{v}LL" if kind == "int64_t" else str(v) for v in values] or ["0"]
-    rows = [", ".join(texts[at : at + 24]) for at in range(0, len(texts), 24)]
-    return f"static const {kind} {name}[{len(texts)}] = {{\n    " + ",\n    ".join(rows) + "\n};\n"
 
 
 def _floats(name: str, values: npt.NDArray[np.float32]) -> str:
@@ -142,82 +113,6 @@ def _floats(name: str, values: npt.NDArray[np.float32]) -> str:
 def _float(value: float) -> str:
     """A number of single precision, exactly: C99's hexadecimal constants."""
     return float(value).hex() + "F"
-
-
-def sparse(weights: I64) -> tuple[list[int], list[int], list[int]]:
-    """How many pairs of weights each output has, and of each weight its distance from the one before and its value.
-
-    A distance above ``FAR`` is bridged by weights of 0, and a pair is filled up with one.
-    """
-    counts: list[int] = []
-    gaps: list[int] = []
-    values: list[int] = []
-    for column in weights.T:
-        before = len(gaps)
-        at = 0
-        for i in np.flatnonzero(column).tolist():
-            while i - at > FAR:
-                gaps.append(FAR)
-                values.append(0)
-                at += FAR
-            gaps.append(i - at)
-            values.append(int(column[i]))
-            at = i
-        if (len(gaps) - before) % 2:
-            gaps.append(0)
-            values.append(0)
-        counts.append((len(gaps) - before) // 2)
-    return counts, gaps, values
-
-
-def _weight(layer: WholeLayer) -> tuple[str, int]:
-    wide = int(np.abs(layer.weights).max(initial=0)) > 127
-    return ("int16_t", 2) if wide else ("int8_t", 1)
-
-
-def is_sparse(layer: WholeLayer) -> bool:
-    """Whether distances and values take fewer bytes than all weights."""
-    size, n_out = _weight(layer)[1], layer.weights.shape[1]
-    if (1 + size) * np.count_nonzero(layer.weights) >= size * layer.weights.size:
-        return False
-    return bool((1 + size) * len(sparse(layer.weights)[1]) + 4 * n_out < size * layer.weights.size)
-
-
-def _layer_data(prefix: str, i: int, layer: WholeLayer, acc: str, weight: tuple[str, int]) -> str:
-    kind = weight[0]
-    bias = _array(acc, f"{prefix}bias_{i}", layer.bias.tolist())
-    if not layer.weights.size:
-        return bias
-    wave = _waves(layer)
-    if wave is not None:
-        kept, down, across = wave
-        return (
-            bias
-            + _array("int8_t", f"{prefix}down_{i}", down.ravel().tolist())
-            + _array("int8_t", f"{prefix}across_{i}", across.ravel().tolist())
-            + _array("uint16_t", f"{prefix}frequencies_{i}", kept.ravel().tolist())
-        )
-    if not is_sparse(layer):
-        return bias + _array(kind, f"{prefix}weights_{i}", layer.weights.T.ravel().tolist())
-    counts, gaps, values = sparse(layer.weights)
-    count = "uint16_t" if max(counts) < 1 << 16 else "uint32_t"
-    return (
-        bias
-        + _array(count, f"{prefix}counts_{i}", counts)
-        + _array("uint8_t", f"{prefix}gaps_{i}", gaps)
-        + _array(kind, f"{prefix}weights_{i}", values)
-    )
-
-
-def _waves(layer: WholeLayer) -> tuple[I64, I64, I64] | None:
-    """Of a cosine transform its frequencies (n, 2), and the waves down and across; None if a layer is none."""
-    width = picture_of(layer.weights) if layer.bits else None
-    if width is None:
-        return None
-    height, n_out = layer.weights.shape[0] // width, layer.weights.shape[1]
-    kept = frequencies(height, width, block_of(layer.weights, width) or 0, n_out)
-    down, across = (waves(size, int(kept[:, j].max()) + 1) for j, size in enumerate((height, width)))
-    return kept, down, across
 
 
 # Code
@@ -276,7 +171,7 @@ def _codes(net: WholeNet, name: str, number: str, code: str) -> str:
         data += _floats(f"{name}_low", front.low) + _floats(f"{name}_step", front.step)
     one_fill = len(front.fill) == 1
     if not one_fill:
-        data += _array("int32_t", f"{name}_fill", front.fill.tolist())
+        data += array("int32_t", f"{name}_fill", front.fill.tolist())
     value = "(double)row[i]" if number == "float" else "row[i]"
     # x - 0 and x / 1 are x to the last bit.
     if shared:
@@ -313,100 +208,6 @@ def _codes(net: WholeNet, name: str, number: str, code: str) -> str:
     return data + "\n".join(body) + "\n"
 
 
-def _layer(
-    prefix: str,
-    i: int,
-    layer: WholeLayer,
-    acc: str,
-    code: str,
-    out: str,
-    weight: tuple[str, int],
-    *,
-    sums: bool = False,
-) -> str:
-    n_in, n_out = layer.weights.shape
-    kind = weight[0]
-    taken = [*([f"const {code} *in"] if n_in else []), *([f"const {acc} *sums"] if sums else [])]
-    lines = [f"static void {prefix}layer_{i}({', '.join(taken)}, {out} *out)", "{"]
-    thin = n_in > 0 and is_sparse(layer)
-    if n_in:
-        lines.append(f"    const {kind} *w = {prefix}weights_{i};")
-    if thin:
-        lines.append(f"    const uint8_t *gap = {prefix}gaps_{i};")
-    start = "sums[j]" if sums else f"{prefix}bias_{i}[j]"
-    lines += ["    int j;", f"    for (j = 0; j < {n_out}; j++) {{", f"        {acc} sum = {start};"]
-    if thin:
-        lines += [
-            f"        const {code} *x = in, *y;",
-            f"        uint32_t n = {prefix}counts_{i}[j];",
-            "        /* In pairs, a fifth faster: two products do not wait for each other. */",
-            "        for (; n > 0; n--) {",
-            "            y = x + gap[0];",
-            "            x = y + gap[1];",
-            f"            sum += ({acc})*y * ({acc})w[0];",
-            f"            sum += ({acc})*x * ({acc})w[1];",
-            "            gap += 2;",
-            "            w += 2;",
-            "        }",
-        ]
-    elif n_in:
-        even = n_in - n_in % LANES
-        lines.append("        int i;")
-        if even:
-            lines += [f"        for (i = 0; i < {even}; i++)", f"            sum += ({acc})in[i] * ({acc})w[i];"]
-        if even < n_in:
-            lines += [f"        for (i = {even}; i < {n_in}; i++)", f"            sum += ({acc})in[i] * ({acc})w[i];"]
-        lines.append(f"        w += {n_in};")
-    return "\n".join([*lines, *_result(layer, out), "    }", "}"]) + "\n"
-
-
-def _result(layer: WholeLayer, out: str) -> list[str]:
-    """A layer's result of its sum."""
-    if layer.bits == 0:
-        return ["        out[j] = sum;"]
-    return [
-        f"        int64_t scaled = (int64_t)sum * {layer.multiplier} + {1 << (layer.shift - 1)}LL;",
-        "        /* Towards minus infinity, also where >> of negative numbers is something else. */",
-        f"        scaled = scaled >= 0 ? scaled >> {layer.shift} : -1 - ((-1 - scaled) >> {layer.shift});",
-        f"        scaled = scaled < {layer.low} ? {layer.low} : scaled > {layer.high} ? {layer.high} : scaled;",
-        f"        out[j] = ({out})scaled;",
-    ]
-
-
-def _transform(
-    prefix: str, i: int, layer: WholeLayer, wave: tuple[I64, I64, I64], code: str, out: str, top: int
-) -> str:
-    """A cosine transform: of every frequency down one row of sums, then those across."""
-    kept, down, across = wave
-    (n_down, height), width = down.shape, across.shape[1]
-    total = top * np.abs(layer.weights).sum(axis=0) + np.abs(layer.bias)
-    part, acc = _int(top * int(np.abs(down).sum(axis=1).max())), _int(int(total.max()))
-    lines = [
-        f"static void {prefix}layer_{i}(const {code} *in, {out} *out)",
-        "{",
-        f"    {part} row[{width}];",
-        "    int v, x, y, j;",
-        f"    for (v = 0; v < {n_down}; v++) {{",
-        f"        for (x = 0; x < {width}; x++)",
-        "            row[x] = 0;",
-        f"        for (y = 0; y < {height}; y++)",
-        f"            for (x = 0; x < {width}; x++)",
-        f"                row[x] += ({part})in[y * {width} + x] * ({part}){prefix}down_{i}[v * {height} + y];",
-        f"        for (j = 0; j < {len(kept)}; j++) {{",
-        f"            const int8_t *w = {prefix}across_{i} + {prefix}frequencies_{i}[2 * j + 1] * {width};",
-        f"            {acc} sum = {prefix}bias_{i}[j];",
-        f"            if ({prefix}frequencies_{i}[2 * j] != v)",
-        "                continue;",
-        f"            for (x = 0; x < {width}; x++)",
-        f"                sum += ({acc})row[x] * ({acc})w[x];",
-        *(f"    {line}" for line in _result(layer, out)),
-        "        }",
-        "    }",
-        "}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def _given(net: WholeNet, number: str) -> str:
     """What a row is in C."""
     d, c = net.front.n_features, len(net.front.categories)
@@ -424,7 +225,7 @@ def _scores(net: WholeNet, name: str, number: str, score: str, acc: str, tops: S
         f"{head};",
         head,
         "{",
-        *(f"    {_code(tops[i])} in_{i}[{width}];" for i, width in enumerate(widths) if width),
+        *(f"    {code_type(tops[i])} in_{i}[{width}];" for i, width in enumerate(widths) if width),
         *([f"    {acc} sums[{net.layers[0].weights.shape[1]}];"] if named else []),
         *([f"    const int refused = {name}_codes_of(row, in_0);"] if d else []),
         *(["    if (refused)", "        return refused;"] if d else []),
@@ -475,10 +276,10 @@ def _answers(net: WholeNet, name: str, score: str) -> str:
 def _rows(net: WholeNet, name: str, acc: str) -> str:
     """The sums of the first layer that categories make, its biases included."""
     front, layer = net.front, net.layers[0]
-    kind, n_out, d = _weight(layer)[0], layer.weights.shape[1], front.n_features
-    data = _array(kind, f"{name}_category_weights", layer.weights[d:].ravel().tolist())
-    data += _array("int32_t", f"{name}_widths", [category.width for category in front.categories])
-    data += _array("int32_t", f"{name}_starts", [start - d for start, _ in front.spans])
+    kind, n_out, d = weight_type(layer)[0], layer.weights.shape[1], front.n_features
+    data = array(kind, f"{name}_category_weights", layer.weights[d:].ravel().tolist())
+    data += array("int32_t", f"{name}_widths", [category.width for category in front.categories])
+    data += array("int32_t", f"{name}_starts", [start - d for start, _ in front.spans])
     return (
         data
         + f"""
@@ -498,4 +299,4 @@ static void {name}_rows_of(const int32_t *categories, {acc} *sums)
     )
 
 
-__all__ = ["Number", "is_sparse", "score_type", "source", "sparse", "to_c"]
+__all__ = ["Number", "score_type", "source", "to_c"]
