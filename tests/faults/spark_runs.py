@@ -17,39 +17,28 @@ from reduce import Dataset, connect
 from tests.engines.contract import tree_of
 from tests.engines.spark_driver import LEAF, fit_and_write
 from tests.engines.spark_processes import ROOT, Cluster, children, environment, submit
+from tests.faults.staged import Staged
 from tests.jobs.conftest import D
 
 DRIVER = ROOT / "tests/engines/spark_driver.py"
 
 
-class Run:
-    """The job, which tells of its stages; its log is read all the while.
-
-    Attributes:
-        printed: the lines read so far, one for each stage that has begun.
-    """
+class Run(Staged):
+    """The job; its log is read all the while."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
+        super().__init__(process)
         self.log: list[str] = []
-        self.printed: list[str] = []
         assert process.stderr is not None
         self.reader = threading.Thread(target=self.log.extend, args=(process.stderr,))
         self.reader.start()
 
-    def until(self, stage: str, count: int = 1) -> float:
-        """Wait for a stage to begin, for the ``count``-th time; when it did."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.printed.append(line.strip())
-            count -= line.strip() == stage
-            if not count:
-                return time.monotonic()
-        raise AssertionError("\n".join([*self.printed, *self.log[-60:]]))
+    def told(self) -> str:
+        return "".join(self.log[-60:])
 
     def finish(self) -> None:
         self.until("done")
-        assert self.process.wait(60) == 0, "".join(self.log[-60:])
+        assert self.process.wait(60) == 0, self.told()
         self.close()
 
     def ended(self) -> int:

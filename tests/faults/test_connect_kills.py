@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,8 @@ if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
 
 from jobs import exits
 from tests.engines.spark_driver import LEAF
-from tests.engines.spark_processes import Cluster, cluster, end, serving
-from tests.faults.spark_runs import Run, connected, outputs, parts, reference
+from tests.engines.spark_processes import Cluster, end, serving
+from tests.faults.spark_runs import Run, connected, outputs, parts
 from tests.jobs.conftest import write_vectors
 
 pytestmark = pytest.mark.slow
@@ -29,20 +28,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_vectors(tmp_path_factory.mktemp("input") / "data", files=4, rows=6000, group=LEAF)
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster(tmp_path_factory.mktemp("cluster") / "c") as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def expected(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    with pytest.MonkeyPatch.context() as patch:
-        found = reference(folder, tmp_path_factory.mktemp("expected"), patch)
-    assert len(found) > 100
-    return found
 
 
 def begun(run: Run, stage: str, out: Path) -> None:
@@ -54,11 +39,11 @@ def begun(run: Run, stage: str, out: Path) -> None:
 
 @pytest.mark.parametrize("stage", ["gram", "write"])
 def test_a_server_that_is_killed(
-    stage: str, running: Cluster, folder: Path, expected: dict[str, str], space: Path
+    stage: str, spark_cluster: Cluster, folder: Path, spark_files: dict[str, str], space: Path
 ) -> None:
     out = space / "out"
     out.mkdir()
-    with serving(space / "one", running.address) as (server, address):
+    with serving(space / "one", spark_cluster.address) as (server, address):
         run = connected(address, folder, out)
         try:
             begun(run, stage, out)
@@ -70,20 +55,22 @@ def test_a_server_that_is_killed(
     assert code == exits.NO_CLUSTER, run.printed + run.log[-60:]
     assert f"expected a Spark cluster that answers at {address}, found: " in run.printed[-1]
     assert not (out / "features/_SUCCESS").exists()
-    with serving(space / "two", running.address) as (_, address):
+    with serving(space / "two", spark_cluster.address) as (_, address):
         run = connected(address, folder, out)
         try:
             run.finish()
         finally:
             end(run.process)
-    assert outputs(out) == expected
+    assert outputs(out) == spark_files
 
 
-def test_ctrl_c_stops_the_server_too(running: Cluster, folder: Path, expected: dict[str, str], space: Path) -> None:
+def test_ctrl_c_stops_the_server_too(
+    spark_cluster: Cluster, folder: Path, spark_files: dict[str, str], space: Path
+) -> None:
     """A server whose client is merely gone would write all the parts."""
     out = space / "out"
     out.mkdir()
-    with serving(space / "server", running.address) as (_, address):
+    with serving(space / "server", spark_cluster.address) as (_, address):
         run = connected(address, folder, out)
         try:
             begun(run, "write", out)
@@ -93,10 +80,10 @@ def test_ctrl_c_stops_the_server_too(running: Cluster, folder: Path, expected: d
             while before != parts(out):
                 before = parts(out)
                 time.sleep(5)
-            assert before < sum(name.startswith("features/part-") for name in expected)
+            assert before < sum(name.startswith("features/part-") for name in spark_files)
             assert not (out / "features/_SUCCESS").exists()
             run = connected(address, folder, out)
             run.finish()
         finally:
             end(run.process)
-    assert outputs(out) == expected
+    assert outputs(out) == spark_files

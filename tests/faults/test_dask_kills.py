@@ -20,6 +20,7 @@ import pytest
 from reduce import PCA, Dataset, connect
 from tests.engines.contract import tree_of
 from tests.engines.dask_processes import ROOT, Cluster, cluster
+from tests.faults.staged import Staged
 from tests.jobs.conftest import D, write_vectors
 
 pytest.importorskip("distributed")
@@ -88,31 +89,24 @@ def running(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield found
 
 
-class Run:
+class Run(Staged):
     """The job in a process of its own, which tells of its stages: one scan with ``gram``, five with ``sketch``."""
 
     def __init__(self, data: Path, out: Path, address: str, solver: str = "gram") -> None:
         out.mkdir(exist_ok=True)
-        self.printed: list[str] = []
         self.log = (out.parent / f"{out.name}.log").open("w+")
-        self.process = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", CHILD, *map(str, (data, out, address, LEAF_BYTES, PART_BYTES, solver))],
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
+        super().__init__(process)
 
-    def until(self, stage: str, count: int = 1) -> float:
-        """Wait for a stage to begin, for the ``count``-th time; when it did."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.printed.append(line.strip())
-            count -= line.strip() == stage
-            if not count:
-                return time.monotonic()
+    def told(self) -> str:
         self.log.seek(0)
-        raise AssertionError(self.log.read())
+        return self.log.read()
 
     def finish(self) -> None:
         self.until("done")

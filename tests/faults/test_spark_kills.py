@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
     pytest.skip("Spark needs Java", allow_module_level=True)
 
 from tests.engines.spark_driver import LEAF
-from tests.engines.spark_processes import Cluster, cluster, end, made_zip
+from tests.engines.spark_processes import Cluster, end, made_zip
 from tests.faults.spark_runs import Run, kill_one, outputs, parts, reference, submitted
 from tests.jobs.conftest import write_vectors
 
@@ -40,30 +39,16 @@ def zipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster(tmp_path_factory.mktemp("cluster") / "c") as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def expected(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    with pytest.MonkeyPatch.context() as patch:
-        found = reference(folder, tmp_path_factory.mktemp("expected"), patch)
-    assert len(found) > 100
-    return found
-
-
-@pytest.fixture(scope="module")
 def sketched(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     with pytest.MonkeyPatch.context() as patch:
         return reference(folder, tmp_path_factory.mktemp("sketched"), patch, "sketch")
 
 
 @pytest.fixture(scope="module")
-def length(running: Cluster, folder: Path, zipped: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
+def length(spark_cluster: Cluster, folder: Path, zipped: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
     """Seconds of the fit in a run without kills."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    run = submitted(running, folder, out, zipped)
+    run = submitted(spark_cluster, folder, out, zipped)
     began, write = run.until("gram"), run.until("write")
     run.finish()
     return write - began
@@ -83,17 +68,17 @@ def test_same_bytes_after_a_kill(
     target: str,
     stage: str,
     moment: int,
-    running: Cluster,
+    spark_cluster: Cluster,
     folder: Path,
     zipped: Path,
-    expected: dict[str, str],
+    spark_files: dict[str, str],
     length: float,
     space: Path,
 ) -> None:
     rng, out = random.Random(f"{target} {stage} {moment}"), space / "out"
-    total = sum(name.startswith("features/part-") for name in expected)
+    total = sum(name.startswith("features/part-") for name in spark_files)
     out.mkdir()
-    run = submitted(running, folder, out, zipped)
+    run = submitted(spark_cluster, folder, out, zipped)
     try:
         run.until(stage)
         wait_within(stage, rng.uniform(0, 0.8), length, out, total, run)
@@ -101,13 +86,13 @@ def test_same_bytes_after_a_kill(
         if target == "driver":
             run.kill(rng)
             HITS.append(early)
-            run = submitted(running, folder, out, zipped)
+            run = submitted(spark_cluster, folder, out, zipped)
         else:
-            HITS.append(kill_one(running, target, rng) and early)
+            HITS.append(kill_one(spark_cluster, target, rng) and early)
         run.finish()
     finally:
         end(run.process)
-    assert outputs(out) == expected
+    assert outputs(out) == spark_files
 
 
 def test_most_kills_came_before_the_end() -> None:
@@ -116,19 +101,19 @@ def test_most_kills_came_before_the_end() -> None:
 
 @pytest.mark.parametrize(("target", "scan"), [("driver", 1), ("driver", 3), ("executor", 2), ("executor", 4)])
 def test_a_sketch_goes_on_after_its_last_whole_scan(
-    target: str, scan: int, running: Cluster, folder: Path, zipped: Path, sketched: dict[str, str], space: Path
+    target: str, scan: int, spark_cluster: Cluster, folder: Path, zipped: Path, sketched: dict[str, str], space: Path
 ) -> None:
     """Of the five scans, ``scan`` of the four over sketches is hit."""
     rng, out = random.Random(f"{target} {scan}"), space / "out"
     out.mkdir()
-    run = submitted(running, folder, out, zipped, "sketch")
+    run = submitted(spark_cluster, folder, out, zipped, "sketch")
     try:
         run.until("sketch", scan)
         if target == "driver":
             run.kill(rng)
-            run = submitted(running, folder, out, zipped, "sketch")
+            run = submitted(spark_cluster, folder, out, zipped, "sketch")
         else:
-            assert kill_one(running, target, rng)
+            assert kill_one(spark_cluster, target, rng)
         run.finish()
     finally:
         end(run.process)

@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 
 import jobs.cli
 from jobs import exits
+from jobs.spark_submit import COMMANDS
 from reduce import PCA, Dataset, load
 from tests.jobs.conftest import FILES, ROWS, D, job_text, tree, write_vectors
 
@@ -479,3 +481,9 @@ def test_checkpoints_go_where_the_job_says(eigenmill: Any, job: Path, tmp_path: 
     eigenmill(
         "reduce", job, "--set", f"engine.work={tmp_path}/file", "--set", "output.model=null", code=exits.BAD_OUTPUT
     )
+
+
+def test_spark_submit_starts_the_commands_that_take_an_engine() -> None:
+    group: Any = typer.main.get_command(jobs.cli.app)
+    taking = {name for name, command in group.commands.items() if any(p.name == "engine" for p in command.params)}
+    assert set(COMMANDS) == taking - {"explain"}  # which reads metadata only

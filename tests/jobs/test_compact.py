@@ -154,13 +154,7 @@ def test_stages_and_search_never_read_the_test_rows(done: Path, monkeypatch: pyt
 def test_stopped_it_goes_on_to_the_same_bytes(
     with_: signal.Signals, conf: Path, finished: Path, tmp_path: Path
 ) -> None:
-    driver = (
-        "import sys, time\nfrom compress.train import _Run\ntrue = _Run._epoch\n"
-        "def slow(self, number):\n    time.sleep(0.2)\n    return true(self, number)\n"
-        "_Run._epoch = slow\nfrom jobs.cli import main\nmain()\n"
-    )
-    command = [sys.executable, "-c", driver, "compress", str(conf), "--json"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = slowly(conf)
     try:
         wait(lambda: any((tmp_path / "out/stages").glob("02-train-*.checkpoint")), process)
         process.send_signal(with_)
@@ -177,6 +171,17 @@ def test_stopped_it_goes_on_to_the_same_bytes(
     assert [stage["resumed"] for stage in resumed["stages"]] == [True, True, False, False]
     assert resumed["stages"][3]["packed_bytes"] == (finished / "model.emill").stat().st_size
     assert (tmp_path / "out/model.emill").read_bytes() == (finished / "model.emill").read_bytes()
+
+
+def slowly(conf: Path) -> subprocess.Popen[str]:
+    """The recipe in a process whose epochs take their time, so that a test can stop it in one."""
+    driver = (
+        "import sys, time\nfrom compress.train import _Run\ntrue = _Run._epoch\n"
+        "def slow(self, number):\n    time.sleep(0.2)\n    return true(self, number)\n"
+        "_Run._epoch = slow\nfrom jobs.cli import main\nmain()\n"
+    )
+    command = [sys.executable, "-c", driver, "compress", str(conf), "--json"]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:

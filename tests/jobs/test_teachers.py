@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from jobs import compact
 from jobs.recipe import load_recipe, read_recipe
 from reduce.errors import ArtifactError, ConfigError, SchemaError
 from tests.compress.made_tables import late
-from tests.jobs.test_compact import ROOT, invoke, wait
+from tests.jobs.test_compact import ROOT, invoke, slowly, wait
 
 AUGMENT = "{name: affine, height: 8, width: 8, shift: 0.6, turn: 6, zoom: 0.05, shear: 4}"
 RECIPE = """\
@@ -126,13 +124,7 @@ STOPS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", STOPS)
 def test_killed_it_goes_on_to_the_same_bytes(moment: str, conf: Path, finished: Path, tmp_path: Path) -> None:
-    driver = (
-        "import sys, time\nfrom compress.train import _Run\ntrue = _Run._epoch\n"
-        "def slow(self, number):\n    time.sleep(0.2)\n    return true(self, number)\n"
-        "_Run._epoch = slow\nfrom jobs.cli import main\nmain()\n"
-    )
-    command = [sys.executable, "-c", driver, "compress", str(conf), "--json"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = slowly(conf)
     try:
         wait(lambda: any((tmp_path / "out").glob(STOPS[moment])), process)
     finally:
