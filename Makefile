@@ -45,7 +45,7 @@ bench: $(TEST)  ## benchmarks; ARGS goes to them
 	$(BIN)/python -m benchmarks $(ARGS)
 
 dist: $(CORE)  ## dist/eigenmill.zip, for spark-submit --py-files
-	$(BIN)/python scripts/zip_packages.py dist/eigenmill.zip reduce jobs $(wildcard compress)
+	$(BIN)/python scripts/zip_packages.py dist/eigenmill.zip src/eigenmill
 
 format: $(CHECK)  ## rewrite the code: safe lint fixes, then format
 	$(BIN)/ruff check --fix .

@@ -20,13 +20,13 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.data import CACHE
-from compress.latency import machine
-from jobs import console
-from jobs.compact import CompactReport, run
-from jobs.compact_show import before_and_after
-from jobs.digits import FULL, prepare
-from jobs.recipe import load_recipe
-from jobs.show import grid
+from eigenmill.compress.latency import machine
+from eigenmill.jobs import console
+from eigenmill.jobs.compact import CompactReport, run
+from eigenmill.jobs.compact_show import before_and_after
+from eigenmill.jobs.digits import FULL, prepare
+from eigenmill.jobs.recipe import load_recipe
+from eigenmill.jobs.show import grid
 
 CONF = Path(__file__).parent.parent / "conf"
 BARS = {"mnist_compact": 20.0, "mnist_compact_full": 60.0}

@@ -92,7 +92,7 @@ def write_group(features: F32, name: Path, group: int, target: Path) -> None:
 
 
 def run_case(case: str, client: Any, path: Path, out: Path) -> dict[str, Any]:
-    from reduce import connect
+    from eigenmill.reduce import connect
 
     if case == "dask-ml":
         return dask_ml(client, path, out)

@@ -29,7 +29,7 @@ from benchmarks.data import CACHE
 from benchmarks.glosses import exact, weighted
 from benchmarks.measure import RESULT
 from benchmarks.spark import started
-from reduce import TruncatedSVD
+from eigenmill.reduce import TruncatedSVD
 
 ACCURACY = 1e-3
 """Relative error that no singular value may exceed."""

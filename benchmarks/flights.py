@@ -73,8 +73,8 @@ def fetched() -> pa.Table:
 
 def compact(place: Path, part: str, seed: int) -> dict[str, Any]:
     """The whole way: stream, train, quantize, pack; scored on the test rows by the file."""
-    from compress import EntropyPenalty, LearnedStep, Model, evaluate, gather, pack, quantize, train
-    from reduce import Dataset
+    from eigenmill.compress import EntropyPenalty, LearnedStep, Model, evaluate, gather, pack, quantize, train
+    from eigenmill.reduce import Dataset
 
     def read(name: str) -> Dataset:
         carry = ["date", "origin", "destination", "late"]

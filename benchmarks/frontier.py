@@ -25,16 +25,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.data import CACHE
-from compress import Model, Validation, gather, load, pack, pooling, teach
-from compress.augment import Affine
-from compress.data import labelled_blocks
-from compress.distill import TEACHER
-from compress.evaluate import evaluate
-from compress.pack import packed
-from jobs.compact_steps import STEPS
-from jobs.digits import FULL, prepare
-from jobs.recipe import Distill, Quantize
-from reduce import Dataset
+from eigenmill.compress import Model, Validation, gather, load, pack, pooling, teach
+from eigenmill.compress.augment import Affine
+from eigenmill.compress.data import labelled_blocks
+from eigenmill.compress.distill import TEACHER
+from eigenmill.compress.evaluate import evaluate
+from eigenmill.compress.pack import packed
+from eigenmill.jobs.compact_steps import STEPS
+from eigenmill.jobs.digits import FULL, prepare
+from eigenmill.jobs.recipe import Distill, Quantize
+from eigenmill.reduce import Dataset
 
 COPIES = 6
 HELD = Validation(share=1 / 12, by="id")

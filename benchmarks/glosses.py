@@ -28,7 +28,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from benchmarks.data import CACHE
-from reduce import TruncatedSVD
+from eigenmill.reduce import TruncatedSVD
 
 KINDS = ("noun", "verb", "adj", "adv")
 

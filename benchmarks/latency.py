@@ -27,9 +27,21 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from benchmarks.data import CACHE
-from compress import Model, compiled, gather, load, pack, prune, prune_neurons, quantize, run_onnx, to_onnx, train
-from jobs.digits import prepare
-from reduce import Dataset
+from eigenmill.compress import (
+    Model,
+    compiled,
+    gather,
+    load,
+    pack,
+    prune,
+    prune_neurons,
+    quantize,
+    run_onnx,
+    to_onnx,
+    train,
+)
+from eigenmill.jobs.digits import prepare
+from eigenmill.reduce import Dataset
 
 SINGLE, BATCH = 1, 1024
 OPTIMIZER = {"name": "momentum", "lr": 0.05, "momentum": 0.9}

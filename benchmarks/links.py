@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data import CACHE, Spec, make
-from reduce import PCA, Dataset, connect
-from reduce.engines.load import Cluster, Load, fold_load
-from reduce.passes.gram import GramPass
-from reduce.passes.moments import Intake
+from eigenmill.reduce import PCA, Dataset, connect
+from eigenmill.reduce.engines.load import Cluster, Load, fold_load
+from eigenmill.reduce.passes.gram import GramPass
+from eigenmill.reduce.passes.moments import Intake
 
 BRIDGE, NETWORK = "em-bridge", "10.77.0"
 SPEC = Spec(rows=33_600, features=2_000, layout="fixed", row_group=4_200, groups_per_file=2)
@@ -99,7 +99,12 @@ def dask(workers: int) -> Iterator[Any]:
     """A client of a scheduler on the bridge, with a worker of one thread in every namespace."""
     from distributed import Client
 
-    env = {**os.environ, "PYTHONPATH": os.getcwd(), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([os.path.join(os.getcwd(), "src"), os.getcwd()]),
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     processes = []
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as ending:
         log = ending.enter_context((Path(folder) / "log").open("wb"))

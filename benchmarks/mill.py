@@ -14,7 +14,7 @@ def run(
 
     Seconds of the fit and of the whole, opening the files included; the variances.
     """
-    from reduce import PCA, Dataset, connect
+    from eigenmill.reduce import PCA, Dataset, connect
 
     began = time.perf_counter()
     layout: dict[str, Any] = {"vector": "x"}

@@ -27,12 +27,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.data import CACHE, feature_names
-from reduce import PCA, Dataset, Sink
-from reduce.blocks import Block, Workspace
-from reduce.catalog import FileInfo, Files, Fragment, RowGroups
-from reduce.engines.load import Cluster, Load, fold_load
-from reduce.parquet import ParquetSource
-from reduce.plan import explain
+from eigenmill.reduce import PCA, Dataset, Sink
+from eigenmill.reduce.blocks import Block, Workspace
+from eigenmill.reduce.catalog import FileInfo, Files, Fragment, RowGroups
+from eigenmill.reduce.engines.load import Cluster, Load, fold_load
+from eigenmill.reduce.parquet import ParquetSource
+from eigenmill.reduce.plan import explain
 
 FEATURES, ROWS, FILES, WORKERS = 512, 48_828, 100_000, 1_000
 FILE_BYTES = ROWS * FEATURES * 4
@@ -119,7 +119,7 @@ def simulate(data: Dataset, state: int, workers: int) -> Counted:
     from distributed import Client, LocalCluster
     from distributed.diagnostics.plugin import SchedulerPlugin
 
-    from reduce import connect
+    from eigenmill.reduce import connect
 
     counted = Counted()
 

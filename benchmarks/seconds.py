@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.data import CACHE, LAYOUTS, Spec, feature_names, make
-from reduce import PCA, Dataset, Sink, connect
-from reduce.engines.load import Cluster
-from reduce.plan import explain
+from eigenmill.reduce import PCA, Dataset, Sink, connect
+from eigenmill.reduce.engines.load import Cluster
+from eigenmill.reduce.plan import explain
 
 
 def fastest(work: Callable[[], Any], repeat: int) -> float:

@@ -59,7 +59,7 @@ def local(spark: Any, path: Path, out: Path) -> dict[str, Any]:
 
 
 def engine(spark: Any, path: Path, out: Path) -> dict[str, Any]:
-    from reduce import PCA, Dataset, connect
+    from eigenmill.reduce import PCA, Dataset, connect
 
     began = time.perf_counter()
     data, where = Dataset.from_parquet(str(path), carry=["id"], **layout_of(path)), connect("spark", spark)
@@ -70,7 +70,7 @@ def engine(spark: Any, path: Path, out: Path) -> dict[str, Any]:
 
 
 def frame(spark: Any, path: Path, out: Path) -> dict[str, Any]:
-    from reduce import PCA, Dataset
+    from eigenmill.reduce import PCA, Dataset
 
     began = time.perf_counter()
     data = Dataset.from_spark(spark.read.parquet(str(path)), carry=["id"], **layout_of(path))

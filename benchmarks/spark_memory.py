@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.data import CACHE
 from benchmarks.scale import NullPass, unread
-from reduce import connect
+from eigenmill.reduce import connect
 
 STATE = 1 << 10
 LISTEN = 1.0
@@ -75,5 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     # Python workers find this package where it lies.
-    os.environ["PYTHONPATH"] = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [os.path.join(os.getcwd(), "src"), os.getcwd(), os.environ.get("PYTHONPATH", "")]
+    )
     main(sys.argv[1:])

@@ -29,9 +29,9 @@ import pyarrow.parquet as pq
 
 from benchmarks.data import CACHE, Spec, make
 from benchmarks.measure import RESULT, peak
-from reduce.blocks import MAX_HEIGHT, Workspace
-from reduce.engines.kept import Kept
-from reduce.estimators.sketch import width_of
+from eigenmill.reduce.blocks import MAX_HEIGHT, Workspace
+from eigenmill.reduce.engines.kept import Kept
+from eigenmill.reduce.estimators.sketch import width_of
 
 K, RANK, SEED = 50, 100, 20240601
 SMALL, BAR = (16_000, 1_000), 1e-4
@@ -104,7 +104,7 @@ def eigenmill(
     place: Path, rows: int, features: int, *, tol: float | None, scans: int, memory: str, sparse: bool,
     disk: str | None = None, work: str | None = None, block: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    from reduce import Dataset, TruncatedSVD, connect
+    from eigenmill.reduce import Dataset, TruncatedSVD, connect
 
     class Timed:
         """Notes how long every scan takes."""
@@ -268,7 +268,7 @@ def sparse(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def cache(args: argparse.Namespace) -> None:
     """Seconds of one thread to go through all blocks: decoded, decoded and kept on disk, kept on disk, in memory."""
-    from reduce import Dataset
+    from eigenmill.reduce import Dataset
 
     layouts: dict[str, tuple[Path, dict[str, Any]]] = {
         "lists, 40,000 x 10,000": (dense_data(args.cache, 40_000, 10_000), {"vector": "x"}),

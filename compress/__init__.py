@@ -5,24 +5,31 @@ in one file. Every step is ``step(model, ...) -> model``. Training needs torch (
 constriction; loading a packed model and predicting with it need neither.
 """
 
+if __name__ != "eigenmill.compress":
+    raise ImportError(
+        f"expected 'import eigenmill.compress', found this package imported as {__name__!r}; "
+        "one file must not be two modules: import it from eigenmill"
+    )
+
+
 from typing import Any
 
-from compress.c import to_c
-from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
-from compress.data import Samples, Validation, gather
-from compress.distill import distill, teach
-from compress.evaluate import Evaluation, evaluate
-from compress.factorize import factorize, fold_projection
-from compress.imports import from_onnx, from_safetensors, from_sklearn, from_torch
-from compress.model import Model
-from compress.native import Footprint, compiled, footprint
-from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
-from compress.pack import load, pack
-from compress.prune import prune, prune_neurons, regrow
-from compress.quantize import quantize, share_weights
-from compress.search import Candidate, Search, Target, search
-from compress.train import train
-from compress.transforms import dct, pooling
+from eigenmill.compress.c import to_c
+from eigenmill.compress.constraints import EntropyPenalty, LearnedStep, Magnitude
+from eigenmill.compress.data import Samples, Validation, gather
+from eigenmill.compress.distill import distill, teach
+from eigenmill.compress.evaluate import Evaluation, evaluate
+from eigenmill.compress.factorize import factorize, fold_projection
+from eigenmill.compress.imports import from_onnx, from_safetensors, from_sklearn, from_torch
+from eigenmill.compress.model import Model
+from eigenmill.compress.native import Footprint, compiled, footprint
+from eigenmill.compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
+from eigenmill.compress.pack import load, pack
+from eigenmill.compress.prune import prune, prune_neurons, regrow
+from eigenmill.compress.quantize import quantize, share_weights
+from eigenmill.compress.search import Candidate, Search, Target, search
+from eigenmill.compress.train import train
+from eigenmill.compress.transforms import dct, pooling
 
 __all__ = [
     "Agreement",
@@ -73,6 +80,6 @@ def __getattr__(name: str) -> Any:
     # scikit-learn is most of the time of an import, and a prediction never needs it.
     if name not in ("CompactClassifier", "CompactRegressor"):
         raise AttributeError(f"module 'compress' has no attribute {name!r}")
-    from compress import estimators
+    from eigenmill.compress import estimators
 
     return getattr(estimators, name)

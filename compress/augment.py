@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from compress.front import F32
-from reduce.errors import ConfigError, SchemaError
+from eigenmill.compress.front import F32
+from eigenmill.reduce.errors import ConfigError, SchemaError
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """C: a packed model as one file of C99, from the raw row to integer scores, a class and probabilities.
 
 The file allocates nothing, keeps no state, and needs of the C library ``exp`` only, for probabilities. Its scores are
-those of ``compress.integer`` on every row, because it does the same whole-number arithmetic: sums are 32 bits wide
-where ``bounds`` proves that they fit, else 64. Weights are stored dense in 8 or 16 bits, or as distances and values
-of those that are not 0, whichever is smaller.
+those of ``eigenmill.compress.integer`` on every row, because it does the same whole-number arithmetic: sums are 32 bits
+wide where ``bounds`` proves that they fit, else 64. Weights are stored dense in 8 or 16 bits, or as distances and
+values of those that are not 0, whichever is smaller.
 
 Labels and names of columns are data: they appear in string literals only, every byte that is not a plain letter or
 digit as an octal escape, so that neither quotes, trigraphs nor ends of comments mean anything.
@@ -23,13 +23,22 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from compress.c_layers import array, code_type, constants, function, sum_type, transform, waves_of, weight_type
-from compress.c_names import lookups, names, struct
-from compress.integer import WholeNet, bounds
-from compress.model import Model
-from compress.pack import net_of
-from reduce import files
-from reduce.errors import ConfigError
+from eigenmill.compress.c_layers import (
+    array,
+    code_type,
+    constants,
+    function,
+    sum_type,
+    transform,
+    waves_of,
+    weight_type,
+)
+from eigenmill.compress.c_names import lookups, names, struct
+from eigenmill.compress.integer import WholeNet, bounds
+from eigenmill.compress.model import Model
+from eigenmill.compress.pack import net_of
+from eigenmill.reduce import files
+from eigenmill.reduce.errors import ConfigError
 
 Number = Literal["double", "float"]
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,30}")

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from compress.integer import I64, WholeLayer
-from compress.transforms import block_of, frequencies, picture_of, waves
+from eigenmill.compress.integer import I64, WholeLayer
+from eigenmill.compress.transforms import block_of, frequencies, picture_of, waves
 
 Waves = tuple[I64, I64, I64]
 """Of a cosine transform its frequencies (n, 2), and the waves down and across."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compress.categories import Value
-from compress.integer import WholeNet
-from compress.model import Label
-from reduce.errors import ConfigError
+from eigenmill.compress.categories import Value
+from eigenmill.compress.integer import WholeNet
+from eigenmill.compress.model import Label
+from eigenmill.reduce.errors import ConfigError
 
 
 def struct(net: WholeNet, name: str) -> str:

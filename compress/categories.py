@@ -29,9 +29,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from compress.split import Validation
-from reduce.blocks import Block
-from reduce.errors import ConfigError, DataError, SchemaError
+from eigenmill.compress.split import Validation
+from eigenmill.reduce.blocks import Block
+from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
 
 Kind = Literal["whole", "text", "boolean"]
 Value = bool | int | str
@@ -357,7 +357,7 @@ def as_rows(X: Any) -> pa.Table:
     Raises:
         SchemaError: a column has no common type.
     """
-    from reduce.tables import as_table, pandas_table
+    from eigenmill.reduce.tables import as_table, pandas_table
 
     try:
         if isinstance(X, list):

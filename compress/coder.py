@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from reduce.errors import ArtifactError, ConfigError
+from eigenmill.reduce.errors import ArtifactError, ConfigError
 
 PRECISION = 12
 """Probabilities are whole multiples of 2**-12, 1 to 4,095 of them."""

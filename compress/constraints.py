@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reduce.errors import ConfigError
+from eigenmill.reduce.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -21,17 +21,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from compress.front import F32, Codes, Front, read_front, with_categories
-from compress.model import Label, Model, begun
-from compress.split import Validation, split_of
-from reduce import Dataset, connect
-from reduce.blocks import Block, Workspace
-from reduce.cleaning import DROP
-from reduce.digest import digest_of
-from reduce.engines.base import Engine
-from reduce.errors import ConfigError, DataError, SchemaError
-from reduce.layouts import Scalars
-from reduce.parquet import ParquetSource
+from eigenmill.compress.front import F32, Codes, Front, read_front, with_categories
+from eigenmill.compress.model import Label, Model, begun
+from eigenmill.compress.split import Validation, split_of
+from eigenmill.reduce import Dataset, connect
+from eigenmill.reduce.blocks import Block, Workspace
+from eigenmill.reduce.cleaning import DROP
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.engines.base import Engine
+from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
+from eigenmill.reduce.layouts import Scalars
+from eigenmill.reduce.parquet import ParquetSource
 
 PIECE_BYTES = 16 << 20
 """Size of a piece that training holds in memory. A format constant: it shapes the order of the rows."""
@@ -143,7 +143,7 @@ def gather(
     engine: Engine | None = None,
     directory: str | os.PathLike[str] | None = None,
 ) -> Samples:
-    """Read ``data`` once and scatter its rows, ready for :func:`compress.train` and the steps after it.
+    """Read ``data`` once and scatter its rows, ready for :func:`eigenmill.compress.train` and the steps after it.
 
     Args:
         model: for which the rows are; its front and labels are learnt here if it has none.

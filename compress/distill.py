@@ -17,19 +17,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from compress.augment import augmentation
-from compress.data import as_labelled, clean_blocks
-from compress.evaluate import logits
-from compress.front import F32
-from compress.integer import WholeNet
-from compress.model import Model
-from compress.pack import packed
-from compress.split import Validation, split_of
-from compress.train import Augmentation, train
-from reduce import Dataset, files
-from reduce.blocks import F64
-from reduce.digest import digest_of
-from reduce.errors import ConfigError, DataError
+from eigenmill.compress.augment import augmentation
+from eigenmill.compress.data import as_labelled, clean_blocks
+from eigenmill.compress.evaluate import logits
+from eigenmill.compress.front import F32
+from eigenmill.compress.integer import WholeNet
+from eigenmill.compress.model import Model
+from eigenmill.compress.pack import packed
+from eigenmill.compress.split import Validation, split_of
+from eigenmill.compress.train import Augmentation, train
+from eigenmill.reduce import Dataset, files
+from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.errors import ConfigError, DataError
 
 Teacher = Model | WholeNet | Callable[[Any], Any] | Any
 """A model, a packed model, anything with ``predict_proba``, or a function from raw rows to logits (n, outputs)."""
@@ -56,20 +56,20 @@ def distill(
     seed: int = 0,
     **options: Any,
 ) -> Model:
-    """Train ``student`` on labels and on what the teachers say: :func:`teach`, then :func:`compress.train`.
+    """Train ``student`` on labels and on what the teachers say: :func:`teach`, then :func:`eigenmill.compress.train`.
 
     Args:
-        student: as of :func:`compress.train`, not trained, or trained before.
+        student: as of :func:`eigenmill.compress.train`, not trained, or trained before.
         teachers: one or an ensemble.
-        data: as of :func:`compress.train`.
+        data: as of :func:`eigenmill.compress.train`.
         path: of the Parquet file with the teachers' logits; used again if it is there and nothing has changed.
         label: the column of classes or values.
         copies: of each row, as of :func:`teach`.
         augment: what changes the copies.
         dtype: of the features in the file.
-        validation: rows to hold out, as of :func:`compress.data.gather`; they have no copies.
+        validation: rows to hold out, as of :func:`eigenmill.compress.data.gather`; they have no copies.
         seed: of the copies and of the training.
-        **options: of :func:`compress.train`: ``temperature``, ``share``, ``epochs``, ``constraints`` ...
+        **options: of :func:`eigenmill.compress.train`: ``temperature``, ``share``, ``epochs``, ``constraints`` ...
     """
     given: dict[str, Any] = {"label": label, "copies": copies, "augment": augment, "dtype": dtype, "seed": seed}
     taught = teach(teachers, data, path, validation=validation, **given)
@@ -105,10 +105,10 @@ def teach(
         label: the carried column of classes or values.
         column: the name of the new column.
         copies: of each row, beside the row itself.
-        augment: what changes the copies, as of :func:`compress.train`; it sees raw values.
+        augment: what changes the copies, as of :func:`eigenmill.compress.train`; it sees raw values.
         dtype: of the features in the file: ``"float32"``, ``"float64"``, or ``"uint8"`` for pixels, which are
             rounded; by default that of ``data``.
-        validation: as of :func:`compress.data.gather`. Rows that it holds out have no copies, and the column
+        validation: as of :func:`eigenmill.compress.data.gather`. Rows that it holds out have no copies, and the column
             ``HELD`` says which they are, for ``Validation(by=HELD, equals=True)``. None leaves the column out.
         seed: of the copies.
 

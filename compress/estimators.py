@@ -15,15 +15,15 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from compress.categories import columns_of
-from compress.data import gather
-from compress.integer import whole_net
-from compress.model import Model, softmax
-from compress.pack import pack
-from compress.search import Search, Target, search
-from reduce import Dataset
-from reduce.errors import ConfigError, DataError, SchemaError
-from reduce.tables import pandas_table
+from eigenmill.compress.categories import columns_of
+from eigenmill.compress.data import gather
+from eigenmill.compress.integer import whole_net
+from eigenmill.compress.model import Model, softmax
+from eigenmill.compress.pack import pack
+from eigenmill.compress.search import Search, Target, search
+from eigenmill.reduce import Dataset
+from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
+from eigenmill.reduce.tables import pandas_table
 
 STEPS = 2_000
 """Optimizer steps of a training, when no number of epochs is asked for: few rows want more epochs."""
@@ -194,7 +194,7 @@ class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
         categories: columns of a DataFrame whose values are names; by default those of text and of pandas' categories.
             Missing ones are a value of their own. A list may name parts of dates, such as ``"month(date)"``.
         forget: share of the categories' values that count as unseen while training, so that new ones do no harm; as of
-            :func:`compress.train`.
+            :func:`eigenmill.compress.train`.
         balanced: count rare classes as much as frequent ones.
         random_state: the seed.
 

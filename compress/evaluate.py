@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compress.categories import joined, taken
-from compress.data import Samples, as_labelled, clean_blocks, indices_of, target_column, values_of
-from compress.front import Front
-from compress.integer import WholeNet, whole_net
-from compress.latency import Latency, latency
-from compress.model import Label, Model
-from compress.pack import load, pack
-from reduce import Dataset
-from reduce.blocks import F64
-from reduce.digest import digest_of
-from reduce.errors import ConfigError, DataError, SchemaError
+from eigenmill.compress.categories import joined, taken
+from eigenmill.compress.data import Samples, as_labelled, clean_blocks, indices_of, target_column, values_of
+from eigenmill.compress.front import Front
+from eigenmill.compress.integer import WholeNet, whole_net
+from eigenmill.compress.latency import Latency, latency
+from eigenmill.compress.model import Label, Model
+from eigenmill.compress.pack import load, pack
+from eigenmill.reduce import Dataset
+from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
 
 Z95 = 1.959963984540054
 CALIBRATION_BINS = 15
@@ -171,8 +171,8 @@ def evaluate(
     Args:
         model: a packed file, a model, or what :func:`compress.load` gives. A quantized model is packed to see its size.
         data: a Dataset that carries ``label``, or a pair (X, y); rows that the data's policy drops are left out. Of
-            :class:`~compress.data.Samples` the validation rows are scored, or those trained on if none are held out;
-            ``teacher`` and ``batches`` want raw rows.
+            :class:`~eigenmill.compress.data.Samples` the validation rows are scored, or those trained on if none are
+            held out; ``teacher`` and ``batches`` want raw rows.
         label: the column of classes or values.
         against: the model before: its parameters are what bytes are compared with, its predictions those of
             McNemar's test.

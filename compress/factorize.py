@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from compress.model import Dense, Model
-from reduce.errors import ConfigError
+from eigenmill.compress.model import Dense, Model
+from eigenmill.reduce.errors import ConfigError
 
 
 def factorize(model: Model, *, rank: int | None = None, energy: float = 0.9, only: int | None = None) -> Model:

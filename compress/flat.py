@@ -1,12 +1,12 @@
-"""Numbers and names of a flat file, written and read: the parts of which :mod:`compress.pack` makes one."""
+"""Numbers and names of a flat file, written and read: the parts of which :mod:`eigenmill.compress.pack` makes one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from compress.categories import MAX_TEXT
-from reduce.errors import ArtifactError, ConfigError
+from eigenmill.compress.categories import MAX_TEXT
+from eigenmill.reduce.errors import ArtifactError, ConfigError
 
 
 def varint(value: int) -> bytes:

@@ -13,9 +13,10 @@ Otherwise a step is the same share of its column's standard deviation, and the c
 the mean. While training, a net reads ``z = (q - centre) / spread``, of about unit variance; both are one number for
 all columns, so that weights which are whole multiples of a step for ``z`` are so for ``q``.
 
-Beside numeric columns, or instead of them, a model may have categories (:mod:`compress.categories`). Their codes come
-after those of the numbers; a net reads each as inputs of which one is ``hot``, ``hot / spread`` while training. Such
-inputs are held as sparse rows, and their product with the first weights adds up the rows that codes name.
+Beside numeric columns, or instead of them, a model may have categories (:mod:`eigenmill.compress.categories`). Their
+codes come after those of the numbers; a net reads each as inputs of which one is ``hot``, ``hot / spread`` while
+training. Such inputs are held as sparse rows, and their product with the first weights adds up the rows that codes
+name.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy import sparse
 
-from compress.categories import Category, as_rows, columns_of, is_table, vocabulary_pass
-from compress.split import Validation
-from reduce import Dataset
-from reduce.blocks import F64, Block, Workspace
-from reduce.cleaning import DROP, ERROR, KEEP
-from reduce.engines.base import Engine
-from reduce.errors import ConfigError, DataError, MissingValueError, SchemaError
-from reduce.passes.moments import Intake, Moments, MomentsPass
+from eigenmill.compress.categories import Category, as_rows, columns_of, is_table, vocabulary_pass
+from eigenmill.compress.split import Validation
+from eigenmill.reduce import Dataset
+from eigenmill.reduce.blocks import F64, Block, Workspace
+from eigenmill.reduce.cleaning import DROP, ERROR, KEEP
+from eigenmill.reduce.engines.base import Engine
+from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, SchemaError
+from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
 
 Codes = npt.NDArray[np.uint16]
 F32 = npt.NDArray[np.float32]

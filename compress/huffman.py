@@ -3,7 +3,8 @@
 The weights other than 0 are a list of distances from one to the next, row by row, and a list of values. A distance
 of ``SKIP`` or more is written as skips of ``SKIP`` zeros and a rest (their figure 2). Distances and values each have a
 canonical Huffman code, of which the file holds the lengths only. For comparison: the adaptive range coder of
-``compress.coder`` makes smaller files. Encoder and decoder are plain Python, and are the reference of the format.
+``eigenmill.compress.coder`` makes smaller files. Encoder and decoder are plain Python, and are the reference of the
+format.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from reduce.errors import ArtifactError
+from eigenmill.reduce.errors import ArtifactError
 
 SKIP = 31
 """The symbol ``SKIP`` stands for as many zeros and no weight: 5 bits before Huffman coding, as in the paper."""

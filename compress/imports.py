@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from compress.data import as_labelled
-from compress.front import Front, read_front
-from compress.integer import MAX_PARAMETERS
-from compress.model import MAX_LAYERS, MAX_WIDTH, Dense, Label, Model, Task
-from reduce import Dataset, connect, files
-from reduce.blocks import F64
-from reduce.engines.base import Engine
-from reduce.errors import ArtifactError, ConfigError, SchemaError
+from eigenmill.compress.data import as_labelled
+from eigenmill.compress.front import Front, read_front
+from eigenmill.compress.integer import MAX_PARAMETERS
+from eigenmill.compress.model import MAX_LAYERS, MAX_WIDTH, Dense, Label, Model, Task
+from eigenmill.reduce import Dataset, connect, files
+from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.engines.base import Engine
+from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
 
 MAX_BYTES = 8 * MAX_PARAMETERS + (1 << 20)
 """Of a file: all weights that a net may have, in double precision."""
@@ -247,7 +247,7 @@ def from_onnx(
         ArtifactError: there is no such file, or it is damaged.
         ConfigError, SchemaError: it holds something else, or data does not fit it.
     """
-    from compress.onnx_import import chain
+    from eigenmill.compress.onnx_import import chain
 
     fs, target = files.resolve(path)
     try:

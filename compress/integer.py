@@ -1,6 +1,6 @@
 """The integer net: what a packed model *is*. Its arithmetic is exact, so that every backend gives the same scores.
 
-    q      codes of the row (compress.front), 0 to 2**bits - 1
+    q      codes of the row (eigenmill.compress.front), 0 to 2**bits - 1
     acc    bias + q @ weights                                    whole numbers below 2**47
     a      min(max((acc * multiplier + 2**(shift - 1)) >> shift, low), high)      hidden layers
     score  acc of the last layer; logit or value = score * scale + offset
@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compress.front import RUN, Front
-from compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model, Task, softmax
-from reduce.blocks import F64
-from reduce.errors import ConfigError
+from eigenmill.compress.front import RUN, Front
+from eigenmill.compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model, Task, softmax
+from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.errors import ConfigError
 
 I64 = npt.NDArray[np.int64]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from compress.categories import taken
-from reduce.engines.base import one_blas_thread
+from eigenmill.compress.categories import taken
+from eigenmill.reduce.engines.base import one_blas_thread
 
 SECONDS = 0.5
 """Longest measurement of one pair of backend and batch, warm-up apart; at least 20 calls."""

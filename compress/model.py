@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from compress.categories import Category
-from compress.front import F32, Front, front_of
-from reduce.artifact import load_arrays, save_arrays
-from reduce.blocks import F64
-from reduce.engines.base import one_blas_thread
-from reduce.errors import ArtifactError, ConfigError, SchemaError
+from eigenmill.compress.categories import Category
+from eigenmill.compress.front import F32, Front, front_of
+from eigenmill.reduce.artifact import load_arrays, save_arrays
+from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.engines.base import one_blas_thread
+from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
 
 if TYPE_CHECKING:
-    from compress.integer import WholeNet
+    from eigenmill.compress.integer import WholeNet
 
 Task = Literal["classification", "regression"]
 Label = bool | int | str
@@ -45,7 +45,8 @@ class Dense:
         codebook: (levels,) float32; entry 0 is 0 and stays it.
         step: weights are whole multiples of it; None when they are free.
         most: the largest multiple.
-        frozen: the layer is a declared transform, such as :func:`compress.transforms.pooling`: no step changes it.
+        frozen: the layer is a declared transform, such as :func:`eigenmill.compress.transforms.pooling`: no step
+        changes it.
     """
 
     weights: F32
@@ -98,7 +99,8 @@ class Model:
         layers: the last one gives the scores; empty before the first training.
         labels: the classes in the order of the scores.
         offset, scale: a regression's value is ``score * scale + offset``.
-        activations: set by :func:`compress.quantize`: the model then predicts in whole numbers, as its file will.
+        activations: set by :func:`eigenmill.compress.quantize`: the model then predicts in whole numbers, as its file
+        will.
         bits: of the input; None for the default.
         seed: of the first weights.
     """
@@ -133,15 +135,15 @@ class Model:
         """A multilayer perceptron, yet to be trained.
 
         Args:
-            source: a fitted ``reduce.PCA`` or ``TruncatedSVD``, which becomes the first layer; or a first layer, such
-                as :func:`compress.pooling` and :func:`compress.dct` give; or names of scalar columns; or None for all
-                features of the training data.
+            source: a fitted ``eigenmill.PCA`` or ``TruncatedSVD``, which becomes the first layer; or a first layer,
+                such as :func:`compress.pooling` and :func:`compress.dct` give; or names of scalar columns; or None for
+                all features of the training data.
             hidden: widths of the hidden layers; none for a linear model.
             classes: how many labels there are; found in the data by default.
             task: ``"regression"`` predicts a number.
             input_bits: precision of the input's codes, 1 to 16; by default 8 for pixels, else 12.
             categories: columns of text, whole numbers or booleans that are names, or parts of dates such as
-                ``month(date)``; see :mod:`compress.categories`. The training data carries them.
+                ``month(date)``; see :mod:`eigenmill.compress.categories`. The training data carries them.
             max_categories: the most frequent values of each that the model tells apart.
             min_frequency: rows that a value must occur in to be one of them.
             seed: of the first weights.
@@ -193,7 +195,7 @@ class Model:
 
     @cached_property
     def _whole(self) -> WholeNet:
-        from compress.integer import whole_net
+        from eigenmill.compress.integer import whole_net
 
         return whole_net(self)
 

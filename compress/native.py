@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from compress.c import Number, score_type, source
-from compress.integer import I64, WholeNet
-from compress.model import Model, softmax
-from compress.pack import net_of
-from reduce.blocks import F64
-from reduce.errors import ConfigError, MissingValueError, SchemaError
+from eigenmill.compress.c import Number, score_type, source
+from eigenmill.compress.integer import I64, WholeNet
+from eigenmill.compress.model import Model, softmax
+from eigenmill.compress.pack import net_of
+from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.errors import ConfigError, MissingValueError, SchemaError
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror")
 CORTEX_M4 = ("-mcpu=cortex-m4", "-mthumb")

@@ -8,8 +8,9 @@ probabilities or value are NaN, and its label means nothing.
 
 The graph computes with whole numbers held in floating point: in single precision where no sum of a layer, in
 whatever order, can exceed 2**24, else in double precision, which holds 2**53; a product that could exceed that is
-made in 64-bit integers. So its scores are those of ``compress.integer``, and probabilities differ by the rounding
-to single precision only. Values become codes by a LabelEncoder of ai.onnx.ml, and codes take rows of the first weights.
+made in 64-bit integers. So its scores are those of ``eigenmill.compress.integer``, and probabilities differ by the
+rounding to single precision only. Values become codes by a LabelEncoder of ai.onnx.ml, and codes take rows of the first
+weights.
 
 Labels are elements of a tensor; names of columns are a JSON list under ``columns`` in the metadata, those of categories
 with their kinds one under ``categories``: neither names anything in the graph.
@@ -27,13 +28,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from compress.categories import as_rows, column_of, is_table, values_of
-from compress.integer import I64, WholeLayer, WholeNet, bounds, largest_sums
-from compress.model import Model
-from compress.pack import net_of
-from reduce import files
-from reduce.blocks import F64
-from reduce.errors import ConfigError, SchemaError
+from eigenmill.compress.categories import as_rows, column_of, is_table, values_of
+from eigenmill.compress.integer import I64, WholeLayer, WholeNet, bounds, largest_sums
+from eigenmill.compress.model import Model
+from eigenmill.compress.pack import net_of
+from eigenmill.reduce import files
+from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.errors import ConfigError, SchemaError
 
 OPSET, IR_VERSION = 17, 8
 """Of ONNX 1.12: what runtimes from 2022 on read."""

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from compress.integer import MAX_PARAMETERS
-from compress.model import MAX_LAYERS
-from reduce.blocks import F64
-from reduce.errors import ArtifactError, ConfigError
+from eigenmill.compress.integer import MAX_PARAMETERS
+from eigenmill.compress.model import MAX_LAYERS
+from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.errors import ArtifactError, ConfigError
 
 PASSING = ("Identity", "Dropout", "Flatten")
 LAST = ("Softmax", "LogSoftmax", "Sigmoid")

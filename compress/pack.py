@@ -1,6 +1,7 @@
 """Pack: an integer net as one flat file, and back. Writing and reading below specify every byte.
 
-The bytes of the input are in :mod:`compress.pack_front`, those of numbers and names in :mod:`compress.flat`.
+The bytes of the input are in :mod:`eigenmill.compress.pack_front`, those of numbers and names in
+:mod:`eigenmill.compress.flat`.
 
 A file is all that a prediction needs: names of the columns, codes of the input, weights, labels. Reading one runs no
 code, allocates nothing before the sizes have been checked, and needs neither torch nor constriction. The digest
@@ -19,15 +20,15 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from compress import huffman
-from compress.coder import DECISIONS_PER_BYTE, Decoder, Encoder, code_numbers, code_weights
-from compress.flat import Reader, signed, text, varint
-from compress.integer import MAX_ACC, MAX_PARAMETERS, WholeLayer, WholeNet, check, whole_net
-from compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model
-from compress.pack_front import category_bytes, front_bytes, read_categories, read_front
-from compress.transforms import block_of, cosines, frequencies, picture_of, tiles
-from reduce import files
-from reduce.errors import ArtifactError, ConfigError, SchemaError
+from eigenmill.compress import huffman
+from eigenmill.compress.coder import DECISIONS_PER_BYTE, Decoder, Encoder, code_numbers, code_weights
+from eigenmill.compress.flat import Reader, signed, text, varint
+from eigenmill.compress.integer import MAX_ACC, MAX_PARAMETERS, WholeLayer, WholeNet, check, whole_net
+from eigenmill.compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model
+from eigenmill.compress.pack_front import category_bytes, front_bytes, read_categories, read_front
+from eigenmill.compress.transforms import block_of, cosines, frequencies, picture_of, tiles
+from eigenmill.reduce import files
+from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
 
 MAGIC = b"EMILL\x01"
 """The last byte is the version of the format."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from compress.categories import MAX_CATEGORIES, MAX_TEXT, Category, Kind, Value
-from compress.flat import Reader, signed, text, text_bytes, varint
-from compress.front import MAX_BITS, MAX_INPUTS, Front
-from compress.model import MAX_WIDTH
-from reduce.errors import ArtifactError
+from eigenmill.compress.categories import MAX_CATEGORIES, MAX_TEXT, Category, Kind, Value
+from eigenmill.compress.flat import Reader, signed, text, text_bytes, varint
+from eigenmill.compress.front import MAX_BITS, MAX_INPUTS, Front
+from eigenmill.compress.model import MAX_WIDTH
+from eigenmill.reduce.errors import ArtifactError
 
 _KINDS: tuple[Kind, ...] = ("whole", "text", "boolean")
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from compress.integer import WholeNet
-from compress.model import softmax
-from reduce import Dataset
-from reduce.blocks import F64, Block
-from reduce.digest import digest_of
-from reduce.errors import ConfigError
+from eigenmill.compress.integer import WholeNet
+from eigenmill.compress.model import softmax
+from eigenmill.reduce import Dataset
+from eigenmill.reduce.blocks import F64, Block
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.errors import ConfigError
 
 F32 = np.dtype(np.float32)
 

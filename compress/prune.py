@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compress.constraints import smallest
-from compress.data import samples_of
-from compress.front import F32
-from compress.model import Dense, Model, softmax
-from reduce.errors import ConfigError
+from eigenmill.compress.constraints import smallest
+from eigenmill.compress.data import samples_of
+from eigenmill.compress.front import F32
+from eigenmill.compress.model import Dense, Model, softmax
+from eigenmill.reduce.errors import ConfigError
 
 
 def prune(model: Model, sparsity: float, *, scope: str = "global") -> Model:
@@ -43,7 +43,7 @@ def regrow(model: Model, data: Any, share: float = 0.1, *, label: str = "label",
 
     Args:
         model: trained and pruned.
-        data: as of :func:`compress.train`; only ``rows`` rows of it are used.
+        data: as of :func:`eigenmill.compress.train`; only ``rows`` rows of it are used.
         share: of the pruned weights, above 0 to 1.
         label: the label's column in ``data``.
         rows: of the sample.
@@ -103,7 +103,7 @@ def prune_neurons(
 
     Args:
         model: trained; projections are left as they are.
-        data: as of :func:`compress.train`; only ``rows`` rows of it are used.
+        data: as of :func:`eigenmill.compress.train`; only ``rows`` rows of it are used.
         keep: share of each hidden layer's neurons, above 0 to 1.
         label: the label's column in ``data``.
         rows: of the sample.

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compress.data import samples_of
-from compress.model import Activations, Dense, Model
-from reduce.blocks import F64
-from reduce.engines.base import one_blas_thread
-from reduce.errors import ConfigError
+from eigenmill.compress.data import samples_of
+from eigenmill.compress.model import Activations, Dense, Model
+from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.engines.base import one_blas_thread
+from eigenmill.reduce.errors import ConfigError
 
 GRID = 64
 """How many steps are tried per layer."""
@@ -86,7 +86,7 @@ def quantize(
 
     Args:
         model: trained.
-        data: as of :func:`compress.train`; only ``rows`` training rows of it are used.
+        data: as of :func:`eigenmill.compress.train`; only ``rows`` training rows of it are used.
         bits: 2 to 16 for the weights, of all layers or one number each.
         activations: 2 to 16 bits for hidden results.
         label: the label's column in ``data``.
@@ -95,7 +95,7 @@ def quantize(
     Raises:
         ConfigError: a number of bits is out of range, or sums could overflow 2**47.
     """
-    from compress.integer import whole_net
+    from eigenmill.compress.integer import whole_net
 
     given = [bits] * len(model.trained().layers) if isinstance(bits, int) else list(bits)
     if len(given) != len(model.layers) or not all(2 <= b <= 16 for b in [*given, activations]):

@@ -20,20 +20,20 @@ from typing import Any
 
 import numpy as np
 
-from compress.constraints import EntropyPenalty, LearnedStep, Magnitude
-from compress.data import Samples, samples_of
-from compress.evaluate import evaluate
-from compress.integer import whole_net
-from compress.latency import machine, time_calls
-from compress.model import Model
-from compress.native import compiled
-from compress.onnx_export import run_onnx, to_onnx
-from compress.pack import packed
-from compress.quantize import quantize
-from compress.train import Epoch, train
-from reduce import files
-from reduce.digest import digest_of
-from reduce.errors import ConfigError, OutputError
+from eigenmill.compress.constraints import EntropyPenalty, LearnedStep, Magnitude
+from eigenmill.compress.data import Samples, samples_of
+from eigenmill.compress.evaluate import evaluate
+from eigenmill.compress.integer import whole_net
+from eigenmill.compress.latency import machine, time_calls
+from eigenmill.compress.model import Model
+from eigenmill.compress.native import compiled
+from eigenmill.compress.onnx_export import run_onnx, to_onnx
+from eigenmill.compress.pack import packed
+from eigenmill.compress.quantize import quantize
+from eigenmill.compress.train import Epoch, train
+from eigenmill.reduce import files
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.errors import ConfigError, OutputError
 
 MIN_PENALTY, MAX_PENALTY = 1e-8, 1e-2
 TRIALS = "trials.json"
@@ -163,23 +163,23 @@ def search(
 
     Args:
         model: from :meth:`Model.mlp`, untrained: its widths are where the search starts.
-        data: as of :func:`compress.train`, with rows held out.
+        data: as of :func:`eigenmill.compress.train`, with rows held out.
         target: the limits.
         label: the label's column.
         epochs: of every trial's training, by Adam.
         batch: rows per step.
         lr: learning rate.
-        class_weight: as of :func:`compress.train`.
-        forget: as of :func:`compress.train`.
+        class_weight: as of :func:`eigenmill.compress.train`.
+        forget: as of :func:`eigenmill.compress.train`.
         trials: most candidates that are tried.
         seconds: no trial begins after so long, those of an earlier call that this one goes on from included.
         first: candidates to try before the search's own.
         directory: keeps every trial and the best model, and goes on from them when called again.
         seed: of the rows' order.
-        validation: as of :func:`compress.data.gather`.
+        validation: as of :func:`eigenmill.compress.data.gather`.
         progress: called after every trial.
         epoch: called after every epoch of a trial.
-        teacher: as of :func:`compress.train`, and so are
+        teacher: as of :func:`eigenmill.compress.train`, and so are
         temperature: of the teacher's probabilities, and
         share: of the loss that is the teacher's.
 

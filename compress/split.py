@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reduce.blocks import Block
-from reduce.errors import ConfigError, SchemaError
+from eigenmill.reduce.blocks import Block
+from eigenmill.reduce.errors import ConfigError, SchemaError
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compress.augment import augmentation
-from compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude, smallest
-from compress.data import Samples, samples_of
-from compress.front import Codes
-from compress.model import Dense, Model
-from compress.trained import Trained
-from reduce.artifact import load_arrays, save_arrays
-from reduce.digest import digest_of
-from reduce.errors import ConfigError, OutputError
+from eigenmill.compress.augment import augmentation
+from eigenmill.compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude, smallest
+from eigenmill.compress.data import Samples, samples_of
+from eigenmill.compress.front import Codes
+from eigenmill.compress.model import Dense, Model
+from eigenmill.compress.trained import Trained
+from eigenmill.reduce.artifact import load_arrays, save_arrays
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -83,7 +83,7 @@ def train(
 
     Args:
         model: from :meth:`Model.mlp`, or trained before.
-        data: a Dataset that carries ``label``, a pair (X, y), or :class:`~compress.data.Samples`.
+        data: a Dataset that carries ``label``, a pair (X, y), or :class:`~eigenmill.compress.data.Samples`.
         label: the column of classes or values.
         optimizer: a name of ``OPTIMIZERS``, or a mapping with ``name`` and its settings.
         epochs: passes over the training rows.
@@ -91,14 +91,14 @@ def train(
         schedule: of the learning rate: ``"constant"``, or ``"cosine"`` down to 0 after a twentieth of warm-up.
         constraints: what acts during training.
         patience: stop after so many epochs without a better validation loss, and keep the best; None trains on.
-        validation: as of :func:`compress.data.gather`.
+        validation: as of :func:`eigenmill.compress.data.gather`.
         class_weight: ``"balanced"`` counts rare classes as much as frequent ones.
         checkpoint: a file that training goes on from when it is stopped; removed when it is done. A resumed
             training gives the same bytes as one in one go.
         seed: of the order of the rows.
         progress: called after every epoch.
         augment: changes scaled inputs (b, d) of a batch, given a generator that the seed decides: one of
-            ``compress.augment``, a mapping with its ``name`` and settings, or a function of your own.
+            ``eigenmill.compress.augment``, a mapping with its ``name`` and settings, or a function of your own.
         teacher: the column of a teacher's logits to learn from beside the labels; see :func:`compress.teach`.
         temperature: of the teacher's probabilities.
         share: of the loss that is the teacher's, 0 to 1; without a teacher it means nothing.
@@ -107,7 +107,7 @@ def train(
 
     Raises:
         ConfigError: an argument is unknown or out of range, or the loss is no longer finite.
-        DataError: see :func:`compress.data.gather`.
+        DataError: see :func:`eigenmill.compress.data.gather`.
         OutputError: the checkpoint belongs to another training.
     """
     settings = _optimizer(optimizer)

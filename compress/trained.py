@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compress.constraints import LearnedStep
-from compress.model import Dense
+from eigenmill.compress.constraints import LearnedStep
+from eigenmill.compress.model import Dense
 
 if TYPE_CHECKING:
     import torch

@@ -11,8 +11,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from compress.model import Dense
-from reduce.errors import ConfigError
+from eigenmill.compress.model import Dense
+from eigenmill.reduce.errors import ConfigError
 
 I64 = npt.NDArray[np.int64]
 

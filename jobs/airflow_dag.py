@@ -22,7 +22,7 @@ from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, chain
 
 # Values reach the shell as variables, never as text of the command: nothing in them is taken for one.
-COMMAND = 'exec "$EIGENMILL_PYTHON" -m jobs.daily {stage} --config "$EIGENMILL_CONFIG" --day "$EIGENMILL_DAY"'
+COMMAND = 'exec "$EIGENMILL_PYTHON" -m eigenmill daily {stage} --config "$EIGENMILL_CONFIG" --day "$EIGENMILL_DAY"'
 SURROUNDINGS = {
     "EIGENMILL_PYTHON": "{{ params.python }}",
     "EIGENMILL_CONFIG": "{{ params.config }}",

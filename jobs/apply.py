@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from jobs.daily_records import Version
-from jobs.drift import Alignment
-from jobs.fitted import Fitted, keeps_state, load_fitted, save_fitted
-from reduce import Dataset, Manifest, Sink, StandardScaler, files, load
-from reduce.engines.base import Engine
-from reduce.errors import ConfigError, DataError, OutputError
-from reduce.sink import read_manifest
-from reduce.transforms import Input
+from eigenmill.jobs.daily_records import Version
+from eigenmill.jobs.drift import Alignment
+from eigenmill.jobs.fitted import Fitted, keeps_state, load_fitted, save_fitted
+from eigenmill.reduce import Dataset, Manifest, Sink, StandardScaler, files, load
+from eigenmill.reduce.engines.base import Engine
+from eigenmill.reduce.errors import ConfigError, DataError, OutputError
+from eigenmill.reduce.sink import read_manifest
+from eigenmill.reduce.transforms import Input
 
 ERRORS = "_reconstruction.json"
 """Where a reconstruction keeps its error, in its output; readers of Parquet skip the name."""
@@ -44,7 +44,7 @@ class Reconstruction:
     """The manifest of the columns written, and how far they are from the input, if that was asked for.
 
     ``errors`` holds ``rows``, ``rmse`` by column, ``rmse_total`` and ``unexplained``: see
-    :meth:`reduce.PCA.reconstruction_error`.
+    :meth:`eigenmill.PCA.reconstruction_error`.
     """
 
     manifest: Manifest
@@ -74,7 +74,7 @@ def reconstruct(
         vector: the column of the features, in files that eigenmill has not written ...
         columns: ... or their columns.
         carry: columns that travel along; all others by default.
-        options: as of :class:`reduce.Sink`.
+        options: as of :class:`eigenmill.Sink`.
     """
     model = load(model_path)
     if against is not None and not hasattr(model, "reconstruction_error"):

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.config import Input, Job, JobFile, Output, Reduction
-from reduce import PCA, Dataset, Sink, StandardScaler, TruncatedSVD, connect, files
-from reduce.engines.base import Engine, Progress
-from reduce.errors import ConfigError, OutputError
+from eigenmill.jobs.config import Input, Job, JobFile, Output, Reduction
+from eigenmill.reduce import PCA, Dataset, Sink, StandardScaler, TruncatedSVD, connect, files
+from eigenmill.reduce.engines.base import Engine, Progress
+from eigenmill.reduce.errors import ConfigError, OutputError
 
 
 def layout_of(spec: Input) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def layout_of(spec: Input) -> dict[str, Any]:
 
 
 def filters_of(conditions: Sequence[Any] | None) -> Any:
-    """Conditions as :mod:`reduce.filters` wants them: tuples, in a list or in a list of lists."""
+    """Conditions as :mod:`eigenmill.reduce.filters` wants them: tuples, in a list or in a list of lists."""
     if conditions is None:
         return None
     if isinstance(conditions[0][0], str):
@@ -32,7 +32,7 @@ def filters_of(conditions: Sequence[Any] | None) -> Any:
 
 
 def cleaning_of(spec: Input) -> dict[str, Any]:
-    """The keywords of :class:`reduce.Cleaning`."""
+    """The keywords of :class:`eigenmill.Cleaning`."""
     clip = spec.clip
     bounds = {k: tuple(v) for k, v in clip.items()} if isinstance(clip, dict) else None if clip is None else tuple(clip)
     return {"missing": spec.missing, "clip": bounds, "clip_sd": spec.clip_sd}
@@ -126,7 +126,7 @@ def _scheduler(address: str | None) -> str:
 def _session(master: str | None, remote: str | None) -> Any:
     """The Spark session of this process, started if there is none."""
     try:
-        from reduce.engines.spark_session import session
+        from eigenmill.reduce.engines.spark_session import session
     except ModuleNotFoundError as error:
         raise ConfigError(f"expected the extra for 'spark': pip install 'eigenmill[spark]' ({error})") from error
     return session(master=master, remote=remote)
@@ -142,7 +142,7 @@ def build_sink(source: JobFile, names: Sequence[str] | None = None) -> Sink:
 
 
 def sink_options(spec: Output) -> dict[str, Any]:
-    """The keywords of :class:`reduce.Sink`, the place apart."""
+    """The keywords of :class:`eigenmill.Sink`, the place apart."""
     shared = ("layout", "column", "prefix", "dtype", "partition_by", "part_bytes", "compression", "overwrite")
     return {name: getattr(spec, name) for name in shared}
 

@@ -1,6 +1,7 @@
 """The command line: ``eigenmill reduce | explain | inspect | transform | ... | compress | predict | text | demo``.
 
-Results go to standard output, progress and messages to standard error. Exit codes are those of :mod:`jobs.exits`.
+Results go to standard output, progress and messages to standard error. Exit codes are those of
+:mod:`eigenmill.jobs.exits`.
 """
 
 from __future__ import annotations
@@ -19,18 +20,17 @@ import typer
 from rich.console import RenderableType
 from typer.core import TyperGroup
 
-import reduce
-from jobs import apply, compact_cli, console, exits, quality, redact, show
-from jobs.build import build_dataset, build_engine, command_engine
-from jobs.config import Job, Section, load_job
-from jobs.daily_cli import commands as daily
-from jobs.fitted import keeps_state
-from jobs.report import finite
-from jobs.run import explained, run
-from reduce import Dataset, connect, load
-from reduce import files as store
-from reduce.errors import ConfigError, DoesNotFitError
-from reduce.sink import read_manifest
+from eigenmill.jobs import apply, compact_cli, console, exits, quality, redact, show
+from eigenmill.jobs.build import build_dataset, build_engine, command_engine
+from eigenmill.jobs.config import Job, Section, load_job
+from eigenmill.jobs.daily_cli import commands as daily
+from eigenmill.jobs.fitted import keeps_state
+from eigenmill.jobs.report import finite
+from eigenmill.jobs.run import explained, run
+from eigenmill.reduce import Dataset, __version__, connect, load
+from eigenmill.reduce import files as store
+from eigenmill.reduce.errors import ConfigError, DoesNotFitError
+from eigenmill.reduce.sink import read_manifest
 
 CODES = "\n\n".join(
     ["[bold]Exit codes[/bold]", *(f"[cyan]{code:>3}[/cyan]  {meaning}" for code, meaning in exits.MEANINGS.items())]
@@ -141,7 +141,7 @@ def start(
     Try it: [cyan]eigenmill demo[/cyan]
     """
     if version:
-        print(f"eigenmill {reduce.__version__}")
+        print(f"eigenmill {__version__}")
         raise typer.Exit
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
 
@@ -214,7 +214,7 @@ def inspect(
     Example: [cyan]eigenmill inspect data/mnist --vector pixels[/cyan]
     """
     if path.endswith(".emill"):
-        from jobs import compact_inspect
+        from eigenmill.jobs import compact_inspect
 
         packed = compact_inspect.described(path)
         console.show(compact_inspect.shown(packed), packed, json_)
@@ -379,7 +379,7 @@ def demo(
 
     Example: [cyan]eigenmill demo --small[/cyan]
     """
-    from jobs.demo import demonstrate
+    from eigenmill.jobs.demo import demonstrate
 
     with console.bars(quiet or json_) as bars:
         found = demonstrate(directory, small=small, progress=bars, notice=console.notice)
@@ -403,7 +403,7 @@ def text(
 
     Example: [cyan]eigenmill text data/texts --out data/glosses && eigenmill reduce conf/glosses.yaml[/cyan]
     """
-    from jobs import text as words
+    from eigenmill.jobs import text as words
 
     hashing = words.Hashing(features, pattern)
     found = words.write(path, out, hashing=hashing, weights=cast(Any, weights), workers=workers)
@@ -418,7 +418,7 @@ def schema(
 
     Example: [cyan]eigenmill schema recipe > recipe.schema.json[/cyan]
     """
-    from jobs.recipe import Recipe
+    from eigenmill.jobs.recipe import Recipe
 
     kinds: dict[str, type[Section]] = {"job": Job, "recipe": Recipe}
     if kind not in kinds:

@@ -3,8 +3,8 @@
 The directory of a recipe holds::
 
     stages/00-train.model    the model after each step, and beside it ``.json``: whose result it is, and its figures
-    teachers/                larger nets that the steps learn from, and what they say: see :mod:`jobs.compact_teach`
-    search-KEY/              the trials of a search for a target, and its best model
+    teachers/                larger nets that the steps learn from, and what they say: see
+    :mod:`eigenmill.jobs.compact_teach` search-KEY/              the trials of a search for a target, and its best model
     model.emill              what ships; model.c and model.onnx if the recipe asks for them
     test.jsonl               every scoring of the test rows: digest of the file, digest of the rows, figures
     report.json              what came of it
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from compress import (
+from eigenmill.compress import (
     Model,
     Samples,
     dct,
@@ -36,27 +36,27 @@ from compress import (
     pack,
     pooling,
 )
-from compress.c import to_c
-from compress.categories import columns_of
-from compress.distill import TEACHER
-from compress.evaluate import Evaluation, evaluate
-from compress.latency import machine
-from compress.native import Footprint, compiled, footprint
-from compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
-from compress.search import Search, Target, search
-from compress.split import Validation
-from compress.train import Epoch
-from jobs import recipe as spec
-from jobs.build import cleaning_of, filters_of, layout_of
-from jobs.compact_stages import Stage, run_steps
-from jobs.compact_steps import epochs, plain
-from jobs.compact_teach import Lesson
-from jobs.recipe import Recipe, RecipeFile
-from reduce import Dataset, about, files
-from reduce import load as load_reduction
-from reduce.digest import digest_of
-from reduce.engines.base import Progress
-from reduce.errors import ConfigError
+from eigenmill.compress.c import to_c
+from eigenmill.compress.categories import columns_of
+from eigenmill.compress.distill import TEACHER
+from eigenmill.compress.evaluate import Evaluation, evaluate
+from eigenmill.compress.latency import machine
+from eigenmill.compress.native import Footprint, compiled, footprint
+from eigenmill.compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
+from eigenmill.compress.search import Search, Target, search
+from eigenmill.compress.split import Validation
+from eigenmill.compress.train import Epoch
+from eigenmill.jobs import recipe as spec
+from eigenmill.jobs.build import cleaning_of, filters_of, layout_of
+from eigenmill.jobs.compact_stages import Stage, run_steps
+from eigenmill.jobs.compact_steps import epochs, plain
+from eigenmill.jobs.compact_teach import Lesson
+from eigenmill.jobs.recipe import Recipe, RecipeFile
+from eigenmill.reduce import Dataset, about, files
+from eigenmill.reduce import load as load_reduction
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.engines.base import Progress
+from eigenmill.reduce.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
     """Run a recipe to its end; what an earlier run of the same recipe has done is taken from its directory.
 
     Raises:
-        EigenmillError: see :mod:`reduce.errors`. What is finished stays, and running again goes on from it.
+        EigenmillError: see :mod:`eigenmill.reduce.errors`. What is finished stays, and running again goes on from it.
     """
     recipe = source.recipe
     place = Path(recipe.output.path)

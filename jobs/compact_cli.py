@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from jobs import console, show
-from jobs.build import command_engine
-from reduce import Manifest, Sink, files
+from eigenmill.jobs import console, show
+from eigenmill.jobs.build import command_engine
+from eigenmill.reduce import Manifest, Sink, files
 
 Where = Annotated[
     str, typer.Option("--engine", help="local, dask (on DASK_SCHEDULER_ADDRESS) or spark (where its settings say).")
@@ -34,8 +34,8 @@ def compress(
 
     Example: [cyan]eigenmill compress conf/mnist_compact.yaml --set target.max_bytes=4000[/cyan]
     """
-    from jobs import compact, compact_page, compact_show
-    from jobs.recipe import load_recipe
+    from eigenmill.jobs import compact, compact_page, compact_show
+    from eigenmill.jobs.recipe import load_recipe
 
     source = load_recipe(conf, overrides or [])
     with console.bars(quiet or json_) as bars:
@@ -68,8 +68,8 @@ def predict(
 
     Example: [cyan]eigenmill predict model.emill data/new --out predictions --carry id[/cyan]
     """
-    from compress.pack import load
-    from compress.predict import predictions
+    from eigenmill.compress.pack import load
+    from eigenmill.compress.predict import predictions
 
     options = {} if vector is None else {"vector": vector}
     data = predictions(load(model), path, column=column, carry=console.split(carry) or [], **options)

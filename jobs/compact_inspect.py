@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from rich.console import Group, RenderableType
 
-from compress.pack import MAGIC, content_of, sections
-from jobs.show import facts, grid
-from jobs.words import count, number, percent
+from eigenmill.compress.pack import MAGIC, content_of, sections
+from eigenmill.jobs.show import facts, grid
+from eigenmill.jobs.words import count, number, percent
 
 
 def described(path: str) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import html
 import math
 from collections.abc import Sequence
 
-from jobs.compact import CompactReport, Histogram, Stage
-from jobs.compact_target import limits
-from jobs.page import COLOURS, sheet, svg
-from jobs.words import count, number, percent
+from eigenmill.jobs.compact import CompactReport, Histogram, Stage
+from eigenmill.jobs.compact_target import limits
+from eigenmill.jobs.page import COLOURS, sheet, svg
+from eigenmill.jobs.words import count, number, percent
 
 Point = tuple[str, int, float]
 

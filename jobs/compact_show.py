@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from rich.console import Group, RenderableType
 
-from compress.evaluate import Evaluation
-from jobs.compact import CompactReport
-from jobs.compact_target import limits
-from jobs.show import facts, grid
-from jobs.words import count, number, percent, seconds
+from eigenmill.compress.evaluate import Evaluation
+from eigenmill.jobs.compact import CompactReport
+from eigenmill.jobs.compact_target import limits
+from eigenmill.jobs.show import facts, grid
+from eigenmill.jobs.words import count, number, percent, seconds
 
 
 def report(found: CompactReport) -> RenderableType:

@@ -6,16 +6,16 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from compress import Model, Samples, quantize
-from compress.evaluate import evaluate
-from compress.pack import packed
-from jobs import recipe as spec
-from jobs.compact_steps import STEPS, VERSION, checkpoint_of, keep, kept, plain
-from jobs.compact_teach import Lesson
-from jobs.recipe import RecipeFile
-from reduce.digest import digest_of
-from reduce.engines.base import Progress
-from reduce.errors import ConfigError
+from eigenmill.compress import Model, Samples, quantize
+from eigenmill.compress.evaluate import evaluate
+from eigenmill.compress.pack import packed
+from eigenmill.jobs import recipe as spec
+from eigenmill.jobs.compact_steps import STEPS, VERSION, checkpoint_of, keep, kept, plain
+from eigenmill.jobs.compact_teach import Lesson
+from eigenmill.jobs.recipe import RecipeFile
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.engines.base import Progress
+from eigenmill.reduce.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from compress import (
+from eigenmill.compress import (
     Model,
     Samples,
     factorize,
@@ -19,13 +19,13 @@ from compress import (
     share_weights,
     train,
 )
-from compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude
-from compress.distill import TEACHER
-from compress.train import Epoch
-from jobs import recipe as spec
-from jobs.config import Section
-from reduce import files
-from reduce.engines.base import Progress
+from eigenmill.compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude
+from eigenmill.compress.distill import TEACHER
+from eigenmill.compress.train import Epoch
+from eigenmill.jobs import recipe as spec
+from eigenmill.jobs.config import Section
+from eigenmill.reduce import files
+from eigenmill.reduce.engines.base import Progress
 
 VERSION = 2
 """Of what is kept: results of another version are made again."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from compress.evaluate import Evaluation
-from compress.search import Search, Target
-from jobs.words import count, number, percent
+from eigenmill.compress.evaluate import Evaluation
+from eigenmill.compress.search import Search, Target
+from eigenmill.jobs.words import count, number, percent
 
 
 def limits(target: Target, after: Evaluation, found: Search | None, machine: str) -> list[tuple[str, str, str]]:

@@ -20,16 +20,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from compress import Model, Samples, Validation, from_onnx, from_safetensors, gather, load, teach
-from compress.distill import HELD, TEACHER
-from compress.integer import WholeNet
-from jobs import recipe as spec
-from jobs.compact_steps import STEPS, VERSION, checkpoint_of, keep, kept, plain
-from jobs.recipe import RecipeFile
-from reduce import Dataset
-from reduce.digest import digest_of
-from reduce.engines.base import Progress
-from reduce.errors import ArtifactError, SchemaError
+from eigenmill.compress import Model, Samples, Validation, from_onnx, from_safetensors, gather, load, teach
+from eigenmill.compress.distill import HELD, TEACHER
+from eigenmill.compress.integer import WholeNet
+from eigenmill.jobs import recipe as spec
+from eigenmill.jobs.compact_steps import STEPS, VERSION, checkpoint_of, keep, kept, plain
+from eigenmill.jobs.recipe import RecipeFile
+from eigenmill.reduce import Dataset
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.engines.base import Progress
+from eigenmill.reduce.errors import ArtifactError, SchemaError
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from jobs import redact
-from jobs.document import Document, Step, parse
-from reduce.errors import ConfigError
+from eigenmill.jobs import redact
+from eigenmill.jobs.document import Document, Step, parse
+from eigenmill.reduce.errors import ConfigError
 
 Root = TypeVar("Root", bound=BaseModel)
 

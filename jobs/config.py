@@ -14,11 +14,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from jobs import redact
-from jobs.complaints import read_as
-from jobs.document import Sourced, read
-from reduce.engines.memory import parse_bytes
-from reduce.estimators.solver import COMPONENTS, SCANS, TOL
+from eigenmill.jobs import redact
+from eigenmill.jobs.complaints import read_as
+from eigenmill.jobs.document import Sourced, read
+from eigenmill.reduce.engines.memory import parse_bytes
+from eigenmill.reduce.estimators.solver import COMPONENTS, SCANS, TOL
 
 Scalar = bool | int | float | str | datetime.date | datetime.datetime
 Policy = Literal["error", "drop", "mean", "zero", "keep"] | float

@@ -12,9 +12,9 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from jobs.progress import Bars
-from jobs.report import finite
-from jobs.words import visible
+from eigenmill.jobs.progress import Bars
+from eigenmill.jobs.report import finite
+from eigenmill.jobs.words import visible
 
 
 def stderr() -> Console:

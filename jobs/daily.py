@@ -11,7 +11,7 @@ Every stage may be killed and run again, and a day that is done may be run again
   days again with the new version.
 - :func:`publish` moves the pointer, when all that it will point to is whole.
 
-See :mod:`jobs.daily_records` for what is where.
+See :mod:`eigenmill.jobs.daily_records` for what is where.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs import drift
-from jobs.build import build_dataset, build_engine, build_estimator, sink_options, work_directory
-from jobs.daily_config import DailyFile, checked_day
-from jobs.daily_records import Fit, Gate, Place, Pointer, Project, Publish, Settings, Version, folder
-from reduce import Dataset, Sink, files, load
-from reduce.digest import digest_of
-from reduce.discovery import MAGIC
-from reduce.engines.base import Engine, Progress, one_blas_thread
-from reduce.errors import ChangedInputError, ConfigError, OutputError
-from reduce.sink import read_manifest
+from eigenmill.jobs import drift
+from eigenmill.jobs.build import build_dataset, build_engine, build_estimator, sink_options, work_directory
+from eigenmill.jobs.daily_config import DailyFile, checked_day
+from eigenmill.jobs.daily_records import Fit, Gate, Place, Pointer, Project, Publish, Settings, Version, folder
+from eigenmill.reduce import Dataset, Sink, files, load
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.discovery import MAGIC
+from eigenmill.reduce.engines.base import Engine, Progress, one_blas_thread
+from eigenmill.reduce.errors import ChangedInputError, ConfigError, OutputError
+from eigenmill.reduce.sink import read_manifest
 
 STAGES = ("fit", "gate", "project", "publish")
 
@@ -333,10 +333,5 @@ def _prepare(
     aligned = None if alignment is None else alignment.as_json()
     place.write(Version(number, decided.day, decided.candidate, digest, before, aligned), *at)
 
-
-if __name__ == "__main__":
-    from jobs.daily_cli import main
-
-    main()
 
 __all__ = ["STAGES", "Done", "fit", "gate", "project", "publish", "run_day"]

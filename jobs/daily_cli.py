@@ -1,4 +1,4 @@
-"""The stages of a day as commands: ``eigenmill daily fit``, or ``python -m jobs.daily fit``."""
+"""The stages of a day as commands: ``eigenmill daily fit``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs import daily
-from jobs.daily_config import DailyFile, load_daily
+from eigenmill.jobs import daily
+from eigenmill.jobs.daily_config import DailyFile, load_daily
 
 commands = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -103,13 +103,4 @@ def _verdict(found: dict[str, Any]) -> str:
     return f"{', '.join(shown)}: {end}"
 
 
-def main() -> None:
-    """The entry point of ``python -m jobs.daily``."""
-    from jobs.cli import Guarded
-
-    alone = typer.Typer(cls=Guarded, name="jobs.daily", no_args_is_help=True, pretty_exceptions_enable=False)
-    alone.add_typer(commands)
-    alone()
-
-
-__all__ = ["commands", "main"]
+__all__ = ["commands"]

@@ -1,7 +1,7 @@
 """The YAML file of a day-by-day job: how each day's files are read and reduced, and when drift asks for a new version.
 
-:class:`Daily` is the whole file. Its sections ``input``, ``reduce`` and ``engine`` are those of :mod:`jobs.config`;
-``output`` and ``drift`` are its own.
+:class:`Daily` is the whole file. Its sections ``input``, ``reduce`` and ``engine`` are those of
+:mod:`eigenmill.jobs.config`; ``output`` and ``drift`` are its own.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from jobs.complaints import read_as
-from jobs.config import Engine, Input, Job, JobFile, Output, Reduction, Section, Size, present
-from jobs.document import Sourced, read
-from reduce.errors import ConfigError
+from eigenmill.jobs.complaints import read_as
+from eigenmill.jobs.config import Engine, Input, Job, JobFile, Output, Reduction, Section, Size, present
+from eigenmill.jobs.document import Sourced, read
+from eigenmill.reduce.errors import ConfigError
 
 DAY = "{day}"
 """What stands for the day in ``input.path``."""

@@ -28,8 +28,8 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pyarrow import fs as pafs
 
-from reduce import files
-from reduce.errors import OutputError
+from eigenmill.reduce import files
+from eigenmill.reduce.errors import OutputError
 
 FORMAT, VERSION = "eigenmill-daily", 1
 
@@ -61,7 +61,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Settings(Record):
-    """What must stay as it is: see :meth:`jobs.daily_config.Daily.settings`."""
+    """What must stay as it is: see :meth:`eigenmill.jobs.daily_config.Daily.settings`."""
 
     settings: dict[str, Any]
     name: ClassVar[str] = "daily.json"

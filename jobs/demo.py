@@ -16,15 +16,15 @@ import pyarrow.parquet as pq
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from jobs import page, show
-from jobs.config import load_job
-from jobs.digits import Digits, prepare
-from jobs.report import RunReport
-from jobs.run import run
-from jobs.words import count, number, percent, seconds
-from reduce import Dataset, connect, files, load
-from reduce.engines.base import Progress
-from reduce.engines.memory import format_bytes
+from eigenmill.jobs import page, show
+from eigenmill.jobs.config import load_job
+from eigenmill.jobs.digits import Digits, prepare
+from eigenmill.jobs.report import RunReport
+from eigenmill.jobs.run import run
+from eigenmill.jobs.words import count, number, percent, seconds
+from eigenmill.reduce import Dataset, connect, files, load
+from eigenmill.reduce.engines.base import Progress
+from eigenmill.reduce.engines.memory import format_bytes
 
 JOB = """\
 # The demonstration's job: MNIST digits, standardized, reduced to the components that keep 95 % of the variance.
@@ -53,8 +53,8 @@ SEED, TRAIN, TEST, SHOWN = 0, 10_000, 2_000, 2_000
 class Demo:
     """What the demonstration has found.
 
-    ``errors`` is as of :meth:`reduce.PCA.reconstruction_error`; ``raw`` and ``reduced`` are the shares of test digits
-    that their nearest neighbour names rightly, by pixels and by features.
+    ``errors`` is as of :meth:`eigenmill.PCA.reconstruction_error`; ``raw`` and ``reduced`` are the shares of test
+    digits that their nearest neighbour names rightly, by pixels and by features.
     """
 
     digits: Digits

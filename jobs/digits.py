@@ -25,8 +25,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reduce import files
-from reduce.errors import DataError
+from eigenmill.reduce import files
+from eigenmill.reduce.errors import DataError
 
 Bytes = npt.NDArray[np.uint8]
 ABOUT = "_about.json"

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from jobs import redact
-from reduce.errors import ConfigError
+from eigenmill.jobs import redact
+from eigenmill.reduce.errors import ConfigError
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 50_000

@@ -15,10 +15,10 @@ import numpy.typing as npt
 import scipy.linalg
 import scipy.optimize
 
-from jobs.daily_config import Drift
-from reduce.blocks import F64
-from reduce.dataset import Numbered
-from reduce.transforms import Align
+from eigenmill.jobs.daily_config import Drift
+from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.dataset import Numbered
+from eigenmill.reduce.transforms import Align
 
 
 @dataclass(frozen=True)

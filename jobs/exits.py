@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jobs import redact
-from reduce.errors import ArtifactError, ConfigError, DataError, DoesNotFitError, EngineError, OutputError
+from eigenmill.jobs import redact
+from eigenmill.reduce.errors import ArtifactError, ConfigError, DataError, DoesNotFitError, EngineError, OutputError
 
 OK = 0
 FAILED = 1

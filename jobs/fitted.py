@@ -10,15 +10,15 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.build import build_estimator, filters_of
-from jobs.config import Job
-from reduce import Dataset, load
-from reduce import files as store
-from reduce.cleaning import MEAN, Resolved
-from reduce.digest import digest_of
-from reduce.errors import ArtifactError, OutputError
-from reduce.estimators.record import fingerprint
-from reduce.estimators.store import names_to_json
+from eigenmill.jobs.build import build_estimator, filters_of
+from eigenmill.jobs.config import Job
+from eigenmill.reduce import Dataset, load
+from eigenmill.reduce import files as store
+from eigenmill.reduce.cleaning import MEAN, Resolved
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.errors import ArtifactError, OutputError
+from eigenmill.reduce.estimators.record import fingerprint
+from eigenmill.reduce.estimators.store import names_to_json
 
 NAME = "job.json"
 FORMAT = "eigenmill-fitted"

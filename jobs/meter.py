@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from reduce.engines.base import Progress
+from eigenmill.reduce.engines.base import Progress
 
 
 @dataclass

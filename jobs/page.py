@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jobs.words import SCANS, count, percent, seconds
+from eigenmill.jobs.words import SCANS, count, percent, seconds
 
 Floats = npt.NDArray[Any]
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0")

@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from jobs.words import SCANS, count
+from eigenmill.jobs.words import SCANS, count
 
 
 class RowsColumn(ProgressColumn):
@@ -30,7 +30,7 @@ class RowsColumn(ProgressColumn):
 
 
 class Bars:
-    """One bar per scan on ``console``; implements :class:`reduce.engines.base.Progress`. Use as a context manager."""
+    """One bar per scan on ``console``: a :class:`eigenmill.reduce.engines.base.Progress` and a context manager."""
 
     def __init__(self, console: Console) -> None:
         columns = (

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from reduce.cleaning import Cleaning
-from reduce.dataset import Dataset
-from reduce.engines.base import Engine
-from reduce.passes.moments import Intake, Moments, MomentsPass
+from eigenmill.reduce.cleaning import Cleaning
+from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.engines.base import Engine
+from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The YAML file of a compact model: rows to learn from, a net, and a list of steps from a closed registry.
 
-:class:`Recipe` is the whole file. Its section ``input`` is that of :mod:`jobs.config`, with categories.
+:class:`Recipe` is the whole file. Its section ``input`` is that of :mod:`eigenmill.jobs.config`, with categories.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from jobs.complaints import read_as
-from jobs.config import Input, Names, Section, present
-from jobs.document import Sourced, read
+from eigenmill.jobs.complaints import read_as
+from eigenmill.jobs.config import Input, Names, Section, present
+from eigenmill.jobs.document import Sourced, read
 
 
 class Rows(Input):

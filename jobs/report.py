@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from jobs.meter import Meter, Scan
-from reduce import files
-from reduce.about import versions
+from eigenmill.jobs.meter import Meter, Scan
+from eigenmill.reduce import files
+from eigenmill.reduce.about import versions
 
 
 class Record(BaseModel):

@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from jobs import quality
-from jobs.build import build_dataset, build_engine, build_estimator, build_sink, work_directory, workplace
-from jobs.config import Job, JobFile
-from jobs.fitted import Fitted, fit_key, found_model, save_fitted
-from jobs.meter import Meter, forget_peak, peak_memory
-from jobs.report import Bytes, Digests, RunReport, Written, all_versions, scan_records, stage_seconds
-from reduce import Dataset, Manifest, Sink, files
-from reduce.discovery import MAGIC
-from reduce.engines.base import Engine, Progress
-from reduce.engines.load import Cluster
-from reduce.errors import ConfigError, DoesNotFitError, OutputError
-from reduce.plan import Plan, explain
-from reduce.sink import read_manifest
+from eigenmill.jobs import quality
+from eigenmill.jobs.build import build_dataset, build_engine, build_estimator, build_sink, work_directory, workplace
+from eigenmill.jobs.config import Job, JobFile
+from eigenmill.jobs.fitted import Fitted, fit_key, found_model, save_fitted
+from eigenmill.jobs.meter import Meter, forget_peak, peak_memory
+from eigenmill.jobs.report import Bytes, Digests, RunReport, Written, all_versions, scan_records, stage_seconds
+from eigenmill.reduce import Dataset, Manifest, Sink, files
+from eigenmill.reduce.discovery import MAGIC
+from eigenmill.reduce.engines.base import Engine, Progress
+from eigenmill.reduce.engines.load import Cluster
+from eigenmill.reduce.errors import ConfigError, DoesNotFitError, OutputError
+from eigenmill.reduce.plan import Plan, explain
+from eigenmill.reduce.sink import read_manifest
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def run(source: JobFile, progress: Progress | None = None) -> RunReport:
     complete is verified and not repeated.
 
     Raises:
-        EigenmillError: see :mod:`reduce.errors`. What is finished stays, and running again goes on from it.
+        EigenmillError: see :mod:`eigenmill.reduce.errors`. What is finished stays, and running again goes on from it.
     """
     with contextlib.ExitStack() as ending:
         return _run(source, Meter(progress), ending)

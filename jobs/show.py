@@ -11,18 +11,18 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from jobs.apply import Update
-from jobs.fitted import keeps_state
-from jobs.quality import Column
-from jobs.report import RunReport
-from jobs.words import SCANS, count, number, percent, seconds, visible
-from reduce import Manifest
-from reduce.engines.load import Cluster
-from reduce.engines.memory import Memory, format_bytes
-from reduce.plan import Plan
+from eigenmill.jobs.apply import Update
+from eigenmill.jobs.fitted import keeps_state
+from eigenmill.jobs.quality import Column
+from eigenmill.jobs.report import RunReport
+from eigenmill.jobs.words import SCANS, count, number, percent, seconds, visible
+from eigenmill.reduce import Manifest
+from eigenmill.reduce.engines.load import Cluster
+from eigenmill.reduce.engines.memory import Memory, format_bytes
+from eigenmill.reduce.plan import Plan
 
 if TYPE_CHECKING:
-    from jobs.text import Written  # and with it all of scikit-learn's text features
+    from eigenmill.jobs.text import Written  # and with it all of scikit-learn's text features
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 

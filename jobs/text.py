@@ -26,8 +26,8 @@ from scipy import sparse
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.preprocessing import normalize
 
-from reduce import files
-from reduce.errors import ConfigError, DataError, OutputError
+from eigenmill.reduce import files
+from eigenmill.reduce.errors import ConfigError, DataError, OutputError
 
 FEATURES = 1 << 16
 PATTERN = r"[a-z]{2,}"

@@ -2,16 +2,23 @@
 
 Public names: data (:class:`Dataset`, :class:`Cleaning`), estimators (:class:`StandardScaler`, :class:`PCA`,
 :class:`TruncatedSVD`), where to run (:func:`connect`), saved models (:func:`load`), output (:class:`Sink`,
-:class:`Manifest`), and the errors of :mod:`reduce.errors`.
+:class:`Manifest`), and the errors of :mod:`eigenmill.reduce.errors`.
 """
+
+if __name__ != "eigenmill.reduce":
+    raise ImportError(
+        f"expected 'import eigenmill.reduce', found this package imported as {__name__!r}; "
+        "one file must not be two modules: import it from eigenmill"
+    )
+
 
 from typing import TYPE_CHECKING, Any
 
-from reduce.about import __version__
-from reduce.cleaning import Cleaning
-from reduce.dataset import Dataset
-from reduce.engines import connect
-from reduce.errors import (
+from eigenmill.reduce.about import __version__
+from eigenmill.reduce.cleaning import Cleaning
+from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.engines import connect
+from eigenmill.reduce.errors import (
     ArtifactError,
     ChangedInputError,
     ConfigError,
@@ -23,14 +30,14 @@ from reduce.errors import (
     OutputError,
     SchemaError,
 )
-from reduce.manifest import Manifest
-from reduce.sink import Sink
+from eigenmill.reduce.manifest import Manifest
+from eigenmill.reduce.sink import Sink
 
 if TYPE_CHECKING:
-    from reduce.estimators.pca import PCA
-    from reduce.estimators.scaler import StandardScaler
-    from reduce.estimators.store import load
-    from reduce.estimators.svd import TruncatedSVD
+    from eigenmill.reduce.estimators.pca import PCA
+    from eigenmill.reduce.estimators.scaler import StandardScaler
+    from eigenmill.reduce.estimators.store import load
+    from eigenmill.reduce.estimators.svd import TruncatedSVD
 
 __all__ = [
     "PCA",
@@ -64,7 +71,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'reduce' has no attribute {name!r}")
     from importlib import import_module
 
-    globals()[name] = found = getattr(import_module(f"reduce.estimators.{_LATER[name]}"), name)
+    globals()[name] = found = getattr(import_module(f"eigenmill.reduce.estimators.{_LATER[name]}"), name)
     return found
 
 

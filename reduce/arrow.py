@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy import sparse
 
-from reduce.blocks import Array, Origin
-from reduce.errors import DataError, SchemaError
+from eigenmill.reduce.blocks import Array, Origin
+from eigenmill.reduce.errors import DataError, SchemaError
 
 Mask = npt.NDArray[np.bool_]
 

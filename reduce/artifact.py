@@ -26,10 +26,10 @@ from typing import Any
 
 from pyarrow import fs as pafs
 
-from reduce import files, plain, tensors
-from reduce.blocks import Array
-from reduce.errors import ArtifactError, OutputError
-from reduce.tensors import damaged, expect
+from eigenmill.reduce import files, plain, tensors
+from eigenmill.reduce.blocks import Array
+from eigenmill.reduce.errors import ArtifactError, OutputError
+from eigenmill.reduce.tensors import damaged, expect
 
 FORMAT, VERSION = "eigenmill-model", 1
 CHECKPOINT = "eigenmill-arrays 1"

@@ -1,6 +1,6 @@
 """A Block: a fixed number of rows, as the passes and transforms see them.
 
-A block is made by a source (:mod:`reduce.dataset`) out of one Arrow record batch, without copying where Arrow
+A block is made by a source (:mod:`eigenmill.reduce.dataset`) out of one Arrow record batch, without copying where Arrow
 allows it. Its matrix has one of three forms:
 
 - a dense ``ndarray`` of shape (h, d), row-major: list columns, NumPy input;

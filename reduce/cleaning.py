@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from reduce.blocks import F64, Block, Floats
-from reduce.errors import ConfigError, MissingValueError
+from eigenmill.reduce.blocks import F64, Block, Floats
+from eigenmill.reduce.errors import ConfigError, MissingValueError
 
 Mask = npt.NDArray[np.bool_]
 Policy = Literal["error", "drop", "mean", "zero", "keep"] | float

@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 import numpy as np
 import scipy.sparse
 
-from reduce.blocks import MAX_HEIGHT, Block, Origin, Workspace, block_height
-from reduce.catalog import FileInfo as FileInfo
-from reduce.catalog import Files, total_rows
-from reduce.catalog import Fragment as Fragment
-from reduce.cleaning import Cleaning
-from reduce.digest import digest_of
-from reduce.errors import ConfigError, SchemaError
-from reduce.transforms import Transform, applied
+from eigenmill.reduce.blocks import MAX_HEIGHT, Block, Origin, Workspace, block_height
+from eigenmill.reduce.catalog import FileInfo as FileInfo
+from eigenmill.reduce.catalog import Files, total_rows
+from eigenmill.reduce.catalog import Fragment as Fragment
+from eigenmill.reduce.cleaning import Cleaning
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.errors import ConfigError, SchemaError
+from eigenmill.reduce.transforms import Transform, applied
 
 if TYPE_CHECKING:
-    from reduce.manifest import Manifest
+    from eigenmill.reduce.manifest import Manifest
 
 LEAF_BYTES = 64 << 20
 """Least decoded size of a leaf, counted in float64. A format constant."""
@@ -205,7 +205,7 @@ def feature_dtype(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
 
 def _engine(engine: Any) -> Any:
     # The one look upwards, made when a user asks for rows and names no engine.
-    from reduce.engines import connect
+    from eigenmill.reduce.engines import connect
 
     return connect("local") if engine is None else engine
 
@@ -274,7 +274,7 @@ class Dataset:
         return self.source.fragments
 
     def with_cleaning(self, **policy: Any) -> Dataset:
-        """The same data under another policy; keywords as of :class:`reduce.Cleaning`."""
+        """The same data under another policy; keywords as of :class:`eigenmill.Cleaning`."""
         return replace(self, cleaning=Cleaning(**policy))
 
     def then(self, transform: Transform) -> Dataset:
@@ -324,9 +324,9 @@ class Dataset:
         Args:
             path: output directory.
             engine: where to run; by default this process.
-            options: as of :class:`reduce.Sink`: ``layout``, ``dtype``, ``partition_by``, ``overwrite`` ...
+            options: as of :class:`eigenmill.Sink`: ``layout``, ``dtype``, ``partition_by``, ``overwrite`` ...
         """
-        from reduce.sink import Sink
+        from eigenmill.reduce.sink import Sink
 
         manifest: Manifest = _engine(engine).write(self, Sink(path, **options))
         return manifest
@@ -388,14 +388,14 @@ class Dataset:
                 hold) or in a list of lists (all of one list hold). Row groups that cannot match are not read.
             filesystem: a pyarrow or fsspec file system; by default the one of the URI.
             dtype: float32 or float64; by default float32 if every feature is exact in it.
-            **cleaning: ``missing``, ``clip`` and ``clip_sd``, see :class:`reduce.Cleaning`.
+            **cleaning: ``missing``, ``clip`` and ``clip_sd``, see :class:`eigenmill.Cleaning`.
 
         Raises:
             SchemaError: files disagree, columns are missing or of the wrong type, or there are no files.
             DataError: a file cannot be read.
             ConfigError: the arguments contradict each other.
         """
-        from reduce import discovery, layouts, parquet
+        from eigenmill.reduce import discovery, layouts, parquet
 
         want = layouts.wanted(columns, vector, sparse, n_features, carry, weights, dtype)
         policy = Cleaning(**cleaning)
@@ -404,7 +404,7 @@ class Dataset:
     @classmethod
     def from_pyarrow(cls, dataset: Any, *, filters: Any = None, **options: Any) -> Dataset:
         """The files of a pyarrow dataset over Parquet, as deltalake makes it; options as for Parquet."""
-        from reduce import discovery, layouts, parquet
+        from eigenmill.reduce import discovery, layouts, parquet
 
         layout, cleaning = _split(options)
         source = parquet.plan(discovery.from_dataset(dataset), layouts.wanted(**layout), filters)
@@ -413,7 +413,7 @@ class Dataset:
     @classmethod
     def from_arrow(cls, table: Any, **options: Any) -> Dataset:
         """An Arrow table, or what exports one (polars, DuckDB); options as for Parquet."""
-        from reduce import layouts, tables
+        from eigenmill.reduce import layouts, tables
 
         layout, cleaning = _split(options)
         return cls(tables.TableSource(tables.as_table(table), layouts.wanted(**layout)), Cleaning(**cleaning))
@@ -421,7 +421,7 @@ class Dataset:
     @classmethod
     def from_pandas(cls, frame: Any, **options: Any) -> Dataset:
         """A pandas DataFrame without its index; options as for Parquet."""
-        from reduce import tables
+        from eigenmill.reduce import tables
 
         return cls.from_arrow(tables.pandas_table(frame), **options)
 
@@ -432,7 +432,7 @@ class Dataset:
         Estimators given one fit on its own cluster. Nothing is read now but the first row of a vector column;
         ``model.transform(frame)`` is a DataFrame again, and so is ``model.transform(Dataset).to_spark()``.
         """
-        from reduce.engines.spark_frames import source_of
+        from eigenmill.reduce.engines.spark_frames import source_of
 
         layout, cleaning = _split(options)
         return cls(source_of(frame, **layout), Cleaning(**cleaning))
@@ -470,7 +470,7 @@ def as_dataset(X: Any) -> Dataset:
     if module.startswith("pyarrow._dataset"):
         return Dataset.from_pyarrow(X)
     if module.partition(".")[0] in COLLECTIONS:
-        from reduce.engines.collections import source_of
+        from eigenmill.reduce.engines.collections import source_of
 
         return Dataset(source_of(X))
     if hasattr(X, "__arrow_c_stream__"):

@@ -21,9 +21,9 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pyarrow import fs
 
-from reduce import uris
-from reduce.catalog import Texts
-from reduce.errors import ConfigError, DataError, EigenmillError, SchemaError
+from eigenmill.reduce import uris
+from eigenmill.reduce.catalog import Texts
+from eigenmill.reduce.errors import ConfigError, DataError, EigenmillError, SchemaError
 
 QUERY = re.compile(r"\?(?=[a-z_]+=)")
 MAGIC = re.compile(r"[*?\[]")

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from reduce import files
-from reduce.blocks import Array, Block
-from reduce.errors import DataError, SchemaError
-from reduce.manifest import FileRecord
-from reduce.parts import Part
+from eigenmill.reduce import files
+from eigenmill.reduce.blocks import Array, Block
+from eigenmill.reduce.errors import DataError, SchemaError
+from eigenmill.reduce.manifest import FileRecord
+from eigenmill.reduce.parts import Part
 
 GROUP_BYTES, GROUP_ROWS = 8 << 20, 1_000_000
 """A row group ends at so many bytes of features, or of carried columns, or rows. Format constants."""
@@ -36,7 +36,7 @@ class Encoding:
         layout: one fixed-size-list ``column``, or one column per feature.
         column: name of the list column.
         partition_by: the carried column that becomes directories.
-        compression: as :class:`~reduce.sink.Sink` names it.
+        compression: as :class:`~eigenmill.reduce.sink.Sink` names it.
     """
 
     model: str

@@ -28,8 +28,8 @@ from typing import Any, BinaryIO, Literal, cast
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from reduce import long_lists, plain, uris
-from reduce.errors import ConfigError, EigenmillError, OutputError
+from eigenmill.reduce import long_lists, plain, uris
+from eigenmill.reduce.errors import ConfigError, EigenmillError, OutputError
 
 MAX_JSON = 256 << 20
 """Bytes of the largest JSON file that is read: a million feature names take 20 MB."""
@@ -325,7 +325,7 @@ def read_bytes(fs: pafs.FileSystem, path: str, limit: int, refusal: plain.Refusa
 def read_json(fs: pafs.FileSystem, path: str, refusal: plain.Refusal = OutputError, limit: int = MAX_JSON) -> Any:
     """The value in a JSON file; damage raises ``refusal``, absence ``FileNotFoundError``.
 
-    Refused are more than ``limit`` bytes, and what :func:`reduce.plain.parse` refuses.
+    Refused are more than ``limit`` bytes, and what :func:`eigenmill.reduce.plain.parse` refuses.
     """
     return plain.parse(read_bytes(fs, path, limit, refusal), path, refusal)
 

@@ -14,8 +14,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import acero
 
-from reduce.arrow import Mask
-from reduce.errors import ConfigError
+from eigenmill.reduce.arrow import Mask
+from eigenmill.reduce.errors import ConfigError
 
 
 @dataclass(frozen=True)

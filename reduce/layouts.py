@@ -3,7 +3,7 @@
 =============== ================================================== ======================================
 layout          columns                                            block
 =============== ================================================== ======================================
-Scalars         d numeric or boolean columns                       :class:`~reduce.blocks.Columns`
+Scalars         d numeric or boolean columns                       :class:`~eigenmill.reduce.blocks.Columns`
 Vector          one list, fixed-size-list or tensor column         ``ndarray`` (h, d), row-major
 SparkVector     one vector column as Spark ML writes it            ``ndarray``, or CSR if any is sparse
 SparsePair      two list columns: indices and values               CSR (h, d)
@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from reduce.arrow import (
+from eigenmill.reduce.arrow import (
     field_of,
     list_element,
     list_rows,
@@ -32,9 +32,9 @@ from reduce.arrow import (
     unwrapped,
     wrong_length,
 )
-from reduce.blocks import Array, Columns, Matrix, Origin
-from reduce.dataset import Numbered, feature_dtype
-from reduce.errors import ConfigError, DataError, SchemaError
+from eigenmill.reduce.blocks import Array, Columns, Matrix, Origin
+from eigenmill.reduce.dataset import Numbered, feature_dtype
+from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
 
 SPARK_VECTOR = pa.struct(
     {"type": pa.int8(), "size": pa.int32(), "indices": pa.list_(pa.int32()), "values": pa.list_(pa.float64())}

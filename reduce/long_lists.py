@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from reduce import plain
-from reduce.catalog import Made, Texts
+from eigenmill.reduce import plain
+from eigenmill.reduce.catalog import Made, Texts
 
 T = TypeVar("T", covariant=True)
 Path = tuple[str, ...]
@@ -58,7 +58,7 @@ class Each(Made[T]):
 
 
 def parse(read: Callable[[int], bytes], name: str, refusal: plain.Refusal, lists: Collection[Path]) -> Any:
-    """As :func:`reduce.plain.parse`, but the lists at ``lists`` become :class:`Packed`.
+    """As :func:`eigenmill.reduce.plain.parse`, but the lists at ``lists`` become :class:`Packed`.
 
     Args:
         read: gives the next so many bytes of the text, none at its end.

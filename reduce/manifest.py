@@ -13,10 +13,10 @@ from typing import Any
 
 from pyarrow import fs as pafs
 
-from reduce import files, plain
-from reduce.catalog import Made
-from reduce.errors import OutputError
-from reduce.long_lists import Each, Packed
+from eigenmill.reduce import files, plain
+from eigenmill.reduce.catalog import Made
+from eigenmill.reduce.errors import OutputError
+from eigenmill.reduce.long_lists import Each, Packed
 
 FORMAT, VERSION = "eigenmill-output", 1
 MANIFEST = "_manifest.json"
@@ -100,7 +100,7 @@ class Manifest:
 
     @property
     def content(self) -> dict[str, Any]:
-        """What ``_manifest.json`` says but for the digest of it; long lists as :mod:`reduce.plain` writes them."""
+        """What ``_manifest.json`` says but for its digest; long lists as :mod:`eigenmill.reduce.plain` writes them."""
         value = {field.name: getattr(self, field.name) for field in fields(self)}
         return {"format": FORMAT, "version": VERSION, **value, "parts": Each(asdict, self.parts)}
 

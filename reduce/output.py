@@ -1,6 +1,7 @@
 """What is in an output's directory: whose it is, how far it came, and what of it can be trusted.
 
-Beginning, going on and finishing are steps over the files that :mod:`reduce.sink` lists; each may be repeated.
+Beginning, going on and finishing are steps over the files that :mod:`eigenmill.reduce.sink` lists; each may be
+repeated.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import Any, Literal
 
 from pyarrow import fs as pafs
 
-from reduce import about, files, plain, versions
-from reduce.errors import OutputError
-from reduce.long_lists import Packed
-from reduce.manifest import (
+from eigenmill.reduce import about, files, plain, versions
+from eigenmill.reduce.errors import OutputError
+from eigenmill.reduce.long_lists import Packed
+from eigenmill.reduce.manifest import (
     FORMAT,
     LISTS,
     MANIFEST,
@@ -32,7 +33,7 @@ from reduce.manifest import (
     read_at,
     records,
 )
-from reduce.parts import Part
+from eigenmill.reduce.parts import Part
 
 JOB, SUCCESS, RECORDS = "_job.json", "_SUCCESS", "_parts"
 AT_ONCE = 256

@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from reduce import files
-from reduce.blocks import Array, Block
-from reduce.discovery import HIVE_NULL
-from reduce.encode import Encoding, Rows, matrix, write_file
-from reduce.errors import ConfigError
-from reduce.manifest import FileRecord
-from reduce.parts import Part
+from eigenmill.reduce import files
+from eigenmill.reduce.blocks import Array, Block
+from eigenmill.reduce.discovery import HIVE_NULL
+from eigenmill.reduce.encode import Encoding, Rows, matrix, write_file
+from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.manifest import FileRecord
+from eigenmill.reduce.parts import Part
 
 PARTITION_BYTES = 128 << 20
 """What a partitioned part gathers before it writes one file per value. A format constant."""

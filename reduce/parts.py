@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reduce.catalog import Fragment, Integers, Made, runs_of, total_rows
+from eigenmill.reduce.catalog import Fragment, Integers, Made, runs_of, total_rows
 
 PART_BYTES = (8 << 20, 128 << 20)
 """Bounds of a part's feature bytes; between them an output has about 64 parts. Format constants."""

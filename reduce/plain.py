@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from reduce.catalog import Made
-from reduce.errors import ArtifactError, EigenmillError, OutputError
+from eigenmill.reduce.catalog import Made
+from eigenmill.reduce.errors import ArtifactError, EigenmillError, OutputError
 
 MAX_DEPTH = 64
 """Deepest nesting of a JSON file."""

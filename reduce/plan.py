@@ -1,10 +1,11 @@
 """The plan of a job: which solver and why, how many scans, how much memory and time. Only metadata is read.
 
-Scans and bytes follow from the files; memory from the same model that refuses a scan (:mod:`reduce.engines.memory`);
-time from the arithmetic of the passes, a quick measurement of this machine's matrix product, and rates of decoding
-and writing that are typical of Parquet (``DECODE``, ``ENCODE``), so expect it to be right within a factor of two: two
-threads of one processor are not twice as fast as one. On a cluster the links of the workers are counted too, as 1
-Gbit/s each (``Cluster.link``), and the scheduler's time for a scan and for each task (``benchmarks/seconds.py``).
+Scans and bytes follow from the files; memory from the same model that refuses a scan
+(:mod:`eigenmill.reduce.engines.memory`); time from the arithmetic of the passes, a quick measurement of this machine's
+matrix product, and rates of decoding and writing that are typical of Parquet (``DECODE``, ``ENCODE``), so expect it to
+be right within a factor of two: two threads of one processor are not twice as fast as one. On a cluster the links of
+the workers are counted too, as 1 Gbit/s each (``Cluster.link``), and the scheduler's time for a scan and for each task
+(``benchmarks/seconds.py``).
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from reduce.blocks import block_height
-from reduce.dataset import Dataset
-from reduce.engines.base import Engine, KeepsNothing, one_blas_thread, plan_leaves
-from reduce.engines.load import START, Cluster, Load, fold_load, worker_memory, write_load
-from reduce.engines.memory import Memory, estimate, format_bytes
-from reduce.estimators import sketch
-from reduce.estimators.base import Estimator
-from reduce.estimators.linear import Linear
-from reduce.estimators.solver import SPARSE_COST, USUAL_SCANS, Shape, choose
-from reduce.parts import Part, plan_parts
-from reduce.passes.moments import Intake, MomentsPass
-from reduce.passes.tsqr import TsqrPass
-from reduce.sink import Sink
+from eigenmill.reduce.blocks import block_height
+from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.engines.base import Engine, KeepsNothing, one_blas_thread, plan_leaves
+from eigenmill.reduce.engines.load import START, Cluster, Load, fold_load, worker_memory, write_load
+from eigenmill.reduce.engines.memory import Memory, estimate, format_bytes
+from eigenmill.reduce.estimators import sketch
+from eigenmill.reduce.estimators.base import Estimator
+from eigenmill.reduce.estimators.linear import Linear
+from eigenmill.reduce.estimators.solver import SPARSE_COST, USUAL_SCANS, Shape, choose
+from eigenmill.reduce.parts import Part, plan_parts
+from eigenmill.reduce.passes.moments import Intake, MomentsPass
+from eigenmill.reduce.passes.tsqr import TsqrPass
+from eigenmill.reduce.sink import Sink
 
 DECODE = 0.6e9
 """Decoded bytes per second and thread."""
@@ -132,9 +133,9 @@ def explain(
 ) -> Plan:
     """The plan of fitting ``estimator`` to ``data`` and, with a ``sink``, of writing the features there.
 
-    In the place of an engine a :class:`reduce.engines.load.Cluster` will do: one that is not there yet.
+    In the place of an engine a :class:`eigenmill.reduce.engines.load.Cluster` will do: one that is not there yet.
     """
-    from reduce.engines import connect
+    from eigenmill.reduce.engines import connect
 
     engine = engine or connect("local")
     estimator._validate()

@@ -32,15 +32,15 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from reduce import encode, files, output, partition, plain, versions
-from reduce.blocks import Block
-from reduce.catalog import FileInfo, Some, total_rows
-from reduce.dataset import Dataset, Source
-from reduce.encode import Encoding, Layout
-from reduce.errors import ChangedInputError, ConfigError, OutputError, SchemaError
-from reduce.long_lists import Each
-from reduce.manifest import FORMAT, VERSION, Manifest, PartRecord, read_at, read_manifest
-from reduce.parts import Part, plan_parts
+from eigenmill.reduce import encode, files, output, partition, plain, versions
+from eigenmill.reduce.blocks import Block
+from eigenmill.reduce.catalog import FileInfo, Some, total_rows
+from eigenmill.reduce.dataset import Dataset, Source
+from eigenmill.reduce.encode import Encoding, Layout
+from eigenmill.reduce.errors import ChangedInputError, ConfigError, OutputError, SchemaError
+from eigenmill.reduce.long_lists import Each
+from eigenmill.reduce.manifest import FORMAT, VERSION, Manifest, PartRecord, read_at, read_manifest
+from eigenmill.reduce.parts import Part, plan_parts
 
 LAYOUTS = ("list", "columns")
 COMPRESSIONS = ("zstd", "snappy", "lz4", "gzip", "none")

@@ -2,18 +2,19 @@
 
 ::
 
-    from reduce.spark_ml import EigenmillPCA
+    from eigenmill.reduce.spark_ml import EigenmillPCA
 
     stages = [EigenmillPCA(inputCol="pixels", outputCol="features", k=50, scale=True), LogisticRegression()]
     model = Pipeline(stages=stages).fit(frame)
 
 The model subtracts the mean, which ``pyspark.ml.feature.PCA`` does not, and with ``scale`` it standardizes by itself.
 Saved, it is Spark's metadata and beside it a model directory of ours (JSON and safetensors, no pickle), which
-:func:`reduce.load` reads without Spark.
+:func:`eigenmill.load` reads without Spark.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Self
 
 from pyspark.ml import Estimator, Model
@@ -32,10 +33,13 @@ from pyspark.ml.util import (
 )
 from pyspark.sql.types import StructField, StructType
 
-from reduce.dataset import Dataset
-from reduce.errors import ArtifactError, ConfigError
-from reduce.estimators.pca import PCA
-from reduce.estimators.store import load
+from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.errors import ArtifactError, ConfigError
+from eigenmill.reduce.estimators.pca import PCA
+from eigenmill.reduce.estimators.store import load
+
+# Spark finds the class of a saved stage by the module that it was saved from: `reduce` before there was one name.
+sys.modules.setdefault("reduce.spark_ml", sys.modules[__name__])
 
 FOLDER = "eigenmill"
 """Directory of our model within Spark's."""
@@ -117,7 +121,7 @@ class EigenmillPCAModel(Model, _Columns, MLReadable, MLWritable):
     """A fitted :class:`EigenmillPCA`.
 
     Attributes:
-        pca: the fitted :class:`reduce.PCA`.
+        pca: the fitted :class:`eigenmill.PCA`.
     """
 
     def __init__(self, pca: PCA | None = None) -> None:
@@ -167,7 +171,9 @@ class _Reader(MLReader[EigenmillPCAModel]):
         metadata = DefaultParamsReader.loadMetadata(path, self.sparkSession)
         pca = load(_ours(path))
         if not isinstance(pca, PCA):
-            raise ArtifactError(f"expected a saved PCA in {path}, found {type(pca).__name__}; load it with reduce.load")
+            raise ArtifactError(
+                f"expected a saved PCA in {path}, found {type(pca).__name__}; load it with eigenmill.load"
+            )
         model = EigenmillPCAModel(pca)
         model._resetUid(metadata["uid"])
         DefaultParamsReader.getAndSetParams(model, metadata)

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from reduce.arrow import field_of, numbers, weights_field
-from reduce.blocks import F64, Block, Origin, Workspace
-from reduce.dataset import FileInfo, Fragment, leaf_rows
-from reduce.digest import digest_of
-from reduce.errors import ConfigError, SchemaError
-from reduce.layouts import DENSE, LaidOut, Layout, SparkVector, Wanted, choose
+from eigenmill.reduce.arrow import field_of, numbers, weights_field
+from eigenmill.reduce.blocks import F64, Block, Origin, Workspace
+from eigenmill.reduce.dataset import FileInfo, Fragment, leaf_rows
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.errors import ConfigError, SchemaError
+from eigenmill.reduce.layouts import DENSE, LaidOut, Layout, SparkVector, Wanted, choose
 
 WHERE = "<table>"
 """What errors call a table."""

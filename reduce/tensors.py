@@ -1,7 +1,7 @@
 """Safetensors: eight bytes of length, a JSON header, and the arrays one after the other.
 
 The header is checked against the size of the file before anything is allocated; damage raises
-:class:`~reduce.errors.ArtifactError`.
+:class:`~eigenmill.reduce.errors.ArtifactError`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from reduce import files, plain
-from reduce.blocks import Array
-from reduce.errors import ArtifactError
+from eigenmill.reduce import files, plain
+from eigenmill.reduce.blocks import Array
+from eigenmill.reduce.errors import ArtifactError
 
 MAX_HEADER = 64 << 20
 """Bytes of the largest safetensors header that is read."""

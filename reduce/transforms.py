@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from reduce.blocks import F64, Block, Floats, dense_slices
-from reduce.cleaning import FILL, MEAN, Resolved, mend
-from reduce.digest import digest_of
+from eigenmill.reduce.blocks import F64, Block, Floats, dense_slices
+from eigenmill.reduce.cleaning import FILL, MEAN, Resolved, mend
+from eigenmill.reduce.digest import digest_of
 
 DENSE_SHARE = 1 / 8
 """Share of stored entries above which sparse rows are multiplied dense. A format constant."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reduce.errors import ConfigError
+from eigenmill.reduce.errors import ConfigError
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 MASK = "***"

@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 
-from reduce import files
+from eigenmill.reduce import files
 
 
 def path_of(path: str, number: int) -> str:

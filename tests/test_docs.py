@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.datasets import load_digits
 
-from jobs import exits
+from eigenmill.jobs import exits
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("docker/*.md")]
@@ -48,7 +48,9 @@ def test_every_example_of_the_readme_compiles() -> None:
 def test_the_readme_names_commands_that_exist() -> None:
     commands = set(re.findall(r"^eigenmill (\w+)", "\n".join(blocks("sh")), re.MULTILINE))
     assert {"reduce", "explain", "inspect", "transform", "reconstruct", "update"} <= commands
-    listed = subprocess.run([sys.executable, "-m", "jobs.cli", "--help"], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        [sys.executable, "-m", "eigenmill.jobs.cli", "--help"], capture_output=True, text=True, check=True
+    )
     for command in commands:
         assert command in listed.stdout
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
@@ -74,6 +76,6 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
 
 def test_importing_reduce_loads_nothing_heavy() -> None:
     heavy = ["dask", "distributed", "pyspark", "torch", "pydantic", "typer", "rich", "yaml"]
-    code = f"import reduce, sys; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import eigenmill.reduce, sys; print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from reduce.engines.base import Engine
-from reduce.errors import ConfigError
+from eigenmill.reduce.engines.base import Engine
+from eigenmill.reduce.errors import ConfigError
 
 
 def connect(kind: str = "local", client: Any = None, **options: Any) -> Engine:
@@ -16,8 +16,8 @@ def connect(kind: str = "local", client: Any = None, **options: Any) -> Engine:
     Args:
         kind: ``"local"``: threads of this process; ``"dask"``: a Dask cluster; ``"spark"``: Spark.
         client: what the engine connects through: a ``distributed.Client`` or a scheduler's address, a ``SparkSession``.
-        options: as of :class:`reduce.engines.local.LocalEngine`, :class:`reduce.engines.dask.DaskEngine`,
-            :class:`reduce.engines.spark.SparkEngine`.
+        options: as of :class:`eigenmill.reduce.engines.local.LocalEngine`,
+            :class:`eigenmill.reduce.engines.dask.DaskEngine`, :class:`eigenmill.reduce.engines.spark.SparkEngine`.
     """
     try:
         made = _class(kind)
@@ -39,15 +39,15 @@ def connect(kind: str = "local", client: Any = None, **options: Any) -> Engine:
 
 def _class(kind: str) -> Callable[..., Engine]:
     if kind == "local":
-        from reduce.engines.local import LocalEngine
+        from eigenmill.reduce.engines.local import LocalEngine
 
         return LocalEngine
     if kind == "dask":
-        from reduce.engines.dask import DaskEngine
+        from eigenmill.reduce.engines.dask import DaskEngine
 
         return DaskEngine
     if kind == "spark":
-        from reduce.engines.spark import SparkEngine
+        from eigenmill.reduce.engines.spark import SparkEngine
 
         return SparkEngine
     raise ConfigError(f"expected an engine among local, dask, spark; found {kind!r}")

@@ -17,11 +17,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
-from reduce.blocks import Workspace
-from reduce.catalog import Integers, Made, runs_of
-from reduce.dataset import Dataset, leaf_rows
-from reduce.errors import ArtifactError
-from reduce.passes.base import Pass, carries, from_arrays, sparse_height, to_arrays
+from eigenmill.reduce.blocks import Workspace
+from eigenmill.reduce.catalog import Integers, Made, runs_of
+from eigenmill.reduce.dataset import Dataset, leaf_rows
+from eigenmill.reduce.errors import ArtifactError
+from eigenmill.reduce.passes.base import Pass, carries, from_arrays, sparse_height, to_arrays
 
 S = TypeVar("S")
 R = TypeVar("R")

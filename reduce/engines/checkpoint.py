@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from reduce import files
-from reduce.artifact import load_arrays, save_arrays
-from reduce.dataset import Dataset
-from reduce.digest import digest_of
-from reduce.engines.base import Tree, one_blas_thread, restore_tree, tree_arrays
-from reduce.errors import ArtifactError
-from reduce.passes.base import Pass
+from eigenmill.reduce import files
+from eigenmill.reduce.artifact import load_arrays, save_arrays
+from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.engines.base import Tree, one_blas_thread, restore_tree, tree_arrays
+from eigenmill.reduce.errors import ArtifactError
+from eigenmill.reduce.passes.base import Pass
 
 S = TypeVar("S")
 R = TypeVar("R")

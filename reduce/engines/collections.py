@@ -1,20 +1,20 @@
 """Collections that live on a cluster, such as a Spark DataFrame, as data: rows come from there, results go back there.
 
-A collection is a :class:`reduce.dataset.Source` whose rows only its own engine can read. Its partitions are not files,
-so results agree with those of files to rounding, not to the byte.
+A collection is a :class:`eigenmill.reduce.dataset.Source` whose rows only its own engine can read. Its partitions are
+not files, so results agree with those of files to rounding, not to the byte.
 """
 
 from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-from reduce.dataset import Dataset
-from reduce.engines.base import Engine
+from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.engines.base import Engine
 
 
 @runtime_checkable
 class Collection(Protocol):
-    """What a source offers besides :class:`reduce.dataset.Source` when it stands for a cluster's collection."""
+    """What a :class:`eigenmill.reduce.dataset.Source` offers besides when it stands for a cluster's collection."""
 
     def engine(self) -> Engine:
         """The engine of the cluster that the collection lives on."""
@@ -27,9 +27,9 @@ def source_of(X: Any) -> Any:
     """The source of a Dask array, Dask DataFrame or Spark DataFrame."""
     package = type(X).__module__.partition(".")[0]
     if package == "dask":
-        from reduce.engines import dask_frames
+        from eigenmill.reduce.engines import dask_frames
 
         return dask_frames.source_of(X)
-    from reduce.engines import spark_frames
+    from eigenmill.reduce.engines import spark_frames
 
     return spark_frames.source_of(X)

@@ -28,15 +28,15 @@ from dask.sizeof import sizeof
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker, NoValidWorkerError
 
-from reduce.about import versions
-from reduce.blocks import Array
-from reduce.dataset import Dataset
-from reduce.engines.base import KeepsNothing, Progress, Tree, scan_name, staged, tree_arrays
-from reduce.engines.checkpoint import scanned
-from reduce.engines.load import LARGE_STATE, TASKS, Cluster, fan_in, worker_memory
-from reduce.engines.memory import format_bytes, parse_bytes
-from reduce.engines.ship import Common, pack, unpack, unpack_common, workplace
-from reduce.engines.tasks import (
+from eigenmill.reduce.about import versions
+from eigenmill.reduce.blocks import Array
+from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.engines.base import KeepsNothing, Progress, Tree, scan_name, staged, tree_arrays
+from eigenmill.reduce.engines.checkpoint import scanned
+from eigenmill.reduce.engines.load import LARGE_STATE, TASKS, Cluster, fan_in, worker_memory
+from eigenmill.reduce.engines.memory import format_bytes, parse_bytes
+from eigenmill.reduce.engines.ship import Common, pack, unpack, unpack_common, workplace
+from eigenmill.reduce.engines.tasks import (
     attempt,
     compare_versions,
     fold_tasks,
@@ -46,9 +46,9 @@ from reduce.engines.tasks import (
     total_of,
     write_tasks,
 )
-from reduce.errors import ConfigError, DoesNotFitError, EngineError
-from reduce.passes.base import Pass
-from reduce.sink import Manifest, Sink
+from eigenmill.reduce.errors import ConfigError, DoesNotFitError, EngineError
+from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.sink import Manifest, Sink
 
 S = TypeVar("S")
 R = TypeVar("R")

@@ -18,16 +18,16 @@ import scipy.sparse
 from dask import delayed
 from distributed import get_client
 
-from reduce.blocks import MAX_HEIGHT, Block, Workspace, block_height
-from reduce.cleaning import DROP
-from reduce.dataset import ArraySource, Dataset, FileInfo, Fragment, Numbered, Source, feature_dtype
-from reduce.digest import digest_of
-from reduce.engines.base import Engine, one_blas_thread
-from reduce.engines.ship import pack, unpack
-from reduce.errors import ConfigError, EngineError, SchemaError
-from reduce.layouts import wanted
-from reduce.tables import TableSource, pandas_table
-from reduce.transforms import applied
+from eigenmill.reduce.blocks import MAX_HEIGHT, Block, Workspace, block_height
+from eigenmill.reduce.cleaning import DROP
+from eigenmill.reduce.dataset import ArraySource, Dataset, FileInfo, Fragment, Numbered, Source, feature_dtype
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.engines.base import Engine, one_blas_thread
+from eigenmill.reduce.engines.ship import pack, unpack
+from eigenmill.reduce.errors import ConfigError, EngineError, SchemaError
+from eigenmill.reduce.layouts import wanted
+from eigenmill.reduce.tables import TableSource, pandas_table
+from eigenmill.reduce.transforms import applied
 
 POSITION = "__position__"
 """Carried through transforms to tell which rows they have kept."""
@@ -94,7 +94,7 @@ class Parts:
 
     def engine(self) -> Engine:
         """The engine on the current ``distributed.Client``."""
-        from reduce.engines.dask import DaskEngine
+        from eigenmill.reduce.engines.dask import DaskEngine
 
         return DaskEngine(_client())
 

@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
-from reduce.blocks import Array, Block, Workspace
-from reduce.dataset import Dataset, Fragment
-from reduce.errors import DataError
+from eigenmill.reduce.blocks import Array, Block, Workspace
+from eigenmill.reduce.dataset import Dataset, Fragment
+from eigenmill.reduce.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)

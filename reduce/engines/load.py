@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from reduce.dataset import Dataset
-from reduce.engines.base import Tree
-from reduce.engines.memory import RESERVE, Memory, estimate
-from reduce.engines.ship import Common, pack
-from reduce.engines.tasks import Cutter, RowsTask, fold_tasks
-from reduce.errors import ConfigError
-from reduce.parts import Part
-from reduce.passes.base import Pass
+from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.engines.base import Tree
+from eigenmill.reduce.engines.memory import RESERVE, Memory, estimate
+from eigenmill.reduce.engines.ship import Common, pack
+from eigenmill.reduce.engines.tasks import Cutter, RowsTask, fold_tasks
+from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.parts import Part
+from eigenmill.reduce.passes.base import Pass
 
 T = TypeVar("T")
 FAN_IN = 8

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from reduce.blocks import Array, Block, Workspace
-from reduce.catalog import Some
-from reduce.dataset import Dataset, Fragment
-from reduce.engines.base import (
+from eigenmill.reduce.blocks import Array, Block, Workspace
+from eigenmill.reduce.catalog import Some
+from eigenmill.reduce.dataset import Dataset, Fragment
+from eigenmill.reduce.engines.base import (
     Leaf,
     Merger,
     Progress,
@@ -31,14 +31,14 @@ from reduce.engines.base import (
     scan_name,
     staged,
 )
-from reduce.engines.checkpoint import Checkpoint
-from reduce.engines.kept import Kept
-from reduce.engines.memory import estimate, parse_bytes, resident, workers_that_fit
-from reduce.errors import ConfigError
-from reduce.manifest import Manifest, PartRecord
-from reduce.parts import Part
-from reduce.passes.base import Pass
-from reduce.sink import Sink
+from eigenmill.reduce.engines.checkpoint import Checkpoint
+from eigenmill.reduce.engines.kept import Kept
+from eigenmill.reduce.engines.memory import estimate, parse_bytes, resident, workers_that_fit
+from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.manifest import Manifest, PartRecord
+from eigenmill.reduce.parts import Part
+from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.sink import Sink
 
 S = TypeVar("S")
 R = TypeVar("R")

@@ -14,12 +14,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from reduce.blocks import MAX_HEIGHT, block_height
-from reduce.catalog import row_counts
-from reduce.dataset import Dataset
-from reduce.engines.base import plan_leaves
-from reduce.errors import ConfigError, DoesNotFitError
-from reduce.passes.base import Pass, sparse_height
+from eigenmill.reduce.blocks import MAX_HEIGHT, block_height
+from eigenmill.reduce.catalog import row_counts
+from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.engines.base import plan_leaves
+from eigenmill.reduce.errors import ConfigError, DoesNotFitError
+from eigenmill.reduce.passes.base import Pass, sparse_height
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 PAGE = (1 << 20) + (128 << 10)

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from pyarrow import fs as pafs
 
-from reduce import files, uris
-from reduce.artifact import load_arrays, save_arrays
-from reduce.digest import digest_of
-from reduce.discovery import Store
-from reduce.errors import ArtifactError, ConfigError, EngineError
-from reduce.sink import Sink
+from eigenmill.reduce import files, uris
+from eigenmill.reduce.artifact import load_arrays, save_arrays
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.discovery import Store
+from eigenmill.reduce.errors import ArtifactError, ConfigError, EngineError
+from eigenmill.reduce.sink import Sink
 
 LARGE = 32 << 20
 """Bytes above which an array travels as a file."""

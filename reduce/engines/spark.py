@@ -20,22 +20,22 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import col, floor, lit
 
-from reduce.about import versions
-from reduce.blocks import Array
-from reduce.dataset import Dataset
-from reduce.engines.base import KeepsNothing, Progress, Tree, scan_name, staged
-from reduce.engines.checkpoint import scanned
-from reduce.engines.load import AT_ONCE, TASKS, fan_in, most_tasks, worker_memory
-from reduce.engines.memory import format_bytes, parse_bytes
-from reduce.engines.ship import Common, pack, workplace
-from reduce.engines.spark_frames import FrameSource
-from reduce.engines.spark_rows import SCHEMA, fold, mapper, merger, restored, rows, rows_of, write
-from reduce.engines.spark_watch import watched
-from reduce.engines.tasks import fold_tasks, merge_trees, rows_tasks, take_in, write_tasks
-from reduce.engines.wire import from_bytes
-from reduce.errors import ConfigError, DoesNotFitError, EngineError
-from reduce.passes.base import Pass
-from reduce.sink import Manifest, Sink
+from eigenmill.reduce.about import versions
+from eigenmill.reduce.blocks import Array
+from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.engines.base import KeepsNothing, Progress, Tree, scan_name, staged
+from eigenmill.reduce.engines.checkpoint import scanned
+from eigenmill.reduce.engines.load import AT_ONCE, TASKS, fan_in, most_tasks, worker_memory
+from eigenmill.reduce.engines.memory import format_bytes, parse_bytes
+from eigenmill.reduce.engines.ship import Common, pack, workplace
+from eigenmill.reduce.engines.spark_frames import FrameSource
+from eigenmill.reduce.engines.spark_rows import SCHEMA, fold, mapper, merger, restored, rows, rows_of, write
+from eigenmill.reduce.engines.spark_watch import watched
+from eigenmill.reduce.engines.tasks import fold_tasks, merge_trees, rows_tasks, take_in, write_tasks
+from eigenmill.reduce.engines.wire import from_bytes
+from eigenmill.reduce.errors import ConfigError, DoesNotFitError, EngineError
+from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.sink import Manifest, Sink
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -243,7 +243,7 @@ def close_leaf(pass_: Pass[S, Any], tree: Tree[S]) -> None:
 def _explained(error: Exception) -> EngineError:
     text = str(error)
     missing = re.search(r"ModuleNotFoundError: No module named '([^'.]+)", text)
-    if missing and missing[1] == "reduce":
+    if missing and missing[1] == "eigenmill":
         return EngineError(
             "expected eigenmill in every Python worker, found none; install it there, or give the zip of `make dist` "
             "to spark-submit --py-files"

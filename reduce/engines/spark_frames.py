@@ -21,17 +21,17 @@ from pyspark.sql.functions import sum as total
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import ArrayType, DoubleType, FloatType, StructField, StructType
 
-from reduce.arrow import field_of, numbers, weights_field
-from reduce.blocks import MAX_HEIGHT, Block, Origin, Workspace, block_height
-from reduce.dataset import Dataset, FileInfo, Fragment
-from reduce.engines.base import Engine, Tree, one_blas_thread
-from reduce.engines.ship import pack, unpack
-from reduce.engines.spark_rows import Mapper, answer, check
-from reduce.engines.wire import to_bytes
-from reduce.errors import ConfigError, SchemaError
-from reduce.layouts import SPARSE, LaidOut, Layout, SparkVector, SparsePair, Wanted, choose, wanted
-from reduce.passes.base import Pass, sparse_height
-from reduce.transforms import applied
+from eigenmill.reduce.arrow import field_of, numbers, weights_field
+from eigenmill.reduce.blocks import MAX_HEIGHT, Block, Origin, Workspace, block_height
+from eigenmill.reduce.dataset import Dataset, FileInfo, Fragment
+from eigenmill.reduce.engines.base import Engine, Tree, one_blas_thread
+from eigenmill.reduce.engines.ship import pack, unpack
+from eigenmill.reduce.engines.spark_rows import Mapper, answer, check
+from eigenmill.reduce.engines.wire import to_bytes
+from eigenmill.reduce.errors import ConfigError, SchemaError
+from eigenmill.reduce.layouts import SPARSE, LaidOut, Layout, SparkVector, SparsePair, Wanted, choose, wanted
+from eigenmill.reduce.passes.base import Pass, sparse_height
+from eigenmill.reduce.transforms import applied
 
 WHERE = "<DataFrame>"
 """What errors call a DataFrame."""
@@ -162,7 +162,7 @@ class FrameSource(LaidOut):
 
     def engine(self) -> Engine:
         """An engine on the session of the DataFrame."""
-        from reduce.engines.spark import SparkEngine
+        from eigenmill.reduce.engines.spark import SparkEngine
 
         engine: Engine = SparkEngine(self.frame.sparkSession)
         return engine
@@ -221,7 +221,7 @@ def _plain(frame: Any, column: str) -> StructType:
 
 
 def _expected() -> dict[str, str]:
-    from reduce.about import versions
+    from eigenmill.reduce.about import versions
 
     return versions()
 

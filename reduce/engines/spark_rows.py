@@ -1,8 +1,8 @@
 """What travels between the driver and Spark's Python workers: rows of bytes, and what the workers do with them.
 
-A result is one row per piece (:mod:`reduce.engines.wire`), an error of ours one row with its kind and message, so that
-Spark does not try bad data four times. Functions made here are what Spark pickles: they refer to this package by
-name, and hold bytes.
+A result is one row per piece (:mod:`eigenmill.reduce.engines.wire`), an error of ours one row with its kind and
+message, so that Spark does not try bad data four times. Functions made here are what Spark pickles: they refer to this
+package by name, and hold bytes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from reduce import errors
-from reduce.about import versions
-from reduce.engines.ship import unpack, unpack_common
-from reduce.engines.tasks import attempt, compare_versions, merge_trees, total_of
-from reduce.engines.wire import from_bytes, joined, pieces, to_bytes
-from reduce.errors import EngineError
-from reduce.sink import PartRecord
+from eigenmill.reduce import errors
+from eigenmill.reduce.about import versions
+from eigenmill.reduce.engines.ship import unpack, unpack_common
+from eigenmill.reduce.engines.tasks import attempt, compare_versions, merge_trees, total_of
+from eigenmill.reduce.engines.wire import from_bytes, joined, pieces, to_bytes
+from eigenmill.reduce.errors import EngineError
+from eigenmill.reduce.sink import PartRecord
 
 SCHEMA = "key long, piece int, payload binary, error string"
 RETRIES = 3

@@ -11,8 +11,8 @@ from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from reduce import uris
-from reduce.errors import EngineError
+from eigenmill.reduce import uris
+from eigenmill.reduce.errors import EngineError
 
 PATIENCE = 5.0
 """Seconds within which a cluster must take a connection. Spark alone would try for a minute, and not say much."""

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from pyspark import InheritableThread
 
-from reduce.engines.spark_session import call_on, knock, leave
-from reduce.errors import EngineError
+from eigenmill.reduce.engines.spark_session import call_on, knock, leave
+from eigenmill.reduce.errors import EngineError
 
 T = TypeVar("T")
 POLL = 5.0

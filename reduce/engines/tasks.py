@@ -16,13 +16,13 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from reduce.blocks import Array, Block, Workspace
-from reduce.catalog import Made
-from reduce.dataset import Dataset, leaf_rows
-from reduce.engines.base import Merger, Tree, fold_leaf, one_blas_thread, plan_leaves
-from reduce.errors import EigenmillError, EngineError
-from reduce.passes.base import Pass
-from reduce.sink import Job, Part, PartRecord
+from eigenmill.reduce.blocks import Array, Block, Workspace
+from eigenmill.reduce.catalog import Made
+from eigenmill.reduce.dataset import Dataset, leaf_rows
+from eigenmill.reduce.engines.base import Merger, Tree, fold_leaf, one_blas_thread, plan_leaves
+from eigenmill.reduce.errors import EigenmillError, EngineError
+from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.sink import Job, Part, PartRecord
 
 S = TypeVar("S")
 T = TypeVar("T", covariant=True)

@@ -10,9 +10,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from reduce.engines.base import Tree, restore_tree, tree_arrays
-from reduce.errors import ArtifactError
-from reduce.passes.base import Pass
+from eigenmill.reduce.engines.base import Tree, restore_tree, tree_arrays
+from eigenmill.reduce.errors import ArtifactError
+from eigenmill.reduce.passes.base import Pass
 
 PIECE = 8 << 20
 """Bytes of one piece."""

@@ -20,19 +20,19 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from reduce.catalog import Files
-from reduce.cleaning import KEEP, MEAN, Cleaning, Resolved
-from reduce.dataset import COLLECTIONS, Dataset, as_dataset
-from reduce.engines import connect
-from reduce.engines.base import Engine, Tree, one_blas_thread
-from reduce.engines.collections import Collection
-from reduce.errors import ConfigError, DataError
-from reduce.estimators.panels import cores
-from reduce.estimators.record import Record, fingerprint, located, unseen
-from reduce.estimators.solver import Shape
-from reduce.passes.base import Pass
-from reduce.passes.moments import Intake, Moments, MomentsPass
-from reduce.transforms import Input, Transform
+from eigenmill.reduce.catalog import Files
+from eigenmill.reduce.cleaning import KEEP, MEAN, Cleaning, Resolved
+from eigenmill.reduce.dataset import COLLECTIONS, Dataset, as_dataset
+from eigenmill.reduce.engines import connect
+from eigenmill.reduce.engines.base import Engine, Tree, one_blas_thread
+from eigenmill.reduce.engines.collections import Collection
+from eigenmill.reduce.errors import ConfigError, DataError
+from eigenmill.reduce.estimators.panels import cores
+from eigenmill.reduce.estimators.record import Record, fingerprint, located, unseen
+from eigenmill.reduce.estimators.solver import Shape
+from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
+from eigenmill.reduce.transforms import Input, Transform
 
 
 def is_lazy(X: Any) -> bool:
@@ -332,7 +332,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             state: also what :meth:`partial_fit` goes on from; needs ``fit(..., keep_state=True)``.
             overwrite: replace another model.
         """
-        from reduce.estimators.store import save
+        from eigenmill.reduce.estimators.store import save
 
         check_is_fitted(self, "cleaning_")
         return save(self, path, state=state, overwrite=overwrite)

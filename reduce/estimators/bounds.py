@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from reduce.blocks import F64
-from reduce.estimators.krylov import Ritz
+from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.estimators.krylov import Ritz
 
 CHANCE = 1e-10
 """Probability that any of the bounds fails, over the choice of the start."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from reduce.blocks import F64
-from reduce.estimators.panels import inner, rotate, take_out, times
+from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.estimators.panels import inner, rotate, take_out, times
 
 DEFLATE = 32 * float(np.finfo(np.float64).eps)
 """Directions of a new block that are smaller than this, relative to M, hold rounding only."""

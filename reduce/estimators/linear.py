@@ -10,22 +10,22 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from reduce.blocks import F64, MAX_HEIGHT, block_height
-from reduce.dataset import Dataset, Numbered
-from reduce.engines.base import Engine
-from reduce.errors import ConfigError, DataError
-from reduce.estimators import sketch
-from reduce.estimators.base import Estimator, engine_for
-from reduce.estimators.scaler import scale_of
-from reduce.estimators.solver import PASSES, Shape, choose
-from reduce.estimators.spectrum import Spectrum, of_gram, of_rows, of_rows_refined, refined
-from reduce.passes.base import Pass
-from reduce.passes.gram import Gram
-from reduce.passes.moments import Intake, Moments, MomentsPass, imputed
-from reduce.passes.rows import RowsState
-from reduce.passes.sketch import Sketch, SketchPass
-from reduce.passes.tsqr import TsqrPass
-from reduce.transforms import Input, Project, Reconstruct, Residual, Transform
+from eigenmill.reduce.blocks import F64, MAX_HEIGHT, block_height
+from eigenmill.reduce.dataset import Dataset, Numbered
+from eigenmill.reduce.engines.base import Engine
+from eigenmill.reduce.errors import ConfigError, DataError
+from eigenmill.reduce.estimators import sketch
+from eigenmill.reduce.estimators.base import Estimator, engine_for
+from eigenmill.reduce.estimators.scaler import scale_of
+from eigenmill.reduce.estimators.solver import PASSES, Shape, choose
+from eigenmill.reduce.estimators.spectrum import Spectrum, of_gram, of_rows, of_rows_refined, refined
+from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.passes.gram import Gram
+from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass, imputed
+from eigenmill.reduce.passes.rows import RowsState
+from eigenmill.reduce.passes.sketch import Sketch, SketchPass
+from eigenmill.reduce.passes.tsqr import TsqrPass
+from eigenmill.reduce.transforms import Input, Project, Reconstruct, Residual, Transform
 
 PRECISIONS = ("auto", "float64")
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from reduce.blocks import F64
-from reduce.estimators.krylov import Krylov
+from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.estimators.krylov import Krylov
 
 CUTOFF = float(np.sqrt(np.finfo(np.float64).eps))
 """Directions of Q that M shortens to less than this of its largest are left out: their inverses hold rounding."""

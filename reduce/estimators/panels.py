@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from reduce.blocks import F64
+from eigenmill.reduce.blocks import F64
 
 T = TypeVar("T")
 

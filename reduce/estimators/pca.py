@@ -7,16 +7,16 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from reduce.blocks import F64
-from reduce.dataset import Dataset
-from reduce.engines.base import Engine
-from reduce.errors import ConfigError
-from reduce.estimators.base import engine_for
-from reduce.estimators.linear import Linear
-from reduce.estimators.solver import COMPONENTS, SCANS, TOL
-from reduce.estimators.spectrum import Spectrum, minka_rank, optimal_threshold, rank_for_share
-from reduce.passes.moments import Intake, Moments, MomentsPass
-from reduce.transforms import Input, LogLikelihood
+from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.engines.base import Engine
+from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.estimators.base import engine_for
+from eigenmill.reduce.estimators.linear import Linear
+from eigenmill.reduce.estimators.solver import COMPONENTS, SCANS, TOL
+from eigenmill.reduce.estimators.spectrum import Spectrum, minka_rank, optimal_threshold, rank_for_share
+from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
+from eigenmill.reduce.transforms import Input, LogLikelihood
 
 
 class PCA(Linear):

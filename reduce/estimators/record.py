@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from reduce.catalog import Lookup, Some
-from reduce.cleaning import Resolved
-from reduce.dataset import Dataset, FileInfo, Source
-from reduce.digest import digest_of
-from reduce.discovery import join
-from reduce.engines.base import Tree
-from reduce.errors import ChangedInputError, ConfigError
+from eigenmill.reduce.catalog import Lookup, Some
+from eigenmill.reduce.cleaning import Resolved
+from eigenmill.reduce.dataset import Dataset, FileInfo, Source
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.discovery import join
+from eigenmill.reduce.engines.base import Tree
+from eigenmill.reduce.errors import ChangedInputError, ConfigError
 
 log = logging.getLogger("eigenmill")
 

@@ -8,14 +8,14 @@ import numpy as np
 from sklearn.base import OneToOneFeatureMixin
 from sklearn.utils.validation import check_is_fitted
 
-from reduce.dataset import Dataset
-from reduce.engines.base import Engine
-from reduce.errors import ConfigError
-from reduce.estimators.base import Estimator
-from reduce.estimators.solver import Shape
-from reduce.passes.base import Pass
-from reduce.passes.moments import Intake, Moments, MomentsPass, imputed
-from reduce.transforms import Input, Standardize, Transform, Unscale
+from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.engines.base import Engine
+from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.estimators.base import Estimator
+from eigenmill.reduce.estimators.solver import Shape
+from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass, imputed
+from eigenmill.reduce.transforms import Input, Standardize, Transform, Unscale
 
 
 def scale_of(variance: Any) -> Any:

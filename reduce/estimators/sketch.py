@@ -13,20 +13,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from reduce.blocks import F64
-from reduce.cleaning import MEAN
-from reduce.dataset import Dataset
-from reduce.engines.base import Engine
-from reduce.engines.memory import estimate, format_bytes
-from reduce.errors import ConfigError, DoesNotFitError
-from reduce.estimators.bounds import upper_bounds
-from reduce.estimators.krylov import Steps, iterate, orthonormal, residual_bounds
-from reduce.estimators.nystrom import Nystroem, nystroem
-from reduce.estimators.panels import cores
-from reduce.estimators.spectrum import Spectrum, gamma, orient
-from reduce.passes.moments import Intake, Moments
-from reduce.passes.sketch import Sketch, SketchPass, add_low_rank
-from reduce.passes.thin import known_pivot
+from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.cleaning import MEAN
+from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.engines.base import Engine
+from eigenmill.reduce.engines.memory import estimate, format_bytes
+from eigenmill.reduce.errors import ConfigError, DoesNotFitError
+from eigenmill.reduce.estimators.bounds import upper_bounds
+from eigenmill.reduce.estimators.krylov import Steps, iterate, orthonormal, residual_bounds
+from eigenmill.reduce.estimators.nystrom import Nystroem, nystroem
+from eigenmill.reduce.estimators.panels import cores
+from eigenmill.reduce.estimators.spectrum import Spectrum, gamma, orient
+from eigenmill.reduce.passes.moments import Intake, Moments
+from eigenmill.reduce.passes.sketch import Sketch, SketchPass, add_low_rank
+from eigenmill.reduce.passes.thin import known_pivot
 
 
 @dataclass(frozen=True)

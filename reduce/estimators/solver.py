@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from reduce.dataset import WIDE, Dataset
-from reduce.errors import ConfigError
-from reduce.passes.base import Pass
-from reduce.passes.gram import GramPass
-from reduce.passes.moments import Intake, MomentsPass
-from reduce.passes.rows import RowsPass
+from eigenmill.reduce.dataset import WIDE, Dataset
+from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.passes.gram import GramPass
+from eigenmill.reduce.passes.moments import Intake, MomentsPass
+from eigenmill.reduce.passes.rows import RowsPass
 
 SOLVERS = ("auto", "gram", "dual", "sketch")
 GRAM_COLUMNS = WIDE

@@ -14,10 +14,10 @@ import scipy.linalg
 import scipy.optimize
 from scipy.special import gammaln
 
-from reduce.blocks import F64
-from reduce.errors import ConfigError
-from reduce.passes.gram import Gram
-from reduce.passes.rows import RowsState, column_panels
+from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.passes.gram import Gram
+from eigenmill.reduce.passes.rows import RowsState, column_panels
 
 
 @dataclass(frozen=True)

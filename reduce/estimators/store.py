@@ -14,22 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from reduce.about import versions
-from reduce.artifact import Loaded, load_model, load_state, save_model
-from reduce.catalog import FileInfo, Files
-from reduce.cleaning import Resolved
-from reduce.dataset import Numbered
-from reduce.engines.base import Tree, restore_tree, tree_arrays
-from reduce.errors import ArtifactError, ConfigError
-from reduce.estimators.base import Estimator
-from reduce.estimators.pca import PCA
-from reduce.estimators.record import Record
-from reduce.estimators.scaler import StandardScaler
-from reduce.estimators.solver import PASSES
-from reduce.estimators.svd import TruncatedSVD
-from reduce.long_lists import Each
-from reduce.passes.base import from_arrays, to_arrays
-from reduce.passes.moments import Intake, Moments
+from eigenmill.reduce.about import versions
+from eigenmill.reduce.artifact import Loaded, load_model, load_state, save_model
+from eigenmill.reduce.catalog import FileInfo, Files
+from eigenmill.reduce.cleaning import Resolved
+from eigenmill.reduce.dataset import Numbered
+from eigenmill.reduce.engines.base import Tree, restore_tree, tree_arrays
+from eigenmill.reduce.errors import ArtifactError, ConfigError
+from eigenmill.reduce.estimators.base import Estimator
+from eigenmill.reduce.estimators.pca import PCA
+from eigenmill.reduce.estimators.record import Record
+from eigenmill.reduce.estimators.scaler import StandardScaler
+from eigenmill.reduce.estimators.solver import PASSES
+from eigenmill.reduce.estimators.svd import TruncatedSVD
+from eigenmill.reduce.long_lists import Each
+from eigenmill.reduce.passes.base import from_arrays, to_arrays
+from eigenmill.reduce.passes.moments import Intake, Moments
 
 log = logging.getLogger("eigenmill")
 STRANGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from reduce.blocks import F64
-from reduce.errors import ConfigError
-from reduce.estimators.linear import Linear
-from reduce.estimators.solver import COMPONENTS, SCANS, TOL
-from reduce.estimators.spectrum import Spectrum, rank_for_share
+from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.estimators.linear import Linear
+from eigenmill.reduce.estimators.solver import COMPONENTS, SCANS, TOL
+from eigenmill.reduce.estimators.spectrum import Spectrum, rank_for_share
 
 
 class TruncatedSVD(Linear):
@@ -23,7 +23,7 @@ class TruncatedSVD(Linear):
             to reach; ``None``, the numerical rank.
         scale: divide every column by its standard deviation first (without centring), folded into the same scan.
         solver, refine, precision, tol, max_scans, max_components, block_size, warm_start, random_state: as of
-            :class:`reduce.PCA`.
+            :class:`eigenmill.PCA`.
 
     Attributes:
         n_scans_, converged_: of the fit. residual_bounds_: (k,) some true singular value lies that near.

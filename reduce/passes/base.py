@@ -14,8 +14,8 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from reduce.blocks import Block
-from reduce.errors import ArtifactError
+from eigenmill.reduce.blocks import Block
+from eigenmill.reduce.errors import ArtifactError
 
 S = TypeVar("S")
 R_co = TypeVar("R_co", covariant=True)

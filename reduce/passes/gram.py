@@ -26,9 +26,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reduce.blocks import F64, Block, Workspace
-from reduce.cleaning import MEAN
-from reduce.passes.moments import Intake, Moments, Shifted, merge_moments
+from eigenmill.reduce.blocks import F64, Block, Workspace
+from eigenmill.reduce.cleaning import MEAN
+from eigenmill.reduce.passes.moments import Intake, Moments, Shifted, merge_moments
 
 PANEL = 512
 """Rows of one panel of the packed lower half. A format constant."""

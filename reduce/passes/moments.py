@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reduce.blocks import F64, MAX_HEIGHT, Block, Floats, block_height, dense_slices
-from reduce.cleaning import ERROR, FILL, KEEP, Resolved, mend
-from reduce.errors import DataError
+from eigenmill.reduce.blocks import F64, MAX_HEIGHT, Block, Floats, block_height, dense_slices
+from eigenmill.reduce.cleaning import ERROR, FILL, KEEP, Resolved, mend
+from eigenmill.reduce.errors import DataError
 
 FAR = {np.dtype(np.float32): 2.0**55, np.dtype(np.float64): 2.0**500}
 """Deviations up to which 8,192 squares and their sum stay within a precision's range. Format constants."""
@@ -306,7 +306,7 @@ class MomentsPass:
         return Moments.empty(len(self.intake.names))
 
     def fold(self, state: Moments, block: Block) -> Moments:
-        from reduce.passes.thin import thin_rows  # which is made of this module
+        from eigenmill.reduce.passes.thin import thin_rows  # which is made of this module
 
         if not block.sparse:
             self.intake.take(state, block, squares=True)

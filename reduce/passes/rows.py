@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reduce.blocks import F64, Block, Floats
-from reduce.passes.moments import Intake, Moments, merge_moments
+from eigenmill.reduce.blocks import F64, Block, Floats
+from eigenmill.reduce.passes.moments import Intake, Moments, merge_moments
 
 
 @dataclass

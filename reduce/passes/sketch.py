@@ -12,7 +12,7 @@ The result is the product of the *unscaled* centred rows with P: the caller divi
 ``n m (m^T P)`` for data that is not to be centred. Moments are kept beside it as long as no earlier scan has found
 them (``pivot`` is None), and with them the exact trace.
 
-Sparse blocks are never made dense (:mod:`reduce.passes.thin`), unless they are nearly so or need mending.
+Sparse blocks are never made dense (:mod:`eigenmill.reduce.passes.thin`), unless they are nearly so or need mending.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from reduce.blocks import F64, MAX_HEIGHT, Block, Floats, block_height, dense_slices
-from reduce.passes.moments import Intake, Moments, merge_moments
-from reduce.passes.thin import Thin, thin_rows
+from eigenmill.reduce.blocks import F64, MAX_HEIGHT, Block, Floats, block_height, dense_slices
+from eigenmill.reduce.passes.moments import Intake, Moments, merge_moments
+from eigenmill.reduce.passes.thin import Thin, thin_rows
 
 
 @dataclass

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse import _sparsetools
 
-from reduce.blocks import F64, Block, Floats
-from reduce.passes.moments import FAR, Entries, Intake, Moments, weigh
-from reduce.transforms import DENSE_SHARE
+from eigenmill.reduce.blocks import F64, Block, Floats
+from eigenmill.reduce.passes.moments import FAR, Entries, Intake, Moments, weigh
+from eigenmill.reduce.transforms import DENSE_SHARE
 
 
 @dataclass(frozen=True, slots=True)

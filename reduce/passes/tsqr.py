@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from reduce.blocks import F64, MAX_HEIGHT, Block, block_height, dense_slices
-from reduce.passes.moments import Intake, Moments
-from reduce.passes.thin import thin_rows
+from eigenmill.reduce.blocks import F64, MAX_HEIGHT, Block, block_height, dense_slices
+from eigenmill.reduce.passes.moments import Intake, Moments
+from eigenmill.reduce.passes.thin import thin_rows
 
 
 @dataclass

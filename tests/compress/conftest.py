@@ -13,8 +13,8 @@ from sklearn.datasets import load_digits
 
 pytest.importorskip("torch")
 
-from compress import Model, Samples, gather, prune, quantize, train
-from reduce import Dataset
+from eigenmill.compress import Model, Samples, gather, prune, quantize, train
+from eigenmill.reduce import Dataset
 
 OPTIMIZER = {"name": "momentum", "lr": 0.05, "momentum": 0.9}
 SPLIT = 1400

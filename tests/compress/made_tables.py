@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from compress.categories import Category
-from compress.front import Front
-from compress.integer import WholeLayer, WholeNet, check
-from reduce import Dataset
+from eigenmill.compress.categories import Category
+from eigenmill.compress.front import Front
+from eigenmill.compress.integer import WholeLayer, WholeNet, check
+from eigenmill.reduce import Dataset
 from tests.compress.nets import layer, net
 
 HOSTILE = 'a"b\\n??/*'

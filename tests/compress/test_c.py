@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress import Model, footprint, load, pack, to_c
-from compress.c import Number, score_type, source
-from compress.c_names import literal
-from compress.integer import WholeNet, whole_net
-from compress.native import STRICT, compiled
-from reduce.errors import ConfigError, EigenmillError, MissingValueError, SchemaError
+from eigenmill.compress import Model, footprint, load, pack, to_c
+from eigenmill.compress.c import Number, score_type, source
+from eigenmill.compress.c_names import literal
+from eigenmill.compress.integer import WholeNet, whole_net
+from eigenmill.compress.native import STRICT, compiled
+from eigenmill.reduce.errors import ConfigError, EigenmillError, MissingValueError, SchemaError
 from tests.compress.nets import NETS, front, layer, net, refusals, rows
 from tests.compress.programs import CHIP, CHIP_RUN, HOST_RUN, SANITIZED, build, cortex, run
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress import (
+from eigenmill.compress import (
     EntropyPenalty,
     LearnedStep,
     Model,
@@ -34,14 +34,14 @@ from compress import (
     share_weights,
     train,
 )
-from compress.categories import HELD, Category, VocabularyPass, columns_of, vocabulary_pass
-from compress.integer import whole_net
-from compress.pack import packed
-from compress.predict import predictions
-from reduce import PCA, Dataset, connect
-from reduce.blocks import Block, Columns
-from reduce.errors import ConfigError, DataError, MissingValueError, SchemaError
-from reduce.passes.base import from_arrays, to_arrays
+from eigenmill.compress.categories import HELD, Category, VocabularyPass, columns_of, vocabulary_pass
+from eigenmill.compress.integer import whole_net
+from eigenmill.compress.pack import packed
+from eigenmill.compress.predict import predictions
+from eigenmill.reduce import PCA, Dataset, connect
+from eigenmill.reduce.blocks import Block, Columns
+from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, SchemaError
+from eigenmill.reduce.passes.base import from_arrays, to_arrays
 from tests.compress.conftest import error
 from tests.compress.made_tables import CATEGORIES, NAMES, data_of, late, months
 
@@ -187,7 +187,7 @@ def test_vocabularies_are_the_same_on_any_number_of_workers(rows: pa.Table, tmp_
     data = Dataset.from_parquet(tmp_path, columns=["distance"], carry=["city", "when"])
     pass_ = vocabulary_pass(data.carried, NAMES, 1000, 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reduce.dataset.LEAF_BYTES", 8 * 500)
+        patch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 8 * 500)
         cut = Dataset.from_parquet(tmp_path, columns=["distance"], carry=["city", "when"])
         found = [connect("local", workers=n).run(pass_, d) for n in (1, 3) for d in (data, cut)]
     assert all(one == found[0] for one in found)
@@ -449,7 +449,7 @@ def test_samples_of_other_categories_are_refused(rows: pa.Table) -> None:
 
 def test_null_has_a_stand_in_where_it_can(small: Model, rows: pa.Table) -> None:
     pytest.importorskip("onnxruntime")
-    from compress.onnx_export import agreement, graph, run_onnx
+    from eigenmill.compress.onnx_export import agreement, graph, run_onnx
 
     net = whole_net(small)
     known = rows.filter(pc.is_valid(rows["distance"]))

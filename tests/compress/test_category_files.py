@@ -15,19 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from compress import (
+from eigenmill.compress import (
     Model,
     footprint,
     gather,
     to_c,
 )
-from compress.c import source
-from compress.categories import Category
-from compress.integer import bounds
-from compress.native import STRICT, compiled
-from compress.pack import DIGEST, MAGIC_CATEGORIES, packed, unpacked
-from reduce import Dataset
-from reduce.errors import ArtifactError, ConfigError, MissingValueError
+from eigenmill.compress.c import source
+from eigenmill.compress.categories import Category
+from eigenmill.compress.integer import bounds
+from eigenmill.compress.native import STRICT, compiled
+from eigenmill.compress.pack import DIGEST, MAGIC_CATEGORIES, packed, unpacked
+from eigenmill.reduce import Dataset
+from eigenmill.reduce.errors import ArtifactError, ConfigError, MissingValueError
 from tests.compress.made_tables import HOSTILE, NETS, mixed, table, whole
 from tests.compress.test_pack import mutated
 
@@ -193,7 +193,7 @@ def test_names_are_data_in_c() -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_onnx_agrees(name: str) -> None:
     pytest.importorskip("onnxruntime")
-    from compress.onnx_export import agreement, graph, run_onnx
+    from eigenmill.compress.onnx_export import agreement, graph, run_onnx
 
     net = NETS[name]
     rows = table(net.front, 300)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from compress import (
+from eigenmill.compress import (
     EntropyPenalty,
     LearnedStep,
     Model,
@@ -28,11 +28,11 @@ from compress import (
     teach,
     train,
 )
-from compress.augment import Affine, augmentation
-from compress.integer import whole_net
-from compress.pack import packed, unpacked
-from reduce import PCA, Dataset
-from reduce.errors import ConfigError, DataError, OutputError, SchemaError
+from eigenmill.compress.augment import Affine, augmentation
+from eigenmill.compress.integer import whole_net
+from eigenmill.compress.pack import packed, unpacked
+from eigenmill.reduce import PCA, Dataset
+from eigenmill.reduce.errors import ConfigError, DataError, OutputError, SchemaError
 from tests.compress.conftest import OPTIMIZER, error, read
 from tests.compress.made_tables import NAMES, data_of, late
 

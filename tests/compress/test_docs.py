@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.cli import app
-from jobs.recipe import Kind, load_recipe
+from eigenmill.jobs.cli import app
+from eigenmill.jobs.recipe import Kind, load_recipe
 from tests.compress.conftest import write
 from tests.compress.made_tables import late
 

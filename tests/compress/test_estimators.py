@@ -31,8 +31,8 @@ from sklearn.utils.estimator_checks import (
     parametrize_with_checks,
 )
 
-from compress import CompactClassifier, CompactRegressor, load
-from reduce.errors import ConfigError, DataError, SchemaError
+from eigenmill.compress import CompactClassifier, CompactRegressor, load
+from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
 from tests.compress.made_tables import late, months
 
 
@@ -142,7 +142,7 @@ def test_a_limit_that_cannot_be_kept_warns_and_gives_the_smallest(digits: Any) -
 
 def test_a_loss_that_is_no_number_is_a_clear_error(digits: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y, _, _ = digits
-    from compress import Model, train
+    from eigenmill.compress import Model, train
 
     with pytest.raises(ConfigError, match="finite loss"):
         train(Model.mlp(None, [8]), (X, y), optimizer={"name": "sgd", "lr": 1e30}, epochs=2, schedule="constant")
@@ -167,7 +167,9 @@ def test_pipelines_searches_and_clones() -> None:
 
 
 def test_importing_compress_loads_neither_torch_nor_scikit_learn() -> None:
-    code = "import compress, sys, json; print(json.dumps([m for m in ('torch', 'sklearn') if m in sys.modules]))"
+    code = (
+        "import eigenmill.compress, sys, json; print(json.dumps([m for m in ('torch', 'sklearn') if m in sys.modules]))"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(run.stdout) == []
 

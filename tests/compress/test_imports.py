@@ -15,9 +15,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import nn
 
-from compress import Model, from_onnx, from_safetensors, from_sklearn, from_torch, load, pack, quantize, train
-from compress.onnx_import import chain
-from reduce.errors import ArtifactError, ConfigError, EigenmillError, SchemaError
+from eigenmill.compress import Model, from_onnx, from_safetensors, from_sklearn, from_torch, load, pack, quantize, train
+from eigenmill.compress.onnx_import import chain
+from eigenmill.reduce.errors import ArtifactError, ConfigError, EigenmillError, SchemaError
 
 onnx = pytest.importorskip("onnx")
 GOLDEN = Path(__file__).parent / "golden"

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress import Model, pack, to_onnx
-from compress.integer import WholeNet
-from compress.onnx_export import agreement, graph, run_onnx
-from reduce.errors import ConfigError, SchemaError
+from eigenmill.compress import Model, pack, to_onnx
+from eigenmill.compress.integer import WholeNet
+from eigenmill.compress.onnx_export import agreement, graph, run_onnx
+from eigenmill.reduce.errors import ConfigError, SchemaError
 from tests.compress.nets import NETS, front, layer, net, refusals, rows
 
 onnx = pytest.importorskip("onnx")

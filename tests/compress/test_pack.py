@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from compress import Model, Samples, huffman, load, pack, pooling, quantize, share_weights, train
-from compress.coder import Decoder, Encoder, code_numbers, code_weights
-from compress.front import Front
-from compress.integer import WholeLayer, WholeNet, whole_net
-from compress.pack import DIGEST, MAGIC, packed, unpacked
-from reduce import Dataset
-from reduce.errors import ArtifactError, ConfigError, EigenmillError, SchemaError
+from eigenmill.compress import Model, Samples, huffman, load, pack, pooling, quantize, share_weights, train
+from eigenmill.compress.coder import Decoder, Encoder, code_numbers, code_weights
+from eigenmill.compress.front import Front
+from eigenmill.compress.integer import WholeLayer, WholeNet, whole_net
+from eigenmill.compress.pack import DIGEST, MAGIC, packed, unpacked
+from eigenmill.reduce import Dataset
+from eigenmill.reduce.errors import ArtifactError, ConfigError, EigenmillError, SchemaError
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -175,7 +175,7 @@ def test_loading_and_predicting_need_neither_torch_nor_constriction(small: Model
     pack(small, tmp_path / "m.emill")
     code = f"""
 import sys
-from compress import load
+from eigenmill.compress import load
 import numpy as np
 print(load({str(tmp_path / "m.emill")!r}).predict(np.zeros((1, 64))).tolist())
 print([m for m in ["torch", "constriction", "zstandard", "onnx", "onnxruntime"] if m in sys.modules])

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from compress import Model, load, pack, quantize, train
-from compress.predict import predictions
-from jobs.cli import app
-from reduce import Dataset, Sink, connect
-from reduce.errors import ConfigError, DataError, SchemaError
+from eigenmill.compress import Model, load, pack, quantize, train
+from eigenmill.compress.predict import predictions
+from eigenmill.jobs.cli import app
+from eigenmill.reduce import Dataset, Sink, connect
+from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
 from tests.compress.conftest import OPTIMIZER, read, write
 from tests.engines.counting import failing_at
 
@@ -56,7 +56,7 @@ def test_an_interrupted_write_goes_on_to_the_same_bytes(
             out, engine=connect("local", workers=1), part_bytes=1
         )
 
-    monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 8 * 64 * 60)
+    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 8 * 64 * 60)
     whole = save(tmp_path / "whole")
     calls, true = [0], type(load(packed_file)).scores_of
 
@@ -66,7 +66,7 @@ def test_an_interrupted_write_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
         return true(self, codes)
 
-    monkeypatch.setattr("compress.integer.WholeNet.scores_of", stop)
+    monkeypatch.setattr("eigenmill.compress.integer.WholeNet.scores_of", stop)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path / "out")
     assert not (tmp_path / "out/_SUCCESS").exists()
@@ -93,8 +93,8 @@ def test_the_command_on_spark_goes_on_to_the_bytes_of_the_local_engine(
 ) -> None:
     _, _, X, y = digits
     folder = write(tmp_path / "new", X, y, 60)
-    monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 8 * 64 * 60)
-    monkeypatch.setattr("reduce.parts.PART_BYTES", (1, 1))  # a part for every fragment
+    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 8 * 64 * 60)
+    monkeypatch.setattr("eigenmill.reduce.parts.PART_BYTES", (1, 1))  # a part for every fragment
 
     def command(out: str, *more: str, code: int = 0) -> str:
         arguments = ["predict", packed_file, folder, "--out", tmp_path / out, "--carry", "id,label", *more]
@@ -153,7 +153,7 @@ def test_it_needs_no_torch_and_no_coder(packed_file: Path, digits: Any, tmp_path
         "        if name in ('torch', 'constriction', 'onnxruntime', 'onnx', 'zstandard'):\n"
         "            raise ModuleNotFoundError(name)\n"
         "sys.meta_path.insert(0, Absent())\n"
-        "from jobs.cli import main\n"
+        "from eigenmill.jobs.cli import main\n"
         f"sys.argv = ['eigenmill', 'predict', {str(packed_file)!r}, {str(folder)!r}, '--out', "
         f"{str(tmp_path / 'out')!r}, '--carry', 'id', '--json']\nmain()\n"
     )

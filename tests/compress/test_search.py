@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress import Model, Samples, evaluate, pack
-from compress.search import Candidate, Search, Target, Trial, front, search
-from reduce import PCA
-from reduce.errors import ConfigError, OutputError
+from eigenmill.compress import Model, Samples, evaluate, pack
+from eigenmill.compress.search import Candidate, Search, Target, Trial, front, search
+from eigenmill.reduce import PCA
+from eigenmill.reduce.errors import ConfigError, OutputError
 from tests.compress.conftest import error
 
-search_module = importlib.import_module("compress.search")  # the package has a function of this name
+search_module = importlib.import_module("eigenmill.compress.search")  # the package has a function of this name
 
 
 def look(samples: Samples, target: Target, **options: Any) -> Search:

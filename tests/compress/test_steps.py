@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress import Model, Samples, prune, prune_neurons, quantize, regrow, share_weights, train
-from compress.front import RUN
-from compress.integer import MAX_ACC, bounds, whole_net
-from compress.prune import _gradients
-from compress.quantize import best_step
-from reduce.errors import ConfigError, MissingValueError
+from eigenmill.compress import Model, Samples, prune, prune_neurons, quantize, regrow, share_weights, train
+from eigenmill.compress.front import RUN
+from eigenmill.compress.integer import MAX_ACC, bounds, whole_net
+from eigenmill.compress.prune import _gradients
+from eigenmill.compress.quantize import best_step
+from eigenmill.reduce.errors import ConfigError, MissingValueError
 from tests.compress import made_tables
 from tests.compress.conftest import OPTIMIZER, error
 from tests.compress.nets import NETS, rows

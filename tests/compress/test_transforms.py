@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.fft import dctn
 
-from compress import (
+from eigenmill.compress import (
     Model,
     Samples,
     dct,
@@ -25,11 +25,11 @@ from compress import (
     share_weights,
     train,
 )
-from compress.c import source
-from compress.integer import WholeNet, whole_net
-from compress.pack import MAGIC, MAGIC_CATEGORIES, MAGIC_COSINES, packed, sections, unpacked
-from compress.transforms import UNIT, block_of, cosines, frequencies, picture_of, waves
-from reduce.errors import ArtifactError, ConfigError
+from eigenmill.compress.c import source
+from eigenmill.compress.integer import WholeNet, whole_net
+from eigenmill.compress.pack import MAGIC, MAGIC_CATEGORIES, MAGIC_COSINES, packed, sections, unpacked
+from eigenmill.compress.transforms import UNIT, block_of, cosines, frequencies, picture_of, waves
+from eigenmill.reduce.errors import ArtifactError, ConfigError
 from tests.compress.conftest import OPTIMIZER, error
 from tests.compress.nets import NETS, rows
 from tests.compress.test_pack import attack, equal

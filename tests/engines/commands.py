@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from jobs.cli import app
-from reduce import Dataset
+from eigenmill.jobs.cli import app
+from eigenmill.reduce import Dataset
 from tests.engines.contract import tree_of
 from tests.jobs.conftest import write_vectors
 
@@ -28,7 +28,7 @@ def here(arguments: list[str]) -> None:
 def prepared(place: Path) -> Path:
     """Three files, a model of the first two with its state, and a packed net."""
     pytest.importorskip("torch")
-    from compress import Model, gather, pack, quantize, train
+    from eigenmill.compress import Model, gather, pack, quantize, train
 
     data = write_vectors(place / "data", rows=600, group=100)
     job = place / "job.yaml"

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from compress.categories import vocabulary_pass
-from reduce import (
+from eigenmill.compress.categories import vocabulary_pass
+from eigenmill.reduce import (
     PCA,
     DataError,
     Dataset,
@@ -30,15 +30,15 @@ from reduce import (
     TruncatedSVD,
     connect,
 )
-from reduce.cleaning import MEAN
-from reduce.digest import digest_of
-from reduce.engines.base import Tree
-from reduce.passes.base import to_arrays
-from reduce.passes.gram import GramPass
-from reduce.passes.moments import Intake, MomentsPass
-from reduce.passes.rows import RowsPass
-from reduce.passes.sketch import SketchPass
-from reduce.passes.tsqr import TsqrPass
+from eigenmill.reduce.cleaning import MEAN
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.engines.base import Tree
+from eigenmill.reduce.passes.base import to_arrays
+from eigenmill.reduce.passes.gram import GramPass
+from eigenmill.reduce.passes.moments import Intake, MomentsPass
+from eigenmill.reduce.passes.rows import RowsPass
+from eigenmill.reduce.passes.sketch import SketchPass
+from eigenmill.reduce.passes.tsqr import TsqrPass
 from tests.engines.counting import FailingScans, failing_at
 
 KINDS = ("moments", "gram", "rows", "tsqr", "sketch")
@@ -178,7 +178,7 @@ class Told:
 class EngineContract:
     """Inherit, and define ``make_engine``: a fixture that gives a function of the options ``memory``, ``work`` and
     ``progress`` to an engine. Leaves are made tiny in this process; an engine with other processes overrides
-    ``tiny_leaves`` to set ``reduce.dataset.LEAF_BYTES`` there as well."""
+    ``tiny_leaves`` to set ``eigenmill.reduce.dataset.LEAF_BYTES`` there as well."""
 
     @pytest.fixture
     def make_engine(self) -> MakeEngine:
@@ -186,7 +186,7 @@ class EngineContract:
 
     @pytest.fixture(autouse=True)
     def tiny_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 1)  # a leaf is 12 rows: two row groups
+        monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)  # a leaf is 12 rows: two row groups
 
     @pytest.fixture
     def engine(self, make_engine: MakeEngine) -> Any:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reduce.dataset import Dataset
-from reduce.engines.base import KeepsNothing
-from reduce.errors import DataError
+from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.engines.base import KeepsNothing
+from eigenmill.reduce.errors import DataError
 
 
 class CountingEngine(KeepsNothing):

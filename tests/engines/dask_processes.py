@@ -23,7 +23,8 @@ class Cluster:
     """The processes. Logs are in ``folder``: scheduler.log and worker-N.log.
 
     Attributes:
-        leaf_bytes: what :data:`reduce.dataset.LEAF_BYTES` is on the workers; the format's constant by default.
+        leaf_bytes: what :data:`eigenmill.reduce.dataset.LEAF_BYTES` is on the workers; the format's constant by
+        default.
         nannies: whether workers have one.
     """
 
@@ -63,7 +64,9 @@ class Cluster:
         command += ["--local-directory", str(self.folder / name)]
         if self.leaf_bytes is not None:
             preload = self.folder / "preload.py"
-            preload.write_text(f"import reduce.dataset\n\nreduce.dataset.LEAF_BYTES = {self.leaf_bytes}\n")
+            preload.write_text(
+                f"import eigenmill.reduce.dataset\n\neigenmill.reduce.dataset.LEAF_BYTES = {self.leaf_bytes}\n"
+            )
             command += ["--preload", str(preload)]
         self.workers.append(self._start(name, command, env or {}, within))
         return self.workers[-1]
@@ -77,7 +80,7 @@ class Cluster:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+                env={**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}", **env},
                 start_new_session=True,
             )
 
@@ -120,13 +123,13 @@ def run_job(
     arguments: list[str], *, leaf_bytes: int | None = None, env: dict[str, str] | None = None
 ) -> subprocess.Popen[str]:
     """The command line in a process of its own."""
-    code = "from jobs.cli import main\n"
+    code = "from eigenmill.jobs.cli import main\n"
     if leaf_bytes is not None:
-        code += f"import reduce.dataset\nreduce.dataset.LEAF_BYTES = {leaf_bytes}\n"
+        code += f"import eigenmill.reduce.dataset\neigenmill.reduce.dataset.LEAF_BYTES = {leaf_bytes}\n"
     return subprocess.Popen(
         [sys.executable, "-c", code + "main()", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}", **(env or {})},
     )

@@ -18,9 +18,9 @@ os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executa
 import numpy as np
 from pyspark.sql import SparkSession
 
-import reduce.dataset
-from reduce import PCA, MissingValueError, Sink, StandardScaler, connect
-from reduce.errors import DoesNotFitError
+import eigenmill.reduce.dataset
+from eigenmill.reduce import PCA, MissingValueError, Sink, StandardScaler, connect
+from eigenmill.reduce.errors import DoesNotFitError
 from tests.engines.contract import bytes_of, open_input, pass_of, reference, tree_of, write_files
 from tests.engines.counting import Dawdle, WatchedSource
 
@@ -81,7 +81,7 @@ def interrupted(spark: Any, folder: Path) -> bool:
     blocks, seen = 40, folder / "seen"
     seen.mkdir()
     pq.write_table(pa.table({"x": np.arange(2.0 * blocks)}), folder / "x.parquet", row_group_size=2)
-    data = reduce.Dataset.from_parquet(folder / "x.parquet", columns=["x"])
+    data = eigenmill.reduce.Dataset.from_parquet(folder / "x.parquet", columns=["x"])
     data = replace(data, source=WatchedSource(data.source, Dawdle(str(seen), 0.3)))  # type: ignore[arg-type]
 
     def strike() -> None:
@@ -109,14 +109,14 @@ def large_state(spark: Any, folder: Path) -> bool:
     rows = np.random.default_rng(0).normal(size=(32, d)).astype(np.float32)
     table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), d)})
     pq.write_table(table, folder / "wide.parquet", row_group_size=16)
-    data = reduce.Dataset.from_parquet(folder / "wide.parquet")
+    data = eigenmill.reduce.Dataset.from_parquet(folder / "wide.parquet")
     pass_ = pass_of("gram", data)
     assert pass_.sizes(16, 32)[0] > 128 << 20
     return bytes_of(connect("spark", spark).run(pass_, data)) == bytes_of(reference().run(pass_, data))
 
 
 def main(names: list[str]) -> None:
-    reduce.dataset.LEAF_BYTES = 1
+    eigenmill.reduce.dataset.LEAF_BYTES = 1
     builder = SparkSession.builder.remote("local[2]").config("spark.sql.shuffle.partitions", "1")
     # A state of 144 MB passes several times through the JVM.
     spark = builder.config("spark.driver.memory", "3g").getOrCreate()

@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from jobs import exits
-from reduce import PCA, Dataset, EigenmillError, connect, dataset
-from reduce.engines import load, spark, spark_watch
-from reduce.engines.spark_session import session, stop
+from eigenmill.jobs import exits
+from eigenmill.reduce import PCA, Dataset, EigenmillError, connect, dataset
+from eigenmill.reduce.engines import load, spark, spark_watch
+from eigenmill.reduce.engines.spark_session import session, stop
 
 LEAF = 50
 """Rows of a leaf: many tasks over few bytes."""

@@ -28,7 +28,7 @@ from importlib.machinery import PathFinder
 
 class OnlyZipped:
     def find_spec(self, name, path=None, target=None):
-        if name in ("reduce", "jobs", "compress"):
+        if name == "eigenmill":
             found = PathFinder.find_spec(name, [p for p in sys.path if p.endswith(".zip")])
             if found is None:
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
@@ -190,8 +190,7 @@ def submit(
 
 def made_zip(target: Path) -> Path:
     """The zip of ``make dist``."""
-    packages = ["reduce", "jobs", "compress"]
-    subprocess.run([sys.executable, "scripts/zip_packages.py", str(target), *packages], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "scripts/zip_packages.py", str(target), "src/eigenmill"], cwd=ROOT, check=True)
     return target
 
 
@@ -202,7 +201,7 @@ def serving(folder: Path, master: str) -> Iterator[tuple[subprocess.Popen[str], 
     conf = {
         f"{binding}.address": "127.0.0.1",
         f"{binding}.port": "0",
-        "spark.executorEnv.PYTHONPATH": str(ROOT),
+        "spark.executorEnv.PYTHONPATH": f"{ROOT}/src:{ROOT}",
     }
     folder.mkdir()
     told: list[str] = []

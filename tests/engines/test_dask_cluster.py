@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import exits
-from reduce import PCA, Dataset, EngineError, connect
+from eigenmill.jobs import exits
+from eigenmill.reduce import PCA, Dataset, EngineError, connect
 from tests.engines.commands import agree
 from tests.engines.contract import bytes_of, pass_of, reference, tree_of
 from tests.engines.dask_processes import ROOT, Cluster, cluster, end, run_job
@@ -53,7 +53,7 @@ class At:
 
 @pytest.fixture(autouse=True)
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reduce.dataset.LEAF_BYTES", LEAF_BYTES)
+    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", LEAF_BYTES)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_workers_join_and_leave_meanwhile(mortal: Cluster, folder: Path, tmp_pat
 
 def leaves_of(rows: int, patch: pytest.MonkeyPatch) -> None:
     """Leaves of so few rows that wide data has several: at least 2 d rows otherwise."""
-    for module in ("reduce.engines.base", "reduce.engines.tasks", "reduce.parquet"):
+    for module in ("eigenmill.reduce.engines.base", "eigenmill.reduce.engines.tasks", "eigenmill.reduce.parquet"):
         patch.setattr(f"{module}.leaf_rows", lambda d: rows)
 
 
@@ -263,13 +263,13 @@ def test_no_scheduler(folder: Path, tmp_path: Path) -> None:
 def test_other_versions_and_no_package_at_all(mortal: Cluster, folder: Path, tmp_path: Path) -> None:
     data = opened(folder)
     with client_of(mortal) as client:
-        shutil.copytree(ROOT / "reduce", tmp_path / "old/reduce")
-        about = tmp_path / "old/reduce/about.py"
+        shutil.copytree(ROOT / "src", tmp_path / "old")
+        about = tmp_path / "old/eigenmill/reduce/about.py"
         about.write_text(about.read_text().replace('__version__ = "', '__version__ = "0.0.'))
         mortal.leaf_bytes = None
         for place, words in (
             ("old", r"found {'eigenmill': '0\.0\.0\.1\.0'}; install"),
-            ("none", r"found .*reduce.*; inst"),
+            ("none", r"found .*eigenmill.*; inst"),
         ):
             (tmp_path / place).mkdir(exist_ok=True)
             if place == "none":
@@ -289,8 +289,8 @@ def test_other_versions_and_no_package_at_all(mortal: Cluster, folder: Path, tmp
 WITHOUT = """import sys
 class Without:
     def find_spec(self, name, path=None, target=None):
-        if name == "reduce":
-            raise ModuleNotFoundError("No module named 'reduce'")
+        if name == "eigenmill":
+            raise ModuleNotFoundError("No module named 'eigenmill'")
 sys.meta_path.insert(0, Without())
 """
 
@@ -321,7 +321,7 @@ STAGES = pytest.mark.parametrize("stage", [fit, write])
 def test_a_scheduler_that_is_gone(
     how: str, stage: Any, mortal: Cluster, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reduce.engines.dask.ANSWER", 2.0)
+    monkeypatch.setattr("eigenmill.reduce.engines.dask.ANSWER", 2.0)
     data, client = opened(folder), client_of(mortal)
 
     def gone() -> None:

@@ -9,9 +9,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reduce import PCA, ConfigError, Dataset, EngineError, SchemaError, Sink, StandardScaler, TruncatedSVD, connect
-from reduce.dataset import as_dataset
-from reduce.errors import MissingValueError
+from eigenmill.reduce import (
+    PCA,
+    ConfigError,
+    Dataset,
+    EngineError,
+    SchemaError,
+    Sink,
+    StandardScaler,
+    TruncatedSVD,
+    connect,
+)
+from eigenmill.reduce.dataset import as_dataset
+from eigenmill.reduce.errors import MissingValueError
 
 pytest.importorskip("distributed")
 da = pytest.importorskip("dask.array")
@@ -109,7 +119,9 @@ def test_unknown_lengths_are_counted(client: Any, matrix: Any) -> None:
 def test_lengths_are_not_asked_for_without_need(client: Any, matrix: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = dd.from_pandas(pd.DataFrame(matrix, columns=[f"c{j}" for j in range(D)]), npartitions=3)
     pca = PCA(2).fit(frame)
-    monkeypatch.setattr("reduce.engines.dask_frames._computed", lambda counts: pytest.fail("lengths were counted"))
+    monkeypatch.setattr(
+        "eigenmill.reduce.engines.dask_frames._computed", lambda counts: pytest.fail("lengths were counted")
+    )
     pca.transform(frame).compute()
     PCA(2).fit(da.from_array(matrix, chunks=(300, D)))
 

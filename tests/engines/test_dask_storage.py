@@ -15,8 +15,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from reduce import PCA, ChangedInputError, ConfigError, Dataset, OutputError, Sink, connect
-from reduce.plan import explain
+from eigenmill.reduce import PCA, ChangedInputError, ConfigError, Dataset, OutputError, Sink, connect
+from eigenmill.reduce.plan import explain
 from tests.engines.contract import reference
 from tests.engines.dask_processes import Cluster, cluster, run_job
 from tests.engines.test_dask_cluster import LEAF, LEAF_BYTES, At, client_of, in_time
@@ -33,7 +33,7 @@ HIDE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", 'mount -t
 
 @pytest.fixture(autouse=True)
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reduce.dataset.LEAF_BYTES", LEAF_BYTES)
+    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", LEAF_BYTES)
 
 
 @pytest.fixture

@@ -19,17 +19,17 @@ import pytest
 
 import reduce
 from benchmarks.scale import FEATURES, Counted, NullPass, simulate, unread
-from reduce import PCA, ConfigError, Dataset, Sink, connect
-from reduce.catalog import Files
-from reduce.engines.base import Tree, plan_leaves
-from reduce.engines.load import Cluster, Load, fold_load
-from reduce.engines.memory import estimate
-from reduce.engines.ship import pack
-from reduce.engines.tasks import fold_tasks
-from reduce.estimators.record import located, unseen
-from reduce.parts import plan_parts
-from reduce.plan import explain
-from reduce.sink import Job, read_manifest
+from eigenmill.reduce import PCA, ConfigError, Dataset, Sink, connect
+from eigenmill.reduce.catalog import Files
+from eigenmill.reduce.engines.base import Tree, plan_leaves
+from eigenmill.reduce.engines.load import Cluster, Load, fold_load
+from eigenmill.reduce.engines.memory import estimate
+from eigenmill.reduce.engines.ship import pack
+from eigenmill.reduce.engines.tasks import fold_tasks
+from eigenmill.reduce.estimators.record import located, unseen
+from eigenmill.reduce.parts import plan_parts
+from eigenmill.reduce.plan import explain
+from eigenmill.reduce.sink import Job, read_manifest
 from tests.engines.dask_processes import cluster
 
 distributed = pytest.importorskip("distributed")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reduce import PCA, Dataset, Sink, StandardScaler, TruncatedSVD, connect
+from eigenmill.reduce import PCA, Dataset, Sink, StandardScaler, TruncatedSVD, connect
 from tests.engines.counting import CountingEngine
 
 N = 1000

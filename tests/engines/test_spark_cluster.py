@@ -23,10 +23,10 @@ pytest.importorskip("pyspark")
 if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
     pytest.skip("Spark needs Java", allow_module_level=True)
 
-from jobs import exits
-from jobs.config import load_job
-from jobs.run import run
-from reduce import EngineError, about
+from eigenmill.jobs import exits
+from eigenmill.jobs.config import load_job
+from eigenmill.jobs.run import run
+from eigenmill.reduce import EngineError, about
 from tests.engines.commands import agree
 from tests.engines.contract import tree_of
 from tests.engines.spark_processes import ROOT, Cluster, cluster, end, made_zip, submit
@@ -86,13 +86,16 @@ def ended(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, st
 def test_the_zip_has_the_same_bytes_and_knows_its_version(zipped: Path, tmp_path: Path) -> None:
     assert made_zip(tmp_path / "again.zip").read_bytes() == zipped.read_bytes()
     names = zipfile.ZipFile(zipped).namelist()
-    assert {"reduce/__init__.py", "jobs/cli.py", "compress/__init__.py", "reduce/py.typed"} <= set(names)
+    assert {
+        f"eigenmill/{name}" for name in ("reduce/__init__.py", "jobs/cli.py", "compress/__init__.py", "py.typed")
+    } <= set(names)
+    assert {name.split("/")[0] for name in names} == {"eigenmill"}
     assert not [name for name in names if name.startswith("tests/") or "__pycache__" in name]
-    code = "import sys; sys.path[:0] = [sys.argv[1]]; import reduce; print(reduce.__file__, reduce.__version__)"
+    code = "import sys; sys.path[:0] = [sys.argv[1]]; import eigenmill.reduce as r; print(r.__file__, r.__version__)"
     found = subprocess.run(
         [sys.executable, "-P", "-c", code, str(zipped)], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert found.stdout.split() == [str(zipped / "reduce/__init__.py"), about.__version__]
+    assert found.stdout.split() == [str(zipped / "eigenmill/reduce/__init__.py"), about.__version__]
 
 
 def test_a_submitted_job_gives_the_bytes_of_the_local_engine(
@@ -136,7 +139,13 @@ def test_the_other_commands_give_the_bytes_of_the_local_engine(running: Cluster,
 
 
 def test_workers_without_the_package(running: Cluster, wide: Path, tmp_path: Path) -> None:
-    job = submit(running.address, JOB, [str(job_file(wide, tmp_path / "out"))], tmp_path, env={"PYTHONPATH": str(ROOT)})
+    job = submit(
+        running.address,
+        JOB,
+        [str(job_file(wide, tmp_path / "out"))],
+        tmp_path,
+        env={"PYTHONPATH": f"{ROOT}/src:{ROOT}"},
+    )
     code, out, log = ended(job)
     assert code == exits.NO_CLUSTER, out + log
     assert "expected eigenmill in every Python worker, found none" in words(out)
@@ -145,12 +154,14 @@ def test_workers_without_the_package(running: Cluster, wide: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_workers_with_another_version(running: Cluster, wide: Path, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "reduce", tmp_path / "old/reduce")
-    file = tmp_path / "old/reduce/about.py"
+    shutil.copytree(ROOT / "src", tmp_path / "old")
+    file = tmp_path / "old/eigenmill/reduce/about.py"
     file.write_text(file.read_text().replace('__version__ = "', '__version__ = "0.0.'))
     arguments = [str(job_file(wide, tmp_path / "out"))]
     conf = {"spark.executorEnv.PYTHONPATH": str(tmp_path / "old")}
-    code, out, log = ended(submit(running.address, JOB, arguments, tmp_path, conf=conf, env={"PYTHONPATH": str(ROOT)}))
+    code, out, log = ended(
+        submit(running.address, JOB, arguments, tmp_path, conf=conf, env={"PYTHONPATH": f"{ROOT}/src:{ROOT}"})
+    )
     assert code == exits.NO_CLUSTER, out + log
     assert "on a Python worker, found {'eigenmill': '0.0.0.1.0'}; install the same versions" in words(out + log)
 
@@ -175,7 +186,7 @@ def test_a_credential_in_a_job_file_goes_nowhere(running: Cluster, zipped: Path,
 def test_an_unreachable_master(wide: Path, zipped: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    from reduce.engines.spark_session import session
+    from eigenmill.reduce.engines.spark_session import session
 
     for address in (f"spark://127.0.0.1:{port}", f"sc://127.0.0.1:{port}/;token=abc"):
         kind = {"remote": address} if address.startswith("sc") else {"master": address}

@@ -20,7 +20,7 @@ def on_connect(*names: str) -> dict[str, Any]:
         pytest.importorskip(module)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(Path(__file__).with_name("spark_connect.py")), *names],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}"},
         capture_output=True,
         text=True,
         timeout=500,

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from reduce import PCA, ConfigError, DataError, Dataset, Sink, StandardScaler, TruncatedSVD, connect
-from reduce.errors import EngineError, MissingValueError, SchemaError
+from eigenmill.reduce import PCA, ConfigError, DataError, Dataset, Sink, StandardScaler, TruncatedSVD, connect
+from eigenmill.reduce.errors import EngineError, MissingValueError, SchemaError
 from tests.engines.contract import D, N, pass_of, write_files
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
@@ -163,8 +163,8 @@ def test_float32_stays_float32(frame: Any) -> None:
 
 
 def test_states_meet_in_rounds(frame: Any, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reduce.engines.spark.AT_ONCE", 1)
-    monkeypatch.setattr("reduce.engines.load.FAN_IN", 2)
+    monkeypatch.setattr("eigenmill.reduce.engines.spark.AT_ONCE", 1)
+    monkeypatch.setattr("eigenmill.reduce.engines.load.FAN_IN", 2)
     agree(PCA(2).fit(frame.select("v")), PCA(2).fit(from_files(files, vector="v")))
 
 
@@ -230,9 +230,9 @@ def test_wide_sparse_rows(spark: Any, layout: str) -> None:
 
 def test_sparse_rows_come_many_at_a_time() -> None:
     """32 of 200,000 columns would make a dense block; sparse rows are not made dense."""
-    from reduce.engines.spark_frames import Reader
-    from reduce.layouts import SparsePair
-    from reduce.passes.sketch import SketchPass
+    from eigenmill.reduce.engines.spark_frames import Reader
+    from eigenmill.reduce.layouts import SparsePair
+    from eigenmill.reduce.passes.sketch import SketchPass
 
     layout = SparsePair("i", "x", 200_000, np.dtype(np.float64))
     batch = pa.record_batch({"i": [[k, 7_000 + k] for k in range(500)], "x": [[1.0, 2.0]] * 500})

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import reduce
-from reduce import PCA, ConfigError
+import eigenmill
+from eigenmill.reduce import PCA, ConfigError
 from tests.engines.contract import D, write_files
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
@@ -30,7 +30,7 @@ def test_a_pipeline_saved_and_loaded(frame: Any, tmp_path: Path) -> None:
     from pyspark.ml import Pipeline, PipelineModel
     from pyspark.ml.feature import MinMaxScaler
 
-    from reduce.spark_ml import EigenmillPCA
+    from eigenmill.reduce.spark_ml import EigenmillPCA
 
     ours = EigenmillPCA(inputCol="v", k=3, scale=True).setOutputCol("pcs")
     pipeline = Pipeline(stages=[ours, MinMaxScaler(inputCol="pcs", outputCol="unit")])
@@ -45,12 +45,12 @@ def test_a_pipeline_saved_and_loaded(frame: Any, tmp_path: Path) -> None:
     again = PipelineModel.load(f"{tmp_path}/model")
     np.testing.assert_array_equal(rows(again.transform(frame), "pcs"), rows(found, "pcs"))
     assert not [p for p in (tmp_path / "model").rglob("*") if p.suffix in (".pkl", ".pickle")]
-    plain = reduce.load(next((tmp_path / "model").rglob("eigenmill")))
+    plain = eigenmill.load(next((tmp_path / "model").rglob("eigenmill")))
     assert plain.components_.tobytes() == model.stages[0].pca.components_.tobytes()
 
 
 def test_the_model_alone(frame: Any, tmp_path: Path) -> None:
-    from reduce.spark_ml import EigenmillPCA, EigenmillPCAModel
+    from eigenmill.reduce.spark_ml import EigenmillPCA, EigenmillPCAModel
 
     model = EigenmillPCA().setInputCol("v").setOutputCol("pcs").setK(2).setScale(True).fit(frame)
     assert (model.getInputCol(), model.pca.n_features_in_) == ("v", D)
@@ -65,7 +65,7 @@ def test_the_model_alone(frame: Any, tmp_path: Path) -> None:
 
 
 def test_what_is_not_set_is_named(frame: Any) -> None:
-    from reduce.spark_ml import EigenmillPCA
+    from eigenmill.reduce.spark_ml import EigenmillPCA
 
     with pytest.raises(ConfigError, match="expected k to be set"):
         EigenmillPCA(inputCol="v", outputCol="pcs").fit(frame)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from reduce import PCA, TruncatedSVD
-from reduce.errors import ConfigError
+from eigenmill.reduce import PCA, TruncatedSVD
+from eigenmill.reduce.errors import ConfigError
 from tests.estimators.truth import centred, variances, with_spectrum
 
 RNG = np.random.default_rng

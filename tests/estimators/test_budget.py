@@ -19,8 +19,8 @@ ROWS, ENTRIES, FEATURES = 20_000, 50, 1_000_000
 FIT = """
 import json, re, sys, warnings
 from pathlib import Path
-from reduce import Dataset, TruncatedSVD, connect
-from reduce.plan import explain
+from eigenmill.reduce import Dataset, TruncatedSVD, connect
+from eigenmill.reduce.plan import explain
 
 path, k, memory = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 warnings.simplefilter("ignore")  # two scans are few on purpose

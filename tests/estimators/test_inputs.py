@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
 
-from reduce import (
+from eigenmill.reduce import (
     PCA,
     ChangedInputError,
     ConfigError,
@@ -305,7 +305,7 @@ def test_transform_meets_gaps_that_the_fit_did_not(Model: Any) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_chains_of_transforms(form: str, dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Buffers are reused from block to block and from transform to transform; no value may be lost on the way."""
-    monkeypatch.setattr("reduce.blocks.MAX_HEIGHT", 16)
+    monkeypatch.setattr("eigenmill.reduce.blocks.MAX_HEIGHT", 16)
     X = (RNG(10).normal(size=(100, 5)) * [1, 2, 3, 4, 5] + 10).astype(dtype)
     X[RNG(11).random(X.shape) < 0.05] = np.nan
     table = pa.table({f"f{j}": pa.array(X[:, j], from_pandas=True) for j in range(5)})
@@ -342,7 +342,7 @@ def put(path: Path, n: int, seed: int) -> None:
 
 @pytest.mark.parametrize("Model", MODELS, ids=["PCA", "TruncatedSVD", "StandardScaler"])
 def test_day_by_day_to_the_byte(Model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 24 * 20)
+    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 24 * 20)
     model: Any = None
     for day, n in enumerate([30, 9, 41, 3]):
         put(tmp_path / "in" / f"{day}.parquet", n, day)

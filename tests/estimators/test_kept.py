@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reduce import Dataset, TruncatedSVD
-from reduce.engines.kept import Kept
-from reduce.engines.local import LocalEngine
-from reduce.errors import ConfigError, DataError
-from reduce.parquet import ParquetSource
+from eigenmill.reduce import Dataset, TruncatedSVD
+from eigenmill.reduce.engines.kept import Kept
+from eigenmill.reduce.engines.local import LocalEngine
+from eigenmill.reduce.errors import ConfigError, DataError
+from eigenmill.reduce.parquet import ParquetSource
 from tests.estimators.made_files import dense_parquet, sparse_parquet
 from tests.estimators.truth import thin
 
@@ -86,7 +86,7 @@ def test_what_memory_has_no_room_for_is_kept_on_disk(
     over, room = Kept.over, int(X.nnz * 4)
     monkeypatch.setattr(Kept, "over", lambda self, data, _: over(self, data, room - self.bytes))
     assert fit("1GiB") == whole
-    monkeypatch.setattr("reduce.engines.kept.os.pwrite", full)
+    monkeypatch.setattr("eigenmill.reduce.engines.kept.os.pwrite", full)
     assert fit("1GiB") > whole
     assert named == []
 
@@ -98,7 +98,7 @@ def full(*_: Any) -> int:
 def test_a_disk_that_loses_kept_blocks_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     X = thin(9000, 300, 0.05, seed=35)
     data = Dataset.from_parquet(sparse_parquet(tmp_path / "a.parquet", X), sparse=("indices", "values", 300))
-    monkeypatch.setattr("reduce.engines.kept.os.preadv", lambda *_: 0)
+    monkeypatch.setattr("eigenmill.reduce.engines.kept.os.preadv", lambda *_: 0)
     with pytest.raises(DataError, match="found 0; the disk of the work directory has failed"):
         TruncatedSVD(4, solver="sketch", tol=1e-9).fit(data, engine=LocalEngine(work=tmp_path / "w", disk="1GiB"))
     with pytest.raises(ConfigError, match="expected work= with disk="):
@@ -106,7 +106,7 @@ def test_a_disk_that_loses_kept_blocks_is_an_error(tmp_path: Path, monkeypatch: 
 
 
 def test_explain_names_what_is_kept_and_where(tmp_path: Path) -> None:
-    from reduce.plan import Cache, explain
+    from eigenmill.reduce.plan import Cache, explain
 
     X = thin(9000, 1200, 0.01, seed=33)
     data = Dataset.from_parquet(sparse_parquet(tmp_path / "a.parquet", X), sparse=("indices", "values", 1200))

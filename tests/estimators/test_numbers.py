@@ -13,10 +13,10 @@ from sklearn.decomposition import TruncatedSVD as PeerSVD
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler as PeerScaler
 
-from reduce import PCA, Dataset, StandardScaler, TruncatedSVD
-from reduce.estimators.spectrum import of_gram, optimal_threshold
-from reduce.passes.gram import Gram
-from reduce.passes.moments import Moments
+from eigenmill.reduce import PCA, Dataset, StandardScaler, TruncatedSVD
+from eigenmill.reduce.estimators.spectrum import of_gram, optimal_threshold
+from eigenmill.reduce.passes.gram import Gram
+from eigenmill.reduce.passes.moments import Moments
 from tests.estimators.truth import Long, aligned, centred, jacobi, thin, variances, with_spectrum
 
 RNG = np.random.default_rng
@@ -25,8 +25,8 @@ RNG = np.random.default_rng
 @pytest.fixture
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves of some dozen rows and blocks of 16, so that merging decides."""
-    monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 1 << 10)
-    monkeypatch.setattr("reduce.blocks.MAX_HEIGHT", 16)
+    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1 << 10)
+    monkeypatch.setattr("eigenmill.reduce.blocks.MAX_HEIGHT", 16)
 
 
 # Large means
@@ -325,8 +325,8 @@ def test_dual_equals_gram(Model: Any, scale: bool, shape: tuple[int, int], weigh
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_several_panels(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reduce.passes.gram.PANEL", 7)
-    monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 1)
+    monkeypatch.setattr("eigenmill.reduce.passes.gram.PANEL", 7)
+    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)
     X = (RNG(16).normal(size=(500, 33)) + 3).astype(dtype)
     X[RNG(17).random(X.shape) < 0.05] = np.nan
     filled = np.where(np.isnan(X), np.nanmean(X.astype(float), axis=0), X)

@@ -9,10 +9,10 @@ import pytest
 import scipy.sparse as sp
 from sklearn.exceptions import ConvergenceWarning
 
-from reduce import PCA, TruncatedSVD
-from reduce.engines.local import LocalEngine
-from reduce.errors import ConfigError
-from reduce.estimators.sketch import gaussian
+from eigenmill.reduce import PCA, TruncatedSVD
+from eigenmill.reduce.engines.local import LocalEngine
+from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.estimators.sketch import gaussian
 from tests.engines.counting import CountingEngine
 from tests.estimators.truth import variances, with_spectrum
 

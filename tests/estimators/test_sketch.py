@@ -12,15 +12,15 @@ import scipy.sparse as sp
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from reduce import PCA, Dataset, TruncatedSVD, connect, load
-from reduce.blocks import Workspace
-from reduce.engines.local import LocalEngine
-from reduce.errors import ConfigError, DataError, DoesNotFitError
-from reduce.estimators.bounds import by_trace, chebyshev
-from reduce.estimators.krylov import Krylov
-from reduce.estimators.panels import inner, rotate, take_out
-from reduce.estimators.solver import Shape, choose
-from reduce.passes.base import Pass
+from eigenmill.reduce import PCA, Dataset, TruncatedSVD, connect, load
+from eigenmill.reduce.blocks import Workspace
+from eigenmill.reduce.engines.local import LocalEngine
+from eigenmill.reduce.errors import ConfigError, DataError, DoesNotFitError
+from eigenmill.reduce.estimators.bounds import by_trace, chebyshev
+from eigenmill.reduce.estimators.krylov import Krylov
+from eigenmill.reduce.estimators.panels import inner, rotate, take_out
+from eigenmill.reduce.estimators.solver import Shape, choose
+from eigenmill.reduce.passes.base import Pass
 from tests.estimators.made_files import sparse_parquet
 from tests.estimators.truth import aligned, thin, variances, with_spectrum
 
@@ -150,7 +150,7 @@ def test_a_large_mean_costs_no_digits(form: str) -> None:
 
 
 def test_centred_scaled_sparse_rows_are_never_made_dense(monkeypatch: pytest.MonkeyPatch) -> None:
-    from reduce.blocks import Block
+    from eigenmill.reduce.blocks import Block
 
     X = thin(3000, 400, 0.01, seed=6)
     truth = X.toarray()
@@ -170,7 +170,7 @@ def test_sparse_rows_are_projected_as_they_are(kind: Any, monkeypatch: pytest.Mo
     X = sp.csr_array(sp.hstack([X, sp.csr_array(RNG(27).normal(1e6, 1.0, size=(3000, 2)))]))
     model = kind(5, solver="sketch").fit(X)
     with monkeypatch.context() as patch:
-        patch.setattr("reduce.blocks.Block.dense", lambda *_args, **_options: pytest.fail("made dense"))
+        patch.setattr("eigenmill.reduce.blocks.Block.dense", lambda *_args, **_options: pytest.fail("made dense"))
         found = next(
             iter(model.transform(Dataset.from_numpy(X)).blocks(Dataset.from_numpy(X).fragments[0], Workspace()))
         )
@@ -346,7 +346,7 @@ def test_faint_directions_are_orthogonal_to_the_basis_too() -> None:
 
 @pytest.mark.parametrize("odd", ["", "thick", "missing"])
 def test_sparse_rows_are_projected_many_at_a_time_unless_they_must_be_dense(odd: str, tmp_path: Path) -> None:
-    from reduce.transforms import Input, Project
+    from eigenmill.reduce.transforms import Input, Project
 
     X = sp.lil_array(thin(600, 200_000, 1e-4, seed=36))
     if odd == "thick":
@@ -419,7 +419,7 @@ def test_over_the_budget_the_block_that_fits_is_named() -> None:
 
 
 def test_a_million_columns_are_planned_within_8_gib_or_refused_with_what_would_fit() -> None:
-    from reduce.plan import explain
+    from eigenmill.reduce.plan import explain
 
     data = Dataset.from_numpy(sp.random_array((1000, 1_000_000), density=1e-6, format="csr", rng=RNG(34)))
     engine = LocalEngine(workers=2, memory="8GiB")
@@ -469,7 +469,7 @@ def test_tables_of_li_kluger_and_tygert(m: int, n: int, k: int, case: int, times
 
 
 def test_explain_says_why_and_counts_scans() -> None:
-    from reduce.plan import explain
+    from eigenmill.reduce.plan import explain
 
     X = sp.csr_array((np.ones(2), ([0, 29_999], [0, 20_999])), shape=(30_000, 21_000))
     plan = explain(PCA(5, max_scans=4), Dataset.from_numpy(X))

@@ -20,7 +20,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from reduce import PCA, Dataset, EigenmillError, StandardScaler, TruncatedSVD
+from eigenmill.reduce import PCA, Dataset, EigenmillError, StandardScaler, TruncatedSVD
 
 ESTIMATORS = [
     PCA(),

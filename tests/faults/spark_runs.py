@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from reduce import Dataset, connect
+from eigenmill.reduce import Dataset, connect
 from tests.engines.contract import tree_of
 from tests.engines.spark_driver import LEAF, fit_and_write
 from tests.engines.spark_processes import ROOT, Cluster, children, environment, submit
@@ -81,14 +81,14 @@ def connected(address: str, folder: Path, out: Path, solver: str = "gram") -> Ru
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**environment(out.parent), "PYTHONPATH": str(ROOT)},
+        env={**environment(out.parent), "PYTHONPATH": f"{ROOT}/src:{ROOT}"},
     )
     return Run(process)
 
 
 def reference(folder: Path, out: Path, patch: Any, solver: str = "gram") -> dict[str, str]:
     """What the job leaves on the local engine."""
-    patch.setattr("reduce.dataset.LEAF_BYTES", LEAF * D * 8)
+    patch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", LEAF * D * 8)
     data = Dataset.from_parquet(folder, vector="x", carry=["id"])
     fit_and_write(data, str(out), connect("local", workers=1), solver)
     return outputs(out)

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from reduce import PCA, Dataset, connect
+from eigenmill.reduce import PCA, Dataset, connect
 from tests.engines.contract import tree_of
 from tests.engines.dask_processes import ROOT, Cluster, cluster
 from tests.faults.staged import Staged
@@ -34,8 +34,8 @@ PART_BYTES = 2000
 
 CHILD = """
 import sys, time
-import reduce.dataset
-from reduce import PCA, Dataset, connect
+import eigenmill.reduce.dataset
+from eigenmill.reduce import PCA, Dataset, connect
 
 class Tell:
     def begin(self, stage, rows, size): print(stage, flush=True)
@@ -43,7 +43,7 @@ class Tell:
     def end(self): pass
 
 data, out, address, leaf_bytes, part_bytes, solver = sys.argv[1:]
-reduce.dataset.LEAF_BYTES = int(leaf_bytes)
+eigenmill.reduce.dataset.LEAF_BYTES = int(leaf_bytes)
 dataset = Dataset.from_parquet(data, vector="x", carry=["id"])
 engine = connect("dask", address, work=out + "/work", progress=Tell(), patience=60.0)
 block_size = 4 if solver == "sketch" else None
@@ -63,7 +63,7 @@ def reference(folder: Path, out: Path, solver: str) -> dict[str, str]:
     """What the job leaves on the local engine."""
     block_size = 4 if solver == "sketch" else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("reduce.dataset.LEAF_BYTES", LEAF_BYTES)
+        patch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", LEAF_BYTES)
         data, engine = Dataset.from_parquet(folder, vector="x", carry=["id"]), connect("local", workers=1)
         pca = PCA(5, scale=True, solver=solver, block_size=block_size).fit(data, engine=engine)
         pca.save(out / "model")
@@ -100,7 +100,7 @@ class Run(Staged):
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}"},
         )
         super().__init__(process)
 

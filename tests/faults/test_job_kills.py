@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import reduce.dataset
-from reduce import PCA, Dataset
-from reduce.engines.local import LocalEngine
+import eigenmill.reduce.dataset
+from eigenmill.reduce import PCA, Dataset
+from eigenmill.reduce.engines.local import LocalEngine
 
 MOMENTS = 20
 COLUMNS = [f"c{j}" for j in range(48)]
@@ -59,7 +59,7 @@ class Tell:
 
 def job(data: str, out: str, tell: Tell) -> None:
     """Fit with a checkpoint after every leaf, save, write many parts."""
-    reduce.dataset.LEAF_BYTES = 8 * len(COLUMNS) * LEAF_ROWS
+    eigenmill.reduce.dataset.LEAF_BYTES = 8 * len(COLUMNS) * LEAF_ROWS
     dataset = Dataset.from_parquet(data, columns=COLUMNS, carry=["id"])
     engine = LocalEngine(workers=2, work=f"{out}/work", save_every=0.0, progress=tell)
     pca = PCA(5, scale=True).fit(dataset, engine=engine)
@@ -83,7 +83,7 @@ def digests(out: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def context() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["reduce", __name__])  # no child imports what all need
+    context.set_forkserver_preload(["eigenmill.reduce", __name__])  # no child imports what all need
     return context
 
 
@@ -136,7 +136,7 @@ def test_an_exception_leaves_nothing_half_written(stage: str, folder: Path, spac
     whole = space / "whole"
     counter = Tell()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reduce.dataset, "LEAF_BYTES", reduce.dataset.LEAF_BYTES)
+        patch.setattr(eigenmill.reduce.dataset, "LEAF_BYTES", eigenmill.reduce.dataset.LEAF_BYTES)
         job(str(folder / "data"), str(whole), counter)
         expected, half = digests(whole), counter.calls // 2
         rng = random.Random(stage)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reduce import PCA, ArtifactError, StandardScaler, TruncatedSVD, load, plain
+from eigenmill.reduce import PCA, ArtifactError, StandardScaler, TruncatedSVD, load, plain
 
 STRANGE: list[Any] = [
     *(None, True, -1, 0, 3, 10**12, 1e308, "", "x", "__import__('os')", "../x", "float16", "O", "PCA", [], [[]], {}),

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from jobs.cli import app
+from eigenmill.jobs.cli import app
 
 D, ROWS, FILES = 24, 1200, 3
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from reduce import load
+from eigenmill.reduce import load
 from tests.jobs.test_daily import DAYS, ROWS, pointer, snapshot, swapped
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def test_the_dag_imports_nothing_of_ours_and_nothing_heavy() -> None:
 
 
 def test_every_stage_is_a_command() -> None:
-    from jobs.daily import STAGES as FOUND
+    from eigenmill.jobs.daily import STAGES as FOUND
 
     assert list(FOUND) == STAGES
     for stage in STAGES:
@@ -80,7 +80,7 @@ print(json.dumps({
     "start": kept.start_date.isoformat(),
     "interval": [interval.start.isoformat(), interval.end.isoformat()],
     "params": dag.params.dump(),
-    "ours": sorted(m for m in sys.modules if m.partition(".")[0] in ("reduce", "jobs", "sklearn", "pyarrow")),
+    "ours": sorted(m for m in sys.modules if m.partition(".")[0] in ("eigenmill", "sklearn", "pyarrow")),
 }))
 """
 

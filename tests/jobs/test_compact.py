@@ -25,15 +25,15 @@ from typer.testing import CliRunner
 
 pytest.importorskip("torch")
 
-from compress import Model, evaluate, load
-from compress.latency import machine
-from compress.pack import packed
-from jobs import compact, compact_steps, exits
-from jobs.cli import app
-from jobs.compact_page import page
-from jobs.recipe import Recipe, load_recipe, read_recipe
-from reduce import PCA, Dataset
-from reduce.errors import ArtifactError, ConfigError
+from eigenmill.compress import Model, evaluate, load
+from eigenmill.compress.latency import machine
+from eigenmill.compress.pack import packed
+from eigenmill.jobs import compact, compact_steps, exits
+from eigenmill.jobs.cli import app
+from eigenmill.jobs.compact_page import page
+from eigenmill.jobs.recipe import Recipe, load_recipe, read_recipe
+from eigenmill.reduce import PCA, Dataset
+from eigenmill.reduce.errors import ArtifactError, ConfigError
 from tests.compress.made_tables import late
 from tests.compress.nets import front, layer, net
 
@@ -176,9 +176,9 @@ def test_stopped_it_goes_on_to_the_same_bytes(
 def slowly(conf: Path) -> subprocess.Popen[str]:
     """The recipe in a process whose epochs take their time, so that a test can stop it in one."""
     driver = (
-        "import sys, time\nfrom compress.train import _Run\ntrue = _Run._epoch\n"
+        "import sys, time\nfrom eigenmill.compress.train import _Run\ntrue = _Run._epoch\n"
         "def slow(self, number):\n    time.sleep(0.2)\n    return true(self, number)\n"
-        "_Run._epoch = slow\nfrom jobs.cli import main\nmain()\n"
+        "_Run._epoch = slow\nfrom eigenmill.jobs.cli import main\nmain()\n"
     )
     command = [sys.executable, "-c", driver, "compress", str(conf), "--json"]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from jobs.build import build_estimator, cleaning_of, filters_of
-from jobs.config import Job, load_job, read_job
-from reduce import PCA, ConfigError, StandardScaler, TruncatedSVD
+from eigenmill.jobs.build import build_estimator, cleaning_of, filters_of
+from eigenmill.jobs.config import Job, load_job, read_job
+from eigenmill.reduce import PCA, ConfigError, StandardScaler, TruncatedSVD
 
 GOOD = """\
 input:

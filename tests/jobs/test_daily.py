@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.linalg
 
-from jobs import daily, drift
-from jobs.apply import reconstruct
-from jobs.daily_config import DailyFile, Drift
-from reduce import PCA, ChangedInputError, ConfigError, DataError, Dataset, connect, load
-from reduce.errors import OutputError, SchemaError
-from reduce.files import publish as publish_file
-from reduce.sink import read_manifest
+from eigenmill.jobs import daily, drift
+from eigenmill.jobs.apply import reconstruct
+from eigenmill.jobs.daily_config import DailyFile, Drift
+from eigenmill.reduce import PCA, ChangedInputError, ConfigError, DataError, Dataset, connect, load
+from eigenmill.reduce.errors import OutputError, SchemaError
+from eigenmill.reduce.files import publish as publish_file
+from eigenmill.reduce.sink import read_manifest
 from tests.jobs.conftest import tree
 from tests.jobs.days import BASIS, DAYS, ROWS, STRENGTHS, D, K, config, features, pointer, record, snapshot, write_day
 
@@ -254,7 +254,7 @@ def test_killed_before_every_file_and_run_again_it_ends_in_the_same_bytes(
             raise KilledError
         return publish_file(*args, **kwargs)
 
-    monkeypatch.setattr("reduce.files.publish", fragile)
+    monkeypatch.setattr("eigenmill.reduce.files.publish", fragile)
     for day in DAYS:
         for stage in (daily.fit, daily.gate, daily.project, daily.publish):
             allowed = 1

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from jobs import daily, daily_cli
-from jobs.cli import app
-from jobs.daily_config import Daily, DailyFile, Drift, load_daily
-from jobs.daily_records import Place
-from reduce import ConfigError
-from reduce.errors import OutputError
+from eigenmill.jobs import cli, daily
+from eigenmill.jobs.cli import app
+from eigenmill.jobs.daily_config import Daily, DailyFile, Drift, load_daily
+from eigenmill.jobs.daily_records import Place
+from eigenmill.reduce import ConfigError
+from eigenmill.reduce.errors import OutputError
 from tests.jobs.days import DAYS, config
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -126,7 +126,7 @@ def test_the_commands(three_days: DailyFile, tmp_path: Path) -> None:
 def test_exit_codes_tell_a_scheduler_what_went_wrong(
     three_days: DailyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["jobs.daily", *arguments, "--config", str(tmp_path / "daily.yaml")])
+    monkeypatch.setattr("sys.argv", ["eigenmill", "daily", *arguments, "--config", str(tmp_path / "daily.yaml")])
     with pytest.raises(SystemExit) as left:
-        daily_cli.main()
+        cli.main()
     assert left.value.code == code

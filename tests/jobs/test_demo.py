@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs import digits
-from jobs.demo import job_text
-from jobs.page import png
-from reduce.errors import DataError
+from eigenmill.jobs import digits
+from eigenmill.jobs.demo import job_text
+from eigenmill.jobs.page import png
+from eigenmill.reduce.errors import DataError
 
 
 @pytest.fixture

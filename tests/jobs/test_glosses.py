@@ -13,10 +13,10 @@ from scipy.sparse.linalg import svds
 
 from benchmarks.data import CACHE
 from benchmarks.glosses import KINDS, glosses, of_kind
-from jobs import text
-from jobs.config import load_job
-from jobs.run import run
-from reduce import load
+from eigenmill.jobs import text
+from eigenmill.jobs.config import load_job
+from eigenmill.jobs.run import run
+from eigenmill.reduce import load
 
 ROOT = Path(__file__).parents[2]
 

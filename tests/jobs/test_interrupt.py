@@ -12,24 +12,24 @@ from pathlib import Path
 
 import pytest
 
-import reduce.dataset
-from jobs import exits
-from jobs.config import load_job, read_job
-from jobs.run import run
+import eigenmill.reduce.dataset
+from eigenmill.jobs import exits
+from eigenmill.jobs.config import load_job, read_job
+from eigenmill.jobs.run import run
 from tests.jobs.conftest import FILES, ROWS, D, job_text, tree, write_vectors
 
 GROUP = 200
 DRIVER = f"""
 import sys, time
-import reduce.dataset
-reduce.dataset.LEAF_BYTES = 8 * {D} * {GROUP}
-pause, blocks = float(sys.argv.pop(1)), reduce.dataset.Dataset.blocks
+import eigenmill.reduce.dataset
+eigenmill.reduce.dataset.LEAF_BYTES = 8 * {D} * {GROUP}
+pause, blocks = float(sys.argv.pop(1)), eigenmill.reduce.dataset.Dataset.blocks
 def slow(self, fragment, workspace, **options):
     for block in blocks(self, fragment, workspace, **options):
         time.sleep(pause)
         yield block
-reduce.dataset.Dataset.blocks = slow
-from jobs.cli import main
+eigenmill.reduce.dataset.Dataset.blocks = slow
+from eigenmill.jobs.cli import main
 main()
 """
 """Many small leaves, and a pause in every block: the moments at which a signal comes are the same on any machine."""
@@ -55,7 +55,7 @@ def stop_when(process: subprocess.Popen[str], ready: Callable[[], bool], with_: 
 
 @pytest.fixture
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reduce.dataset, "LEAF_BYTES", 8 * D * GROUP)
+    monkeypatch.setattr(eigenmill.reduce.dataset, "LEAF_BYTES", 8 * D * GROUP)
 
 
 def results(out: Path) -> dict[str, bytes]:

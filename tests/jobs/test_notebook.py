@@ -30,7 +30,7 @@ def test_it_runs_on_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with cluster(tmp_path / "cluster") as found:
         monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", found.address)
         monkeypatch.setenv("EIGENMILL_PLACE", str(tmp_path / "place"))
-        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        monkeypatch.setenv("PYTHONPATH", f"{ROOT}/src:{ROOT}")
         monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
         client = nbclient.NotebookClient(
             notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jobs import show, words
-from jobs.meter import Meter, forget_peak, peak_memory
-from jobs.progress import Bars
-from jobs.redact import MASK
-from jobs.report import finite
+from eigenmill.jobs import show, words
+from eigenmill.jobs.meter import Meter, forget_peak, peak_memory
+from eigenmill.jobs.progress import Bars
+from eigenmill.jobs.redact import MASK
+from eigenmill.jobs.report import finite
 
 
 def test_bars_show_rows_rate_and_what_remains() -> None:
@@ -36,18 +36,18 @@ def test_bars_show_rows_rate_and_what_remains() -> None:
 
 
 def test_bars_appear_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    import jobs.console
+    import eigenmill.jobs.console
 
     def console(terminal: bool) -> Any:
         return lambda: Console(file=io.StringIO(), force_terminal=terminal)
 
-    monkeypatch.setattr(jobs.console, "stderr", console(True))
-    with jobs.console.bars(False) as bars:
+    monkeypatch.setattr(eigenmill.jobs.console, "stderr", console(True))
+    with eigenmill.jobs.console.bars(False) as bars:
         assert isinstance(bars, Bars)
-    with jobs.console.bars(True) as bars:
+    with eigenmill.jobs.console.bars(True) as bars:
         assert bars is None
-    monkeypatch.setattr(jobs.console, "stderr", console(False))
-    with jobs.console.bars(False) as bars:
+    monkeypatch.setattr(eigenmill.jobs.console, "stderr", console(False))
+    with eigenmill.jobs.console.bars(False) as bars:
         assert bars is None
 
 

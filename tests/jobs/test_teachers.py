@@ -15,10 +15,10 @@ pytest.importorskip("torch")
 
 from safetensors.numpy import save_file
 
-from compress import Model, load
-from jobs import compact
-from jobs.recipe import load_recipe, read_recipe
-from reduce.errors import ArtifactError, ConfigError, SchemaError
+from eigenmill.compress import Model, load
+from eigenmill.jobs import compact
+from eigenmill.jobs.recipe import load_recipe, read_recipe
+from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
 from tests.compress.made_tables import late
 from tests.jobs.test_compact import ROOT, invoke, slowly, wait
 

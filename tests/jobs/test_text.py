@@ -12,9 +12,9 @@ import pytest
 from scipy import sparse
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
-from jobs import exits, text
-from reduce import Dataset, TruncatedSVD
-from reduce.errors import ConfigError, DataError, OutputError
+from eigenmill.jobs import exits, text
+from eigenmill.reduce import Dataset, TruncatedSVD
+from eigenmill.reduce.errors import ConfigError, DataError, OutputError
 
 TEXTS = {
     "noun": ["a large cat", "a small dog; dogs bark", "", "Cat and DOG", "café au lait"],

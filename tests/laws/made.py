@@ -10,13 +10,13 @@ import numpy as np
 from hypothesis import strategies as st
 from scipy import sparse
 
-from reduce.blocks import Block, Columns, Origin, Workspace
-from reduce.cleaning import Cleaning
-from reduce.passes.gram import Gram, GramPass
-from reduce.passes.moments import Intake, Moments, MomentsPass, imputed
-from reduce.passes.rows import RowsPass, RowsState
-from reduce.passes.sketch import Sketch, SketchPass
-from reduce.passes.tsqr import TsqrPass
+from eigenmill.reduce.blocks import Block, Columns, Origin, Workspace
+from eigenmill.reduce.cleaning import Cleaning
+from eigenmill.reduce.passes.gram import Gram, GramPass
+from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass, imputed
+from eigenmill.reduce.passes.rows import RowsPass, RowsState
+from eigenmill.reduce.passes.sketch import Sketch, SketchPass
+from eigenmill.reduce.passes.tsqr import TsqrPass
 
 KINDS = ("moments", "gram", "rows", "tsqr", "sketch")
 FORMS = ("rows", "columns", "fortran", "csr")

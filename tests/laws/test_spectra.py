@@ -13,8 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 
-from reduce import PCA, TruncatedSVD
-from reduce.errors import ConfigError
+from eigenmill.reduce import PCA, TruncatedSVD
+from eigenmill.reduce.errors import ConfigError
 from tests.estimators.truth import centred
 
 EPS = float(np.finfo(np.float64).eps)

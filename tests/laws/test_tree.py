@@ -15,17 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 
-from reduce import PCA, Dataset, StandardScaler, TruncatedSVD, connect
-from reduce.blocks import Workspace
-from reduce.cleaning import Cleaning
-from reduce.dataset import leaf_rows
-from reduce.digest import digest_of
-from reduce.engines.base import Merger, Tree, fold_leaf, plan_leaves, restore_tree, tree_arrays
-from reduce.passes.base import to_arrays
-from reduce.passes.gram import Gram, GramPass
-from reduce.passes.moments import Intake, MomentsPass
-from reduce.passes.rows import RowsPass
-from reduce.passes.tsqr import TsqrPass
+from eigenmill.reduce import PCA, Dataset, StandardScaler, TruncatedSVD, connect
+from eigenmill.reduce.blocks import Workspace
+from eigenmill.reduce.cleaning import Cleaning
+from eigenmill.reduce.dataset import leaf_rows
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.engines.base import Merger, Tree, fold_leaf, plan_leaves, restore_tree, tree_arrays
+from eigenmill.reduce.passes.base import to_arrays
+from eigenmill.reduce.passes.gram import Gram, GramPass
+from eigenmill.reduce.passes.moments import Intake, MomentsPass
+from eigenmill.reduce.passes.rows import RowsPass
+from eigenmill.reduce.passes.tsqr import TsqrPass
 from tests.laws.made import gamma
 
 D = 3
@@ -41,9 +41,9 @@ class Bracket:
 
 @pytest.fixture(autouse=True)
 def tiny_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reduce.dataset.LEAF_BYTES", 1)
-    monkeypatch.setattr("reduce.blocks.MAX_HEIGHT", 4)
-    monkeypatch.setattr("reduce.blocks.MIN_HEIGHT", 4)
+    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)
+    monkeypatch.setattr("eigenmill.reduce.blocks.MAX_HEIGHT", 4)
+    monkeypatch.setattr("eigenmill.reduce.blocks.MIN_HEIGHT", 4)
     assert leaf_rows(D) == 2 * D
 
 
@@ -197,7 +197,7 @@ def test_free_regrouping_agrees_within_the_bound(data: Any, n: int) -> None:
 
 def test_pending_states_are_what_the_memory_model_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that lag behind keep finished neighbours waiting: their states must be in the estimate."""
-    from reduce.engines.memory import estimate
+    from eigenmill.reduce.engines.memory import estimate
 
     pass_, dataset = passes()["gram"], Dataset.from_numpy(rows(16 * 2 * D), feature_names="abc")
     leaves, most = plan_leaves(dataset), 0

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from reduce.blocks import Block, Columns, Origin, Workspace
-from reduce.dataset import Dataset, FileInfo, Fragment, Numbered
-from reduce.manifest import Manifest
-from reduce.parts import Part
-from reduce.sink import Job, Sink
+from eigenmill.reduce.blocks import Block, Columns, Origin, Workspace
+from eigenmill.reduce.dataset import Dataset, FileInfo, Fragment, Numbered
+from eigenmill.reduce.manifest import Manifest
+from eigenmill.reduce.parts import Part
+from eigenmill.reduce.sink import Job, Sink
 
 FLOAT32 = np.dtype(np.float32)
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from reduce import artifact
-from reduce.artifact import load_arrays, load_model, load_state, save_arrays, save_model
-from reduce.errors import ArtifactError, OutputError
+from eigenmill.reduce import artifact
+from eigenmill.reduce.artifact import load_arrays, load_model, load_state, save_arrays, save_model
+from eigenmill.reduce.errors import ArtifactError, OutputError
 from tests.sink.made import tree
 
 ARRAYS = {

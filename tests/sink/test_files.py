@@ -15,8 +15,8 @@ import fsspec
 import pytest
 from pyarrow import fs as pafs
 
-from reduce import files, plain
-from reduce.errors import ArtifactError, ConfigError, OutputError
+from eigenmill.reduce import files, plain
+from eigenmill.reduce.errors import ArtifactError, ConfigError, OutputError
 
 LOCAL = pafs.LocalFileSystem()
 

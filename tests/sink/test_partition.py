@@ -9,10 +9,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from reduce import partition
-from reduce.dataset import Dataset
-from reduce.errors import ConfigError
-from reduce.sink import Sink
+from eigenmill.reduce import partition
+from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.sink import Sink
 from tests.sink.made import MadeSource, Scaled, made, run, tree
 
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reduce import encode
-from reduce.dataset import Dataset, Fragment
-from reduce.errors import ChangedInputError, ConfigError, DataError, SchemaError
-from reduce.parts import PART_BYTES, Part, plan_parts
-from reduce.sink import COMPRESSIONS, Sink
+from eigenmill.reduce import encode
+from eigenmill.reduce.dataset import Dataset, Fragment
+from eigenmill.reduce.errors import ChangedInputError, ConfigError, DataError, SchemaError
+from eigenmill.reduce.parts import PART_BYTES, Part, plan_parts
+from eigenmill.reduce.sink import COMPRESSIONS, Sink
 from tests.sink.made import MadeSource, Scaled, carried_table, drawn, made, run, tree, write_parts
 
 
@@ -147,7 +147,7 @@ def test_blocks_that_do_not_fit_the_plan(tmp_path):
 
 
 def workspace():
-    from reduce.blocks import Workspace
+    from eigenmill.reduce.blocks import Workspace
 
     return Workspace()
 

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs as pafs
 
-from reduce import files
-from reduce.errors import OutputError
-from reduce.manifest import read_manifest
-from reduce.sink import Sink
+from eigenmill.reduce import files
+from eigenmill.reduce.errors import OutputError
+from eigenmill.reduce.manifest import read_manifest
+from eigenmill.reduce.sink import Sink
 from tests.sink.made import Scaled, made, run, tree, write_parts
 
 

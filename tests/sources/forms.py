@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reduce.blocks import Workspace
-from reduce.dataset import Dataset
+from eigenmill.reduce.blocks import Workspace
+from eigenmill.reduce.dataset import Dataset
 
 
 def first_block(data: Dataset, height: int = 1000) -> Any:

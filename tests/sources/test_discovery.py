@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from reduce.dataset import Dataset, as_dataset
-from reduce.discovery import discover, hive_partitions
-from reduce.errors import ConfigError, DataError, SchemaError
+from eigenmill.reduce.dataset import Dataset, as_dataset
+from eigenmill.reduce.discovery import discover, hive_partitions
+from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
 
 ROOT = "data"
 

@@ -12,9 +12,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from reduce.dataset import Dataset
-from reduce.errors import ConfigError, SchemaError
-from reduce.filters import row_filter
+from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.errors import ConfigError, SchemaError
+from eigenmill.reduce.filters import row_filter
 
 FILTERS = [
     pc.field("k") >= 37,

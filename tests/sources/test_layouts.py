@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reduce.blocks import Columns
-from reduce.dataset import Dataset, Numbered
-from reduce.errors import ConfigError, SchemaError
-from reduce.layouts import SPARK_VECTOR
+from eigenmill.reduce.blocks import Columns
+from eigenmill.reduce.dataset import Dataset, Numbered
+from eigenmill.reduce.errors import ConfigError, SchemaError
+from eigenmill.reduce.layouts import SPARK_VECTOR
 from tests.sources.forms import both, first_block, pair, spark_sparse
 
 NAN = math.nan

@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reduce import dataset as dataset_module
-from reduce import parquet
-from reduce.blocks import Workspace
-from reduce.catalog import FileInfo, Fragments
-from reduce.dataset import Dataset, leaf_rows
-from reduce.errors import ChangedInputError, DataError, SchemaError
+from eigenmill.reduce import dataset as dataset_module
+from eigenmill.reduce import parquet
+from eigenmill.reduce.blocks import Workspace
+from eigenmill.reduce.catalog import FileInfo, Fragments
+from eigenmill.reduce.dataset import Dataset, leaf_rows
+from eigenmill.reduce.errors import ChangedInputError, DataError, SchemaError
 
 
 def table(n: int, start: int = 0) -> pa.Table:
@@ -334,8 +334,8 @@ def test_a_large_row_group_streams_in_little_memory(tmp_path: Path) -> None:
         """
         import resource, sys
         import numpy as np, pyarrow as pa, pyarrow.parquet as pq
-        from reduce.blocks import Workspace
-        from reduce.dataset import Dataset
+        from eigenmill.reduce.blocks import Workspace
+        from eigenmill.reduce.dataset import Dataset
 
         path, rng = sys.argv[1], np.random.default_rng(0)
         if sys.argv[2] == "write":
@@ -354,7 +354,7 @@ def test_a_large_row_group_streams_in_little_memory(tmp_path: Path) -> None:
         ran = subprocess.run(
             [sys.executable, "-c", script, str(tmp_path / "t.parquet"), mode],
             cwd=root,
-            env={**os.environ, "PYTHONPATH": str(root)},
+            env={**os.environ, "PYTHONPATH": str(root / "src")},
             capture_output=True,
             text=True,
             check=True,

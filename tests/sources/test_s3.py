@@ -16,8 +16,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from reduce.dataset import Dataset
-from reduce.errors import ChangedInputError, DataError, SchemaError
+from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.errors import ChangedInputError, DataError, SchemaError
 
 KEY, SECRET = "dummy-key", "dummy-secret"
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reduce.dataset import Dataset
+from eigenmill.reduce.dataset import Dataset
 from tests.sources import spark_vectors
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark

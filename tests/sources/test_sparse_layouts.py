@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
 
-from reduce.dataset import Dataset, Numbered
-from reduce.errors import DataError, SchemaError
-from reduce.layouts import SPARK_VECTOR
+from eigenmill.reduce.dataset import Dataset, Numbered
+from eigenmill.reduce.errors import DataError, SchemaError
+from eigenmill.reduce.layouts import SPARK_VECTOR
 from tests.sources.forms import both, first_block, pair, spark_dense, spark_sparse
 
 NAN = math.nan

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
 
-from reduce import tables
-from reduce.dataset import Dataset, as_dataset
-from reduce.errors import ConfigError, SchemaError
+from eigenmill.reduce import tables
+from eigenmill.reduce.dataset import Dataset, as_dataset
+from eigenmill.reduce.errors import ConfigError, SchemaError
 
 FRAME = pd.DataFrame(
     {"x": [1.0, np.nan, 3.0], "n": [1, 2, 3], "b": [True, False, True], "s": ["u", "v", None]},
