@@ -20,12 +20,13 @@ from threadpoolctl import OpenBLASController, ThreadpoolController
 
 from eigenmill.reduce.blocks import Array, Workspace
 from eigenmill.reduce.catalog import Integers, Made, runs_of
-from eigenmill.reduce.dataset import Dataset, leaf_rows
 from eigenmill.reduce.engines.costs import Cluster
 from eigenmill.reduce.errors import ArtifactError
 from eigenmill.reduce.manifest import Manifest
+from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass, carries, from_arrays, sparse_height, to_arrays
 from eigenmill.reduce.sink import Sink
+from eigenmill.reduce.source_base import leaf_rows
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -120,7 +121,7 @@ class Leaves(Made[Leaf]):
 
 
 def plan_leaves(
-    data: Dataset, *, after: Tree[Any] | None = None, fragments: range | None = None, target: int | None = None
+    data: Matrix, *, after: Tree[Any] | None = None, fragments: range | None = None, target: int | None = None
 ) -> Leaves:
     """The leaves of ``data``; its rows come after those of the tree, whose open leaf the first one continues.
 
@@ -137,7 +138,7 @@ def plan_leaves(
 
 def fold_leaf(
     pass_: Pass[S, Any],
-    data: Dataset,
+    data: Matrix,
     leaf: Leaf,
     workspace: Workspace,
     start: S | None = None,
@@ -227,15 +228,15 @@ class Session(ABC):
         self.close()
 
     @abstractmethod
-    def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
+    def run(self, pass_: Pass[S, R], data: Matrix, *, tree: Tree[S] | None = None) -> R:
         """One scan of ``data``. A given ``tree`` is continued and left complete, for a later day."""
 
     @abstractmethod
-    def write(self, data: Dataset, sink: Sink) -> Manifest:
+    def write(self, data: Matrix, sink: Sink) -> Manifest:
         """One scan that writes every row of ``data``; returns the manifest."""
 
     @abstractmethod
-    def collect(self, data: Dataset) -> Array:
+    def collect(self, data: Matrix) -> Array:
         """All rows of ``data`` as one array (n, d) in this process: for data that fits, such as reduced features."""
 
     def close(self) -> None:  # noqa: B027 - most keep nothing
@@ -292,17 +293,17 @@ class Engine(ABC):
                 :meth:`spare` has room for is then decoded once.
         """
 
-    def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
+    def run(self, pass_: Pass[S, R], data: Matrix, *, tree: Tree[S] | None = None) -> R:
         """One scan of ``data`` in a session of its own, as :meth:`Session.run`."""
         with self.session() as session:
             return session.run(pass_, data, tree=tree)
 
-    def write(self, data: Dataset, sink: Sink) -> Manifest:
+    def write(self, data: Matrix, sink: Sink) -> Manifest:
         """One scan that writes every row of ``data``, in a session of its own; returns the manifest."""
         with self.session() as session:
             return session.write(data, sink)
 
-    def collect(self, data: Dataset) -> Array:
+    def collect(self, data: Matrix) -> Array:
         """All rows of ``data`` as one array (n, d) in this process, as :meth:`Session.collect`."""
         with self.session() as session:
             return session.collect(data)

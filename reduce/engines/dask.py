@@ -31,7 +31,6 @@ from distributed.scheduler import KilledWorker, NoValidWorkerError
 
 from eigenmill.reduce.about import versions
 from eigenmill.reduce.blocks import Array
-from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Engine, Progress, Session, Tree, scan_name, staged, tree_arrays
 from eigenmill.reduce.engines.checkpoint import scanned
 from eigenmill.reduce.engines.costs import TASKS, Cluster
@@ -49,6 +48,7 @@ from eigenmill.reduce.engines.tasks import (
     write_tasks,
 )
 from eigenmill.reduce.errors import ConfigError, DoesNotFitError, EngineError
+from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.sink import Manifest, Sink
 
@@ -175,11 +175,11 @@ class DaskSession(Session):
         self.client = engine.client
         self._checked: frozenset[str] = frozenset()
 
-    def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
+    def run(self, pass_: Pass[S, R], data: Matrix, *, tree: Tree[S] | None = None) -> R:
         self._admit(pass_, data)
         return scanned(self.engine.work, pass_, data, tree, lambda tree, keep: self._fold(pass_, data, tree, keep=keep))
 
-    def _fold(self, pass_: Pass[S, Any], data: Dataset, tree: Tree[S], *, keep: bool) -> None:
+    def _fold(self, pass_: Pass[S, Any], data: Matrix, tree: Tree[S], *, keep: bool) -> None:
         name = scan_name(pass_)
         tasks = fold_tasks(pass_, data, tree, TASKS["dask"])
         state = pass_.sizes(0, data.n_rows)[0]
@@ -197,14 +197,14 @@ class DaskSession(Session):
         if found:
             take_in(pass_, tree, found[0])
 
-    def write(self, data: Dataset, sink: Sink) -> Manifest:
+    def write(self, data: Matrix, sink: Sink) -> Manifest:
         self._admit(None, data)
         job = sink.open(data)
         with staged(self.engine.progress, "write", sum(part.rows for part in job.pending)):
             self._compute(_Graph("write-part", write_tasks(data, job), self.engine), [])
         return job.commit()
 
-    def collect(self, data: Dataset) -> Array:
+    def collect(self, data: Matrix) -> Array:
         self._admit(None, data)
         graph = _Graph("collect", rows_tasks(data, TASKS["dask"]), self.engine)
         found = self._compute(graph, graph.nodes)
@@ -302,7 +302,7 @@ class DaskSession(Session):
             "start some with `dask worker`, then run again to go on"
         )
 
-    def _admit(self, pass_: Pass[Any, Any] | None, data: Dataset) -> None:
+    def _admit(self, pass_: Pass[Any, Any] | None, data: Matrix) -> None:
         """Refuse before anything is read: a cluster without workers, other versions, too little memory."""
         with self._alive():
             workers = workers_of(self.client)
@@ -399,7 +399,7 @@ class _Graph:
         return nodes
 
 
-def _gathers(data: Dataset) -> bool:
+def _gathers(data: Matrix) -> bool:
     """Whether the rows are partitions of a collection."""
     return hasattr(data.source, "parts")
 

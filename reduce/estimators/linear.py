@@ -10,7 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from eigenmill.reduce.blocks import F64, MAX_HEIGHT, block_height
-from eigenmill.reduce.dataset import Dataset, Numbered
+from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Engine, Session
 from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.estimators import sketch
@@ -24,6 +24,7 @@ from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass, impute
 from eigenmill.reduce.passes.rows import RowsState
 from eigenmill.reduce.passes.sketch import Sketch, SketchPass
 from eigenmill.reduce.passes.tsqr import TsqrPass
+from eigenmill.reduce.source_base import Numbered
 from eigenmill.reduce.transforms import Input, Project, Reconstruct, Residual, Transform
 
 PRECISIONS = ("auto", "float64")
