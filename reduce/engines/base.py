@@ -24,7 +24,7 @@ from eigenmill.reduce.engines.costs import Cluster
 from eigenmill.reduce.errors import ArtifactError
 from eigenmill.reduce.manifest import Manifest
 from eigenmill.reduce.matrix import Matrix
-from eigenmill.reduce.passes.base import Pass, carries, from_arrays, sparse_height, to_arrays
+from eigenmill.reduce.passes.base import Pass, from_arrays, to_arrays
 from eigenmill.reduce.sink import Sink
 from eigenmill.reduce.source_base import leaf_rows
 
@@ -146,9 +146,9 @@ def fold_leaf(
 ) -> S:
     """The one loop in which a block meets a pass; every engine's task runs it."""
     state, fragments = pass_.start() if start is None else start, data.fragments
-    height = sparse_height(pass_) if data.sparse else None
+    height = pass_.sparse_height if data.sparse else None
     for i in leaf.fragments:
-        for block in data.blocks(fragments[i], workspace, carry=carries(pass_), height=height):
+        for block in data.blocks(fragments[i], workspace, carry=pass_.carries, height=height):
             state = pass_.fold(state, block)
             if progress is not None:
                 progress(block.rows)
