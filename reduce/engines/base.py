@@ -182,12 +182,17 @@ def restore_tree(arrays: dict[str, Any], meta: dict[str, Any], kind: type[S], tr
         raise ArtifactError(f"expected a saved merge tree, found one without {error}; fit again") from error
 
 
-class Progress(Protocol):
-    """Told of every scan; called from worker threads."""
+class ScanProgress(Protocol):
+    """Told of one scan, from the threads that run it."""
 
-    def begin(self, stage: str, rows: int, size: int) -> None: ...
     def advance(self, rows: int) -> None: ...
     def end(self) -> None: ...
+
+
+class Progress(Protocol):
+    """Told of every scan. Scans of several threads may run at once: each tells what ``begin`` has returned to it."""
+
+    def begin(self, stage: str, rows: int, size: int) -> ScanProgress: ...
 
 
 def scan_name(pass_: Pass[Any, Any]) -> str:
@@ -196,16 +201,16 @@ def scan_name(pass_: Pass[Any, Any]) -> str:
 
 
 @contextlib.contextmanager
-def staged(progress: Progress | None, stage: str, rows: int) -> Iterator[None]:
-    """Tell ``progress``, if there is one, of a scan of ``rows`` rows."""
+def staged(progress: Progress | None, stage: str, rows: int) -> Iterator[Callable[[int], None]]:
+    """Tell ``progress``, if there is one, of a scan of ``rows`` rows; gives what is called with rows that are done."""
     if progress is None:
-        yield
+        yield lambda rows: None
         return
-    progress.begin(stage, rows, 0)
+    scan = progress.begin(stage, rows, 0)
     try:
-        yield
+        yield scan.advance
     finally:
-        progress.end()
+        scan.end()
 
 
 class Session(ABC):

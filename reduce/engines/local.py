@@ -132,8 +132,8 @@ class LocalSession(Session):
                 data = self._kept.over(data, memory)
         keep, tree = tree is not None, Tree() if tree is None else tree
         leaves = plan_leaves(data, after=tree)
-        with staged(engine.progress, scan_name(pass_), data.n_rows), one_blas_thread():
-            self._fold(pass_, data, leaves, tree, workers)
+        with staged(engine.progress, scan_name(pass_), data.n_rows) as advance, one_blas_thread():
+            self._fold(pass_, data, leaves, tree, workers, advance)
             return pass_.finalize(tree.total(pass_, keep=keep))
 
     def write(self, data: Matrix, sink: Sink) -> Manifest:
@@ -144,8 +144,8 @@ class LocalSession(Session):
         def task(part: Part, workspace: Workspace, watch: Watch) -> PartRecord:
             return job.write_part(part, _watched(data, part, workspace, watch))
 
-        with staged(self.engine.progress, "write", rows), one_blas_thread():
-            self._map(task, job.pending, min(workers, max(len(job.pending), 1)))
+        with staged(self.engine.progress, "write", rows) as advance, one_blas_thread():
+            self._map(task, job.pending, min(workers, max(len(job.pending), 1)), advance)
         return job.commit()
 
     def collect(self, data: Matrix) -> Array:
@@ -156,10 +156,12 @@ class LocalSession(Session):
             parts[fragment.index] = np.concatenate(blocks) if blocks else parts[fragment.index]
 
         with one_blas_thread():
-            self._map(task, data.fragments, self.engine.workers)
+            self._map(task, data.fragments, self.engine.workers, lambda rows: None)
         return np.concatenate(parts) if parts else np.empty((0, data.n_features), data.dtype)
 
-    def _fold(self, pass_: Pass[S, Any], data: Matrix, leaves: Sequence[Leaf], tree: Tree[S], workers: int) -> None:
+    def _fold(
+        self, pass_: Pass[S, Any], data: Matrix, leaves: Sequence[Leaf], tree: Tree[S], workers: int, advance: Watch
+    ) -> None:
         merger = Merger(pass_, tree)
         work, every = self.engine.work, self.engine.save_every
         checkpoint = None if work is None else Checkpoint(work, pass_, data, tree, merger.lock, every)
@@ -178,7 +180,7 @@ class LocalSession(Session):
 
         try:
             left = (i for i, leaf in enumerate(leaves) if not merger.covered(leaf.index))
-            self._map(task, Some(leaves, left), workers)
+            self._map(task, Some(leaves, left), workers, advance)
         except BaseException:
             if checkpoint is not None:
                 checkpoint.save_if_due(now=True)
@@ -189,14 +191,16 @@ class LocalSession(Session):
         if checkpoint is not None:
             checkpoint.save(whole=True)
 
-    def _map(self, task: Callable[[T, Workspace, Watch], Any], items: Sequence[T], workers: int) -> None:
+    def _map(
+        self, task: Callable[[T, Workspace, Watch], Any], items: Sequence[T], workers: int, advance: Watch
+    ) -> None:
         """Run ``task`` on every item, at most ``workers`` at once, started in order.
 
         An error stops all later items; those before it go on, so that it is the first item's error that is raised,
         with one worker or many. No item starts more than ``AHEAD`` per worker after the oldest that runs: states that
         wait for a slow one would pile up.
         """
-        progress, turn = self.engine.progress, threading.Condition()
+        turn = threading.Condition()
         running, errors = set[int](), dict[int, BaseException]()
         started, end = 0, len(items)
 
@@ -204,8 +208,7 @@ class LocalSession(Session):
             def watch(rows: int) -> None:
                 if number >= end:
                     raise _StoppedError
-                if progress is not None:
-                    progress.advance(rows)
+                advance(rows)
 
             return watch
 

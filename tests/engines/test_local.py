@@ -68,7 +68,9 @@ def test_openmp_has_one_thread_in_every_thread_that_folds(monkeypatch: pytest.Mo
     seen, names, both = list[set[int]](), set[str](), threading.Barrier(2)
 
     class Look:
-        def begin(self, stage: str, rows: int, size: int) -> None: ...
+        def begin(self, stage: str, rows: int, size: int) -> Look:
+            return self
+
         def end(self) -> None: ...
 
         def advance(self, rows: int) -> None:
@@ -230,9 +232,9 @@ def test_what_the_last_scan_has_freed_leaves_as_many_workers_to_the_next(
         monkeypatch.setattr(f"{module}.resident", lambda: resident[0])
     fold = LocalSession._fold
 
-    def folded(self: LocalSession, pass_: Any, data: Dataset, leaves: Any, tree: Any, count: int) -> None:
+    def folded(self: LocalSession, pass_: Any, data: Dataset, leaves: Any, tree: Any, count: int, *rest: Any) -> None:
         workers.append(count)
-        fold(self, pass_, data, leaves, tree, count)
+        fold(self, pass_, data, leaves, tree, count, *rest)
         resident[0] = 1 << 30
 
     monkeypatch.setattr(LocalSession, "_fold", folded)
