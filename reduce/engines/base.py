@@ -80,6 +80,13 @@ class Merger(Generic[S]):
             state = self.pass_.merge(state, sibling) if index % 2 == 0 else self.pass_.merge(sibling, state)
             level, index = level + 1, index // 2
 
+    def take(self, found: Tree[S]) -> None:
+        """Add the states of a tree, its open leaf included."""
+        for (level, index), state in sorted(found.nodes.items(), key=lambda item: item[0][1] << item[0][0]):
+            self.add(index, state, level)
+        if found.open is not None:
+            self.tree.open = found.open
+
     def covered(self, leaf: int) -> bool:
         """Whether a complete node holds this leaf."""
         return any(leaf >> level == index for level, index in self.tree.nodes)
