@@ -23,8 +23,8 @@ demo: $(CORE)  ## install the core and run the demonstration
 test: $(TEST)  ## fast tests with coverage; ARGS='-k gram' goes to pytest
 	$(PYTEST) -n auto --dist loadfile --cov --cov-report=term $(ARGS)
 
-slow: $(TEST) $(FLOW)/.installed cortex  ## the slow tests
-	$(PYTEST) -m slow $(ARGS)
+slow: $(TEST) $(FLOW)/.installed cortex  ## the slow tests, and every law with examples drawn at random
+	HYPOTHESIS_PROFILE=random $(PYTEST) -m 'slow or hypothesis' $(ARGS)
 
 docker: $(CORE)  ## build the images and run both clusters from them (as root; no Docker daemon needed)
 	$(BIN)/python docker/verify.py $(ARGS)
