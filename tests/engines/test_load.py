@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import reduce
 from benchmarks.scale import FEATURES, Counted, NullPass, simulate, unread
-from eigenmill.reduce import PCA, ConfigError, Dataset, Sink, connect
+from eigenmill.reduce import PCA, ConfigError, Dataset, Sink, connect, load
 from eigenmill.reduce.catalog import Files
 from eigenmill.reduce.engines.base import Tree, plan_leaves
 from eigenmill.reduce.engines.load import Cluster, Load, fold_load
@@ -127,7 +126,7 @@ def state_peaks(files: int, space: Path) -> dict[str, int]:
     model = PCA.from_snapshot(model.snapshot(), lambda: seen)
     peaks["save"] = peak_of(lambda: model.save(space / f"{files}", state=True))
     loaded: list[PCA] = []
-    peaks["load"] = peak_of(lambda: loaded.append(reduce.load(space / f"{files}")))
+    peaks["load"] = peak_of(lambda: loaded.append(load(space / f"{files}")))
     peaks["restore"] = peak_of(loaded[0].state)
     record = loaded[0].state()
     assert record is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 MODULES = sorted(path for folder in ("reduce", "compress", "jobs") for path in (ROOT / folder).rglob("*.py"))
 
 OTHERS = {
