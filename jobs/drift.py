@@ -17,8 +17,8 @@ import scipy.optimize
 
 from eigenmill.jobs.daily_config import Drift
 from eigenmill.reduce.blocks import F64
-from eigenmill.reduce.dataset import Numbered
 from eigenmill.reduce.estimators.fitted import Snapshot
+from eigenmill.reduce.source_base import Numbered
 from eigenmill.reduce.transforms import Align
 
 

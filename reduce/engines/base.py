@@ -17,11 +17,12 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
-from eigenmill.reduce.blocks import Workspace
+from eigenmill.reduce.blocks import Array, Workspace
 from eigenmill.reduce.catalog import Integers, Made, runs_of
-from eigenmill.reduce.dataset import Dataset, leaf_rows
 from eigenmill.reduce.errors import ArtifactError
+from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass, carries, from_arrays, sparse_height, to_arrays
+from eigenmill.reduce.source_base import leaf_rows
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -116,7 +117,7 @@ class Leaves(Made[Leaf]):
 
 
 def plan_leaves(
-    data: Dataset, *, after: Tree[Any] | None = None, fragments: range | None = None, target: int | None = None
+    data: Matrix, *, after: Tree[Any] | None = None, fragments: range | None = None, target: int | None = None
 ) -> Leaves:
     """The leaves of ``data``; its rows come after those of the tree, whose open leaf the first one continues.
 
@@ -133,7 +134,7 @@ def plan_leaves(
 
 def fold_leaf(
     pass_: Pass[S, Any],
-    data: Dataset,
+    data: Matrix,
     leaf: Leaf,
     workspace: Workspace,
     start: S | None = None,
@@ -206,11 +207,14 @@ def staged(progress: Progress | None, stage: str, rows: int) -> Iterator[None]:
 class Engine(Protocol):
     """Decides where a pass runs, and nothing else."""
 
-    def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
+    def run(self, pass_: Pass[S, R], data: Matrix, *, tree: Tree[S] | None = None) -> R:
         """One scan of ``data``. A given ``tree`` is continued and left complete, for a later day."""
 
-    def write(self, data: Dataset, sink: Any) -> Any:
+    def write(self, data: Matrix, sink: Any) -> Any:
         """One scan that writes every row of ``data``; returns the manifest."""
+
+    def collect(self, data: Matrix) -> Array:
+        """All rows as one array (n, d) in this process."""
 
     def repeated(self, reserve: int) -> contextlib.AbstractContextManager[None]:
         """Scans within read the same files: what :meth:`spare` has room for is decoded once.

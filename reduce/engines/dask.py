@@ -30,7 +30,6 @@ from distributed.scheduler import KilledWorker, NoValidWorkerError
 
 from eigenmill.reduce.about import versions
 from eigenmill.reduce.blocks import Array
-from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import KeepsNothing, Progress, Tree, scan_name, staged, tree_arrays
 from eigenmill.reduce.engines.checkpoint import scanned
 from eigenmill.reduce.engines.load import LARGE_STATE, TASKS, Cluster, fan_in, worker_memory
@@ -47,6 +46,7 @@ from eigenmill.reduce.engines.tasks import (
     write_tasks,
 )
 from eigenmill.reduce.errors import ConfigError, DoesNotFitError, EngineError
+from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.sink import Manifest, Sink
 
@@ -133,11 +133,11 @@ class DaskEngine(KeepsNothing):
             finally:
                 logger.removeFilter(_not_cancelled)
 
-    def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
+    def run(self, pass_: Pass[S, R], data: Matrix, *, tree: Tree[S] | None = None) -> R:
         self._admit(pass_, data)
         return scanned(self.work, pass_, data, tree, lambda tree, keep: self._fold(pass_, data, tree, keep=keep))
 
-    def _fold(self, pass_: Pass[S, Any], data: Dataset, tree: Tree[S], *, keep: bool) -> None:
+    def _fold(self, pass_: Pass[S, Any], data: Matrix, tree: Tree[S], *, keep: bool) -> None:
         name = scan_name(pass_)
         tasks = fold_tasks(pass_, data, tree, TASKS["dask"])
         state = pass_.sizes(0, data.n_rows)[0]
@@ -155,14 +155,14 @@ class DaskEngine(KeepsNothing):
         if found:
             take_in(pass_, tree, found[0])
 
-    def write(self, data: Dataset, sink: Sink) -> Manifest:
+    def write(self, data: Matrix, sink: Sink) -> Manifest:
         self._admit(None, data)
         job = sink.open(data)
         with staged(self.progress, "write", sum(part.rows for part in job.pending)):
             self._compute(_Graph("write-part", write_tasks(data, job), self), [])
         return job.commit()
 
-    def collect(self, data: Dataset) -> Array:
+    def collect(self, data: Matrix) -> Array:
         """All rows of ``data`` as one array (n, d) in this process: for data that fits, such as reduced features."""
         self._admit(None, data)
         graph = _Graph("collect", rows_tasks(data, TASKS["dask"]), self)
@@ -268,7 +268,7 @@ class DaskEngine(KeepsNothing):
             "start some with `dask worker`, then run again to go on"
         )
 
-    def _admit(self, pass_: Pass[Any, Any] | None, data: Dataset) -> None:
+    def _admit(self, pass_: Pass[Any, Any] | None, data: Matrix) -> None:
         """Refuse before anything is read: a cluster without workers, other versions, too little memory."""
         with self._alive():
             workers = self._workers()
@@ -355,7 +355,7 @@ class _Graph:
         return nodes
 
 
-def _gathers(data: Dataset) -> bool:
+def _gathers(data: Matrix) -> bool:
     """Whether the rows are partitions of a collection."""
     return hasattr(data.source, "parts")
 

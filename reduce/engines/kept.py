@@ -23,8 +23,9 @@ import pyarrow as pa
 from scipy import sparse
 
 from eigenmill.reduce.blocks import Array, Block, Workspace
-from eigenmill.reduce.dataset import Dataset, Fragment
+from eigenmill.reduce.catalog import Fragment
 from eigenmill.reduce.errors import DataError
+from eigenmill.reduce.matrix import Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Kept:
             self._file.close()
             self._file = None
 
-    def over(self, data: Dataset, room: int) -> Dataset:
+    def over(self, data: Matrix, room: int) -> Matrix:
         """``data`` with what is kept of it in the place of its files; up to ``room`` bytes more are kept in memory."""
         digest = data.source.digest
         if digest != self._digest:

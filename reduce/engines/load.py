@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Tree
 from eigenmill.reduce.engines.memory import RESERVE, Memory, estimate
 from eigenmill.reduce.engines.ship import Common, pack
 from eigenmill.reduce.engines.tasks import Cutter, RowsTask, fold_tasks
 from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.parts import Part
 from eigenmill.reduce.passes.base import Pass
 
@@ -112,7 +112,7 @@ def fan_in(kind: str, state: int) -> int:
     return FAN_IN if state < LARGE_STATE[kind] else 2
 
 
-def worker_memory(kind: str, pass_: Pass[Any, Any] | None, data: Dataset, threads: int) -> tuple[Memory, int]:
+def worker_memory(kind: str, pass_: Pass[Any, Any] | None, data: Matrix, threads: int) -> tuple[Memory, int]:
     """(what the scan takes, peak in bytes of a worker process that also merges) with so many threads."""
     found = estimate(pass_, data, threads, process=PROCESS)
     if pass_ is None or len(data.fragments) <= 1:
@@ -121,7 +121,7 @@ def worker_memory(kind: str, pass_: Pass[Any, Any] | None, data: Dataset, thread
     return found, max(found.scan, PROCESS + RESERVE + threads * 2 * fan_in(kind, state) * state)
 
 
-def fold_load(pass_: Pass[Any, Any], data: Dataset, cluster: Cluster, encoded: int) -> Load:
+def fold_load(pass_: Pass[Any, Any], data: Matrix, cluster: Cluster, encoded: int) -> Load:
     """The load of one scan of ``data``, whose files hold ``encoded`` bytes."""
     tasks = fold_tasks(pass_, data, Tree(), most_tasks(cluster.kind, cluster.workers * cluster.threads))
     state, _, final = pass_.sizes(0, data.n_rows)
@@ -148,7 +148,7 @@ def fold_load(pass_: Pass[Any, Any], data: Dataset, cluster: Cluster, encoded: i
     )
 
 
-def write_load(data: Dataset, cluster: Cluster, encoded: int, parts: Sequence[Part]) -> Load:
+def write_load(data: Matrix, cluster: Cluster, encoded: int, parts: Sequence[Part]) -> Load:
     """The load of writing ``data`` in these parts; no state comes back, and nothing moves between workers."""
     cut = Cutter(data)
     picked = [RowsTask(*cut(p.fragments.start, p.fragments.stop)) for p in _sample(parts)]

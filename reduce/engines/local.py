@@ -18,8 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from eigenmill.reduce.blocks import Array, Block, Workspace
-from eigenmill.reduce.catalog import Some
-from eigenmill.reduce.dataset import Dataset, Fragment
+from eigenmill.reduce.catalog import Fragment, Some
 from eigenmill.reduce.engines.base import (
     Leaf,
     Merger,
@@ -36,6 +35,7 @@ from eigenmill.reduce.engines.kept import Kept
 from eigenmill.reduce.engines.memory import estimate, parse_bytes, resident, workers_that_fit
 from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.manifest import Manifest, PartRecord
+from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.parts import Part
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.sink import Sink
@@ -105,7 +105,7 @@ class LocalEngine:
             self._kept.close()
             self._kept = None
 
-    def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
+    def run(self, pass_: Pass[S, R], data: Matrix, *, tree: Tree[S] | None = None) -> R:
         process = None
         if self._kept is not None:
             # The allocator still has what the last scan has freed, and this one takes it again: counted as held by
@@ -123,7 +123,7 @@ class LocalEngine:
             self._fold(pass_, data, leaves, tree, workers)
             return pass_.finalize(tree.total(pass_, keep=keep))
 
-    def write(self, data: Dataset, sink: Sink) -> Manifest:
+    def write(self, data: Matrix, sink: Sink) -> Manifest:
         workers = workers_that_fit(None, data, self.workers, self.memory)
         job = sink.open(data)
         rows = sum(part.rows for part in job.pending)
@@ -135,7 +135,7 @@ class LocalEngine:
             self._map(task, job.pending, min(workers, max(len(job.pending), 1)))
         return job.commit()
 
-    def collect(self, data: Dataset) -> Array:
+    def collect(self, data: Matrix) -> Array:
         """All rows of ``data`` as one array (n, d) in this process: for data that fits, such as reduced features."""
         parts: list[Array] = [np.empty((0, data.n_features), data.dtype)] * len(data.fragments)
 
@@ -147,7 +147,7 @@ class LocalEngine:
             self._map(task, data.fragments, self.workers)
         return np.concatenate(parts) if parts else np.empty((0, data.n_features), data.dtype)
 
-    def _fold(self, pass_: Pass[S, Any], data: Dataset, leaves: Sequence[Leaf], tree: Tree[S], workers: int) -> None:
+    def _fold(self, pass_: Pass[S, Any], data: Matrix, leaves: Sequence[Leaf], tree: Tree[S], workers: int) -> None:
         merger = Merger(pass_, tree)
         checkpoint = (
             None if self.work is None else Checkpoint(self.work, pass_, data, tree, merger.lock, self.save_every)
@@ -255,7 +255,7 @@ class _StoppedError(Exception):
     """Ends an item after one that has failed."""
 
 
-def _watched(data: Dataset, part: Part, workspace: Workspace, watch: Watch) -> Iterator[Block]:
+def _watched(data: Matrix, part: Part, workspace: Workspace, watch: Watch) -> Iterator[Block]:
     for i in part.fragments:
         for block in data.blocks(data.fragments[i], workspace, carry=True):
             yield block

@@ -22,7 +22,6 @@ from pyspark.sql.functions import col, floor, lit
 
 from eigenmill.reduce.about import versions
 from eigenmill.reduce.blocks import Array
-from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import KeepsNothing, Progress, Tree, scan_name, staged
 from eigenmill.reduce.engines.checkpoint import scanned
 from eigenmill.reduce.engines.load import AT_ONCE, TASKS, fan_in, most_tasks, worker_memory
@@ -34,6 +33,7 @@ from eigenmill.reduce.engines.spark_watch import watched
 from eigenmill.reduce.engines.tasks import fold_tasks, merge_trees, rows_tasks, take_in, write_tasks
 from eigenmill.reduce.engines.wire import from_bytes
 from eigenmill.reduce.errors import ConfigError, DoesNotFitError, EngineError
+from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.sink import Manifest, Sink
 
@@ -82,12 +82,12 @@ class SparkEngine(KeepsNothing):
 
     def close(self) -> None: ...
 
-    def run(self, pass_: Pass[S, R], data: Dataset, *, tree: Tree[S] | None = None) -> R:
+    def run(self, pass_: Pass[S, R], data: Matrix, *, tree: Tree[S] | None = None) -> R:
         self._admit(pass_, data)
         work = None if isinstance(data.source, FrameSource) else self.work
         return scanned(work, pass_, data, tree, lambda tree, keep: self._fold(pass_, data, tree, keep=keep))
 
-    def _fold(self, pass_: Pass[S, Any], data: Dataset, tree: Tree[S], *, keep: bool) -> None:
+    def _fold(self, pass_: Pass[S, Any], data: Matrix, tree: Tree[S], *, keep: bool) -> None:
         name, n = scan_name(pass_), data.n_rows
         tasks: Sequence[Any] = ()
         if isinstance(data.source, FrameSource):
@@ -120,7 +120,7 @@ class SparkEngine(KeepsNothing):
         if many:
             take_in(pass_, tree, found)
 
-    def write(self, data: Dataset, sink: Sink) -> Manifest:
+    def write(self, data: Matrix, sink: Sink) -> Manifest:
         if isinstance(data.source, FrameSource):
             raise ConfigError(
                 "expected Parquet files for a resumable output, found a Spark DataFrame; "
@@ -139,7 +139,7 @@ class SparkEngine(KeepsNothing):
                     self.progress.advance(n)
         return job.commit()
 
-    def collect(self, data: Dataset) -> Array:
+    def collect(self, data: Matrix) -> Array:
         """All rows of ``data`` as one array (n, d) in this process: for data that fits, such as reduced features."""
         if isinstance(data.source, FrameSource):
             source = data.source
@@ -219,7 +219,7 @@ class SparkEngine(KeepsNothing):
                 return name, parse_bytes(text + "iB" if text[-1:].isalpha() else text + "MiB")
         return "spark.executor.memoryOverhead", None
 
-    def _admit(self, pass_: Pass[Any, Any] | None, data: Dataset) -> None:
+    def _admit(self, pass_: Pass[Any, Any] | None, data: Matrix) -> None:
         name, limit = self._limit()
         limit = self.memory or limit
         if limit is None:

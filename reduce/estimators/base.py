@@ -23,10 +23,10 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from eigenmill.reduce.about import versions
 from eigenmill.reduce.catalog import Files
 from eigenmill.reduce.cleaning import KEEP, MEAN, Cleaning, Resolved
-from eigenmill.reduce.dataset import COLLECTIONS, Dataset, as_dataset
+from eigenmill.reduce.dataset import Dataset, as_dataset
 from eigenmill.reduce.engines import connect
 from eigenmill.reduce.engines.base import Engine, Tree, one_blas_thread
-from eigenmill.reduce.engines.collections import Collection
+from eigenmill.reduce.engines.collections import ROOMS, Collection, package_of
 from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.panels import cores
@@ -41,8 +41,7 @@ def is_lazy(X: Any) -> bool:
     """Whether ``X`` is data to be read by an engine, as against an array or data frame."""
     if isinstance(X, list | tuple):
         return bool(X) and all(isinstance(path, str | os.PathLike) for path in X)
-    package = type(X).__module__.partition(".")[0]
-    return isinstance(X, Dataset | str | os.PathLike) or package in ("pyarrow", *COLLECTIONS)
+    return isinstance(X, Dataset | str | os.PathLike) or package_of(X) in ("pyarrow", *ROOMS)
 
 
 def engine_for(data: Dataset, engine: Engine | None) -> Engine:

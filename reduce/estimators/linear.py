@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from eigenmill.reduce.blocks import F64, MAX_HEIGHT, block_height
-from eigenmill.reduce.dataset import Dataset, Numbered
+from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.estimators import sketch
@@ -25,6 +25,7 @@ from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass, impute
 from eigenmill.reduce.passes.rows import RowsState
 from eigenmill.reduce.passes.sketch import Sketch, SketchPass
 from eigenmill.reduce.passes.tsqr import TsqrPass
+from eigenmill.reduce.source_base import Numbered
 from eigenmill.reduce.transforms import Input, Project, Reconstruct, Residual, Transform
 
 PRECISIONS = ("auto", "float64")

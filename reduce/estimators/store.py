@@ -19,7 +19,6 @@ from eigenmill.reduce.about import versions
 from eigenmill.reduce.artifact import Loaded, load_model, load_state, save_model
 from eigenmill.reduce.catalog import FileInfo, Files
 from eigenmill.reduce.cleaning import Resolved
-from eigenmill.reduce.dataset import Numbered
 from eigenmill.reduce.engines.base import Tree, restore_tree, tree_arrays
 from eigenmill.reduce.errors import ArtifactError, ConfigError
 from eigenmill.reduce.estimators.base import Estimator
@@ -32,6 +31,7 @@ from eigenmill.reduce.estimators.svd import TruncatedSVD
 from eigenmill.reduce.long_lists import Each
 from eigenmill.reduce.passes.base import from_arrays, to_arrays
 from eigenmill.reduce.passes.moments import Intake, Moments
+from eigenmill.reduce.source_base import Numbered
 
 log = logging.getLogger("eigenmill")
 STRANGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)

@@ -53,7 +53,7 @@ class At:
 
 @pytest.fixture(autouse=True)
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", LEAF_BYTES)
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", LEAF_BYTES)
 
 
 @pytest.fixture(scope="module")

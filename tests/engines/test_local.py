@@ -44,7 +44,7 @@ def test_the_first_error_stops_the_others(tmp_path: Path) -> None:
 
 def test_the_error_is_that_of_the_first_rows_however_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A later leaf fails at once, the first one at its last row: that one is reported, by all alike."""
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
     X = np.random.default_rng(0).normal(size=(4000, 300))
     X[599, 7] = X[1200, 3] = X[2000, 1] = np.nan
     data, told = Dataset.from_numpy(X), set()
@@ -63,7 +63,7 @@ def test_openmp_has_one_thread_in_every_thread_that_folds(monkeypatch: pytest.Mo
     def threads() -> set[int]:
         return {i["num_threads"] for i in threadpool_info() if i["user_api"] == "openmp"}
 
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
     data = Dataset.from_numpy(np.random.default_rng(0).normal(size=(4000, 100)))
     seen, names, both = list[set[int]](), set[str](), threading.Barrier(2)
 
@@ -157,7 +157,7 @@ def test_estimates_grow_with_columns_and_rows_of_a_block() -> None:
 
 
 def test_estimates_grow_with_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
     pass_, data = gram_of(20, 4000)
     found = [estimate(pass_, data, w) for w in (1, 2, 3, 8, 50)]
     peaks = [m.peak - m.process for m in found]
@@ -176,7 +176,7 @@ def test_estimates_cover_gaps_and_rows() -> None:
 
 
 def test_a_budget_lowers_the_workers_and_keeps_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
     from eigenmill.reduce.engines.memory import workers_that_fit
 
     X = np.random.default_rng(0).normal(size=(4000, 200))
