@@ -226,7 +226,7 @@ def inspect(
         if path.endswith((".yaml", ".yml")):
             source = load_job(path)
             data = build_dataset(source, missing="error")
-            with contextlib.closing(build_engine(source, None, bars)) as engine:
+            with build_engine(source, None, bars) as engine:
                 found, names = quality.measure(data, engine), data.feature_names
         elif _holds(path, "model.json"):
             model = load(path).snapshot()

@@ -211,7 +211,7 @@ def _engine(source: DailyFile, day: str, progress: Progress | None) -> Iterator[
     """The engine; what an interrupted scan goes on from is removed when it ends well."""
     job = source.job(day)
     work = work_directory(job.job, digest_of(["daily", day]))
-    with contextlib.closing(build_engine(job, work, progress)) as engine:
+    with build_engine(job, work, progress) as engine:
         yield engine
     if work is not None:
         with contextlib.suppress(OutputError):

@@ -18,7 +18,7 @@ from eigenmill.jobs.report import Bytes, Digests, RunReport, Written, all_versio
 from eigenmill.reduce import Dataset, Manifest, Sink, files
 from eigenmill.reduce.discovery import MAGIC
 from eigenmill.reduce.engines.base import Engine, Progress
-from eigenmill.reduce.engines.load import Cluster
+from eigenmill.reduce.engines.costs import Cluster
 from eigenmill.reduce.errors import ConfigError, DoesNotFitError, OutputError
 from eigenmill.reduce.plan import Plan, explain
 from eigenmill.reduce.sink import read_manifest
@@ -52,7 +52,9 @@ def explained(source: JobFile, workers: int | None = None) -> Plan:
         ConfigError: see :func:`prepare`; a number of workers for a job on this machine.
     """
     if workers is None:
-        return prepare(source).plan()
+        prepared = prepare(source)
+        with prepared.engine:
+            return prepared.plan()
     spec = source.job.engine
     with source.blame("engine"):
         cluster = Cluster(spec.kind, workers, memory=spec.memory)
@@ -99,7 +101,7 @@ def _run(source: JobFile, meter: Meter, ending: contextlib.ExitStack) -> RunRepo
     forget_peak()
     with meter.stage("plan"):
         ready = prepare(source, meter)
-        ending.callback(ready.engine.close)
+        ending.enter_context(ready.engine)
         output = ready.job.output
         model = found_model(ready.job, ready.data, ready.key)
         fitted = model is None

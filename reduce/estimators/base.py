@@ -7,7 +7,6 @@ path or an Arrow table is taken as it is, and ``transform`` gives another lazy D
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import os
@@ -25,7 +24,7 @@ from eigenmill.reduce.catalog import Files
 from eigenmill.reduce.cleaning import KEEP, MEAN, Cleaning, Resolved
 from eigenmill.reduce.dataset import Dataset, as_dataset
 from eigenmill.reduce.engines import connect
-from eigenmill.reduce.engines.base import Engine, Tree, one_blas_thread
+from eigenmill.reduce.engines.base import Engine, Session, Tree, one_blas_thread
 from eigenmill.reduce.engines.collections import ROOMS, Collection, package_of
 from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.estimators.fitted import Snapshot
@@ -93,10 +92,10 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """The solver's first pass."""
         raise NotImplementedError
 
-    def _check(self, solver: str, intake: Intake, data: Dataset, engine: Engine) -> None:
+    def _check(self, solver: str, intake: Intake, data: Dataset, session: Session) -> None:
         """Refuse what scans after the first would not have room for."""
 
-    def _finish(self, result: Any, solver: str, intake: Intake, data: Dataset | None, engine: Engine) -> Moments:
+    def _finish(self, result: Any, solver: str, intake: Intake, data: Dataset | None, session: Session) -> Moments:
         """Set the fitted attributes; ``data`` is None when it cannot be scanned again. Returns the moments read."""
         raise NotImplementedError
 
@@ -134,13 +133,13 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """
         self._validate()
         data = self._dataset(X, sample_weight, reset=True)
-        engine = engine_for(data, engine)
-        policy = self._policy(data, engine)
-        record = Record(Tree(), (), 0, "", policy, self._dtype(data))
-        if keep_state is None:
-            solver = self._solver(Shape.of(data, data.n_rows))
-            keep_state = not is_lazy(X) and solver not in ("dual", "sketch")
-        return self._run(data, record, engine, keep=keep_state)
+        with engine_for(data, engine).session(self._reserve(data)) as session:
+            policy = self._policy(data, session)
+            record = Record(Tree(), (), 0, "", policy, self._dtype(data))
+            if keep_state is None:
+                solver = self._solver(Shape.of(data, data.n_rows))
+                keep_state = not is_lazy(X) and solver not in ("dual", "sketch")
+            return self._run(data, record, session, keep=keep_state)
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, engine: Engine | None = None) -> Self:
         """Go on from what has been seen.
@@ -159,20 +158,20 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                     "fit with keep_state=True, or load a model saved with state=True"
                 )
             data = self._dataset(X, sample_weight, reset=True)
-            engine = engine_for(data, engine)
-            record = Record(Tree(), (), 0, "", self._policy(data, engine), self._dtype(data))
         else:
             data = unseen(self._dataset(X, sample_weight, reset=False), record)
             if not data.fragments:
                 return self
-            engine = engine_for(data, engine)
-        return self._run(data, record, engine, keep=True)
+        with engine_for(data, engine).session() as session:
+            if record is None:
+                record = Record(Tree(), (), 0, "", self._policy(data, session), self._dtype(data))
+            return self._run(data, record, session, keep=True)
 
-    def _repeated(self, solver: str, data: Dataset, engine: Engine) -> contextlib.AbstractContextManager[None]:
-        """Entered around scans of the same files, so that the engine may keep what it has decoded."""
-        return contextlib.nullcontext()
+    def _reserve(self, data: Dataset) -> int | None:
+        """Bytes that a fit holds by its last scan, if it scans the same files many times."""
+        return None
 
-    def _run(self, data: Dataset, record: Record, engine: Engine, *, keep: bool) -> Self:
+    def _run(self, data: Dataset, record: Record, session: Session, *, keep: bool) -> Self:
         rows = record.rows + data.n_rows
         intake = Intake(data.feature_names, record.dtype, record.policy)
         # Rows of a wider type than the first ones are not cut down to theirs.
@@ -189,16 +188,15 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 "expected an exact solver for a fit that is to go on, found solver='sketch', whose every scan needs "
                 "all rows; fit all data again with warm_start=True, or choose solver='gram'"
             )
-        self._check(solver, replace(intake, dtype=wide), data, engine)
+        self._check(solver, replace(intake, dtype=wide), data, session)
         with one_blas_thread():  # a start that is random is made orthonormal, and all results follow from it
-            pass_ = self._pass(solver, replace(intake, dtype=wide), shape, cores(engine))
+            pass_ = self._pass(solver, replace(intake, dtype=wide), shape, cores(session.engine))
         again = data if record.rows == 0 else None
         # A copy, so that bad new data leaves what was known untouched.
         tree = copy.deepcopy(record.tree) if keep else None
-        with self._repeated(solver, data, engine):
-            result = engine.run(pass_, data, tree=tree)
-            with one_blas_thread():  # eigh and its like differ between 1 and 2 threads
-                moments = self._finish(result, solver, intake, again, engine)
+        result = session.run(pass_, data, tree=tree)
+        with one_blas_thread():  # eigh and its like differ between 1 and 2 threads
+            moments = self._finish(result, solver, intake, again, session)
         source = data.source
         files = Files(chain(record.files, located(source)))
         record = Record(tree or record.tree, files, rows, solver, record.policy, record.dtype)
@@ -343,7 +341,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """Precision of the products."""
         return data.dtype
 
-    def _policy(self, data: Dataset, engine: Engine) -> Resolved:
+    def _policy(self, data: Dataset, session: Session) -> Resolved:
         """The cleaning policy per column; limits at k standard deviations cost one scan of moments."""
         cleaning: Cleaning = data.cleaning
         policy = cleaning.resolve(data.feature_names)
@@ -353,7 +351,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 "found 'keep', which only StandardScaler takes"
             )
         if cleaning.clip_sd is not None:
-            moments = engine.run(MomentsPass(Intake(data.feature_names, self._dtype(data), policy)), data)
+            moments = session.run(MomentsPass(Intake(data.feature_names, self._dtype(data), policy)), data)
             reach = cleaning.clip_sd * np.sqrt(moments.variance)
             # A column without a value has no limits; a constant one is its own.
             low, high = moments.mean - reach, moments.mean + reach
