@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eigenmill.reduce import dataset as dataset_module
-from eigenmill.reduce import parquet
+from eigenmill.reduce import parquet, source_base
 from eigenmill.reduce.blocks import Workspace
 from eigenmill.reduce.catalog import FileInfo, Fragments
-from eigenmill.reduce.dataset import Dataset, leaf_rows
+from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ChangedInputError, DataError, SchemaError
+from eigenmill.reduce.source_base import leaf_rows
 
 
 def table(n: int, start: int = 0) -> pa.Table:
@@ -61,7 +61,7 @@ def test_small_row_groups_join_and_files_do_not(files: Path, monkeypatch: pytest
         (1, 0, 2, 130),
         (3, 0, 1, 20),
     ]
-    monkeypatch.setattr(dataset_module, "LEAF_BYTES", 150 * 8 * 2)
+    monkeypatch.setattr(source_base, "LEAF_BYTES", 150 * 8 * 2)
     monkeypatch.setattr(parquet, "leaf_rows", lambda d: 150)
     cut = Dataset.from_parquet(files, carry="id")
     assert [(f.file, f.start, f.stop, f.rows) for f in cut.fragments] == [
