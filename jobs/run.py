@@ -115,7 +115,7 @@ def _run(source: JobFile, meter: Meter, ending: contextlib.ExitStack) -> RunRepo
         if model is None:
             with meter.stage("fit"):
                 model = ready.estimator.fit(ready.data, engine=ready.engine, keep_state=output.state)
-        digest = getattr(model, "digest_", None)
+        digest = model.digest_
         if output.model is not None and fitted:
             with meter.stage("save"):
                 digest = _save(ready, model)
@@ -128,8 +128,9 @@ def _run(source: JobFile, meter: Meter, ending: contextlib.ExitStack) -> RunRepo
     unchanged = not fitted and not any(s.planned for s in written)
     encoded = sum(f.encoded for f in ready.data.source.files)
     share = sum(min(s.rows / max(ready.data.n_rows, 1), 1.0) for s in scans)
-    ratio = getattr(model, "explained_variance_ratio_", None)
-    table = quality.columns(model.quality_, model._names)
+    made = model.snapshot()
+    table = quality.columns(made.quality, made.names)
+    ratio = made.arrays.get("explained_variance_ratio_")
     seconds = stage_seconds(meter)
     report = RunReport(
         status="unchanged" if unchanged else "complete",
@@ -137,11 +138,11 @@ def _run(source: JobFile, meter: Meter, ending: contextlib.ExitStack) -> RunRepo
         fitted=fitted,
         started=started,
         method=ready.job.reduce.method,
-        solver=getattr(model, "solver_", plan.solver),
+        solver=made.values.get("solver_", plan.solver),
         reason=plan.reason,
-        rows=model.quality_.rows,
+        rows=made.quality.rows,
         features=ready.data.n_features,
-        components=getattr(model, "n_components_", None),
+        components=made.values.get("n_components_"),
         files=plan.files,
         fragments=plan.fragments,
         bytes=Bytes(input=encoded, read=round(encoded * share), written=manifest.bytes if manifest else 0),
@@ -153,7 +154,7 @@ def _run(source: JobFile, meter: Meter, ending: contextlib.ExitStack) -> RunRepo
         workers=getattr(ready.engine, "workers", None),
         explained_variance_ratio=None if ratio is None else [float(r) for r in ratio],
         explained_variance=None if ratio is None else float(np.sum(ratio)),
-        quality=quality.summary(table, model.quality_.rows),
+        quality=quality.summary(table, made.quality.rows),
         digests=Digests(
             input=ready.data.source.digest,
             model=digest,

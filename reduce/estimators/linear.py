@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -34,6 +34,11 @@ class Linear(Estimator):
     """Base of PCA (centred) and TruncatedSVD (not)."""
 
     _centred: bool
+    fitted_attributes: ClassVar[tuple[str, ...]] = (
+        *("components_", "singular_values_", "error_bounds_", "explained_variance_", "explained_variance_ratio_"),
+        *("mean_", "scale_", "n_components_", "n_samples_", "solver_"),
+        *("residual_bounds_", "n_scans_", "converged_"),
+    )
 
     n_components: Any
     scale: bool
@@ -69,6 +74,10 @@ class Linear(Estimator):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
                 raise ConfigError(f"expected {name} a whole number >= 1, found {value!r}")
+
+    def _dtype(self, data: Dataset) -> np.dtype[Any]:
+        """The data's own precision, unless the parameter ``precision`` asks for float64."""
+        return np.dtype(np.float64) if self.precision == "float64" else super()._dtype(data)
 
     def _asked(self) -> int | float | None:
         """The number of components or their share; None when the choice needs every eigenvalue."""
@@ -107,7 +116,7 @@ class Linear(Estimator):
 
     def _earlier(self, d: int) -> F64 | None:
         """(d, k) directions of the model as fitted before, for a warm start."""
-        components: F64 | None = getattr(self, "components_", None) if self.warm_start else None
+        components: F64 | None = vars(self).get("components_") if self.warm_start else None
         return components.T if components is not None and components.shape[1] == d else None
 
     def _wanted(self, d: int) -> sketch.Wanted:

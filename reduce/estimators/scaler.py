@@ -43,6 +43,7 @@ class StandardScaler(OneToOneFeatureMixin, Estimator):
         quality_: what was read, per column.
     """
 
+    fitted_attributes = ("mean_", "var_", "scale_", "n_samples_seen_")
     _array_policy: ClassVar[str] = "keep"
     _least_rows: ClassVar[int] = 1
 
