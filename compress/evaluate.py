@@ -18,9 +18,10 @@ import numpy.typing as npt
 from eigenmill.compress.categories import joined, taken
 from eigenmill.compress.data import Samples, as_labelled, clean_blocks, indices_of, target_column, values_of
 from eigenmill.compress.front import Front
-from eigenmill.compress.integer import WholeNet, whole_net
+from eigenmill.compress.integer import WholeNet
 from eigenmill.compress.latency import Latency, latency
-from eigenmill.compress.model import Label, Model
+from eigenmill.compress.layers import Label
+from eigenmill.compress.model import Model, whole_net
 from eigenmill.compress.pack import PackedModel, packed_model, read_packed
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.blocks import F64

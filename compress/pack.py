@@ -23,8 +23,9 @@ import numpy.typing as npt
 
 from eigenmill.compress.coder import Decoder, Encoder, code_numbers
 from eigenmill.compress.flat import MAX_FILE, Reader, signed, text, varint
-from eigenmill.compress.integer import MAX_ACC, MAX_PARAMETERS, WholeLayer, WholeNet, check, whole_net
-from eigenmill.compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model
+from eigenmill.compress.integer import MAX_ACC, MAX_PARAMETERS, WholeLayer, WholeNet, check
+from eigenmill.compress.layers import MAX_LAYERS, MAX_WIDTH, Label
+from eigenmill.compress.model import Model, whole_net
 from eigenmill.compress.pack_front import category_bytes, front_bytes, read_categories, read_front
 from eigenmill.compress.pack_weights import (
     COSINES,

@@ -23,9 +23,8 @@ import numpy as np
 from eigenmill.compress.constraints import EntropyPenalty, LearnedStep, Magnitude
 from eigenmill.compress.data import Samples, samples_of
 from eigenmill.compress.evaluate import evaluate
-from eigenmill.compress.integer import whole_net
 from eigenmill.compress.latency import machine, time_calls
-from eigenmill.compress.model import Model
+from eigenmill.compress.model import Model, whole_net
 from eigenmill.compress.native import compiled
 from eigenmill.compress.onnx_export import run_onnx, to_onnx
 from eigenmill.compress.pack import packed_model
