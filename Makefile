@@ -2,7 +2,7 @@
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test slow airflow check bench dist docker format lint-fix clean cortex
+.PHONY: help demo test slow goldens airflow check house bench dist docker format lint-fix clean cortex
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -11,7 +11,7 @@ CHECK := $(VENV)/.check
 TEST  := $(VENV)/.test
 FLOW  := build/airflow
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-PYTEST := PYSPARK_PYTHON=$(CURDIR)/$(BIN)/python PYSPARK_DRIVER_PYTHON=$(CURDIR)/$(BIN)/python $(BIN)/python -m pytest
+PYTEST := PYSPARK_PYTHON='$(CURDIR)/$(BIN)/python' PYSPARK_DRIVER_PYTHON='$(CURDIR)/$(BIN)/python' $(BIN)/python -m pytest
 ARGS  ?=
 
 help:  ## list the targets
@@ -23,8 +23,11 @@ demo: $(CORE)  ## install the core and run the demonstration
 test: $(TEST)  ## fast tests with coverage; ARGS='-k gram' goes to pytest
 	$(PYTEST) -n auto --dist loadfile --cov --cov-report=term $(ARGS)
 
-slow: $(TEST) $(FLOW)/.installed cortex  ## the slow tests
-	$(PYTEST) -m slow $(ARGS)
+slow: $(TEST) $(FLOW)/.installed cortex  ## the slow tests, and every law with examples drawn at random
+	HYPOTHESIS_PROFILE=random $(PYTEST) -m 'slow or hypothesis' $(ARGS)
+
+goldens: $(TEST)  ## tests/golden again, by the wheel that is kept there; ARGS='models scans' for some rooms
+	$(BIN)/python -m tests.golden.make $(ARGS)
 
 docker: $(CORE)  ## build the images and run both clusters from them (as root; no Docker daemon needed)
 	$(BIN)/python docker/verify.py $(ARGS)
@@ -40,6 +43,9 @@ check: $(CHECK)  ## lint, format, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/hadolint docker/Dockerfile
+
+house: $(CHECK)  ## rooms, their sizes, the imports between them, and circles
+	$(BIN)/python scripts/house.py
 
 bench: $(TEST)  ## benchmarks; ARGS goes to them
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -25,12 +25,12 @@ import pyarrow.parquet as pq
 from eigenmill.reduce.arrow import field_of, numbers, plain, weights_field
 from eigenmill.reduce.blocks import F64, Block, Origin, Workspace
 from eigenmill.reduce.catalog import FileInfo, Files, Fragment, Fragments, RowGroups
-from eigenmill.reduce.dataset import leaf_rows
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.discovery import Listing, PartitionValue, Store, join
 from eigenmill.reduce.errors import ChangedInputError, DataError, EigenmillError, SchemaError
 from eigenmill.reduce.filters import RowFilter, constant, row_filter
 from eigenmill.reduce.layouts import DENSE, LaidOut, Layout, SparkVector, Vector, Wanted, choose
+from eigenmill.reduce.source_base import leaf_rows
 
 TAIL = 64 << 10
 """Bytes read from a file's end to get its footer; a longer footer costs a second read."""
@@ -181,7 +181,7 @@ class ParquetSource(LaidOut):
         return join(self.root, self.files[file].path)
 
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
-        """As promised by :class:`eigenmill.reduce.dataset.Source`; a filter makes blocks shorter, and may leave none.
+        """As promised by :class:`~eigenmill.reduce.source_base.Source`; a filter makes blocks shorter, or leaves none.
 
         Raises:
             ChangedInputError: the file is not the planned one.

@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 
 from eigenmill.reduce.arrow import field_of, numbers, weights_field
 from eigenmill.reduce.blocks import F64, Block, Origin, Workspace
-from eigenmill.reduce.dataset import FileInfo, Fragment, leaf_rows
+from eigenmill.reduce.catalog import FileInfo, Fragment
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.errors import ConfigError, SchemaError
 from eigenmill.reduce.layouts import DENSE, LaidOut, Layout, SparkVector, Wanted, choose
+from eigenmill.reduce.source_base import leaf_rows
 
 WHERE = "<table>"
 """What errors call a table."""

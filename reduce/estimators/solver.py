@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from eigenmill.reduce.dataset import WIDE, Dataset
+from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.gram import GramPass
 from eigenmill.reduce.passes.moments import Intake, MomentsPass
 from eigenmill.reduce.passes.rows import RowsPass
+from eigenmill.reduce.source_base import WIDE
 
 SOLVERS = ("auto", "gram", "dual", "sketch")
 GRAM_COLUMNS = WIDE

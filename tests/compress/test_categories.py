@@ -187,7 +187,7 @@ def test_vocabularies_are_the_same_on_any_number_of_workers(rows: pa.Table, tmp_
     data = Dataset.from_parquet(tmp_path, columns=["distance"], carry=["city", "when"])
     pass_ = vocabulary_pass(data.carried, NAMES, 1000, 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 8 * 500)
+        patch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 8 * 500)
         cut = Dataset.from_parquet(tmp_path, columns=["distance"], carry=["city", "when"])
         found = [connect("local", workers=n).run(pass_, d) for n in (1, 3) for d in (data, cut)]
     assert all(one == found[0] for one in found)

@@ -178,7 +178,7 @@ class Told:
 class EngineContract:
     """Inherit, and define ``make_engine``: a fixture that gives a function of the options ``memory``, ``work`` and
     ``progress`` to an engine. Leaves are made tiny in this process; an engine with other processes overrides
-    ``tiny_leaves`` to set ``eigenmill.reduce.dataset.LEAF_BYTES`` there as well."""
+    ``tiny_leaves`` to set ``eigenmill.reduce.source_base.LEAF_BYTES`` there as well."""
 
     @pytest.fixture
     def make_engine(self) -> MakeEngine:
@@ -186,7 +186,7 @@ class EngineContract:
 
     @pytest.fixture(autouse=True)
     def tiny_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)  # a leaf is 12 rows: two row groups
+        monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)  # a leaf is 12 rows: two row groups
 
     @pytest.fixture
     def engine(self, make_engine: MakeEngine) -> Any:

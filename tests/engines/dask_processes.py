@@ -23,7 +23,7 @@ class Cluster:
     """The processes. Logs are in ``folder``: scheduler.log and worker-N.log.
 
     Attributes:
-        leaf_bytes: what :data:`eigenmill.reduce.dataset.LEAF_BYTES` is on the workers; the format's constant by
+        leaf_bytes: what :data:`eigenmill.reduce.source_base.LEAF_BYTES` is on the workers; the format's constant by
         default.
         nannies: whether workers have one.
     """
@@ -65,7 +65,7 @@ class Cluster:
         if self.leaf_bytes is not None:
             preload = self.folder / "preload.py"
             preload.write_text(
-                f"import eigenmill.reduce.dataset\n\neigenmill.reduce.dataset.LEAF_BYTES = {self.leaf_bytes}\n"
+                f"import eigenmill.reduce.source_base\n\neigenmill.reduce.source_base.LEAF_BYTES = {self.leaf_bytes}\n"
             )
             command += ["--preload", str(preload)]
         self.workers.append(self._start(name, command, env or {}, within))
@@ -125,7 +125,7 @@ def run_job(
     """The command line in a process of its own."""
     code = "from eigenmill.jobs.cli import main\n"
     if leaf_bytes is not None:
-        code += f"import eigenmill.reduce.dataset\neigenmill.reduce.dataset.LEAF_BYTES = {leaf_bytes}\n"
+        code += f"import eigenmill.reduce.source_base\neigenmill.reduce.source_base.LEAF_BYTES = {leaf_bytes}\n"
     return subprocess.Popen(
         [sys.executable, "-c", code + "main()", *arguments],
         stdout=subprocess.PIPE,

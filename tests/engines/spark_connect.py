@@ -18,7 +18,7 @@ os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executa
 import numpy as np
 from pyspark.sql import SparkSession
 
-import eigenmill.reduce.dataset
+import eigenmill.reduce.source_base
 from eigenmill.reduce import PCA, MissingValueError, Sink, StandardScaler, connect
 from eigenmill.reduce.errors import DoesNotFitError
 from tests.engines.contract import bytes_of, open_input, pass_of, reference, tree_of, write_files
@@ -116,7 +116,7 @@ def large_state(spark: Any, folder: Path) -> bool:
 
 
 def main(names: list[str]) -> None:
-    eigenmill.reduce.dataset.LEAF_BYTES = 1
+    eigenmill.reduce.source_base.LEAF_BYTES = 1
     builder = SparkSession.builder.remote("local[2]").config("spark.sql.shuffle.partitions", "1")
     # A state of 144 MB passes several times through the JVM.
     spark = builder.config("spark.driver.memory", "3g").getOrCreate()

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from eigenmill.jobs import exits
-from eigenmill.reduce import PCA, Dataset, EigenmillError, connect, dataset
+from eigenmill.reduce import PCA, Dataset, EigenmillError, connect, source_base
 from eigenmill.reduce.engines import load, spark, spark_watch
 from eigenmill.reduce.engines.spark_session import session, stop
 
@@ -36,7 +36,7 @@ def fit_and_write(data: Dataset, out: str, engine: Any, solver: str) -> None:
 
 
 def main(path: str, out: str, solver: str = "gram", remote: str | None = None) -> None:
-    dataset.LEAF_BYTES = LEAF * Dataset.from_parquet(path, vector="x").n_features * 8
+    source_base.LEAF_BYTES = LEAF * Dataset.from_parquet(path, vector="x").n_features * 8
     # Opened under the new size: fragments are cut by it.
     data = Dataset.from_parquet(path, vector="x", carry=["id"])
     load.TASKS["spark"], spark.AT_ONCE, spark_watch.POLL = 64, 1, 1.0

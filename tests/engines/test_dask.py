@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import eigenmill.reduce.dataset
+import eigenmill.reduce.source_base
 from eigenmill.reduce import connect
 from eigenmill.reduce.engines.base import Tree
 from tests.engines.contract import KINDS, EngineContract, bytes_of, open_input, pass_of, reference
@@ -18,11 +18,11 @@ pytest.importorskip("distributed")
 dask = pytest.importorskip("dask")
 
 
-WHOLE = eigenmill.reduce.dataset.LEAF_BYTES
+WHOLE = eigenmill.reduce.source_base.LEAF_BYTES
 
 
 def set_leaf_bytes(size: int) -> None:
-    eigenmill.reduce.dataset.LEAF_BYTES = size
+    eigenmill.reduce.source_base.LEAF_BYTES = size
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TestDask(EngineContract):
     @pytest.fixture(autouse=True)
     def tiny_leaves(self, client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # type: ignore[override]
         self.client = client
-        monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)
+        monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
         client.run(set_leaf_bytes, 1)
         yield
         client.run(set_leaf_bytes, WHOLE)

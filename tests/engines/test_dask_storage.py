@@ -33,7 +33,7 @@ HIDE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", 'mount -t
 
 @pytest.fixture(autouse=True)
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", LEAF_BYTES)
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", LEAF_BYTES)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from eigenmill.reduce import PCA, ConfigError, Dataset, MissingValueError, TruncatedSVD, connect
 from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.engines.base import one_blas_thread
-from eigenmill.reduce.engines.local import LocalEngine
+from eigenmill.reduce.engines.local import LocalEngine, LocalSession
 from eigenmill.reduce.engines.memory import estimate, format_bytes, parse_bytes
 from eigenmill.reduce.passes.gram import GramPass
 from eigenmill.reduce.passes.moments import Intake
@@ -45,7 +45,7 @@ def test_the_first_error_stops_the_others(tmp_path: Path) -> None:
 
 def test_the_error_is_that_of_the_first_rows_however_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A later leaf fails at once, the first one at its last row: that one is reported, by all alike."""
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
     X = np.random.default_rng(0).normal(size=(4000, 300))
     X[599, 7] = X[1200, 3] = X[2000, 1] = np.nan
     data, told = Dataset.from_numpy(X), set()
@@ -88,7 +88,7 @@ def test_openmp_has_one_thread_in_every_thread_that_folds(monkeypatch: pytest.Mo
     def threads() -> set[int]:
         return {i["num_threads"] for i in threadpool_info() if i["user_api"] == "openmp"}
 
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
     data = Dataset.from_numpy(np.random.default_rng(0).normal(size=(4000, 100)))
     seen, names, both = list[set[int]](), set[str](), threading.Barrier(2)
 
@@ -182,7 +182,7 @@ def test_estimates_grow_with_columns_and_rows_of_a_block() -> None:
 
 
 def test_estimates_grow_with_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
     pass_, data = gram_of(20, 4000)
     found = [estimate(pass_, data, w) for w in (1, 2, 3, 8, 50)]
     peaks = [m.peak - m.process for m in found]
@@ -201,7 +201,7 @@ def test_estimates_cover_gaps_and_rows() -> None:
 
 
 def test_a_budget_lowers_the_workers_and_keeps_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
     from eigenmill.reduce.engines.memory import workers_that_fit
 
     X = np.random.default_rng(0).normal(size=(4000, 200))
@@ -253,14 +253,14 @@ def test_what_the_last_scan_has_freed_leaves_as_many_workers_to_the_next(
     resident, workers = [300 << 20], list[int]()
     for module in ("eigenmill.reduce.engines.local", "eigenmill.reduce.engines.memory"):
         monkeypatch.setattr(f"{module}.resident", lambda: resident[0])
-    fold = LocalEngine._fold
+    fold = LocalSession._fold
 
-    def folded(self: LocalEngine, pass_: Any, data: Dataset, leaves: Any, tree: Any, count: int) -> None:
+    def folded(self: LocalSession, pass_: Any, data: Dataset, leaves: Any, tree: Any, count: int) -> None:
         workers.append(count)
         fold(self, pass_, data, leaves, tree, count)
         resident[0] = 1 << 30
 
-    monkeypatch.setattr(LocalEngine, "_fold", folded)
+    monkeypatch.setattr(LocalSession, "_fold", folded)
     X = np.random.default_rng(0).normal(size=(2000, 60))
     pq.write_table(pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 60)}), tmp_path / "x.parquet")
     svd = TruncatedSVD(3, solver="sketch", tol=None, max_scans=3)

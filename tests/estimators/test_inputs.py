@@ -342,7 +342,7 @@ def put(path: Path, n: int, seed: int) -> None:
 
 @pytest.mark.parametrize("Model", MODELS, ids=["PCA", "TruncatedSVD", "StandardScaler"])
 def test_day_by_day_to_the_byte(Model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 24 * 20)
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 24 * 20)
     model: Any = None
     for day, n in enumerate([30, 9, 41, 3]):
         put(tmp_path / "in" / f"{day}.parquet", n, day)

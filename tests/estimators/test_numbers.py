@@ -25,7 +25,7 @@ RNG = np.random.default_rng
 @pytest.fixture
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves of some dozen rows and blocks of 16, so that merging decides."""
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1 << 10)
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1 << 10)
     monkeypatch.setattr("eigenmill.reduce.blocks.MAX_HEIGHT", 16)
 
 
@@ -326,7 +326,7 @@ def test_dual_equals_gram(Model: Any, scale: bool, shape: tuple[int, int], weigh
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_several_panels(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eigenmill.reduce.passes.gram.PANEL", 7)
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
     X = (RNG(16).normal(size=(500, 33)) + 3).astype(dtype)
     X[RNG(17).random(X.shape) < 0.05] = np.nan
     filled = np.where(np.isnan(X), np.nanmean(X.astype(float), axis=0), X)

@@ -88,7 +88,7 @@ def connected(address: str, folder: Path, out: Path, solver: str = "gram") -> Ru
 
 def reference(folder: Path, out: Path, patch: Any, solver: str = "gram") -> dict[str, str]:
     """What the job leaves on the local engine."""
-    patch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", LEAF * D * 8)
+    patch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", LEAF * D * 8)
     data = Dataset.from_parquet(folder, vector="x", carry=["id"])
     fit_and_write(data, str(out), connect("local", workers=1), solver)
     return outputs(out)

@@ -34,7 +34,7 @@ PART_BYTES = 2000
 
 CHILD = """
 import sys, time
-import eigenmill.reduce.dataset
+import eigenmill.reduce.source_base
 from eigenmill.reduce import PCA, Dataset, connect
 
 class Tell:
@@ -43,7 +43,7 @@ class Tell:
     def end(self): pass
 
 data, out, address, leaf_bytes, part_bytes, solver = sys.argv[1:]
-eigenmill.reduce.dataset.LEAF_BYTES = int(leaf_bytes)
+eigenmill.reduce.source_base.LEAF_BYTES = int(leaf_bytes)
 dataset = Dataset.from_parquet(data, vector="x", carry=["id"])
 engine = connect("dask", address, work=out + "/work", progress=Tell(), patience=60.0)
 block_size = 4 if solver == "sketch" else None
@@ -63,7 +63,7 @@ def reference(folder: Path, out: Path, solver: str) -> dict[str, str]:
     """What the job leaves on the local engine."""
     block_size = 4 if solver == "sketch" else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", LEAF_BYTES)
+        patch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", LEAF_BYTES)
         data, engine = Dataset.from_parquet(folder, vector="x", carry=["id"]), connect("local", workers=1)
         pca = PCA(5, scale=True, solver=solver, block_size=block_size).fit(data, engine=engine)
         pca.save(out / "model")

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import eigenmill.reduce.dataset
+import eigenmill.reduce.source_base
 from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.engines.local import LocalEngine
 
@@ -59,7 +59,7 @@ class Tell:
 
 def job(data: str, out: str, tell: Tell) -> None:
     """Fit with a checkpoint after every leaf, save, write many parts."""
-    eigenmill.reduce.dataset.LEAF_BYTES = 8 * len(COLUMNS) * LEAF_ROWS
+    eigenmill.reduce.source_base.LEAF_BYTES = 8 * len(COLUMNS) * LEAF_ROWS
     dataset = Dataset.from_parquet(data, columns=COLUMNS, carry=["id"])
     engine = LocalEngine(workers=2, work=f"{out}/work", save_every=0.0, progress=tell)
     pca = PCA(5, scale=True).fit(dataset, engine=engine)
@@ -136,7 +136,7 @@ def test_an_exception_leaves_nothing_half_written(stage: str, folder: Path, spac
     whole = space / "whole"
     counter = Tell()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(eigenmill.reduce.dataset, "LEAF_BYTES", eigenmill.reduce.dataset.LEAF_BYTES)
+        patch.setattr(eigenmill.reduce.source_base, "LEAF_BYTES", eigenmill.reduce.source_base.LEAF_BYTES)
         job(str(folder / "data"), str(whole), counter)
         expected, half = digests(whole), counter.calls // 2
         rng = random.Random(stage)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import eigenmill.reduce.dataset
+import eigenmill.reduce.source_base
 from eigenmill.jobs import exits
 from eigenmill.jobs.config import load_job, read_job
 from eigenmill.jobs.run import run
@@ -21,14 +21,14 @@ from tests.jobs.conftest import FILES, ROWS, D, job_text, tree, write_vectors
 GROUP = 200
 DRIVER = f"""
 import sys, time
-import eigenmill.reduce.dataset
-eigenmill.reduce.dataset.LEAF_BYTES = 8 * {D} * {GROUP}
-pause, blocks = float(sys.argv.pop(1)), eigenmill.reduce.dataset.Dataset.blocks
+import eigenmill.reduce.source_base
+eigenmill.reduce.source_base.LEAF_BYTES = 8 * {D} * {GROUP}
+pause, blocks = float(sys.argv.pop(1)), eigenmill.reduce.matrix.Matrix.blocks
 def slow(self, fragment, workspace, **options):
     for block in blocks(self, fragment, workspace, **options):
         time.sleep(pause)
         yield block
-eigenmill.reduce.dataset.Dataset.blocks = slow
+eigenmill.reduce.matrix.Matrix.blocks = slow
 from eigenmill.jobs.cli import main
 main()
 """
@@ -55,7 +55,7 @@ def stop_when(process: subprocess.Popen[str], ready: Callable[[], bool], with_: 
 
 @pytest.fixture
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eigenmill.reduce.dataset, "LEAF_BYTES", 8 * D * GROUP)
+    monkeypatch.setattr(eigenmill.reduce.source_base, "LEAF_BYTES", 8 * D * GROUP)
 
 
 def results(out: Path) -> dict[str, bytes]:

@@ -18,7 +18,6 @@ from sklearn.base import clone
 from eigenmill.reduce import PCA, Dataset, StandardScaler, TruncatedSVD, connect
 from eigenmill.reduce.blocks import Workspace
 from eigenmill.reduce.cleaning import Cleaning
-from eigenmill.reduce.dataset import leaf_rows
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.engines.base import Merger, Tree, fold_leaf, plan_leaves, restore_tree, tree_arrays
 from eigenmill.reduce.passes.base import to_arrays
@@ -26,6 +25,7 @@ from eigenmill.reduce.passes.gram import Gram, GramPass
 from eigenmill.reduce.passes.moments import Intake, MomentsPass
 from eigenmill.reduce.passes.rows import RowsPass
 from eigenmill.reduce.passes.tsqr import TsqrPass
+from eigenmill.reduce.source_base import leaf_rows
 from tests.laws.made import gamma
 
 D = 3
@@ -41,7 +41,7 @@ class Bracket:
 
 @pytest.fixture(autouse=True)
 def tiny_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
     monkeypatch.setattr("eigenmill.reduce.blocks.MAX_HEIGHT", 4)
     monkeypatch.setattr("eigenmill.reduce.blocks.MIN_HEIGHT", 4)
     assert leaf_rows(D) == 2 * D

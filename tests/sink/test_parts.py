@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eigenmill.reduce import encode
-from eigenmill.reduce.dataset import Dataset, Fragment
+from eigenmill.reduce.catalog import Fragment
+from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ChangedInputError, ConfigError, DataError, SchemaError
 from eigenmill.reduce.parts import PART_BYTES, Part, plan_parts
 from eigenmill.reduce.sink import COMPRESSIONS, Sink

@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eigenmill.reduce import dataset as dataset_module
-from eigenmill.reduce import parquet
+from eigenmill.reduce import parquet, source_base
 from eigenmill.reduce.blocks import Workspace
 from eigenmill.reduce.catalog import FileInfo, Fragments
-from eigenmill.reduce.dataset import Dataset, leaf_rows
+from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ChangedInputError, DataError, SchemaError
+from eigenmill.reduce.source_base import leaf_rows
 
 
 def table(n: int, start: int = 0) -> pa.Table:
@@ -61,7 +61,7 @@ def test_small_row_groups_join_and_files_do_not(files: Path, monkeypatch: pytest
         (1, 0, 2, 130),
         (3, 0, 1, 20),
     ]
-    monkeypatch.setattr(dataset_module, "LEAF_BYTES", 150 * 8 * 2)
+    monkeypatch.setattr(source_base, "LEAF_BYTES", 150 * 8 * 2)
     monkeypatch.setattr(parquet, "leaf_rows", lambda d: 150)
     cut = Dataset.from_parquet(files, carry="id")
     assert [(f.file, f.start, f.stop, f.rows) for f in cut.fragments] == [
@@ -203,6 +203,32 @@ def test_carried_columns_of_any_type(tmp_path: Path, whole: Any) -> None:
     read = whole(Dataset.from_parquet(tmp_path, columns="x", carry=carried.column_names))
     assert read.carried.to_pydict() == carried.to_pydict()
     assert read.carried.schema.types == pq.read_schema(tmp_path / "t.parquet").types[:6]
+
+
+# Vectors that are decoded in pieces
+
+
+WIDTH = 1 << 10
+"""Columns of which a block holds 8,192 rows, decoded 256 (float32) or 128 (float64) at a time."""
+
+
+@pytest.mark.parametrize("gaps", [[700], [0], [255, 256], [300, 900], [1023], []])
+@pytest.mark.parametrize("kind", ["uint8", "int16", "int32"])
+@pytest.mark.parametrize("fixed", [True, False], ids=["fixed", "lists"])
+def test_pieces_of_whole_numbers_become_floats_at_the_first_gap(
+    tmp_path: Path, whole: Any, kind: str, gaps: list[int], fixed: bool
+) -> None:
+    """Pieces without a gap are whole numbers, those with one are floats, and a block holds both."""
+    info = np.iinfo(kind)
+    numbers = np.random.default_rng(1).integers(info.min, info.max, size=(1024, WIDTH), dtype=kind, endpoint=True)
+    type_ = pa.list_(pa.from_numpy_dtype(np.dtype(kind)), WIDTH if fixed else -1)
+    rows = [None if i in gaps else row for i, row in enumerate(numbers)]
+    pq.write_table(pa.table({"v": pa.array(rows, type_)}), tmp_path / "t.parquet", use_dictionary=False)
+    expected = numbers.astype(np.float64)
+    expected[gaps] = np.nan
+    read = whole(Dataset.from_parquet(tmp_path / "t.parquet"))
+    assert read.blocks == [1024]
+    np.testing.assert_array_equal(read.X, expected)
 
 
 # Damage and change
