@@ -19,7 +19,7 @@ from tests.engines.counting import WatchedSource, failing_at
 
 @pytest.fixture(autouse=True)
 def tiny_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)  # a leaf is 12 rows: two row groups
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)  # a leaf is 12 rows: two row groups
 
 
 def states(work: Path) -> list[bytes]:

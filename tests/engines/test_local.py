@@ -59,7 +59,7 @@ def test_the_error_is_that_of_the_first_rows_however_many_threads(monkeypatch: p
 @pytest.mark.parametrize("workers", [2, 3])
 def test_no_leaf_starts_far_ahead_of_the_oldest(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """States that wait for a slow leaf would pile up: at most 4 leaves a thread start while it runs."""
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
     last, reached, beyond, overtaken = 4 * workers, threading.Event(), threading.Event(), list[bool]()
 
     def tell(fragment: Any, block: Any) -> None:

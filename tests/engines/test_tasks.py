@@ -31,7 +31,7 @@ def digest_of_tree(tree: Tree[Any]) -> str:
 
 @pytest.fixture
 def tiny_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)  # a leaf is 12 rows
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)  # a leaf is 12 rows
 
 
 @pytest.mark.usefixtures("tiny_leaves")

@@ -107,7 +107,7 @@ BLOCK = 16 * 4 * 8
 def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     """Row groups of 80, 48 and 16 rows of 4 columns, each a fragment: 5, 3 and 1 blocks of 16 rows."""
     monkeypatch.setattr("eigenmill.reduce.blocks.MAX_HEIGHT", 16)
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
     X = np.random.default_rng(0).normal(size=(144, 4))
     with pq.ParquetWriter(tmp_path / "few.parquet", pa.table({f"c{j}": X[:, j] for j in range(4)}).schema) as writer:
         for a, b in ((0, 80), (80, 128), (128, 144)):

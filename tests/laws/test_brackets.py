@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from eigenmill.reduce import Dataset, connect
-from eigenmill.reduce.dataset import leaf_rows
 from eigenmill.reduce.engines.base import Merger, Tree, one_blas_thread
 from eigenmill.reduce.engines.tasks import fold_tasks, merge_trees, take_in, total_of
+from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.source_base import leaf_rows
 
 LEAVES = 40
 NAMES = string.ascii_letters
@@ -32,7 +33,7 @@ ROWS = 2
 
 
 @dataclass(frozen=True)
-class SpellPass:
+class SpellPass(Pass[str, str]):
     """A pass whose state is the expression that made it; rows are numbered, and a leaf is named by its rows."""
 
     def start(self) -> str:
@@ -70,7 +71,7 @@ def spelled() -> dict[tuple[int, bool], str]:
 
 @pytest.fixture(autouse=True)
 def tiny_leaves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
     assert leaf_rows(1) == ROWS
     with one_blas_thread():  # looked for once, not for each of many scans
         yield
