@@ -51,6 +51,19 @@ COMPRESSIONS = ("zstd", "snappy", "lz4", "gzip", "none")
 
 
 @dataclass(frozen=True)
+class Writing:
+    """What a write takes.
+
+    Attributes:
+        parts: as many as may be written at once.
+        memory: bytes that writing one of them takes at most, the block and long carried values apart (an estimate).
+    """
+
+    parts: int
+    memory: int
+
+
+@dataclass(frozen=True)
 class Sink:
     """An output to be written.
 
@@ -100,6 +113,24 @@ class Sink:
             if self.layout == "list":
                 raise ConfigError("expected names only with layout='columns', found layout='list'; drop one")
             object.__setattr__(self, "names", tuple(str(n) for n in self.names))
+
+    def writing(self, data: Matrix, n_features: int | None = None) -> Writing:
+        """What writing ``data`` takes, from metadata alone: nothing is looked for at ``path``.
+
+        A row group of features and of carried columns is gathered and encoded; a partitioned part gathers
+        more; what goes to an object store is held once more, encoded.
+
+        Args:
+            data: what is written.
+            n_features: as many features of it, by default its own.
+        """
+        k, itemsize = data.n_features if n_features is None else n_features, np.dtype(self.dtype or data.dtype).itemsize
+        parts = plan_parts(data.fragments, k, itemsize, self.part_bytes)
+        largest = max(part.rows for part in parts) * k * itemsize
+        gathered = partition.PARTITION_BYTES if self.partition_by else encode.GROUP_BYTES
+        carried = encode.GROUP_BYTES if len(data.carried) else 0
+        spool = 0 if files.is_local(files.resolve(self.path, self.filesystem)[0]) else largest
+        return Writing(len(parts), 3 * min(largest, gathered) + carried + spool + (8 << 20))
 
     def open(self, data: Matrix) -> Job:
         """Begins the job that writes ``data`` here, or finds how far it came. Reads no input but metadata.
@@ -243,19 +274,6 @@ class Job:
         """The file system that ``directory`` is on."""
         return files.resolve(self.sink.path, self.sink.filesystem)[0]
 
-    @property
-    def memory(self) -> int:
-        """Bytes that writing one part takes at most, the block and long carried values apart (an estimate).
-
-        A row group of features and of carried columns is gathered and encoded; a partitioned part gathers
-        more; what goes to an object store is held once more, encoded.
-        """
-        largest = max(p.rows for p in self.parts) * self.encoding.row_bytes
-        gathered = partition.PARTITION_BYTES if self.sink.partition_by else encode.GROUP_BYTES
-        carried = encode.GROUP_BYTES if len(self.encoding.carried) else 0
-        spool = 0 if files.is_local(self.filesystem) else largest
-        return 3 * min(largest, gathered) + carried + spool + (8 << 20)
-
     def write_part(self, part: Part, blocks: Iterable[Block]) -> PartRecord:
         """Writes one part and its record.
 
@@ -360,4 +378,4 @@ def _open_version(fs: pafs.FileSystem, job: Job, description: Mapping[str, Any],
     return _start(fs, replace(job, directory=versions.path_of(path, number), link=path), description)
 
 
-__all__ = ["Job", "Manifest", "Part", "PartRecord", "Sink", "plan_parts", "read_manifest"]
+__all__ = ["Job", "Manifest", "Part", "PartRecord", "Sink", "Writing", "plan_parts", "read_manifest"]

@@ -297,12 +297,15 @@ class Engine(ABC):
         return None
 
     @abstractmethod
-    def session(self, reserve: int | None = None) -> Session:
+    def session(self, reserve: int | None = None, need: int = 0) -> Session:
         """A session, for scans that belong together.
 
         Args:
             reserve: bytes that the caller will hold by the last scan, when the scans read the same files: what
                 :meth:`spare` has room for is then decoded once.
+            need: bytes that the largest of them takes with one worker beside what the process holds, and beside
+                ``reserve``, where it is known: sessions that run at once share ``memory=``, and one that has claimed
+                what it needs does not wait for others between its scans.
         """
 
     def run(self, pass_: Pass[S, R], data: Matrix, *, tree: Tree[S] | None = None) -> R:

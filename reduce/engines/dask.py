@@ -35,7 +35,7 @@ from eigenmill.reduce.engines.base import Engine, Progress, Session, Tree, scan_
 from eigenmill.reduce.engines.checkpoint import scanned
 from eigenmill.reduce.engines.costs import TASKS, Cluster
 from eigenmill.reduce.engines.load import LARGE_STATE, fan_in, worker_memory
-from eigenmill.reduce.engines.memory import format_bytes, parse_bytes
+from eigenmill.reduce.engines.memory import Work, format_bytes, parse_bytes
 from eigenmill.reduce.engines.ship import Common, pack, unpack, unpack_common, workplace
 from eigenmill.reduce.engines.tasks import (
     attempt,
@@ -147,7 +147,7 @@ class DaskEngine(Engine):
         limits = [w["memory_limit"] for w in workers.values() if w["memory_limit"]]
         return self.memory or (min(limits) if limits else None)
 
-    def session(self, reserve: int | None = None) -> DaskSession:
+    def session(self, reserve: int | None = None, need: int = 0) -> DaskSession:
         return DaskSession(self)
 
     def close(self) -> None:
@@ -198,7 +198,7 @@ class DaskSession(Session):
             take_in(pass_, tree, found[0])
 
     def write(self, data: Matrix, sink: Sink) -> Manifest:
-        self._admit(None, data)
+        self._admit(sink.writing(data), data)
         job = sink.open(data)
         with staged(self.engine.progress, "write", sum(part.rows for part in job.pending)) as advance:
             self._compute(_Graph("write-part", write_tasks(data, job), self.engine), [], advance)
@@ -306,7 +306,7 @@ class DaskSession(Session):
             "start some with `dask worker`, then run again to go on"
         )
 
-    def _admit(self, pass_: Pass[Any, Any] | None, data: Matrix) -> None:
+    def _admit(self, work: Work, data: Matrix) -> None:
         """Refuse before anything is read: a cluster without workers, other versions, too little memory."""
         with self._alive():
             workers = workers_of(self.client)
@@ -323,7 +323,7 @@ class DaskSession(Session):
         memory = self.engine.memory
         # Workers of one size need one estimate, be they a thousand.
         for threads, limit in sorted({(w["nthreads"], memory or w["memory_limit"]) for w in workers.values()}):
-            need = worker_memory("dask", pass_, data, threads)[1]
+            need = worker_memory("dask", work, data, threads)[1]
             if limit and need > limit:
                 raise DoesNotFitError(
                     f"expected a plan within {format_bytes(limit)} on every worker, found that {threads} threads need "

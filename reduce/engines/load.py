@@ -16,12 +16,13 @@ import numpy as np
 
 from eigenmill.reduce.engines.base import Tree
 from eigenmill.reduce.engines.costs import TASKS, Cluster
-from eigenmill.reduce.engines.memory import RESERVE, Memory, estimate
+from eigenmill.reduce.engines.memory import RESERVE, Memory, Work, estimate
 from eigenmill.reduce.engines.ship import Common, pack
 from eigenmill.reduce.engines.tasks import Cutter, RowsTask, fold_tasks
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.parts import Part
 from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.sink import Writing
 
 T = TypeVar("T")
 FAN_IN = 8
@@ -87,12 +88,12 @@ def fan_in(kind: str, state: int) -> int:
     return FAN_IN if state < LARGE_STATE[kind] else 2
 
 
-def worker_memory(kind: str, pass_: Pass[Any, Any] | None, data: Matrix, threads: int) -> tuple[Memory, int]:
+def worker_memory(kind: str, work: Work, data: Matrix, threads: int) -> tuple[Memory, int]:
     """(what the scan takes, peak in bytes of a worker process that also merges) with so many threads."""
-    found = estimate(pass_, data, threads, process=PROCESS)
-    if pass_ is None or len(data.fragments) <= 1:
+    found = estimate(work, data, threads, process=PROCESS)
+    if not isinstance(work, Pass) or len(data.fragments) <= 1:
         return found, found.scan
-    state = pass_.sizes(0, data.n_rows)[0]
+    state = work.sizes(0, data.n_rows)[0]
     return found, max(found.scan, PROCESS + RESERVE + threads * 2 * fan_in(kind, state) * state)
 
 
@@ -123,7 +124,9 @@ def fold_load(pass_: Pass[Any, Any], data: Matrix, cluster: Cluster, encoded: in
     )
 
 
-def write_load(data: Matrix, cluster: Cluster, encoded: int, parts: Sequence[Part]) -> Load:
+def write_load(
+    data: Matrix, cluster: Cluster, encoded: int, parts: Sequence[Part], writing: Writing | None = None
+) -> Load:
     """The load of writing ``data`` in these parts; no state comes back, and nothing moves between workers."""
     cut = Cutter(data)
     picked = [RowsTask(*cut(p.fragments.start, p.fragments.stop)) for p in _sample(parts)]
@@ -143,7 +146,7 @@ def write_load(data: Matrix, cluster: Cluster, encoded: int, parts: Sequence[Par
         moved_bytes=0,
         returned_bytes=0,
         driver_bytes=PROCESS + RESERVE + 2 * held,
-        worker_bytes=worker_memory(cluster.kind, None, data, cluster.threads)[1],
+        worker_bytes=worker_memory(cluster.kind, writing, data, cluster.threads)[1],
         scheduler_seconds=tasks * DISPATCH[cluster.kind],
         merge_seconds=0.0,
     )

@@ -26,7 +26,7 @@ from eigenmill.reduce.engines.base import Engine, Progress, Session, Tree, scan_
 from eigenmill.reduce.engines.checkpoint import scanned
 from eigenmill.reduce.engines.costs import TASKS
 from eigenmill.reduce.engines.load import AT_ONCE, fan_in, most_tasks, worker_memory
-from eigenmill.reduce.engines.memory import format_bytes, parse_bytes
+from eigenmill.reduce.engines.memory import Work, format_bytes, parse_bytes
 from eigenmill.reduce.engines.ship import Common, pack, workplace
 from eigenmill.reduce.engines.spark_frames import FrameSource
 from eigenmill.reduce.engines.spark_rows import SCHEMA, fold, mapper, merger, restored, rows, rows_of, write
@@ -83,7 +83,7 @@ class SparkEngine(Engine):
         # What Spark's own settings allow is compared before every scan, by an error that names the setting.
         return self.memory
 
-    def session(self, reserve: int | None = None) -> SparkScans:
+    def session(self, reserve: int | None = None, need: int = 0) -> SparkScans:
         return SparkScans(self)
 
     def watched(self, group: str, call: Callable[[], S]) -> S:
@@ -156,7 +156,7 @@ class SparkScans(Session):
                 "expected Parquet files for a resumable output, found a Spark DataFrame; "
                 "write with Spark: model.transform(frame).write.parquet(path)"
             )
-        self._admit(None, data)
+        self._admit(sink.writing(data), data)
         job = sink.open(data)
         with staged(self.engine.progress, "write", sum(part.rows for part in job.pending)) as advance:
             # In rounds: every task is sent the descriptions of all tasks of its Spark job.
@@ -231,13 +231,13 @@ class SparkScans(Session):
                 return name, parse_bytes(text + "iB" if text[-1:].isalpha() else text + "MiB")
         return "spark.executor.memoryOverhead", None
 
-    def _admit(self, pass_: Pass[Any, Any] | None, data: Matrix) -> None:
+    def _admit(self, work: Work, data: Matrix) -> None:
         name, limit = self._limit()
         limit = self.engine.memory or limit
         if limit is None:
             return
         cores = self.engine.workers
-        need = cores * worker_memory("spark", pass_, data, 1)[1]
+        need = cores * worker_memory("spark", work, data, 1)[1]
         if need > limit:
             raise DoesNotFitError(
                 f"expected a plan within {format_bytes(limit)} for the Python workers of an executor, found that "
