@@ -18,7 +18,7 @@ from eigenmill.jobs.report import Bytes, Digests, RunReport, Written, all_versio
 from eigenmill.reduce import Dataset, Manifest, Sink, files
 from eigenmill.reduce.discovery import MAGIC
 from eigenmill.reduce.engines.base import Engine, Progress
-from eigenmill.reduce.engines.costs import Cluster
+from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.errors import ConfigError, DoesNotFitError, OutputError
 from eigenmill.reduce.plan import Plan, explain
 from eigenmill.reduce.sink import read_manifest

@@ -20,8 +20,8 @@ import numpy as np
 from eigenmill.reduce.blocks import block_height
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Engine, one_blas_thread, plan_leaves
-from eigenmill.reduce.engines.costs import Cluster
-from eigenmill.reduce.engines.load import START, Load, fold_load, worker_memory, write_load
+from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.engines.load import Load, fold_load, worker_memory, write_load
 from eigenmill.reduce.engines.memory import Memory, estimate, format_bytes
 from eigenmill.reduce.estimators import sketch
 from eigenmill.reduce.estimators.base import Estimator
@@ -271,8 +271,8 @@ class _Place:
         threads = max(min(cluster.workers * cluster.threads, load.tasks), 1)
         links = max(min(cluster.workers, load.tasks), 1)
         scan = max(work / threads, self.encoded / (links * cluster.link), load.scheduler_seconds)
-        memory = worker_memory(cluster.kind, pass_, self.data, cluster.threads)[0]
-        return Scan(name, self.encoded, START[cluster.kind] + scan + load.merge_seconds, memory, load)
+        memory = worker_memory(cluster.costs, pass_, self.data, cluster.threads)[0]
+        return Scan(name, self.encoded, cluster.costs.start + scan + load.merge_seconds, memory, load)
 
 
 def _flops(dtype: np.dtype[Any]) -> float:
