@@ -306,7 +306,7 @@ def read_front(
     if (policy.code == KEEP).any():
         raise ConfigError("expected a policy for missing values other than 'keep'; choose 'mean', 'zero' or a number")
     if names:
-        found: Moments = engine.run(MomentsPass(Intake(names, np.dtype(np.float64), policy)), data)
+        found: Moments = engine.run(MomentsPass(Intake(names, np.dtype(np.float64), policy, data.format)), data)
         front = front_of(found, policy, data.source.describe(), names, bits)
     elif categories:
         nothing = np.empty(0, np.float32)

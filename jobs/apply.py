@@ -15,6 +15,7 @@ from eigenmill.jobs.fitted import Fitted, keeps_state, load_fitted, save_fitted
 from eigenmill.reduce import Dataset, Manifest, Sink, StandardScaler, files, load
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, OutputError
+from eigenmill.reduce.format import current
 from eigenmill.reduce.sink import read_manifest
 from eigenmill.reduce.transforms import Input
 
@@ -138,7 +139,7 @@ def _features_layout(
 
 def _digests(model: Any) -> list[str]:
     """Digests of the model as a transform, in both precisions."""
-    inputs = [Input(model._names, np.dtype(dtype), model.cleaning_) for dtype in ("float32", "float64")]
+    inputs = [Input(model._names, np.dtype(dtype), model.cleaning_, current()) for dtype in ("float32", "float64")]
     return [model._transform(each).digest for each in inputs]
 
 

@@ -3,10 +3,10 @@
 A :class:`Source` knows where rows come from (files, an Arrow table, arrays) and cuts them into
 :class:`Fragment` s; a :class:`Dataset` adds the cleaning policy and the row-local transforms still to be applied.
 
-The cut is part of every result, so it depends on the files and the number of columns only:
+The cut is part of every result, so it depends on the files, the number of columns and the source's format only:
 
-- a *fragment* is one row group, or consecutive small row groups of one file up to :func:`leaf_rows` rows;
-- a *leaf* of the merge tree is a run of consecutive fragments, closed as soon as it holds :func:`leaf_rows` rows.
+- a *fragment* is one row group, or consecutive small row groups of one file up to :meth:`Format.leaf_rows` rows;
+- a *leaf* of the merge tree is a run of consecutive fragments, closed as soon as it holds that many rows.
   Files appended later continue an open last leaf, which is why a fit can go on to the byte.
 """
 
@@ -20,33 +20,18 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 import numpy as np
 import scipy.sparse
 
-from eigenmill.reduce.blocks import MAX_HEIGHT, Block, Origin, Workspace, block_height
+from eigenmill.reduce.blocks import Block, Origin, Workspace
 from eigenmill.reduce.catalog import FileInfo as FileInfo
 from eigenmill.reduce.catalog import Files, total_rows
 from eigenmill.reduce.catalog import Fragment as Fragment
 from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.errors import ConfigError, SchemaError
+from eigenmill.reduce.format import FORMAT_1, Format, current
 from eigenmill.reduce.transforms import Transform, applied
 
 if TYPE_CHECKING:
     from eigenmill.reduce.manifest import Manifest
-
-LEAF_BYTES = 64 << 20
-"""Least decoded size of a leaf, counted in float64. A format constant."""
-
-
-WIDE = 20_000
-"""Columns above which no d x d matrix is formed unasked. A format constant."""
-
-
-def leaf_rows(n_features: int) -> int:
-    """Rows that close a leaf: 64 MiB of float64, and at least 2 d so that merging d x d states stays cheap.
-
-    Wider data are multiplied by a few vectors: d / 4 rows keep the merging of d x l states cheap, and all workers busy.
-    """
-    d = max(n_features, 1)
-    return max(LEAF_BYTES // (8 * d), 2 * d if d <= WIDE else d // 4)
 
 
 class Numbered(Sequence[str]):
@@ -83,6 +68,10 @@ class Numbered(Sequence[str]):
 
 class Source(Protocol):
     """Where rows come from. Picklable; carries no credentials and no data beyond what the user passed in."""
+
+    @property
+    def format(self) -> Format:
+        """The constants by which the rows are cut, and all that is computed from them."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -139,7 +128,10 @@ class Source(Protocol):
 class ArraySource:
     """Rows of a NumPy array (n, d) or a SciPy CSR array (n, d)."""
 
-    def __init__(self, X: Any, names: Sequence[str] | None = None, weights: Any = None) -> None:
+    def __init__(
+        self, X: Any, names: Sequence[str] | None = None, weights: Any = None, format: Format | None = None
+    ) -> None:
+        self.format = format or current()
         X = scipy.sparse.csr_array(X) if scipy.sparse.issparse(X) else np.asarray(X)
         if X.ndim != 2:
             raise SchemaError(f"expected a matrix with 2 dimensions, found {X.ndim}; reshape the input")
@@ -157,7 +149,7 @@ class ArraySource:
         self.files: tuple[FileInfo, ...] = ()
         self.root, self.listed, self.stored_columns = "", False, X.shape[1]
         self.values = int(X.nnz) if scipy.sparse.issparse(X) else X.size
-        step, n = leaf_rows(X.shape[1]), X.shape[0]
+        step, n = self.format.leaf_rows(X.shape[1]), X.shape[0]
         self.fragments = tuple(
             Fragment(i, 0, a, min(a + step, n), min(a + step, n) - a) for i, a in enumerate(range(0, n, step))
         )
@@ -225,6 +217,11 @@ class Dataset:
     transforms: tuple[Transform, ...] = ()
 
     @property
+    def format(self) -> Format:
+        """The constants that decide the bytes of all that is computed from the data; its source is cut by them."""
+        return self.source.format
+
+    @property
     def feature_names(self) -> Sequence[str]:
         return self.transforms[-1].names if self.transforms else self.source.names
 
@@ -289,20 +286,22 @@ class Dataset:
     @property
     def digest(self) -> str:
         """Identifies the input: files (path, size, footer digest) or arrays, how they are read, and the transforms."""
-        return digest_of([self.source.digest, list(self.feature_names), [t.digest for t in self.transforms]])
+        parts = [self.source.digest, list(self.feature_names), [t.digest for t in self.transforms]]
+        return digest_of(parts if self.format == FORMAT_1 else [*parts, self.format])
 
     def blocks(
         self, fragment: Fragment, workspace: Workspace, *, carry: bool = False, height: int | None = None
     ) -> Iterator[Block]:
         """The fragment's blocks with all transforms applied, in row order.
 
-        They have :func:`block_height` rows by default; sparse rows that come out dense are read :data:`MAX_HEIGHT` at
-        a time, and lower blocks are cut where a transform makes them dense at full width.
+        They have :meth:`Format.block_height` rows by default; sparse rows that come out dense are read ``max_height``
+        at a time, and lower blocks are cut where a transform makes them dense at full width.
         """
         if height is None:
-            height = MAX_HEIGHT if self.source.sparse and not self.sparse else block_height(len(self.source.names))
+            many = self.source.sparse and not self.sparse
+            height = self.format.max_height if many else self.format.block_height(len(self.source.names))
         for block in self.source.blocks(fragment, height, workspace, carry=carry):
-            yield from applied(block, self.transforms)
+            yield from applied(block, self.transforms, self.format)
             del block
 
     def to_numpy(self, engine: Any = None) -> Any:
@@ -311,10 +310,8 @@ class Dataset:
 
     def to_sparse(self) -> scipy.sparse.csr_array:
         """All rows as one CSR array (n, d) in this process."""
-        workspace = Workspace()
-        blocks = [
-            scipy.sparse.csr_array(b.X) for f in self.fragments for b in self.blocks(f, workspace, height=MAX_HEIGHT)
-        ]
+        workspace, height = Workspace(), self.format.max_height
+        blocks = [scipy.sparse.csr_array(b.X) for f in self.fragments for b in self.blocks(f, workspace, height=height)]
         empty = scipy.sparse.csr_array((0, self.n_features), dtype=self.dtype)
         return scipy.sparse.csr_array(scipy.sparse.vstack(blocks)) if blocks else empty
 
@@ -353,10 +350,16 @@ class Dataset:
 
     @classmethod
     def from_numpy(
-        cls, X: Any, *, feature_names: Sequence[str] | None = None, weights: Any = None, **cleaning: Any
+        cls,
+        X: Any,
+        *,
+        feature_names: Sequence[str] | None = None,
+        weights: Any = None,
+        format: Format | None = None,
+        **cleaning: Any,
     ) -> Dataset:
         """A NumPy array or SciPy sparse matrix of shape (n, d); ``weights`` (n,) are frequencies."""
-        return cls(ArraySource(X, feature_names, weights), Cleaning(**cleaning))
+        return cls(ArraySource(X, feature_names, weights, format), Cleaning(**cleaning))
 
     @classmethod
     def from_parquet(
@@ -372,6 +375,7 @@ class Dataset:
         filters: Any = None,
         filesystem: Any = None,
         dtype: Any = None,
+        format: Format | None = None,
         **cleaning: Any,
     ) -> Dataset:
         """Parquet files. Their footers are read now, and the first rows if a vector's width must be found.
@@ -388,6 +392,7 @@ class Dataset:
                 hold) or in a list of lists (all of one list hold). Row groups that cannot match are not read.
             filesystem: a pyarrow or fsspec file system; by default the one of the URI.
             dtype: float32 or float64; by default float32 if every feature is exact in it.
+            format: the constants that decide the bytes of results, by default those in use.
             **cleaning: ``missing``, ``clip`` and ``clip_sd``, see :class:`eigenmill.Cleaning`.
 
         Raises:
@@ -399,24 +404,27 @@ class Dataset:
 
         want = layouts.wanted(columns, vector, sparse, n_features, carry, weights, dtype)
         policy = Cleaning(**cleaning)
-        return cls(parquet.plan(discovery.discover(path, filesystem), want, filters), policy)
+        return cls(parquet.plan(discovery.discover(path, filesystem), want, filters, format), policy)
 
     @classmethod
-    def from_pyarrow(cls, dataset: Any, *, filters: Any = None, **options: Any) -> Dataset:
+    def from_pyarrow(
+        cls, dataset: Any, *, filters: Any = None, format: Format | None = None, **options: Any
+    ) -> Dataset:
         """The files of a pyarrow dataset over Parquet, as deltalake makes it; options as for Parquet."""
         from eigenmill.reduce import discovery, layouts, parquet
 
         layout, cleaning = _split(options)
-        source = parquet.plan(discovery.from_dataset(dataset), layouts.wanted(**layout), filters)
+        source = parquet.plan(discovery.from_dataset(dataset), layouts.wanted(**layout), filters, format)
         return cls(source, Cleaning(**cleaning))
 
     @classmethod
-    def from_arrow(cls, table: Any, **options: Any) -> Dataset:
+    def from_arrow(cls, table: Any, *, format: Format | None = None, **options: Any) -> Dataset:
         """An Arrow table, or what exports one (polars, DuckDB); options as for Parquet."""
         from eigenmill.reduce import layouts, tables
 
         layout, cleaning = _split(options)
-        return cls(tables.TableSource(tables.as_table(table), layouts.wanted(**layout)), Cleaning(**cleaning))
+        source = tables.TableSource(tables.as_table(table), layouts.wanted(**layout), format)
+        return cls(source, Cleaning(**cleaning))
 
     @classmethod
     def from_pandas(cls, frame: Any, **options: Any) -> Dataset:

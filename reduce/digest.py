@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from eigenmill.reduce.format import FORMAT_1
+
 
 def digest_of(value: Any) -> str:
     """A 128-bit hexadecimal digest of nested dataclasses, mappings, sequences, arrays and plain values."""
@@ -25,7 +27,7 @@ def _feed(h: Any, value: Any) -> None:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         h.update(f"{type(value).__name__}(".encode())
         for f in dataclasses.fields(value):
-            if f.compare:
+            if f.compare and not (f.name == "format" and getattr(value, f.name) == FORMAT_1):
                 h.update(f"{f.name}=".encode())
                 _feed(h, getattr(value, f.name))
         h.update(b")")

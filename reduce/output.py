@@ -100,6 +100,8 @@ def _read_job(fs: pafs.FileSystem, directory: str) -> dict[str, Any]:
         "transforms": list,
         "options": dict,
     }
+    if isinstance(value, dict) and "constants" in value:  # of another format than the first
+        fields["constants"] = dict
     expect(value, {**fields, "input": dict, "schema": list, "parts": list}, where)
     if value["key"] != plain.digest({name: v for name, v in value.items() if name != "key"}):
         raise OutputError(f"expected {where} to match its key {value['key']}, found other content; {RESTORE}")

@@ -14,14 +14,14 @@ import pyarrow.compute as pc
 
 from eigenmill.reduce.arrow import field_of, numbers, weights_field
 from eigenmill.reduce.blocks import F64, Block, Origin, Workspace
-from eigenmill.reduce.dataset import FileInfo, Fragment, leaf_rows
+from eigenmill.reduce.dataset import FileInfo, Fragment
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.errors import ConfigError, SchemaError
+from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.layouts import DENSE, LaidOut, Layout, SparkVector, Wanted, choose
 
 WHERE = "<table>"
 """What errors call a table."""
-DIGEST_ROWS = 1 << 16
 
 
 class TableSource(LaidOut):
@@ -30,10 +30,11 @@ class TableSource(LaidOut):
     files: tuple[FileInfo, ...] = ()
     root, listed = "", False
 
-    def __init__(self, table: pa.Table, want: Wanted) -> None:
+    def __init__(self, table: pa.Table, want: Wanted, format: Format | None = None) -> None:
         def first(column: str) -> Iterator[pa.Array]:
             yield from table.column(column).chunks
 
+        self.format = format or current()
         schema = table.schema
         layout = choose(schema, want, first, WHERE)
         if isinstance(layout, SparkVector):
@@ -46,7 +47,7 @@ class TableSource(LaidOut):
         for name in weights:
             weights_field(schema, name, WHERE)
         self.table = table.select(list(dict.fromkeys([*layout.columns, *weights, *want.carry])))
-        n, step = table.num_rows, leaf_rows(len(layout.names))
+        n, step = table.num_rows, self.format.leaf_rows(len(layout.names))
         self.fragments = tuple(
             Fragment(i, 0, a, min(a + step, n), min(a + step, n) - a) for i, a in enumerate(range(0, n, step))
         )
@@ -66,8 +67,9 @@ class TableSource(LaidOut):
     def digest(self) -> str:
         """Of the content, whatever its chunks."""
         h, table = blake2b(digest_size=16), self.table.replace_schema_metadata(None)
-        for a in range(0, table.num_rows, DIGEST_ROWS):
-            part = table.slice(a, DIGEST_ROWS)
+        rows = self.format.digest_rows
+        for a in range(0, table.num_rows, rows):
+            part = table.slice(a, rows)
             # Taking copies: bits and bytes around a slice would otherwise leak into the stream.
             part = part.take(pa.array(np.arange(part.num_rows))).combine_chunks()
             sink = pa.BufferOutputStream()

@@ -18,9 +18,7 @@ import numpy.typing as npt
 from eigenmill.reduce.blocks import F64, Block, Floats, dense_slices
 from eigenmill.reduce.cleaning import FILL, MEAN, Resolved, mend
 from eigenmill.reduce.digest import digest_of
-
-DENSE_SHARE = 1 / 8
-"""Share of stored entries above which sparse rows are multiplied dense. A format constant."""
+from eigenmill.reduce.format import FORMAT_1, Format
 
 
 class Transform(Protocol):
@@ -46,14 +44,14 @@ class Transform(Protocol):
     def __call__(self, block: Block) -> Block: ...
 
 
-def applied(block: Block, transforms: Sequence[Transform]) -> Iterator[Block]:
+def applied(block: Block, transforms: Sequence[Transform], format: Format) -> Iterator[Block]:
     """The block after all transforms, in lower blocks from where one would make many sparse rows dense.
 
     A transform that may take sparse rows as they are has ``takes(block)``, which tells whether it will.
     """
     for i, transform in enumerate(transforms):
         if block.sparse and not getattr(transform, "takes", lambda _: False)(block):
-            for piece in dense_slices(block):
+            for piece in dense_slices(block, format):
                 for later in transforms[i:]:
                     piece = later(piece)
                 yield piece
@@ -70,11 +68,13 @@ class Input:
         names: (d,) feature names, for error messages.
         dtype: float32 or float64, the precision of the output.
         policy: the frozen cleaning policy, every fill value known.
+        format: says when sparse rows are multiplied dense.
     """
 
     names: Sequence[str]
     dtype: np.dtype[Any]
     policy: Resolved
+    format: Format = FORMAT_1
 
     def clean(self, block: Block) -> tuple[Block, Floats]:
         """The rows kept, and their cleaned values (h', d) in a buffer that the caller may overwrite."""
@@ -199,7 +199,7 @@ class Project(_Digested):
     def takes(self, block: Block) -> bool:
         """Whether sparse rows are multiplied as they are: they are not nearly dense, and have nothing to mend."""
         X = block.X
-        few = X.nnz <= DENSE_SHARE * X.shape[0] * X.shape[1]
+        few = X.nnz <= self.input.format.dense_share * X.shape[0] * X.shape[1]
         return few and not self.input.policy.clips and bool(np.isfinite(X.data).all())
 
     def __call__(self, block: Block) -> Block:

@@ -19,7 +19,7 @@ from threadpoolctl import OpenBLASController, ThreadpoolController
 
 from eigenmill.reduce.blocks import Workspace
 from eigenmill.reduce.catalog import Integers, Made, runs_of
-from eigenmill.reduce.dataset import Dataset, leaf_rows
+from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ArtifactError
 from eigenmill.reduce.passes.base import Pass, carries, from_arrays, sparse_height, to_arrays
 
@@ -115,15 +115,12 @@ class Leaves(Made[Leaf]):
         return Leaf(self.first + index, fragments, int(self.rows[index]), full, self.continues and index == 0)
 
 
-def plan_leaves(
-    data: Dataset, *, after: Tree[Any] | None = None, fragments: range | None = None, target: int | None = None
-) -> Leaves:
+def plan_leaves(data: Dataset, *, after: Tree[Any] | None = None, fragments: range | None = None) -> Leaves:
     """The leaves of ``data``; its rows come after those of the tree, whose open leaf the first one continues.
 
-    ``fragments`` are a run of its fragments that begins where a leaf does, by default all; ``target`` rows close
-    a leaf.
+    ``fragments`` are a run of its fragments that begins where a leaf does, by default all.
     """
-    target = leaf_rows(data.n_features) if target is None else target
+    target = data.format.leaf_rows(data.n_features)
     held = after.open_rows if after else 0
     stops, rows, full = runs_of(data.fragments, target, among=fragments, held=held)
     start = 0 if fragments is None else fragments.start

@@ -18,7 +18,7 @@ import numpy as np
 
 from eigenmill.reduce.blocks import Array, Block, Workspace
 from eigenmill.reduce.catalog import Made
-from eigenmill.reduce.dataset import Dataset, leaf_rows
+from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Merger, Tree, fold_leaf, one_blas_thread, plan_leaves
 from eigenmill.reduce.errors import EigenmillError, EngineError
 from eigenmill.reduce.passes.base import Pass
@@ -32,18 +32,17 @@ log = logging.getLogger("eigenmill")
 
 @dataclass(frozen=True)
 class FoldTask(Generic[S]):
-    """Fold the leaves of ``target`` rows that ``fragments`` of ``data`` make; they come after those of ``after``."""
+    """Fold the leaves that ``fragments`` of ``data`` make; they come after those of ``after``."""
 
     pass_: Pass[S, Any]
     data: Dataset
     fragments: range
-    target: int
     after: Tree[S]
 
     def __call__(self) -> Tree[S]:
         tree: Tree[S] = Tree()
         merger, workspace = Merger(self.pass_, tree), Workspace()
-        leaves = plan_leaves(self.data, after=self.after, fragments=self.fragments, target=self.target)
+        leaves = plan_leaves(self.data, after=self.after, fragments=self.fragments)
         with one_blas_thread():
             for leaf in leaves:
                 # A fold consumes its state, and a task may run twice.
@@ -171,7 +170,7 @@ def fold_tasks(pass_: Pass[S, Any], data: Dataset, tree: Tree[S], most: int) -> 
         low, high = leaves[max(start, first) - first], leaves[min(start + (1 << size), end) - first - 1]
         part, fragments = cut(low.fragments.start, high.fragments.stop)
         after: Tree[S] = Tree(leaves=low.index) if number else replace(tree, nodes={})
-        return FoldTask(pass_, part, fragments, leaf_rows(data.n_features), after)
+        return FoldTask(pass_, part, fragments, after)
 
     return Tasks((end - 1 >> size) - (first >> size) + 1 if len(leaves) else 0, make)
 

@@ -120,7 +120,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         data = self._dataset(X, sample_weight, reset=True)
         engine = engine_for(data, engine)
         policy = self._policy(data, engine)
-        record = Record(Tree(), (), 0, "", policy, self._dtype(data))
+        record = Record(Tree(), (), 0, "", policy, self._dtype(data), data.format)
         if keep_state is None:
             solver = self._solver(Shape.of(data, data.n_rows))
             keep_state = not is_lazy(X) and solver not in ("dual", "sketch")
@@ -144,7 +144,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 )
             data = self._dataset(X, sample_weight, reset=True)
             engine = engine_for(data, engine)
-            record = Record(Tree(), (), 0, "", self._policy(data, engine), self._dtype(data))
+            record = Record(Tree(), (), 0, "", self._policy(data, engine), self._dtype(data), data.format)
         else:
             data = unseen(self._dataset(X, sample_weight, reset=False), record)
             if not data.fragments:
@@ -158,7 +158,13 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def _run(self, data: Dataset, record: Record, engine: Engine, *, keep: bool) -> Self:
         rows = record.rows + data.n_rows
-        intake = Intake(data.feature_names, record.dtype, record.policy)
+        if record.format != data.format:
+            raise ConfigError(
+                f"expected data of the format that the model was fitted by, found the constants "
+                f"{data.format.changes() or 'of format 1'} in place of {record.format.changes() or 'format 1'}; "
+                "fit all data again"
+            )
+        intake = Intake(data.feature_names, record.dtype, record.policy, data.format)
         # Rows of a wider type than the first ones are not cut down to theirs.
         wide = np.promote_types(record.dtype, self._dtype(data))
         shape = Shape.of(data, rows)
@@ -185,7 +191,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 moments = self._finish(result, solver, intake, again, engine)
         source = data.source
         files = Files(chain(record.files, located(source)))
-        record = Record(tree or record.tree, files, rows, solver, record.policy, record.dtype)
+        record = Record(tree or record.tree, files, rows, solver, record.policy, record.dtype, record.format)
         self.quality_ = moments
         self.cleaning_ = record.policy.with_means(moments.mean)
         self._layout, self._dtype_ = dict(source.describe()), data.dtype
@@ -280,7 +286,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 "found 'keep', which only StandardScaler takes"
             )
         if cleaning.clip_sd is not None:
-            moments = engine.run(MomentsPass(Intake(data.feature_names, self._dtype(data), policy)), data)
+            moments = engine.run(MomentsPass(Intake(data.feature_names, self._dtype(data), policy, data.format)), data)
             reach = cleaning.clip_sd * np.sqrt(moments.variance)
             # A column without a value has no limits; a constant one is its own.
             low, high = moments.mean - reach, moments.mean + reach
@@ -312,7 +318,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         check_is_fitted(self, "cleaning_")
         data = self._dataset(X, None, reset=False)
         dtype = np.dtype(np.float64) if getattr(self, "precision", None) == "float64" else data.dtype
-        out = data.then(self._transform(Input(self._names, dtype, self.cleaning_)))
+        out = data.then(self._transform(Input(self._names, dtype, self.cleaning_, data.format)))
         if isinstance(data.source, Collection) and not isinstance(X, Dataset):
             return data.source.applied(out)
         return out if is_lazy(X) else self._collect(out)

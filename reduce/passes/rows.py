@@ -79,8 +79,8 @@ class RowsPass:
         return RowsState(moments, pivot, np.concatenate([a.y, y]), np.concatenate([a.weights, b.weights]), present)
 
 
-def column_panels(d: int, rows: int) -> Iterator[slice]:
-    """Slices of columns whose dense float64 form of ``rows`` rows stays near 32 MiB."""
-    width = max((32 << 20) // (8 * max(rows, 1)), 1)
+def column_panels(d: int, rows: int, size: int) -> Iterator[slice]:
+    """Slices of columns whose dense float64 form of ``rows`` rows stays near ``size`` bytes."""
+    width = max(size // (8 * max(rows, 1)), 1)
     for a in range(0, d, width):
         yield slice(a, min(a + width, d))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from eigenmill.reduce.blocks import F64, MAX_HEIGHT, Block, block_height, dense_slices
+from eigenmill.reduce.blocks import F64, Block, dense_slices
 from eigenmill.reduce.passes.moments import Intake, Moments
 from eigenmill.reduce.passes.thin import thin_rows
 
@@ -39,7 +39,9 @@ class TsqrPass:
     weights: F64
     gap: F64 | None = None
 
-    sparse_height = MAX_HEIGHT
+    @property
+    def sparse_height(self) -> int:
+        return self.intake.format.max_height
 
     @cached_property
     def _moved(self) -> F64:
@@ -63,7 +65,7 @@ class TsqrPass:
             if thin.weights is not None:
                 z *= np.sqrt(thin.weights)[:, None]
             return TsqrState(_r(np.concatenate([state.r, z])))
-        for piece in dense_slices(block) if block.sparse else (block,):
+        for piece in dense_slices(block, self.intake.format) if block.sparse else (block,):
             state = self._fold_dense(state, moments, piece)
         return state
 
@@ -89,7 +91,7 @@ class TsqrPass:
         d, k = self.weights.shape
         return (
             8 * k * k,
-            8 * d * k + 24 * (height + k) * k + self.intake.scratch(min(height, block_height(d))),
+            8 * d * k + 24 * (height + k) * k + self.intake.scratch(min(height, self.intake.format.block_height(d))),
             16 * k * k,
         )
 
