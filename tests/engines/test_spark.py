@@ -13,6 +13,7 @@ from eigenmill.reduce.engines import load
 from eigenmill.reduce.engines.base import plan_leaves
 from eigenmill.reduce.engines.load import TASKS, Cluster, fold_load, write_load
 from tests.engines.contract import D, EngineContract, open_input, pass_of, reference, tree_of, write_files
+from tests.support.formats import use
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
 
@@ -24,7 +25,7 @@ class TestSpark(EngineContract):
 
     @pytest.fixture(autouse=True)
     def tiny_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)
+        use(monkeypatch, leaf_bytes=1)
         # A task then folds runs of four leaves.
         monkeypatch.setitem(TASKS, "spark", 4)
 
@@ -70,7 +71,7 @@ def test_what_does_not_fit_names_the_line_of_the_configuration(spark: Any, tmp_p
 
 def test_explain_counts_the_tasks_that_are_cut(spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some per core of the cluster, several leaves or parts in each."""
-    monkeypatch.setattr("eigenmill.reduce.dataset.LEAF_BYTES", 1)
+    use(monkeypatch, leaf_bytes=1)
     monkeypatch.setattr(load, "PER_CORE", 1)
     monkeypatch.setattr(load, "FEW", 2)
     monkeypatch.setitem(TASKS, "spark", 3)

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from eigenmill.reduce.blocks import Block, Columns, Origin, Workspace
 from eigenmill.reduce.dataset import Dataset, FileInfo, Fragment, Numbered
+from eigenmill.reduce.format import FORMAT_1, Format
 from eigenmill.reduce.manifest import Manifest
 from eigenmill.reduce.parts import Part
 from eigenmill.reduce.sink import Job, Sink
@@ -30,6 +31,7 @@ class MadeSource:
     step: int = 100
     form: str = "dense"
     tag: str = ""
+    format: Format = FORMAT_1
     files: tuple[FileInfo, ...] = ()
     fragments: tuple[Fragment, ...] = field(init=False)
 
