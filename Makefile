@@ -2,7 +2,7 @@
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test slow airflow check bench dist docker format lint-fix clean cortex
+.PHONY: help demo test slow airflow check house bench dist docker format lint-fix clean cortex
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -11,7 +11,7 @@ CHECK := $(VENV)/.check
 TEST  := $(VENV)/.test
 FLOW  := build/airflow
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-PYTEST := PYSPARK_PYTHON=$(CURDIR)/$(BIN)/python PYSPARK_DRIVER_PYTHON=$(CURDIR)/$(BIN)/python $(BIN)/python -m pytest
+PYTEST := PYSPARK_PYTHON='$(CURDIR)/$(BIN)/python' PYSPARK_DRIVER_PYTHON='$(CURDIR)/$(BIN)/python' $(BIN)/python -m pytest
 ARGS  ?=
 
 help:  ## list the targets
@@ -40,6 +40,9 @@ check: $(CHECK)  ## lint, format, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/hadolint docker/Dockerfile
+
+house: $(CHECK)  ## rooms, their sizes, the imports between them, and circles
+	$(BIN)/python scripts/house.py
 
 bench: $(TEST)  ## benchmarks; ARGS goes to them
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -123,7 +123,7 @@ def test_any_labels_and_columns_load(texts: list[str]) -> None:
 def test_exporting_needs_neither_torch_nor_onnxruntime(small: Model, tmp_path: Path) -> None:
     pack(small, tmp_path / "m.emill")
     code = (
-        "import sys\nfrom compress import to_onnx, to_c\n"
+        "import sys\nfrom eigenmill.compress import to_onnx, to_c\n"
         f"to_onnx({str(tmp_path / 'm.emill')!r}, {str(tmp_path / 'm.onnx')!r})\n"
         f"to_c({str(tmp_path / 'm.emill')!r}, {str(tmp_path / 'm.c')!r})\n"
         "print([m for m in ['torch', 'constriction', 'onnxruntime'] if m in sys.modules])"

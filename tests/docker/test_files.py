@@ -119,7 +119,10 @@ def test_what_is_copied_is_in_the_context() -> None:
     needed = {"constraints.txt", "docker/health.py", "pyproject.toml"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     needed |= {project["project"]["readme"], *project["project"]["license-files"]}
-    needed |= set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    (package,) = (ROOT / path for path in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    links = [path for path in package.iterdir() if path.is_symlink()]
+    needed |= {path.resolve().relative_to(ROOT).as_posix() for path in links} | {package.parent.name}
+    assert links
     assert needed <= set(kept)
 
 

@@ -202,7 +202,7 @@ def test_without_a_client() -> None:
     import sys
 
     code = (
-        "import dask.array as da, numpy as np\nfrom reduce import PCA, ConfigError\n"
+        "import dask.array as da, numpy as np\nfrom eigenmill.reduce import PCA, ConfigError\n"
         "try:\n    PCA(1).fit(da.ones((9, 3), chunks=3))\nexcept ConfigError as error:\n    print(error)\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import reduce
 from benchmarks.scale import FEATURES, Counted, NullPass, simulate, unread
+from eigenmill import reduce
 from eigenmill.reduce import PCA, ConfigError, Dataset, Sink, connect
 from eigenmill.reduce.catalog import Files
 from eigenmill.reduce.engines.base import Tree, plan_leaves

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
-import eigenmill.jobs.cli
-from eigenmill.jobs import exits
+from eigenmill.jobs import cli, exits
 from eigenmill.jobs.spark_submit import COMMANDS
 from eigenmill.reduce import PCA, Dataset, load
 from tests.jobs.conftest import FILES, ROWS, D, job_text, tree, write_vectors
@@ -225,7 +224,7 @@ def test_the_unexpected(eigenmill: Any, job: Path, monkeypatch: pytest.MonkeyPat
     def fail(*_: Any) -> None:
         raise RuntimeError("at s3://user:SECRET@bucket")
 
-    monkeypatch.setattr(eigenmill.jobs.cli, "run", fail)
+    monkeypatch.setattr(cli, "run", fail)
     result = eigenmill("reduce", job, code=exits.FAILED)
     assert "RuntimeError: at s3://***@bucket; --debug shows where" in result.stderr
     assert "Traceback" not in result.output
@@ -243,7 +242,7 @@ def test_interrupted(eigenmill: Any, job: Path, monkeypatch: pytest.MonkeyPatch)
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(eigenmill.jobs.cli, "run", stop)
+    monkeypatch.setattr(cli, "run", stop)
     assert "the same command goes on from there" in eigenmill("reduce", job, code=130).stderr
     assert error(eigenmill("reduce", job, "--json", code=130))["exit_code"] == 130
 
@@ -484,6 +483,6 @@ def test_checkpoints_go_where_the_job_says(eigenmill: Any, job: Path, tmp_path: 
 
 
 def test_spark_submit_starts_the_commands_that_take_an_engine() -> None:
-    group: Any = typer.main.get_command(eigenmill.jobs.cli.app)
+    group: Any = typer.main.get_command(cli.app)
     taking = {name for name, command in group.commands.items() if any(p.name == "engine" for p in command.params)}
     assert set(COMMANDS) == taking - {"explain"}  # which reads metadata only

@@ -140,7 +140,7 @@ def test_a_failed_upload_is_an_output_error(memory, monkeypatch):
 
 def test_clean_takes_the_temporaries_of_the_dead_only(tmp_path):
     code = (
-        "import os, sys, signal\nfrom pyarrow import fs\nfrom reduce import files\n"
+        "import os, sys, signal\nfrom pyarrow import fs\nfrom eigenmill.reduce import files\n"
         "def write(f):\n    f.write(b'half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         "files.publish(fs.LocalFileSystem(), sys.argv[1], write)"
     )
