@@ -28,7 +28,7 @@ from eigenmill.compress.split import Validation, split_of
 from eigenmill.compress.train import Augmentation, train
 from eigenmill.reduce import Dataset, files
 from eigenmill.reduce.blocks import F64
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, text_of
 from eigenmill.reduce.errors import ConfigError, DataError
 
 Teacher = Model | WholeNet | Callable[[Any], Any] | Any
@@ -137,7 +137,7 @@ def teach(
         raise ConfigError(f"expected a label and features other than {added}, found one of them; rename it")
     _same_labels(members)
     known = [_digest(member) for member in members]
-    settings = [VERSION, label, column, copies, repr(moved), kind, repr(split), repr(data.cleaning), seed]
+    settings = [VERSION, label, column, copies, text_of(moved), kind, text_of(split), text_of(data.cleaning), seed]
     key = b"" if None in known else digest_of([data.digest, known, settings]).encode()
     fs, target = files.resolve(path)
     kept = [name for name in data.source.carried.names if name not in added]

@@ -6,7 +6,6 @@ counts in bins of the score and says how far it may be off.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import tempfile
@@ -26,7 +25,7 @@ from eigenmill.compress.model import Label, Model
 from eigenmill.compress.pack import load, pack
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.blocks import F64
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, sha256_of_file
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
 
 Z95 = 1.959963984540054
@@ -293,7 +292,7 @@ def _measured(model: Net | str | os.PathLike[str]) -> tuple[Net, int | None, str
 
 def _sha256(path: str | os.PathLike[str]) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of_file(file)
 
 
 def _sizes(model: Net) -> tuple[list[npt.NDArray[Any]], int, int]:

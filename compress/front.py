@@ -37,6 +37,7 @@ from eigenmill.compress.split import Validation
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.blocks import F64, Block, Workspace
 from eigenmill.reduce.cleaning import DROP, ERROR, KEEP
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, SchemaError
 from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
@@ -51,6 +52,7 @@ OUTLIER = 8.0
 """Codes reach as far as the data does, but no farther than so many standard deviations from the mean."""
 
 
+@tagged("Front", "layout n_features bits low step fill centre spread categories hot")
 @dataclass(frozen=True)
 class Front:
     """The input of a model.

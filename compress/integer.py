@@ -24,6 +24,7 @@ import numpy.typing as npt
 from eigenmill.compress.front import RUN, Front
 from eigenmill.compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model, Task, softmax
 from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError
 
 I64 = npt.NDArray[np.int64]
@@ -37,6 +38,7 @@ LOGIT = 1 / 16
 """What a quarter of is no matter in a score of a class."""
 
 
+@tagged("WholeLayer", "weights bias relu multiplier shift bits")
 @dataclass(frozen=True)
 class WholeLayer:
     """One layer in whole numbers; ``multiplier``, ``shift`` and ``bits`` are 0 for the last one."""
@@ -59,6 +61,7 @@ class WholeLayer:
         return (1 << self.bits) - 1 if self.relu else (1 << (self.bits - 1)) - 1
 
 
+@tagged("WholeNet", "task labels front layers scale offset")
 @dataclass(frozen=True)
 class WholeNet:
     """A model in whole numbers.

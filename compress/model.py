@@ -21,6 +21,7 @@ from eigenmill.compress.categories import Category
 from eigenmill.compress.front import F32, Front, front_of
 from eigenmill.reduce.artifact import load_arrays, save_arrays
 from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.engines.base import one_blas_thread
 from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
 
@@ -32,6 +33,7 @@ Label = bool | int | str
 MAX_WIDTH, MAX_LAYERS = 1 << 16, 32
 
 
+@tagged("Dense", "weights bias relu mask codes codebook step most frozen")
 @dataclass(frozen=True)
 class Dense:
     """One layer: ``y = x @ weights + bias``, then ReLU.
@@ -79,6 +81,7 @@ class Dense:
         return np.rint(self.weights.astype(np.float64) / self.step).astype(np.int64)
 
 
+@tagged("Activations", "steps bits")
 @dataclass(frozen=True)
 class Activations:
     """How hidden results are rounded: ``steps`` one per hidden layer, ``bits`` of the whole numbers."""

@@ -10,7 +10,6 @@ detects damage, **not forgery**: who can write a file can write a digest.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import struct
@@ -28,6 +27,7 @@ from eigenmill.compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model
 from eigenmill.compress.pack_front import category_bytes, front_bytes, read_categories, read_front
 from eigenmill.compress.transforms import block_of, cosines, frequencies, picture_of, tiles
 from eigenmill.reduce import files
+from eigenmill.reduce.digest import sha256_of
 from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
 
 MAGIC = b"EMILL\x01"
@@ -98,7 +98,7 @@ def packed(model: Model | WholeNet, *, coder: str = "range", width: int | None =
         raise ConfigError(f"expected a file of at most {MAX_FILE} bytes, found {len(body)}; prune or take fewer bits")
     cosine = any(kind == _COSINES for kind, _, _ in plans[0])
     magic = MAGIC_CATEGORIES if net.front.categories else MAGIC_COSINES if cosine else MAGIC
-    return magic + hashlib.sha256(body).digest()[:DIGEST] + body
+    return magic + _checksum(body) + body
 
 
 def load(path: str | os.PathLike[str]) -> WholeNet:
@@ -140,7 +140,7 @@ def unpacked(content: bytes, where: str = "the file") -> WholeNet:
             "load it with the eigenmill that packed it"
         )
     body = content[len(MAGIC) + DIGEST :]
-    if hashlib.sha256(body).digest()[:DIGEST] != content[len(MAGIC) : len(MAGIC) + DIGEST]:
+    if _checksum(body) != content[len(MAGIC) : len(MAGIC) + DIGEST]:
         raise ArtifactError(f"expected {where} as it was packed, found another digest; restore it, or pack again")
     try:
         return _read(Reader(body), content[: len(MAGIC)])
@@ -185,6 +185,11 @@ def _width_after(kind: int, side: int, width: int) -> int:
     if kind == _TILES:
         return width // side
     return side if kind == _COSINES else 0
+
+
+def _checksum(body: bytes) -> bytes:
+    """The first bytes of the SHA-256 of what follows them in a file."""
+    return bytes.fromhex(sha256_of([body]))[:DIGEST]
 
 
 def _body(net: WholeNet, variant: int, plan: Sequence[Plan]) -> bytes:

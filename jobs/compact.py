@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import importlib.util
 import json
 import shutil
@@ -54,7 +53,7 @@ from eigenmill.jobs.compact_teach import Lesson
 from eigenmill.jobs.recipe import Recipe, RecipeFile
 from eigenmill.reduce import Dataset, about, files
 from eigenmill.reduce import load as load_reduction
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, sha256_of
 from eigenmill.reduce.engines.base import Progress
 from eigenmill.reduce.errors import ConfigError
 
@@ -343,7 +342,7 @@ def _tested(
 def _once(place: Path, file: Path, data: Dataset, score: Callable[[], Evaluation]) -> Evaluation:
     """The figures of a file on the test rows, scored now or found in the log of an earlier run."""
     log = place / "test.jsonl"
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = sha256_of([file.read_bytes()])
     for line in log.read_text().splitlines() if log.exists() else ():
         with contextlib.suppress(ValueError):  # a line that was cut short by a kill
             held = json.loads(line)

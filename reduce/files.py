@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import secrets
@@ -29,6 +28,7 @@ import pyarrow as pa
 from pyarrow import fs as pafs
 
 from eigenmill.reduce import long_lists, plain, uris
+from eigenmill.reduce.digest import sha256_of_file, size_and_sha256
 from eigenmill.reduce.errors import ConfigError, EigenmillError, OutputError
 
 MAX_JSON = 256 << 20
@@ -225,7 +225,7 @@ def _publish_remote(fs: pafs.FileSystem, path: str, write: Callable[[BinaryIO], 
 
 def _measure(file: BinaryIO) -> Written:
     file.seek(0)
-    digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+    digest = sha256_of_file(file)
     return Written(file.tell(), digest)
 
 
@@ -286,13 +286,9 @@ def digest_file(fs: pafs.FileSystem, path: str) -> Written:
     """Size and SHA-256 of a file, read once in small pieces. Raises ``OSError``."""
     if is_local(fs):
         with open(path, "rb") as file:
-            return Written(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
-    sha, size = hashlib.sha256(), 0
+            return Written(os.fstat(file.fileno()).st_size, sha256_of_file(file))
     with fs.open_input_stream(path) as stream:
-        while piece := stream.read(1 << 20):
-            sha.update(piece)
-            size += len(piece)
-    return Written(size, sha.hexdigest())
+        return Written(*size_and_sha256(iter(lambda: stream.read(1 << 20), b"")))
 
 
 @contextlib.contextmanager

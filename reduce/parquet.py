@@ -14,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 from eigenmill.reduce.arrow import field_of, numbers, plain, weights_field
 from eigenmill.reduce.blocks import F64, Block, Origin, Workspace
 from eigenmill.reduce.catalog import FileInfo, Files, Fragment, Fragments, RowGroups
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, digest_of_bytes
 from eigenmill.reduce.discovery import Listing, PartitionValue, Store, join
 from eigenmill.reduce.errors import ChangedInputError, DataError, EigenmillError, SchemaError
 from eigenmill.reduce.filters import RowFilter, constant, row_filter
@@ -70,10 +69,7 @@ class Footer:
     @property
     def digest(self) -> str:
         # Without statistics, files of equal size may have equal footers: the last data tell most apart.
-        h = blake2b(self.before, digest_size=16)
-        h.update(self.tail)
-        h.update(self.size.to_bytes(8, "little"))
-        return h.hexdigest()
+        return digest_of_bytes([self.before, self.tail, self.size.to_bytes(8, "little")])
 
     @property
     def metadata(self) -> pq.FileMetaData:

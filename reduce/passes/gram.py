@@ -28,6 +28,7 @@ import numpy as np
 
 from eigenmill.reduce.blocks import F64, Block, Workspace
 from eigenmill.reduce.cleaning import MEAN
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.passes.moments import Intake, Moments, Shifted, merge_moments
 
 
@@ -46,6 +47,7 @@ def packed_size(d: int, rows: int) -> int:
     return sum((min(a + rows, d) - a) * min(a + rows, d) for a in range(0, d, rows))
 
 
+@tagged("GramState", "moments n height depth pivot offset sums gross products pair_sums pair_counts")
 @dataclass
 class GramState:
     """Cross products of the cleaned rows about ``pivot + offset``; ``sums`` is 0 once the state is centred."""
@@ -95,6 +97,7 @@ class Gram:
         return self.pivot + self.offset
 
 
+@tagged("GramPass", "intake")
 @dataclass(frozen=True)
 class GramPass:
     """Moments and centred cross products in one scan; the result is :class:`Gram`."""

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from eigenmill.reduce.blocks import F64, Block, Floats, dense_slices
 from eigenmill.reduce.cleaning import ERROR, FILL, KEEP, Resolved, mend
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import DataError
 from eigenmill.reduce.format import FORMAT_1, Format
 
@@ -26,6 +27,7 @@ PANEL = 1 << 13
 """Columns whose moments are updated at a time, so that all of them stay in cache."""
 
 
+@tagged("Pending", "total sums squares")
 @dataclass
 class Pending:
     """Sums of sparse rows about the pivot that the moments have not taken in yet: few columns change with a block.
@@ -40,6 +42,7 @@ class Pending:
     squares: F64
 
 
+@tagged("Moments", "rows total count pivot offset m2 low high missing infinite pending")
 @dataclass
 class Moments:
     """Moments of the finite values of each column, after clipping and dropping rows, before filling.
@@ -154,6 +157,7 @@ class Shifted:
     counted: bool
 
 
+@tagged("Intake", "names dtype policy", later={"format": FORMAT_1})
 @dataclass(frozen=True)
 class Intake:
     """The way of a raw block into a pass: weigh, count, clip, drop, shift, fill; moments are kept on the way.
@@ -294,6 +298,7 @@ def finite_any(X: Floats) -> npt.NDArray[np.bool_]:
     return np.asarray(np.isfinite(X).any(axis=0))
 
 
+@tagged("MomentsPass", "intake")
 @dataclass(frozen=True)
 class MomentsPass:
     """Moments of every column in one scan; the result is :class:`Moments`."""

@@ -12,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from eigenmill.reduce.blocks import F64, Block, Floats
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.passes.moments import Intake, Moments, merge_moments
 
 
+@tagged("RowsState", "moments pivot y weights present")
 @dataclass
 class RowsState:
     """Cleaned rows minus ``pivot`` (float64; 0 where missing), their mask and weights."""
@@ -26,6 +28,7 @@ class RowsState:
     present: npt.NDArray[np.bool_] | None
 
 
+@tagged("RowsPass", "intake")
 @dataclass(frozen=True)
 class RowsPass:
     """Keep every row in one scan; the result is :class:`RowsState` over all rows."""

@@ -24,10 +24,12 @@ from typing import Any
 import numpy as np
 
 from eigenmill.reduce.blocks import F64, Block, Floats, dense_slices
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.passes.moments import Intake, Moments, merge_moments
 from eigenmill.reduce.passes.thin import Thin, thin_rows
 
 
+@tagged("SketchState", "moments n height depth pivot offset sums products")
 @dataclass
 class SketchState:
     """Product of the cleaned rows about ``pivot + offset``; ``sums`` is 0 once the state is centred."""
@@ -68,6 +70,7 @@ class Sketch:
         return self.pivot + self.offset
 
 
+@tagged("SketchPass", "intake weights pivot gap")
 @dataclass(frozen=True)
 class SketchPass:
     """One product with ``weights`` P (d, l).

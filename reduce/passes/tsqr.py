@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from eigenmill.reduce.blocks import F64, Block, dense_slices
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.passes.moments import Intake, Moments
 from eigenmill.reduce.passes.thin import thin_rows
 
 
+@tagged("TsqrState", "r")
 @dataclass
 class TsqrState:
     """R (min(rows, l), l) upper triangular."""
@@ -25,6 +27,7 @@ class TsqrState:
     r: F64
 
 
+@tagged("TsqrPass", "intake pivot offset weights gap")
 @dataclass(frozen=True)
 class TsqrPass:
     """R of ``sqrt(w) * ((X - pivot) - offset) @ weights``; ``weights`` (d, l) is Q over the scale.
