@@ -70,6 +70,7 @@ class GramState:
         return np.full(len(self.pivot), self.n) if self.pair_counts is None else np.diag(self.pair_counts).copy()
 
 
+@tagged("Gram", "moments n pivot offset cross gross terms depth")
 @dataclass
 class Gram:
     """The result: everything that second moments can tell.

@@ -44,6 +44,7 @@ class SketchState:
     products: F64
 
 
+@tagged("Sketch", "moments n pivot offset products weights terms")
 @dataclass
 class Sketch:
     """The result.
