@@ -2,7 +2,7 @@
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test slow airflow check house bench dist docker format lint-fix clean cortex
+.PHONY: help demo test slow goldens airflow check house bench dist docker format lint-fix clean cortex
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -25,6 +25,9 @@ test: $(TEST)  ## fast tests with coverage; ARGS='-k gram' goes to pytest
 
 slow: $(TEST) $(FLOW)/.installed cortex  ## the slow tests
 	$(PYTEST) -m slow $(ARGS)
+
+goldens: $(TEST)  ## tests/golden again, by the wheel that is kept there; ARGS='models scans' for some rooms
+	$(BIN)/python -m tests.golden.make $(ARGS)
 
 docker: $(CORE)  ## build the images and run both clusters from them (as root; no Docker daemon needed)
 	$(BIN)/python docker/verify.py $(ARGS)

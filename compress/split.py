@@ -45,7 +45,7 @@ class Validation:
             raise ConfigError("expected a column for the validation split, found none; name it with by=")
 
     def held_out(self, block: Block, first_row: int) -> npt.NDArray[np.bool_]:
-        """(h,) whether a row is held out; the block's first row is number ``first_row`` of its fragment."""
+        """(h,) whether a row is held out; the block's first row is number ``first_row`` of the data."""
         if self.by is None:
             rows = np.arange(block.rows) if block.offsets is None else block.offsets
             key = (np.uint64(first_row) + rows.astype(np.uint64)).astype(np.uint64)

@@ -4,7 +4,8 @@ The directory of a recipe holds::
 
     stages/00-train.model    the model after each step, and beside it ``.json``: whose result it is, and its figures
     teachers/                larger nets that the steps learn from, and what they say: see
-    :mod:`eigenmill.jobs.compact_teach` search-KEY/              the trials of a search for a target, and its best model
+                             :mod:`eigenmill.jobs.compact_teach`
+    search-KEY/              the trials of a search for a target, and its best model
     model.emill              what ships; model.c and model.onnx if the recipe asks for them
     test.jsonl               every scoring of the test rows: digest of the file, digest of the rows, figures
     report.json              what came of it
@@ -343,7 +344,8 @@ def _once(place: Path, file: Path, data: Dataset, score: Callable[[], Evaluation
     """The figures of a file on the test rows, scored now or found in the log of an earlier run."""
     log = place / "test.jsonl"
     digest = sha256_of([file.read_bytes()])
-    for line in log.read_text().splitlines() if log.exists() else ():
+    text = log.read_text() if log.exists() else ""
+    for line in text.splitlines():
         with contextlib.suppress(ValueError):  # a line that was cut short by a kill
             held = json.loads(line)
             if (held["file"], held["data"]) == (digest, data.digest):
@@ -351,8 +353,9 @@ def _once(place: Path, file: Path, data: Dataset, score: Callable[[], Evaluation
     found = score()
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     entry = {"at": now, "name": file.name, "file": digest, "data": data.digest, "found": found.as_json()}
+    end = "\n" if text and not text.endswith("\n") else ""  # of a line that was cut short
     with log.open("a") as lines:
-        lines.write(json.dumps(entry) + "\n")
+        lines.write(end + json.dumps(entry) + "\n")
     return found
 
 

@@ -1,7 +1,7 @@
 """A Block: a fixed number of rows, as the passes and transforms see them.
 
-A block is made by a source (:mod:`eigenmill.reduce.dataset`) out of one Arrow record batch, without copying where Arrow
-allows it. Its matrix has one of three forms:
+A block is made by a source (:mod:`eigenmill.reduce.source_base`) out of one Arrow record batch, without copying where
+Arrow allows it. Its matrix has one of three forms:
 
 - a dense ``ndarray`` of shape (h, d), row-major: list columns, NumPy input;
 - :class:`Columns`, d separate arrays of length h: scalar columns, as Parquet decodes them;

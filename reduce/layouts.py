@@ -33,9 +33,9 @@ from eigenmill.reduce.arrow import (
     wrong_length,
 )
 from eigenmill.reduce.blocks import Array, Columns, Matrix, Origin
-from eigenmill.reduce.dataset import Numbered, feature_dtype
 from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
+from eigenmill.reduce.source_base import Numbered, feature_dtype
 
 SPARK_VECTOR = pa.struct(
     {"type": pa.int8(), "size": pa.int32(), "indices": pa.list_(pa.int32()), "values": pa.list_(pa.float64())}

@@ -177,7 +177,7 @@ class ParquetSource(LaidOut):
         return join(self.root, self.files[file].path)
 
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
-        """As promised by :class:`eigenmill.reduce.dataset.Source`; a filter makes blocks shorter, and may leave none.
+        """As promised by :class:`~eigenmill.reduce.source_base.Source`; a filter makes blocks shorter, or leaves none.
 
         Raises:
             ChangedInputError: the file is not the planned one.

@@ -35,12 +35,13 @@ from pyarrow import fs as pafs
 from eigenmill.reduce import encode, files, output, partition, plain, versions
 from eigenmill.reduce.blocks import Block
 from eigenmill.reduce.catalog import FileInfo, Some, total_rows
-from eigenmill.reduce.dataset import Dataset, Source
 from eigenmill.reduce.encode import Encoding, Layout
 from eigenmill.reduce.errors import ChangedInputError, ConfigError, OutputError, SchemaError
 from eigenmill.reduce.long_lists import Each
 from eigenmill.reduce.manifest import FORMAT, VERSION, Manifest, PartRecord, read_at, read_manifest
+from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.parts import Part, plan_parts
+from eigenmill.reduce.source_base import Source
 
 LAYOUTS = ("list", "columns")
 COMPRESSIONS = ("zstd", "snappy", "lz4", "gzip", "none")
@@ -100,7 +101,7 @@ class Sink:
                 raise ConfigError("expected names only with layout='columns', found layout='list'; drop one")
             object.__setattr__(self, "names", tuple(str(n) for n in self.names))
 
-    def open(self, data: Dataset) -> Job:
+    def open(self, data: Matrix) -> Job:
         """Begins the job that writes ``data`` here, or finds how far it came. Reads no input but metadata.
 
         Raises:
@@ -151,7 +152,7 @@ def _extent(part: Part) -> list[int]:
     return [part.fragments.start, part.fragments.stop, part.rows]
 
 
-def _describe(sink: Sink, data: Dataset, path: str) -> tuple[Job, dict[str, Any]]:
+def _describe(sink: Sink, data: Matrix, path: str) -> tuple[Job, dict[str, Any]]:
     """The job, not yet looked for on disk, and the content of its ``_job.json``."""
     k, dtype = data.n_features, np.dtype(sink.dtype or data.dtype)
     if k == 0:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from eigenmill.reduce.arrow import field_of, numbers, weights_field
 from eigenmill.reduce.blocks import F64, Block, Origin, Workspace
-from eigenmill.reduce.dataset import FileInfo, Fragment
+from eigenmill.reduce.catalog import FileInfo, Fragment
 from eigenmill.reduce.digest import digest_of, digest_of_bytes
 from eigenmill.reduce.errors import ConfigError, SchemaError
 from eigenmill.reduce.format import Format, current

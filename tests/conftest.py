@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -27,12 +28,25 @@ ENOUGH = 1 << 30
 """Bytes that must be free there: a container may have 64 MiB."""
 
 
-@pytest.fixture
-def space() -> Iterator[Path]:
-    """A directory in memory where there is room: hundreds of synced files would wait for the disk otherwise."""
+@contextlib.contextmanager
+def in_memory() -> Iterator[Path]:
     roomy = MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ENOUGH
     with tempfile.TemporaryDirectory(dir=MEMORY if roomy else None) as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def space() -> Iterator[Path]:
+    """A directory in memory where there is room: hundreds of synced files would wait for the disk otherwise."""
+    with in_memory() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def session_space() -> Iterator[Path]:
+    """Such a directory for all tests of a process."""
+    with in_memory() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

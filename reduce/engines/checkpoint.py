@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 from eigenmill.reduce import files
 from eigenmill.reduce.artifact import load_arrays, save_arrays
-from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.digest import digest_of, tag_of
 from eigenmill.reduce.engines.base import Tree, one_blas_thread, restore_tree, tree_arrays
 from eigenmill.reduce.errors import ArtifactError
+from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass
 
 S = TypeVar("S")
@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 
 def scanned(
-    work: str | None, pass_: Pass[S, R], data: Dataset, tree: Tree[S] | None, fold: Callable[[Tree[S], bool], None]
+    work: str | None, pass_: Pass[S, R], data: Matrix, tree: Tree[S] | None, fold: Callable[[Tree[S], bool], None]
 ) -> R:
     """The result of one scan on a cluster: ``fold(tree, keep)`` fills a tree, unless ``work`` has it finished.
 
@@ -59,7 +59,7 @@ class Checkpoint:
         self,
         work: str | os.PathLike[str],
         pass_: Any,
-        data: Dataset,
+        data: Matrix,
         tree: Tree[Any],
         lock: contextlib.AbstractContextManager[Any] | None = None,
         every: float = 30.0,

@@ -18,15 +18,18 @@ import scipy.sparse
 from dask import delayed
 from distributed import get_client
 
+from eigenmill.reduce.arrays import ArraySource
 from eigenmill.reduce.blocks import Block, Workspace
+from eigenmill.reduce.catalog import FileInfo, Fragment
 from eigenmill.reduce.cleaning import DROP
-from eigenmill.reduce.dataset import ArraySource, Dataset, FileInfo, Fragment, Numbered, Source, feature_dtype
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.engines.base import Engine, one_blas_thread
 from eigenmill.reduce.engines.ship import pack, unpack
 from eigenmill.reduce.errors import ConfigError, EngineError, SchemaError
 from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.layouts import wanted
+from eigenmill.reduce.matrix import Matrix
+from eigenmill.reduce.source_base import Numbered, Source, feature_dtype
 from eigenmill.reduce.tables import TableSource, pandas_table
 from eigenmill.reduce.transforms import applied
 
@@ -152,7 +155,7 @@ class ArrayParts(Parts):
     def _source(self, part: Any) -> Source:
         return ArraySource(part, format=self.format)
 
-    def applied(self, data: Dataset) -> Any:
+    def applied(self, data: Matrix) -> Any:
         """``data`` as a Dask array, still lazy."""
         X, k = self.collection, data.n_features
         rows = tuple(np.nan for _ in X.chunks[0]) if _drops(data) else X.chunks[0]
@@ -193,7 +196,7 @@ class FrameParts(Parts):
     def _source(self, part: Any) -> Source:
         return _table(part, self.names, self.format)
 
-    def applied(self, data: Dataset) -> Any:
+    def applied(self, data: Matrix) -> Any:
         """``data`` as a Dask DataFrame with the same index, still lazy."""
         names, meta = list(data.feature_names), self.collection._meta
         empty = type(meta)(np.empty((0, len(names)), data.dtype), columns=names, index=meta.index)
@@ -234,7 +237,7 @@ def _computed(counts: list[Any]) -> list[int]:
     return [int(rows) for rows in dask.compute(*counts)]
 
 
-def _drops(data: Dataset) -> bool:
+def _drops(data: Matrix) -> bool:
     """Whether a transform may leave rows out."""
     policies = [t.input.policy for t in data.transforms if hasattr(t, "input")]
     return any(bool((policy.code == DROP).any()) for policy in policies)

@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Tree
+from eigenmill.reduce.engines.costs import TASKS, Cluster
 from eigenmill.reduce.engines.memory import RESERVE, Memory, estimate
 from eigenmill.reduce.engines.ship import Common, pack
 from eigenmill.reduce.engines.tasks import Cutter, RowsTask, fold_tasks
-from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.parts import Part
 from eigenmill.reduce.passes.base import Pass
 
@@ -28,8 +28,6 @@ FAN_IN = 8
 """Trees that meet in one task: a power of two, so that the runs stay aligned. Two, when states are large."""
 LARGE_STATE = {"dask": 32 << 20, "spark": 8 << 20}
 """Bytes from which a state is large; on Dask it travels between worker and client, not through the scheduler."""
-TASKS = {"dask": 4096, "spark": 1024}
-"""Most tasks of one scan: enough for a thousand workers, little work for the scheduler."""
 PER_CORE, FEW = 16, 32
 """Tasks of a scan on Spark for every core, and on a small cluster: each costs a tenth of a second there."""
 AT_ONCE = 64 << 20
@@ -40,35 +38,12 @@ DISPATCH = {"dask": 1e-3, "spark": 5e-3}
 """Seconds of the scheduler for one task."""
 START = {"dask": 0.2, "spark": 0.8}
 """Seconds that a scan of a warm cluster takes at least: measured over the local engine, on one machine."""
-LINK = 125e6
-"""Bytes per second over the network into or out of one worker: 1 Gbit/s."""
 MERGE = 1e9
 """Bytes of states merged per second and thread."""
 WRAPPING = 400
 """Bytes that Dask's key, function and our versions add to the description of a task."""
 SAMPLE = 24
 """Tasks whose descriptions are measured."""
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A cluster to plan for: ``workers`` processes of ``threads`` threads, each within ``memory`` bytes if given.
-
-    ``link`` is what the network carries into or out of one worker, in bytes per second.
-    """
-
-    kind: str
-    workers: int
-    threads: int = 1
-    memory: int | None = None
-    link: float = LINK
-
-    def __post_init__(self) -> None:
-        if self.kind not in TASKS or self.workers < 1 or self.threads < 1:
-            raise ConfigError(
-                f"expected a cluster of kind {' or '.join(TASKS)} with workers and threads >= 1, found {self.kind!r} "
-                f"with workers={self.workers}, threads={self.threads}; set engine.kind or --engine"
-            )
 
 
 @dataclass(frozen=True)
@@ -112,7 +87,7 @@ def fan_in(kind: str, state: int) -> int:
     return FAN_IN if state < LARGE_STATE[kind] else 2
 
 
-def worker_memory(kind: str, pass_: Pass[Any, Any] | None, data: Dataset, threads: int) -> tuple[Memory, int]:
+def worker_memory(kind: str, pass_: Pass[Any, Any] | None, data: Matrix, threads: int) -> tuple[Memory, int]:
     """(what the scan takes, peak in bytes of a worker process that also merges) with so many threads."""
     found = estimate(pass_, data, threads, process=PROCESS)
     if pass_ is None or len(data.fragments) <= 1:
@@ -121,7 +96,7 @@ def worker_memory(kind: str, pass_: Pass[Any, Any] | None, data: Dataset, thread
     return found, max(found.scan, PROCESS + RESERVE + threads * 2 * fan_in(kind, state) * state)
 
 
-def fold_load(pass_: Pass[Any, Any], data: Dataset, cluster: Cluster, encoded: int) -> Load:
+def fold_load(pass_: Pass[Any, Any], data: Matrix, cluster: Cluster, encoded: int) -> Load:
     """The load of one scan of ``data``, whose files hold ``encoded`` bytes."""
     tasks = fold_tasks(pass_, data, Tree(), most_tasks(cluster.kind, cluster.workers * cluster.threads))
     state, _, final = pass_.sizes(0, data.n_rows)
@@ -148,7 +123,7 @@ def fold_load(pass_: Pass[Any, Any], data: Dataset, cluster: Cluster, encoded: i
     )
 
 
-def write_load(data: Dataset, cluster: Cluster, encoded: int, parts: Sequence[Part]) -> Load:
+def write_load(data: Matrix, cluster: Cluster, encoded: int, parts: Sequence[Part]) -> Load:
     """The load of writing ``data`` in these parts; no state comes back, and nothing moves between workers."""
     cut = Cutter(data)
     picked = [RowsTask(*cut(p.fragments.start, p.fragments.stop)) for p in _sample(parts)]

@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 
 from eigenmill.reduce.catalog import row_counts
-from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import plan_leaves
 from eigenmill.reduce.errors import ConfigError, DoesNotFitError
+from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass, sparse_height
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -87,7 +87,7 @@ class Memory:
         return max(self.scan, self.process + RESERVE + self.finalize)
 
 
-def estimate(pass_: Pass[Any, Any] | None, data: Dataset, workers: int, *, process: int | None = None) -> Memory:
+def estimate(pass_: Pass[Any, Any] | None, data: Matrix, workers: int, *, process: int | None = None) -> Memory:
     """The peak of ``pass_`` over ``data`` with this many threads; ``pass_=None`` is a write.
 
     ``process`` is what the process holds before it reads, by default what this one holds now.
@@ -121,14 +121,14 @@ def estimate(pass_: Pass[Any, Any] | None, data: Dataset, workers: int, *, proce
     return Memory(workers, process, state, blocks + scratch, decoding, pending * state, final)
 
 
-def sparse_row(data: Dataset) -> float:
+def sparse_row(data: Matrix) -> float:
     """Bytes of a sparse row on average: its values and two indices for each."""
     stored = replace(data, transforms=()).stored
     return stored / max(data.n_rows, 1) * (data.source.dtype.itemsize + 16) + 16
 
 
 def workers_that_fit(
-    pass_: Pass[Any, Any] | None, data: Dataset, workers: int, memory: int | None, process: int | None = None
+    pass_: Pass[Any, Any] | None, data: Matrix, workers: int, memory: int | None, process: int | None = None
 ) -> int:
     """The largest number of threads, up to ``workers``, whose peak is within ``memory``; DoesNotFitError if none is."""
     if memory is None:

@@ -23,7 +23,7 @@ from pyspark.sql.types import ArrayType, DoubleType, FloatType, StructField, Str
 
 from eigenmill.reduce.arrow import field_of, numbers, weights_field
 from eigenmill.reduce.blocks import Block, Origin, Workspace
-from eigenmill.reduce.dataset import Dataset, FileInfo, Fragment
+from eigenmill.reduce.catalog import FileInfo, Fragment
 from eigenmill.reduce.engines.base import Engine, Tree, one_blas_thread
 from eigenmill.reduce.engines.ship import pack, unpack
 from eigenmill.reduce.engines.spark_rows import Mapper, answer, check
@@ -31,6 +31,7 @@ from eigenmill.reduce.engines.wire import to_bytes
 from eigenmill.reduce.errors import ConfigError, SchemaError
 from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.layouts import SPARSE, LaidOut, Layout, SparkVector, SparsePair, Wanted, choose, wanted
+from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass, sparse_height
 from eigenmill.reduce.transforms import applied
 
@@ -172,7 +173,7 @@ class FrameSource(LaidOut):
         engine: Engine = SparkEngine(self.frame.sparkSession)
         return engine
 
-    def applied(self, data: Dataset, column: str = FEATURES, udt: Any = None) -> Any:
+    def applied(self, data: Matrix, column: str = FEATURES, udt: Any = None) -> Any:
         """The DataFrame with one more column: the transformed rows as an array, or as the ``udt`` of ML vectors.
 
         With carried columns only these, and it. Rows that the model drops are gone.
@@ -186,12 +187,12 @@ class FrameSource(LaidOut):
         mapped = applier(pack(self.reader(data)), names, column, udt is not None, _expected())
         return self._selected(names).mapInArrow(mapped, schema)
 
-    def folded(self, pass_: Pass[Any, Any], data: Dataset, first: int, work: str | None, schema: str) -> Any:
+    def folded(self, pass_: Pass[Any, Any], data: Matrix, first: int, work: str | None, schema: str) -> Any:
         """A DataFrame with one tree per partition, whose only leaf is number ``first`` + the partition's."""
         payload = pack((pass_, self.reader(data)), work)
         return self._selected([]).mapInArrow(folder(payload, first, _expected()), schema)
 
-    def reader(self, data: Dataset) -> Reader:
+    def reader(self, data: Matrix) -> Reader:
         """How workers read ``data``."""
         return Reader(self.layout, self.weights, data.transforms, self.format)
 

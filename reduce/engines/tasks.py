@@ -18,9 +18,9 @@ import numpy as np
 
 from eigenmill.reduce.blocks import Array, Block, Workspace
 from eigenmill.reduce.catalog import Made
-from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Merger, Tree, fold_leaf, one_blas_thread, plan_leaves
 from eigenmill.reduce.errors import EigenmillError, EngineError
+from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.sink import Job, Part, PartRecord
 
@@ -35,7 +35,7 @@ class FoldTask(Generic[S]):
     """Fold the leaves that ``fragments`` of ``data`` make; they come after those of ``after``."""
 
     pass_: Pass[S, Any]
-    data: Dataset
+    data: Matrix
     fragments: range
     after: Tree[S]
 
@@ -62,7 +62,7 @@ class WriteTask:
 
     job: Job
     part: Part
-    data: Dataset
+    data: Matrix
     fragments: range
 
     def __call__(self) -> PartRecord:
@@ -80,7 +80,7 @@ class WriteTask:
 class RowsTask:
     """All rows of some fragments of ``data`` as one array (n, d)."""
 
-    data: Dataset
+    data: Matrix
     fragments: range
 
     def __call__(self) -> Array:
@@ -157,7 +157,7 @@ class Tasks(Made[T]):
         return self.make(index)
 
 
-def fold_tasks(pass_: Pass[S, Any], data: Dataset, tree: Tree[S], most: int) -> Tasks[FoldTask[S]]:
+def fold_tasks(pass_: Pass[S, Any], data: Matrix, tree: Tree[S], most: int) -> Tasks[FoldTask[S]]:
     """``data`` cut into at most about ``most`` tasks over aligned runs of 2^g leaves."""
     leaves = plan_leaves(data, after=tree)
     size = 0
@@ -175,7 +175,7 @@ def fold_tasks(pass_: Pass[S, Any], data: Dataset, tree: Tree[S], most: int) -> 
     return Tasks((end - 1 >> size) - (first >> size) + 1 if len(leaves) else 0, make)
 
 
-def write_tasks(data: Dataset, job: Job) -> Tasks[WriteTask]:
+def write_tasks(data: Matrix, job: Job) -> Tasks[WriteTask]:
     """One task for each pending part; a task's job knows no part but its own."""
     cut = Cutter(data)
 
@@ -187,7 +187,7 @@ def write_tasks(data: Dataset, job: Job) -> Tasks[WriteTask]:
     return Tasks(len(job.pending), make)
 
 
-def rows_tasks(data: Dataset, most: int) -> Tasks[RowsTask]:
+def rows_tasks(data: Matrix, most: int) -> Tasks[RowsTask]:
     """``data`` cut into at most ``most`` runs of fragments."""
     n = len(data.fragments)
     count, cut = min(n, most), Cutter(data)
@@ -197,10 +197,10 @@ def rows_tasks(data: Dataset, most: int) -> Tasks[RowsTask]:
 class Cutter:
     """Restricts a data set to the files of a run of fragments."""
 
-    def __init__(self, data: Dataset) -> None:
+    def __init__(self, data: Matrix) -> None:
         self.data, self.all = data, data.fragments
 
-    def __call__(self, start: int, stop: int) -> tuple[Dataset, range]:
+    def __call__(self, start: int, stop: int) -> tuple[Matrix, range]:
         """(data of the files of fragments ``start:stop``, which of its fragments these are)."""
         source = self.data.source
         if not source.files or start == stop:

@@ -10,19 +10,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.format import Format
 
 T = TypeVar("T")
 
 
-def cores(engine: Any) -> int:
+def cores(engine: Engine) -> int:
     """Threads for the products made beside the scans of ``engine``."""
-    return min(len(os.sched_getaffinity(0)), int(getattr(engine, "workers", 1)))
+    return min(len(os.sched_getaffinity(0)), engine.workers)
 
 
 def over_rows(rows: int, threads: int, work: Callable[[slice], T], format: Format) -> list[list[T]]:

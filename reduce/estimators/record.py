@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from eigenmill.reduce.catalog import Lookup, Some
+from eigenmill.reduce.catalog import FileInfo, Lookup, Some
 from eigenmill.reduce.cleaning import Resolved
-from eigenmill.reduce.dataset import Dataset, FileInfo, Source
+from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.discovery import join
 from eigenmill.reduce.engines.base import Tree
 from eigenmill.reduce.errors import ChangedInputError, ConfigError
 from eigenmill.reduce.format import Format
+from eigenmill.reduce.source_base import Source
 
 log = logging.getLogger("eigenmill")
 

@@ -18,11 +18,14 @@ from hypothesis.extra.numpy import arrays
 
 from eigenmill.compress import Model, Samples, huffman, load, pack, pooling, quantize, share_weights, train
 from eigenmill.compress.coder import Decoder, Encoder, code_numbers, code_weights
+from eigenmill.compress.flat import Reader, varint
 from eigenmill.compress.front import Front
 from eigenmill.compress.integer import WholeLayer, WholeNet, whole_net
-from eigenmill.compress.pack import DIGEST, MAGIC, packed, unpacked
+from eigenmill.compress.pack import DIGEST, MAGIC, MAGIC_COSINES, packed, unpacked
+from eigenmill.compress.pack_front import front_bytes
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.errors import ArtifactError, ConfigError, EigenmillError, SchemaError
+from tests.compress.nets import NETS
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -296,6 +299,49 @@ print(t.attack(contents, 10_000, fitting=True))
 def test_nonsense_is_refused(body: bytes) -> None:
     with pytest.raises(ArtifactError):
         unpacked(again(body))
+
+
+BODY = len(MAGIC) + DIGEST
+
+
+@pytest.mark.parametrize("coder", ["range", "zstd", "huffman"])
+def test_bytes_after_the_end_are_refused_though_their_digest_fits(coder: str) -> None:
+    content = packed(made(), coder=coder)
+    assert again(content[BODY:]) == content
+    for more in (b"\x00", b"EMILL", content):
+        with pytest.raises(ArtifactError, match=f"expected the end, found {len(more)} more bytes"):
+            unpacked(again(content[BODY:] + more))
+
+
+def test_a_version_that_is_not_that_of_the_layers_is_refused_though_its_digest_fits() -> None:
+    plain, cosine = packed(made()), packed(NETS["block"])
+    assert (plain[: len(MAGIC)], cosine[: len(MAGIC)]) == (MAGIC, MAGIC_COSINES)
+    for body, magic in ((plain[BODY:], MAGIC_COSINES), (cosine[BODY:], MAGIC)):
+        with pytest.raises(ArtifactError, match="cosine transform in a file of version 3 only"):
+            unpacked(again(body, magic))
+
+
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [(b"\x00", 0), (b"\x7f", 127), (b"\x80\x01", 128), (b"\xff\x7f", 16383), (b"\x80\x80\x01", 16384)],
+)
+def test_a_number_has_one_form(raw: bytes, value: int) -> None:
+    assert varint(value) == raw
+    assert Reader(raw).varint(value, value) == value
+    longer = raw[:-1] + bytes([raw[-1] | 0x80, 0])
+    for least, most, given_bytes in ((0, value, longer), (value + 1, 1 << 20, raw), (0, value - 1, raw)):
+        with pytest.raises(ArtifactError, match=f"expected a number from {least} to {most}, found {value}"):
+            Reader(given_bytes).varint(most, least)
+
+
+def test_a_number_in_a_longer_form_is_refused_though_the_digest_fits() -> None:
+    """Or one model would have many files."""
+    net = made()
+    body, known = packed(net)[BODY:], front_bytes(net.front)
+    at = body.index(known) + 2  # the number of columns, 4, after the flags and the bits
+    assert body[at] == net.front.n_features
+    with pytest.raises(ArtifactError, match="expected a number from 1 to 65536, found 4"):
+        unpacked(again(body[:at] + b"\x84\x00" + body[at + 1 :]))
 
 
 def test_a_huge_net_in_a_few_bytes_is_refused_before_it_is_made() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from eigenmill.compress import Model, Samples, prune, prune_neurons, quantize, regrow, share_weights, train
-from eigenmill.compress.front import RUN
-from eigenmill.compress.integer import MAX_ACC, bounds, whole_net
+from eigenmill.compress.front import RUN, Front
+from eigenmill.compress.integer import MAX_ACC, WholeLayer, WholeNet, bounds, check, whole_net
 from eigenmill.compress.prune import _gradients
 from eigenmill.compress.quantize import best_step
 from eigenmill.reduce.errors import ConfigError, MissingValueError
@@ -142,6 +142,15 @@ def test_the_best_step_is_no_worse_than_the_extremes() -> None:
     assert best_step(np.array([0.5, -1.0, 1.5]), None, 3) == 0.5
 
 
+def test_the_step_of_shared_values_is_that_of_all_weights_that_share_them(pruned: Model, samples: Samples) -> None:
+    values, counts = np.array([0.3, 1.0]), np.array([1000.0, 1.0])
+    assert best_step(values, counts, 3) == best_step(np.repeat(values, [1000, 1]), None, 3)
+    assert abs(best_step(values, counts, 3) - 0.3) < 0.002 < abs(best_step(values, None, 3) - 0.3)
+    shared = share_weights(pruned, 4)
+    for layer, rounded in zip(shared.layers, quantize(shared, samples, bits=3).layers, strict=True):
+        assert rounded.step == pytest.approx(best_step(layer.weights.ravel().astype(np.float64), None, 3), rel=1e-12)
+
+
 def test_the_integer_net_is_what_plain_integers_say(small: Model, digits: Any) -> None:
     net, X = whole_net(small), digits[2][:20]
     expected = []
@@ -176,6 +185,37 @@ def test_bounds_hold_and_are_reached(small: Model) -> None:
     assert max(found) < MAX_ACC
     codes = np.random.default_rng(0).integers(0, net.front.top + 1, (200, 64))
     assert np.abs(net.scores_of(codes)).max() <= found[-1]
+
+
+def after_signed_results(weights: list[int], bias: int, bits: int) -> WholeNet:
+    """A regression by one sum over hidden results that take every whole number of ``bits`` bits with a sign."""
+    front = Front({}, len(weights), bits, np.float32([0]), np.float32([1]), np.array([-1]), 0.0, 1.0)
+    shifted = np.full(len(weights), -(1 << (bits - 1)))  # codes begin at 0, results at the least number with a sign
+    first = WholeLayer(np.eye(len(weights), dtype=np.int64), shifted, False, 1 << 14, 14, bits)
+    last = WholeLayer(np.array(weights)[:, None], np.array([bias]), False, 0, 0, 0)
+    return WholeNet("regression", (), front, (first, last), 1.0, 0.0)
+
+
+@pytest.mark.parametrize("bias", [0, 100, -100])
+@pytest.mark.parametrize("weights", [[3, 5], [-3, -5], [3, -5], [5, -3], [-7, 0]])
+def test_bounds_count_what_negative_results_add(weights: list[int], bias: int) -> None:
+    """No sum over all inputs is larger than its bound, and one is as large."""
+    net = after_signed_results(weights, bias, 4)
+    codes = np.stack(np.meshgrid(np.arange(16), np.arange(16)), axis=-1).reshape(-1, 2)
+    assert bounds(net) == [8, np.abs(net.scores_of(codes)).max()]
+    assert (net.scores_of(codes)[0, 0], net.scores_of(codes)[-1, 0]) == (
+        bias - 8 * sum(weights),
+        bias + 7 * sum(weights),
+    )
+
+
+@pytest.mark.parametrize(("weight", "bias"), [(32767, -1), (-32767, 1)])
+def test_a_sum_that_only_negative_results_overflow_is_refused(weight: int, bias: int) -> None:
+    """The least result, -2**15, times 32,767, and the bias make 2**47; one less is allowed."""
+    rest = 2**47 - 2**15 * 32767
+    check(after_signed_results([weight], bias * (rest - 1), 16))
+    with pytest.raises(ConfigError, match=f"expected sums below 2\\*\\*47, found up to {2**47};"):
+        check(after_signed_results([weight], bias * rest, 16))
 
 
 def test_it_says_what_is_out_of_range(trained: Model, samples: Samples) -> None:

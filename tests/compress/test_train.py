@@ -19,11 +19,13 @@ from eigenmill.compress import (
     Model,
     Samples,
     Validation,
+    evaluate,
     gather,
     prune,
     quantize,
     train,
 )
+from eigenmill.compress.data import clean_blocks
 from eigenmill.compress.pack import packed
 from eigenmill.compress.train import Epoch, _optimizer, _Run
 from eigenmill.reduce import PCA, Dataset
@@ -127,6 +129,57 @@ def test_a_row_stays_on_its_side_of_the_split(digits: Any, tmp_path: Path) -> No
     assert not any(bytes(c) in held for codes, _ in whole.blocks() for c in codes)
 
 
+NUMBERED = pa.table(
+    {
+        "a": np.where(np.arange(40) % 7 == 3, np.nan, np.arange(40.0)),
+        "label": np.arange(40) % 2,
+        "id": np.arange(40) - 20,
+        "name": [*(f"n{i}" for i in range(39)), None],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("by", "held"),
+    [
+        (None, [3, 10, 18, 20, 21, 33]),
+        ("id", [4, 15, 23, 30, 38]),
+        ("name", [0, 17, 19, 23, 28, 30, 32, 34, 37]),
+    ],
+)
+def test_the_split_is_that_of_every_version(by: str | None, held: list[int], tmp_path: Path) -> None:
+    """Stages, searches and teachers' files of other days were made with these rows held out.
+
+    A row that cleaning drops does not move the others to another side.
+    """
+    for part in range(2):  # rows are numbered through all files
+        pq.write_table(NUMBERED.slice(20 * part, 20), tmp_path / f"part-{part}.parquet")
+    options: dict[str, Any] = {"columns": ["a"], "carry": ["label", "id", "name"]}
+    split = Validation(0.3, by)
+    for missing in ("zero", "drop"):
+        data = Dataset.from_parquet(tmp_path, **options, missing=missing)
+        found: list[int] = []
+        for block, first in clean_blocks(data, "label"):
+            assert block.carried is not None
+            found += (np.asarray(block.carried.column("id"))[split.held_out(block, first)] + 20).tolist()
+        assert found == [row for row in held if missing == "zero" or row % 7 != 3]
+        assert gather(Model.linear(["a"]), data, validation=split).n_held == len(found)
+
+
+@pytest.mark.parametrize(
+    ("key", "hashed"),
+    [(0, 0xE220A8397B1DCDAF), (-0x61C8864680B583EB, 0x6E789E6AA1B965F4), (0x3C6EF372FE94F82A, 0x06C45D188009454F)],
+)
+def test_a_row_is_held_out_by_the_first_53_bits_of_splitmix64(key: int, hashed: int) -> None:
+    """The first numbers that the generator gives for seed 0, as its authors publish them."""
+    table = pa.table({"a": [0.0], "label": [0], "id": [key]})
+    data = Dataset.from_arrow(table, columns=["a"], carry=["label", "id"])
+    ((block, first),) = clean_blocks(data, "label")
+    number = (hashed >> 11) / 2**53
+    assert not Validation(number, "id").held_out(block, first)[0]
+    assert Validation(float(np.nextafter(number, 1)), "id").held_out(block, first)[0]
+
+
 def test_a_column_may_say_what_is_held_out(tmp_path: Path) -> None:
     n = 200
     table = pa.table({"a": np.arange(n, dtype=float), "label": np.arange(n) % 2, "split": ["fit", "held"] * (n // 2)})
@@ -203,6 +256,21 @@ def test_early_stopping_keeps_the_best(samples: Samples) -> None:
         int((model.forward(samples.front.scaled(c))[-1].argmax(1) != t).sum()) for c, t in samples.blocks("held")
     )
     assert wrong / samples.n_held == best.held_error
+
+
+def test_early_stopping_waits_until_pruning_is_done(trained: Model, samples: Samples) -> None:
+    """Epochs that end with more weights have less loss, and are not what was asked for. Nothing moves but the masks."""
+    seen: list[Epoch] = []
+    model = train(
+        trained, samples, optimizer={"name": "sgd", "lr": 0}, epochs=8, patience=1, progress=seen.append,
+        constraints=[Magnitude(0.6, until=0.5)],
+    )  # fmt: skip
+    losses = [epoch.held_loss or 0 for epoch in seen]
+    assert losses[0] < losses[3] == losses[4]  # of the first epoch with all masks, and of the one that was waited for
+    assert len(seen) == 5
+    assert len({epoch.nonzero for epoch in seen}) == 4
+    assert evaluate(model, samples).log_loss == pytest.approx(losses[3], rel=1e-5)
+    assert np.mean(np.concatenate([layer.weights.ravel() for layer in model.layers]) == 0) == pytest.approx(0.6, 1e-3)
 
 
 def test_what_is_pruned_stays_pruned(trained: Model, samples: Samples) -> None:
@@ -292,6 +360,26 @@ def test_balanced_weights_find_the_rare_class() -> None:
     plain, even = (train(Model.linear(), (X, y), class_weight=w, **options) for w in (None, "balanced"))
     recall = [float((m.predict(X)[y == 1] == 1).mean()) for m in (plain, even)]
     assert recall[1] > recall[0] + 0.3
+
+
+def test_the_loss_of_rows_held_out_counts_every_row_once_whatever_training_weighs() -> None:
+    rng = np.random.default_rng(0)
+    y = (rng.random(1000) < 0.1).astype(int)
+    X = rng.normal(size=(1000, 3)) + y[:, None]
+    rows, seen = gather(Model.linear(), (X, y), validation=0.3), list[Epoch]()
+    model = train(Model.linear(), rows, class_weight="balanced", epochs=2, progress=seen.append)
+    assert seen[-1].held_loss == pytest.approx(evaluate(model, rows).log_loss, rel=1e-5)
+
+
+def test_values_of_many_files_are_scaled_by_all_of_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(mean, 1, rows) for mean, rows in ((1e6, 30), (-5, 200), (1e6 + 40, 7))]
+    for i, y in enumerate(parts):
+        pq.write_table(pa.table({"a": y, "y": y}), tmp_path / f"{i}.parquet")
+    data = Dataset.from_parquet(tmp_path, columns=["a"], carry=["y"])
+    model = gather(Model.linear(["a"], task="regression"), data, "y").model
+    whole = np.concatenate(parts)
+    assert (model.offset, model.scale) == pytest.approx((whole.mean(), whole.std()), rel=1e-12)
 
 
 def test_labels_may_be_text_or_booleans() -> None:

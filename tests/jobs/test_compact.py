@@ -138,6 +138,22 @@ def test_a_second_run_finds_everything_done_and_scores_no_test(
     assert [json.loads(line)["file"] for line in log.read_text().splitlines()][2:] == [other["test"]["after"]["file"]]
 
 
+def test_the_same_file_is_scored_again_on_other_test_rows(done: Path, digit_files: Path, tmp_path: Path) -> None:
+    log = tmp_path / "out/test.jsonl"
+    before = log.read_text().splitlines()
+    other = invoke(str(done), "--set", 'test.filters=[[id, ">=", 1500]]')
+    assert other["test"]["after"]["rows"] == other["test"]["before"]["rows"] == 297
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["file"] for line in lines[2:]] == [line["file"] for line in lines[:2]]
+    assert len({(line["file"], line["data"]) for line in lines}) == len(lines) == 4
+    log.write_text("\n".join([before[0], before[1][: len(before[1]) // 2]]))  # as a kill leaves it
+    for _ in range(2):
+        assert invoke(str(done))["test"]["after"]["rows"] == 397
+    mended = log.read_text().splitlines()
+    assert mended[0] == before[0]
+    assert [json.loads(line)["file"] for line in mended[2:]] == [lines[1]["file"]]
+
+
 def test_stages_and_search_never_read_the_test_rows(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[tuple[str, Any]] = []
     stages, dataset = compact.run_steps, compact._dataset

@@ -21,15 +21,15 @@ from tests.support.formats import use
 GROUP = 200
 DRIVER = f"""
 import sys, time
-import eigenmill.reduce.dataset
+import eigenmill.reduce.matrix
 from tests.support.formats import switch
 switch(leaf_bytes=8 * {D} * {GROUP})
-pause, blocks = float(sys.argv.pop(1)), eigenmill.reduce.dataset.Dataset.blocks
+pause, blocks = float(sys.argv.pop(1)), eigenmill.reduce.matrix.Matrix.blocks
 def slow(self, fragment, workspace, **options):
     for block in blocks(self, fragment, workspace, **options):
         time.sleep(pause)
         yield block
-eigenmill.reduce.dataset.Dataset.blocks = slow
+eigenmill.reduce.matrix.Matrix.blocks = slow
 from eigenmill.jobs.cli import main
 main()
 """

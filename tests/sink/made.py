@@ -13,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from eigenmill.reduce.blocks import Block, Columns, Origin, Workspace
-from eigenmill.reduce.dataset import Dataset, FileInfo, Fragment, Numbered
+from eigenmill.reduce.catalog import FileInfo, Fragment
+from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.format import FORMAT_1, Format
 from eigenmill.reduce.manifest import Manifest
 from eigenmill.reduce.parts import Part
 from eigenmill.reduce.sink import Job, Sink
+from eigenmill.reduce.source_base import Numbered
 
 FLOAT32 = np.dtype(np.float32)
 

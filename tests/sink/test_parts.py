@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eigenmill.reduce.dataset import Dataset, Fragment
+from eigenmill.reduce.catalog import Fragment
+from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ChangedInputError, ConfigError, DataError, SchemaError
 from eigenmill.reduce.format import FORMAT_1
 from eigenmill.reduce.parts import Part, plan_parts

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
 
-from eigenmill.reduce.dataset import Dataset, Numbered
+from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import DataError, SchemaError
 from eigenmill.reduce.layouts import SPARK_VECTOR
+from eigenmill.reduce.source_base import Numbered
 from tests.sources.forms import both, first_block, pair, spark_dense, spark_sparse
 
 NAN = math.nan

@@ -1,0 +1,77 @@
+"""NumPy arrays and SciPy sparse matrices as a source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import scipy.sparse
+
+from eigenmill.reduce.blocks import Block, Origin, Workspace
+from eigenmill.reduce.catalog import FileInfo, Fragment
+from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.errors import SchemaError
+from eigenmill.reduce.format import Format, current
+from eigenmill.reduce.source_base import Numbered, Source, feature_dtype
+
+
+class ArraySource:
+    """Rows of a NumPy array (n, d) or a SciPy CSR array (n, d)."""
+
+    def __init__(
+        self, X: Any, names: Sequence[str] | None = None, weights: Any = None, format: Format | None = None
+    ) -> None:
+        self.format = format or current()
+        X = scipy.sparse.csr_array(X) if scipy.sparse.issparse(X) else np.asarray(X)
+        if X.ndim != 2:
+            raise SchemaError(f"expected a matrix with 2 dimensions, found {X.ndim}; reshape the input")
+        if X.dtype.kind not in "fiub":
+            raise SchemaError(
+                f"expected a numeric or boolean matrix, found dtype {X.dtype}; encode it as numbers first"
+            )
+        self.X = X
+        self.names: Sequence[str] = Numbered("x", X.shape[1]) if names is None else tuple(names)
+        if len(self.names) != X.shape[1]:
+            raise SchemaError(f"expected {X.shape[1]} feature names, found {len(self.names)}")
+        self.weights = None if weights is None else np.asarray(weights, dtype=np.float64)
+        if self.weights is not None and self.weights.shape != (X.shape[0],):
+            raise SchemaError(f"expected weights of shape ({X.shape[0]},), found {self.weights.shape}")
+        self.files: tuple[FileInfo, ...] = ()
+        self.root, self.listed, self.stored_columns = "", False, X.shape[1]
+        self.values = int(X.nnz) if scipy.sparse.issparse(X) else X.size
+        step, n = self.format.leaf_rows(X.shape[1]), X.shape[0]
+        self.fragments = tuple(
+            Fragment(i, 0, a, min(a + step, n), min(a + step, n) - a) for i, a in enumerate(range(0, n, step))
+        )
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return feature_dtype([self.X.dtype])
+
+    @property
+    def carried(self) -> Any:
+        return pa.schema([])
+
+    @property
+    def sparse(self) -> bool:
+        return bool(scipy.sparse.issparse(self.X))
+
+    @property
+    def digest(self) -> str:
+        X = self.X
+        content = [X.indptr, X.indices, X.data, list(X.shape)] if scipy.sparse.issparse(X) else X
+        return digest_of([content, self.weights, list(self.names)])
+
+    def only(self, files: Sequence[int]) -> Source:
+        return self
+
+    def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
+        for a in range(fragment.start, fragment.stop, height):
+            b = min(a + height, fragment.stop)
+            weights = None if self.weights is None else self.weights[a:b]
+            yield Block(self.X[a:b], weights, None, Origin(row=a), workspace)
+
+    def describe(self) -> Mapping[str, Any]:
+        return {}

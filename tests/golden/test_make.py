@@ -1,0 +1,23 @@
+"""What is kept is what the wheel writes on this machine, if its versions are the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.golden import make
+from tests.golden.conftest import same
+
+SLOW = [pytest.param(room, marks=pytest.mark.slow) for room in make.ROOMS if room != "outputs"]
+
+
+@pytest.mark.parametrize("room", ["outputs", *SLOW])
+def test_the_wheel_writes_what_is_kept(room: str, space: Path) -> None:
+    make.by_the_wheel(room, space / "made")
+    if json.loads((make.KEPT / "versions.json").read_text())[room] != make.versions(room):
+        pytest.skip("this machine's versions are others")
+    same(space / "made", make.unpack(room, space / "kept"))
+    make.pack(space / "made", space / "packed.tar.xz")
+    assert (space / "packed.tar.xz").read_bytes() == (make.KEPT / f"{room}.tar.xz").read_bytes()

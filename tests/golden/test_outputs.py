@@ -1,0 +1,54 @@
+"""Outputs of ba05dba are verified, finished where they were left, and replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.golden import inputs
+from tests.golden.conftest import copied, same
+from tests.golden.library import Counter, Library
+from tests.golden.rooms import fits
+
+Golden = Callable[[str], Path]
+
+
+def test_today_writes_the_same_outputs(golden: Golden, today: Golden) -> None:
+    same(today("outputs"), golden("outputs"))
+
+
+@pytest.mark.parametrize("ending", ["whole", "begun", "unmarked"])
+@pytest.mark.parametrize("name", fits.OUTPUTS)
+def test_an_output_is_continued(name: str, ending: str, lib: Library, golden: Golden, place: Path) -> None:
+    saved = golden("outputs") / name
+    out = copied(saved / ending, place / "at") / "out"
+    finished, left = parts(out), Counter()
+    fits.features(lib, name, str(out), left)
+    assert left.scans == [("write", rows(saved / "whole/out") - rows(saved / ending / "out"))]
+    assert {path: parts(out)[path] for path in finished} == finished
+    assert bool(left.scans[0][1]) == (ending == "begun")
+    same(place / "at", saved / "whole")
+
+
+def parts(out: Path) -> dict[Path, tuple[int, int]]:
+    """Each part, with what changes when it is written again."""
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.rglob("part-*.parquet")}
+
+
+def rows(out: Path) -> int:
+    """Rows of the parts that are there."""
+    return sum(pq.read_metadata(path).num_rows for path in out.rglob("part-*.parquet"))
+
+
+def test_a_new_version_is_continued(lib: Library, golden: Golden, place: Path) -> None:
+    saved = golden("outputs") / "versions"
+    out = copied(saved / "begun", place / "at") / "out"
+    begun, left = parts(out.parent / ".out.v000003"), Counter()
+    fits.features(lib, "columns", str(out), left, overwrite=True)
+    assert left.scans == [("write", inputs.ROWS * (len(inputs.SMALL) - 2))]
+    assert begun
+    assert begun.items() <= parts(out.parent / ".out.v000003").items()
+    same(place / "at", saved / "whole")
