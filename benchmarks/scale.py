@@ -33,6 +33,7 @@ from eigenmill.reduce.catalog import FileInfo, Files, Fragment, RowGroups
 from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.engines.load import Cluster, Load, fold_load
 from eigenmill.reduce.parquet import ParquetSource
+from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.plan import explain
 
 FEATURES, ROWS, FILES, WORKERS = 512, 48_828, 100_000, 1_000
@@ -59,7 +60,7 @@ class Run:
 
 @tagged("NullPass", "state")
 @dataclass(frozen=True)
-class NullPass:
+class NullPass(Pass[Run, Run]):
     """Does nothing but keep account of files, in states of ``state`` bytes."""
 
     state: int

@@ -29,6 +29,7 @@ import numpy as np
 from eigenmill.reduce.blocks import F64, Block, Workspace
 from eigenmill.reduce.cleaning import MEAN
 from eigenmill.reduce.digest import tagged
+from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.moments import Intake, Moments, Shifted, merge_moments
 
 
@@ -100,7 +101,7 @@ class Gram:
 
 @tagged("GramPass", "intake")
 @dataclass(frozen=True)
-class GramPass:
+class GramPass(Pass[GramState, Gram]):
     """Moments and centred cross products in one scan; the result is :class:`Gram`."""
 
     intake: Intake

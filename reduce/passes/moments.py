@@ -20,6 +20,7 @@ from eigenmill.reduce.cleaning import ERROR, FILL, KEEP, Resolved, mend
 from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import DataError
 from eigenmill.reduce.format import FORMAT_1, Format
+from eigenmill.reduce.passes.base import Pass
 
 Entries = tuple[npt.NDArray[np.intp], F64]
 """Columns and a number for each."""
@@ -300,7 +301,7 @@ def finite_any(X: Floats) -> npt.NDArray[np.bool_]:
 
 @tagged("MomentsPass", "intake")
 @dataclass(frozen=True)
-class MomentsPass:
+class MomentsPass(Pass[Moments, Moments]):
     """Moments of every column in one scan; the result is :class:`Moments`."""
 
     intake: Intake

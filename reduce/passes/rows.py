@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from eigenmill.reduce.blocks import F64, Block, Floats
 from eigenmill.reduce.digest import tagged
+from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.moments import Intake, Moments, merge_moments
 
 
@@ -30,7 +31,7 @@ class RowsState:
 
 @tagged("RowsPass", "intake")
 @dataclass(frozen=True)
-class RowsPass:
+class RowsPass(Pass[RowsState, RowsState]):
     """Keep every row in one scan; the result is :class:`RowsState` over all rows."""
 
     intake: Intake

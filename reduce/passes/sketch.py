@@ -25,6 +25,7 @@ import numpy as np
 
 from eigenmill.reduce.blocks import F64, Block, Floats, dense_slices
 from eigenmill.reduce.digest import tagged
+from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.moments import Intake, Moments, merge_moments
 from eigenmill.reduce.passes.thin import Thin, thin_rows
 
@@ -73,7 +74,7 @@ class Sketch:
 
 @tagged("SketchPass", "intake weights pivot gap")
 @dataclass(frozen=True)
-class SketchPass:
+class SketchPass(Pass[SketchState, Sketch]):
     """One product with ``weights`` P (d, l).
 
     Args:

@@ -15,6 +15,7 @@ import numpy as np
 
 from eigenmill.reduce.blocks import F64, Block, dense_slices
 from eigenmill.reduce.digest import tagged
+from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.moments import Intake, Moments
 from eigenmill.reduce.passes.thin import thin_rows
 
@@ -29,7 +30,7 @@ class TsqrState:
 
 @tagged("TsqrPass", "intake pivot offset weights gap")
 @dataclass(frozen=True)
-class TsqrPass:
+class TsqrPass(Pass[TsqrState, F64]):
     """R of ``sqrt(w) * ((X - pivot) - offset) @ weights``; ``weights`` (d, l) is Q over the scale.
 
     A gap that the mean fills enters the product as ``gap`` (d,), or as 0 (centred data).

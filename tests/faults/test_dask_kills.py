@@ -39,7 +39,9 @@ from eigenmill.reduce import PCA, Dataset, connect
 from tests.support.formats import other
 
 class Tell:
-    def begin(self, stage, rows, size): print(stage, flush=True)
+    def begin(self, stage, rows, size):
+        print(stage, flush=True)
+        return self
     def advance(self, rows): pass
     def end(self): pass
 
