@@ -140,7 +140,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.mark.parametrize("kind", ["local", "tasks"])
 def test_of_trees_that_go_on_from_day_to_day(spelled: Any, kind: str, files: list[Path]) -> None:
     pass_, draw, engine = SpellPass(), random.Random(7), connect("local", workers=2)
-    data = Dataset.from_parquet([str(path) for path in files], columns=["x"])
+    data = Dataset.from_parquet([str(path) for path in files], columns=["x"], format=TINY)
     for days in (2, 2, 2, 3, 5, 9, len(files)):
         tree: Tree[str] = Tree()
         ends = [*sorted(draw.sample(range(1, len(files)), days - 1)), len(files)]
