@@ -389,7 +389,6 @@ class _Log:
     def checkpoint(self, candidate: Candidate) -> str | None:
         if self.directory is None:
             return None
-        self.directory.mkdir(parents=True, exist_ok=True)
         return str(self.directory / f"{digest_of(asdict(candidate))[:12]}.checkpoint")
 
     def best(self) -> Model | None:
