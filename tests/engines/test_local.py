@@ -6,6 +6,7 @@ import itertools
 import re
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from hypothesis import strategies as st
 from eigenmill.reduce import PCA, ConfigError, Dataset, MissingValueError, TruncatedSVD, connect
 from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.engines.base import one_blas_thread
-from eigenmill.reduce.engines.local import LocalEngine, LocalSession
+from eigenmill.reduce.engines.local import LocalEngine
 from eigenmill.reduce.engines.memory import estimate, format_bytes, parse_bytes
+from eigenmill.reduce.engines.threads import run_tasks
 from eigenmill.reduce.passes.gram import GramPass
 from eigenmill.reduce.passes.moments import Intake
 from eigenmill.reduce.passes.rows import RowsPass
 from tests.engines.contract import EngineContract, bytes_of, open_input, pass_of
-from tests.engines.counting import failing_at
+from tests.engines.counting import WatchedSource, failing_at
 
 
 class TestLocal(EngineContract):
@@ -55,6 +57,30 @@ def test_the_error_is_that_of_the_first_rows_however_many_threads(monkeypatch: p
     assert len(told) == 1
 
 
+@pytest.mark.parametrize("workers", [2, 3])
+def test_no_leaf_starts_far_ahead_of_the_oldest(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """States that wait for a slow leaf would pile up: at most 4 leaves a thread start while it runs."""
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
+    last, reached, beyond, overtaken = 4 * workers, threading.Event(), threading.Event(), list[bool]()
+
+    def tell(fragment: Any, block: Any) -> None:
+        if fragment.index == last:
+            reached.set()
+        if fragment.index > last:
+            beyond.set()
+        if fragment.index == 0:
+            assert reached.wait(30)
+            overtaken.append(beyond.wait(0.3))  # time enough for a thread that does not wait
+
+    data = Dataset.from_numpy(np.random.default_rng(0).normal(size=(80, 1)))
+    assert len(data.fragments) == 40
+    slow = replace(data, source=WatchedSource(data.source, tell))  # type: ignore[arg-type]
+    pass_ = pass_of("gram", data)
+    assert bytes_of(connect("local", workers=workers).run(pass_, slow)) == bytes_of(connect("local").run(pass_, data))
+    assert overtaken == [False]
+    assert beyond.is_set()
+
+
 def test_openmp_has_one_thread_in_every_thread_that_folds(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenMP keeps a limit for every thread apart, and scikit-learn brings it along."""
     import sklearn.utils  # noqa: F401  (loads OpenMP)
@@ -68,7 +94,9 @@ def test_openmp_has_one_thread_in_every_thread_that_folds(monkeypatch: pytest.Mo
     seen, names, both = list[set[int]](), set[str](), threading.Barrier(2)
 
     class Look:
-        def begin(self, stage: str, rows: int, size: int) -> None: ...
+        def begin(self, stage: str, rows: int, size: int) -> Look:
+            return self
+
         def end(self) -> None: ...
 
         def advance(self, rows: int) -> None:
@@ -228,14 +256,13 @@ def test_what_the_last_scan_has_freed_leaves_as_many_workers_to_the_next(
     resident, workers = [300 << 20], list[int]()
     for module in ("eigenmill.reduce.engines.local", "eigenmill.reduce.engines.memory"):
         monkeypatch.setattr(f"{module}.resident", lambda: resident[0])
-    fold = LocalSession._fold
 
-    def folded(self: LocalSession, pass_: Any, data: Dataset, leaves: Any, tree: Any, count: int) -> None:
+    def counted(tasks: Any, count: int, *rest: Any) -> None:
         workers.append(count)
-        fold(self, pass_, data, leaves, tree, count)
+        run_tasks(tasks, count, *rest)
         resident[0] = 1 << 30
 
-    monkeypatch.setattr(LocalSession, "_fold", folded)
+    monkeypatch.setattr("eigenmill.reduce.engines.local.run_tasks", counted)
     X = np.random.default_rng(0).normal(size=(2000, 60))
     pq.write_table(pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 60)}), tmp_path / "x.parquet")
     svd = TruncatedSVD(3, solver="sketch", tol=None, max_scans=3)
