@@ -436,7 +436,6 @@ class _Log:
     def checkpoint(self, candidate: Candidate) -> str | None:
         if self.directory is None:
             return None
-        self.directory.mkdir(parents=True, exist_ok=True)
         return str(self.directory / f"{digest_of(named(candidate))[:12]}.checkpoint")
 
     def best(self) -> Model | None:

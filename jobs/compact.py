@@ -62,7 +62,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
     """
     recipe = source.recipe
     place = Path(recipe.output.path)
-    place.mkdir(parents=True, exist_ok=True)
+    files.make_directory(*files.resolve(place))
     with source.blame("input"):
         data = _dataset(recipe.input, recipe.label)
     with source.blame("model"):

@@ -153,7 +153,7 @@ def publish(fs: pafs.FileSystem, path: str, write: Callable[[BinaryIO], None]) -
 def _publish_local(path: str, write: Callable[[BinaryIO], None]) -> Written:
     parent, name = os.path.split(path)
     with explained(path):
-        os.makedirs(parent, exist_ok=True)
+        _make_local(parent)
         file, temporary = _create_locked(parent, name)
     try:
         with file:
@@ -242,7 +242,21 @@ def make_directory(fs: pafs.FileSystem, path: str) -> None:
     """The directory and its parents; nothing where there are no directories."""
     if path and fs.type_name not in OBJECT_STORES:
         with explained(path, "create"):
-            fs.create_dir(path, recursive=True)
+            _make_local(path) if is_local(fs) else fs.create_dir(path, recursive=True)
+
+
+def _make_local(path: str) -> None:
+    """The directory and its parents; each new one is synced into the one above: its files are lost with its name."""
+    if os.path.isdir(path):
+        return
+    above = os.path.dirname(path)
+    _make_local(above)
+    try:
+        os.mkdir(path)
+    except FileExistsError:  # by another writer meanwhile
+        if not os.path.isdir(path):
+            raise
+    sync_directory(above)
 
 
 def write_bytes(fs: pafs.FileSystem, path: str, content: bytes) -> Written:
