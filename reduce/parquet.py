@@ -127,7 +127,7 @@ def locate(path: str, spans: Sequence[tuple[int, int]], position: int) -> Origin
     return Origin(path, None, position)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ParquetSource(LaidOut):
     """Parquet files of one schema. Small and picklable: descriptions only, no open files.
 
@@ -158,6 +158,13 @@ class ParquetSource(LaidOut):
     @property
     def stored_columns(self) -> int:
         return len(self.columns(carry=False))
+
+    @property
+    def values(self) -> int:
+        if not self.sparse:
+            return super().values
+        values = self.files.values if isinstance(self.files, Files) else [f.values for f in self.files]
+        return min(sum(map(int, values)), super().values)
 
     @cached_property
     def fragments(self) -> Sequence[Fragment]:
@@ -370,7 +377,17 @@ def plan(listing: Listing, want: Wanted, filters: Any = None) -> ParquetSource:
     if used:
         each = {id(values): {name: values[name] for name in used} for values in listing.partitions}
         keys = tuple(each[id(values)] for values in listing.partitions)
-    source = ParquetSource(listing.store, listing.root, (), layout, carried, want.weights, where, keys, listing.listed)
+    source = ParquetSource(
+        store=listing.store,
+        root=listing.root,
+        files=(),
+        layout=layout,
+        carried=carried,
+        weights=want.weights,
+        where=where,
+        keys=keys,
+        listed=listing.listed,
+    )
     columns = source.columns(carry=True)
     expected = {name: schema.field(name).type for name in columns}
     remote = listing.store.remote

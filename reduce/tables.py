@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from eigenmill.reduce.arrow import field_of, numbers, weights_field
 from eigenmill.reduce.blocks import F64, Block, Origin, Workspace
-from eigenmill.reduce.catalog import FileInfo, Fragment
+from eigenmill.reduce.catalog import Fragment
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.errors import ConfigError, SchemaError
 from eigenmill.reduce.layouts import DENSE, LaidOut, Layout, SparkVector, Wanted, choose
@@ -27,9 +27,6 @@ DIGEST_ROWS = 1 << 16
 
 class TableSource(LaidOut):
     """The rows of an Arrow table. Only the columns that are used are kept."""
-
-    files: tuple[FileInfo, ...] = ()
-    root, listed = "", False
 
     def __init__(self, table: pa.Table, want: Wanted) -> None:
         def first(column: str) -> Iterator[pa.Array]:
@@ -48,17 +45,14 @@ class TableSource(LaidOut):
             weights_field(schema, name, WHERE)
         self.table = table.select(list(dict.fromkeys([*layout.columns, *weights, *want.carry])))
         n, step = table.num_rows, leaf_rows(len(layout.names))
-        self.fragments = tuple(
+        self.fragments: Sequence[Fragment] = tuple(
             Fragment(i, 0, a, min(a + step, n), min(a + step, n) - a) for i, a in enumerate(range(0, n, step))
         )
 
     @property
-    def stored_columns(self) -> int:
-        return len(self.layout.columns)
-
-    @property
     def values(self) -> int:
-        """Numbers stored in the rows."""
+        if not self.sparse:
+            return super().values
         column = self.table.column(self.layout.columns[-1])
         values = pc.struct_field(column, "values") if isinstance(self.layout, SparkVector) else column
         return pc.sum(pc.list_value_length(values)).as_py() or 0
@@ -76,9 +70,6 @@ class TableSource(LaidOut):
                 writer.write_table(part)
             h.update(sink.getvalue())
         return digest_of([h.hexdigest(), self.layout, self.carried.names, self.weights])
-
-    def only(self, files: Sequence[int]) -> TableSource:
-        return self
 
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         for a in range(fragment.start, fragment.stop, height):
