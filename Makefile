@@ -27,7 +27,7 @@ slow: $(TEST) $(FLOW)/.installed cortex  ## the slow tests
 	$(PYTEST) -m slow $(ARGS)
 
 goldens: $(TEST)  ## tests/golden again, by the wheel that is kept there; ARGS='models scans' for some rooms
-	$(BIN)/python -P tests/golden/make.py $(ARGS)
+	$(BIN)/python -m tests.golden.make $(ARGS)
 
 docker: $(CORE)  ## build the images and run both clusters from them (as root; no Docker daemon needed)
 	$(BIN)/python docker/verify.py $(ARGS)

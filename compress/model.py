@@ -314,16 +314,16 @@ def _silence(weights: F64, front: Front) -> None:
 
 def _with_projection(model: Model, pca: Any) -> Model:
     """The model with a fitted PCA's front, and its projection as the first layer."""
-    names = pca._names
-    front = front_of(pca.quality_, pca.cleaning_, pca._layout, names, model.bits)
-    matrix, shift = pca._basis()[0], pca._shift
+    fitted, projection = pca.snapshot(), pca.as_transform()
+    front = front_of(fitted.quality, fitted.cleaning, fitted.layout, fitted.names, model.bits)
+    matrix, shift = projection.weights, projection.mean
     # x = low + step * (centre + spread * z), so that (x - shift) @ matrix is linear in z.
     low, step = front.low.astype(np.float64), front.step.astype(np.float64)
-    gain = np.broadcast_to(step * front.spread, (len(names),))
-    start = np.broadcast_to(low + step * front.centre, (len(names),))
+    gain = np.broadcast_to(step * front.spread, shift.shape)
+    start = np.broadcast_to(low + step * front.centre, shift.shape)
     weights, bias = gain[:, None] * matrix, (start - shift) @ matrix
     # Features of about unit size train well, whatever the units of the columns.
-    size = float(np.sqrt(np.mean(pca.explained_variance_))) or 1.0
+    size = float(np.sqrt(np.mean(fitted["explained_variance_"]))) or 1.0
     layer = Dense((weights / size).astype(np.float32), (bias / size).astype(np.float32), relu=False)
     return replace(model, front=front, layers=(layer,))
 

@@ -11,12 +11,11 @@ import numpy as np
 
 from eigenmill.jobs.daily_records import Version
 from eigenmill.jobs.drift import Alignment
-from eigenmill.jobs.fitted import Fitted, keeps_state, load_fitted, save_fitted
+from eigenmill.jobs.fitted import Fitted, load_fitted, save_fitted
 from eigenmill.reduce import Dataset, Manifest, Sink, StandardScaler, files, load
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, OutputError
 from eigenmill.reduce.sink import read_manifest
-from eigenmill.reduce.transforms import Input
 
 ERRORS = "_reconstruction.json"
 """Where a reconstruction keeps its error, in its output; readers of Parquet skip the name."""
@@ -24,7 +23,7 @@ ERRORS = "_reconstruction.json"
 
 def read_input(model: Any, path: Any, **options: Any) -> Dataset:
     """Files in the layout that ``model`` was fitted on; ``options`` as of ``Dataset.from_parquet``."""
-    return Dataset.from_parquet(path, **{**model._layout, **options})
+    return Dataset.from_parquet(path, **{**model.snapshot().layout, **options})
 
 
 def transform(
@@ -77,17 +76,17 @@ def reconstruct(
         options: as of :class:`eigenmill.Sink`.
     """
     model = load(model_path)
-    if against is not None and not hasattr(model, "reconstruction_error"):
+    if against is not None and isinstance(model, StandardScaler):
         raise ConfigError("expected a model of method pca or svd for --against, found one that loses nothing")
     layout, carried, aligned = _features_layout(model, model_path, path, vector, columns)
     features = Dataset.from_parquet(path, **layout, carry=carried if carry is None else list(carry))
     if aligned is not None:
         features = features.then(aligned.inverse.transform(features.dtype))
-    names = list(model._names) if isinstance(model._names, tuple) else None
-    if names is not None:
-        options |= {"layout": "columns", "names": names}
+    fitted = model.snapshot()
+    if isinstance(fitted.names, tuple):
+        options |= {"layout": "columns", "names": list(fitted.names)}
     else:
-        options |= {"layout": "list", "column": str(model._layout.get("vector", "values"))}
+        options |= {"layout": "list", "column": str(fitted.layout.get("vector", "values"))}
     manifest = engine.write(model.inverse_transform(features), Sink(out, **options))
     return Reconstruction(manifest, None if against is None else _measured(model, against, model_path, engine, out))
 
@@ -96,7 +95,7 @@ def _measured(model: Any, against: Any, model_path: str, engine: Engine, out: st
     fitted = load_fitted(model_path)
     data = read_input(model, against, weights=fitted.weights, filters=fitted.reading()["filters"])
     found = model.reconstruction_error(data, engine=engine)
-    names = model._names
+    names = model.snapshot().names
     errors = {
         "rows": int(found["rows"]),
         "rmse": {names[j]: float(value) for j, value in enumerate(found["rmse"])},
@@ -138,8 +137,7 @@ def _features_layout(
 
 def _digests(model: Any) -> list[str]:
     """Digests of the model as a transform, in both precisions."""
-    inputs = [Input(model._names, np.dtype(dtype), model.cleaning_) for dtype in ("float32", "float64")]
-    return [model._transform(each).digest for each in inputs]
+    return [model.as_transform(dtype).digest for dtype in ("float32", "float64")]
 
 
 def _alignment(model_path: str) -> Alignment | None:
@@ -177,23 +175,23 @@ def update(model_path: str, path: Any, engine: Engine) -> Update:
         ChangedInputError: a file that it has seen is not what it was.
     """
     model, fitted = load(model_path), load_fitted(model_path)
-    if not keeps_state(model):
+    before = model.snapshot()
+    if not before.has_state:
         raise ConfigError(
             f"expected a model saved with its state at {model_path}, found one without; "
             "fit it with output.state: true in the job file"
         )
-    before = dict(model._seen)
     data = read_input(model, path, weights=fitted.weights, filters=fitted.reading()["filters"])
     model.partial_fit(data, engine=engine)
-    changed = model._seen != before
-    digest = str(model.digest_)
+    seen, had = model.snapshot().fingerprint, before.fingerprint
+    changed = seen != had
+    digest = str(before.digest)
     if changed:
         digest = model.save(model_path, state=True, overwrite=True)
         # The job that fitted the model did so from other input: its key no longer stands for this one.
         save_fitted(model_path, Fitted("", digest, fitted.carry, fitted.weights, fitted.filters))
-    seen = model._seen
     files_, rows = seen["files"], seen["rows"]
-    return Update(files_ - before["files"], rows - before["rows"], files_, rows, digest, changed)
+    return Update(files_ - had["files"], rows - had["rows"], files_, rows, digest, changed)
 
 
 __all__ = ["Reconstruction", "Update", "read_input", "reconstruct", "transform", "update"]

@@ -72,11 +72,11 @@ def build_estimator(spec: Reduction) -> Any:
 
 
 def build_engine(source: JobFile, work: str | None, progress: Progress | None) -> Engine:
-    """The engine; no scan has begun.
+    """The engine, which has opened nothing yet.
 
     Raises:
         ConfigError: an option is wrong, or no cluster is named.
-        EngineError: the cluster does not answer.
+        EngineError: there is no Spark session to be had.
     """
     spec = source.job.engine
     options: dict[str, Any] = {"memory": spec.memory, "work": work, "progress": progress}
@@ -107,7 +107,7 @@ def command_engine(
     work = _hidden(out, "")
     with (
         workplace(work),
-        contextlib.closing(connect(kind, client, memory=memory, work=work, progress=progress)) as engine,
+        connect(kind, client, memory=memory, work=work, progress=progress) as engine,
     ):
         yield engine
 

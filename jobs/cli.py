@@ -24,12 +24,12 @@ from eigenmill.jobs import apply, compact_cli, console, exits, quality, redact, 
 from eigenmill.jobs.build import build_dataset, build_engine, command_engine
 from eigenmill.jobs.config import Job, Section, load_job
 from eigenmill.jobs.daily_cli import commands as daily
-from eigenmill.jobs.fitted import keeps_state
 from eigenmill.jobs.report import finite
 from eigenmill.jobs.run import explained, run
 from eigenmill.reduce import Dataset, __version__, connect, load
 from eigenmill.reduce import files as store
 from eigenmill.reduce.errors import ConfigError, DoesNotFitError
+from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.sink import read_manifest
 
 CODES = "\n\n".join(
@@ -226,11 +226,11 @@ def inspect(
         if path.endswith((".yaml", ".yml")):
             source = load_job(path)
             data = build_dataset(source, missing="error")
-            with contextlib.closing(build_engine(source, None, bars)) as engine:
+            with build_engine(source, None, bars) as engine:
                 found, names = quality.measure(data, engine), data.feature_names
         elif _holds(path, "model.json"):
-            model = load(path)
-            found, names = model.quality_, model._names
+            model = load(path).snapshot()
+            found, names = model.quality, model.names
             about.append(show.model(model, path))
             plain["model"] = _model_json(model)
         else:
@@ -438,17 +438,17 @@ def _holds(path: str, name: str) -> bool:
     return store.exists(fs, f"{directory}/{name}")
 
 
-def _model_json(model: Any) -> dict[str, Any]:
-    ratio = getattr(model, "explained_variance_ratio_", None)
+def _model_json(model: Snapshot) -> dict[str, Any]:
+    ratio = model.arrays.get("explained_variance_ratio_")
     return {
-        "kind": type(model).__name__,
-        "digest": model.digest_,
-        "parameters": model.get_params(deep=False),
-        "input": model._seen,
-        "features": int(model.n_features_in_),
-        "components": getattr(model, "n_components_", None),
+        "kind": model.kind,
+        "digest": model.digest,
+        "parameters": model.parameters,
+        "input": model.fingerprint,
+        "features": len(model.names),
+        "components": model.values.get("n_components_"),
         "explained_variance_ratio": None if ratio is None else ratio.tolist(),
-        "state": keeps_state(model),
+        "state": model.has_state,
     }
 
 

@@ -72,10 +72,10 @@ def fit(source: DailyFile, day: str, progress: Progress | None = None) -> Done:
     changed = True
     if place.exists("model", "model.json"):
         model = load(place.path("model"))
-        seen = dict(model._seen)
+        seen = model.snapshot().fingerprint
         with _engine(source, day, progress) as engine:
             model.partial_fit(data, engine=engine)
-        changed = model._seen != seen
+        changed = model.snapshot().fingerprint != seen
     else:
         model = build_estimator(source.daily.reduce)
         with _engine(source, day, progress) as engine:
@@ -106,13 +106,15 @@ def gate(source: DailyFile, day: str) -> Done:
     else:
         published = load(place.path(pointer.model))
         with one_blas_thread():
-            measures = drift.measure(published, candidate, source.daily.drift)
+            measures = drift.measure(published.snapshot(), candidate.snapshot(), source.daily.drift)
         opened = any(measure.passed for measure in measures.values())
         plain = {name: measure.as_json() for name, measure in measures.items()}
         record = Gate(day, fitted.candidate, pointer.version, pointer.version + 1 if opened else None, plain)
         if opened:
             with one_blas_thread():
-                alignment = drift.align(published, _alignment(_version(place, pointer.version)), candidate)
+                alignment = drift.align(
+                    published.snapshot(), _alignment(_version(place, pointer.version)), candidate.snapshot()
+                )
             _prepare(place, record, candidate, pointer.version, alignment)
     for number in place.versions():
         if number > (record.version or record.published or 0):
@@ -209,7 +211,7 @@ def _engine(source: DailyFile, day: str, progress: Progress | None) -> Iterator[
     """The engine; what an interrupted scan goes on from is removed when it ends well."""
     job = source.job(day)
     work = work_directory(job.job, digest_of(["daily", day]))
-    with contextlib.closing(build_engine(job, work, progress)) as engine:
+    with build_engine(job, work, progress) as engine:
         yield engine
     if work is not None:
         with contextlib.suppress(OutputError):

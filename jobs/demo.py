@@ -121,7 +121,7 @@ def demonstrate(directory: str, *, small: bool, progress: Progress | None, notic
     files.write_bytes(fs, path, job_text(root, digits.side**2).encode())
     report = run(load_job(job), progress)
     model = load(root / "model")
-    data = Dataset.from_parquet(digits.path, **model._layout)
+    data = Dataset.from_parquet(digits.path, **model.snapshot().layout)
     errors = model.reconstruction_error(data, engine=connect("local", progress=progress))
     pixels, labels = _read(digits.path, "pixels")
     features, _ = _read(str(root / "features"), "features")

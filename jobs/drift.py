@@ -17,6 +17,7 @@ import scipy.optimize
 
 from eigenmill.jobs.daily_config import Drift
 from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.source_base import Numbered
 from eigenmill.reduce.transforms import Align
 
@@ -45,7 +46,7 @@ class Measure:
         return {**vars(self), "passed": self.passed}
 
 
-def measure(published: Any, candidate: Any, bounds: Drift) -> dict[str, Measure]:
+def measure(published: Snapshot, candidate: Snapshot, bounds: Drift) -> dict[str, Measure]:
     """How far ``candidate`` is from ``published``; both are PCA or TruncatedSVD with the same columns.
 
     Returns:
@@ -55,13 +56,13 @@ def measure(published: Any, candidate: Any, bounds: Drift) -> dict[str, Measure]
         units of its own model, standardized or not). Means and variances are those of the values as read, finite and
         clipped, before gaps are filled.
     """
-    old, new = published.quality_, candidate.quality_
+    old, new = published.quality, candidate.quality
     was, now = old.variance, new.variance
     with np.errstate(divide="ignore", invalid="ignore"):
         means = np.abs(new.mean - old.mean) / np.sqrt(was)
         logs = np.abs(np.log(now) - np.log(was))
-    names = published._names
-    angles = scipy.linalg.subspace_angles(published.components_.T, candidate.components_.T)
+    names = published.names
+    angles = scipy.linalg.subspace_angles(published["components_"].T, candidate["components_"].T)
     return {
         "mean": _largest(np.where(_same(new.mean, old.mean), 0.0, means), bounds.mean, names),
         "log_variance": _largest(np.where(_same(now, was), 0.0, logs), bounds.log_variance, names),
@@ -119,16 +120,16 @@ class Alignment:
         return cls(tuple(value["permutation"]), tuple(value["signs"]), tuple(value["cosines"]))
 
 
-def align(published: Any, before: Alignment | None, candidate: Any) -> Alignment:
+def align(published: Snapshot, before: Alignment | None, candidate: Snapshot) -> Alignment:
     """The order and signs in which the features of ``candidate`` are closest to those of ``published``.
 
     Every new component goes to the column of the old one that it resembles most: the assignment with the largest sum
     of absolute cosines between the directions (Kuhn 1955). ``before`` is how the published features were aligned.
     """
-    old = published.components_
+    old = published["components_"]
     if before is not None:
         old = old[list(before.permutation)] * np.asarray(before.signs, dtype=np.float64)[:, None]
-    cosines = old @ candidate.components_.T
+    cosines = old @ candidate["components_"].T
     _, order = scipy.optimize.linear_sum_assignment(-np.abs(cosines))
     chosen = cosines[np.arange(len(order)), order]
     signs = np.where(chosen < 0, -1, 1)

@@ -17,6 +17,7 @@ from eigenmill.reduce import files as store
 from eigenmill.reduce.cleaning import MEAN, Resolved
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.errors import ArtifactError, OutputError
+from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.record import fingerprint
 from eigenmill.reduce.estimators.store import names_to_json
 
@@ -73,11 +74,6 @@ def has_model(path: str) -> bool:
     return store.exists(fs, f"{directory}/model.json")
 
 
-def keeps_state(model: Any) -> bool:
-    """Whether :meth:`partial_fit` can go on with a loaded model; its state is not read for the answer."""
-    return any(getattr(model, name, None) is not None for name in ("_record", "_load_record"))
-
-
 def found_model(job: Job, data: Dataset, key: str) -> Any | None:
     """The model of this very job if it has been fitted and saved; None when it must be fitted.
 
@@ -96,7 +92,7 @@ def found_model(job: Job, data: Dataset, key: str) -> Any | None:
     model, fitted = load(path), load_fitted(path)
     if (fitted.key, fitted.model) == (key, model.digest_):
         return model
-    difference = _difference(model, job, data)
+    difference = _difference(model.snapshot(), job, data)
     if difference is not None:
         raise OutputError(
             f"expected output.model to be absent or fitted by this same job, found one with {difference} at {path}; "
@@ -105,20 +101,20 @@ def found_model(job: Job, data: Dataset, key: str) -> Any | None:
     return None
 
 
-def _difference(model: Any, job: Job, data: Dataset) -> str | None:
+def _difference(model: Snapshot, job: Job, data: Dataset) -> str | None:
     """In what a saved model differs from the one that the job would fit, as far as one can tell."""
     wanted = build_estimator(job.reduce)
-    if type(model) is not type(wanted):
-        return f"method {type(model).__name__} instead of {type(wanted).__name__}"
-    mine, theirs = wanted.get_params(deep=False), model.get_params(deep=False)
+    if model.kind != type(wanted).__name__:
+        return f"method {model.kind} instead of {type(wanted).__name__}"
+    mine, theirs = wanted.get_params(deep=False), model.parameters
     for name, value in mine.items():
         if theirs.get(name) != value:
             return f"{name}={theirs.get(name)!r} instead of {value!r}"
-    if names_to_json(model._names) != names_to_json(_named(data)):
+    if names_to_json(model.names) != names_to_json(_named(data)):
         return "other features"
-    if model._seen["digest"] != seen_digest(data):
-        return f"another input of {model._seen['rows']} rows"
-    policy, learnt = data.cleaning.resolve(data.feature_names), model.cleaning_
+    if model.fingerprint["digest"] != seen_digest(data):
+        return f"another input of {model.fingerprint['rows']} rows"
+    policy, learnt = data.cleaning.resolve(data.feature_names), model.cleaning
     if not _same_policy(policy, learnt, limits=data.cleaning.clip_sd is None):
         return "another cleaning policy"
     return None
@@ -144,4 +140,4 @@ def _same_policy(wanted: Resolved, learnt: Resolved, *, limits: bool) -> bool:
     return bool(fills) and digest_of([wanted.low, wanted.high]) == digest_of([learnt.low, learnt.high])
 
 
-__all__ = ["Fitted", "fit_key", "found_model", "has_model", "keeps_state", "load_fitted", "save_fitted", "seen_digest"]
+__all__ = ["Fitted", "fit_key", "found_model", "has_model", "load_fitted", "save_fitted", "seen_digest"]

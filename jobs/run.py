@@ -18,7 +18,7 @@ from eigenmill.jobs.report import Bytes, Digests, RunReport, Written, all_versio
 from eigenmill.reduce import Dataset, Manifest, Sink, files
 from eigenmill.reduce.discovery import MAGIC
 from eigenmill.reduce.engines.base import Engine, Progress
-from eigenmill.reduce.engines.load import Cluster
+from eigenmill.reduce.engines.costs import Cluster
 from eigenmill.reduce.errors import ConfigError, DoesNotFitError, OutputError
 from eigenmill.reduce.plan import Plan, explain
 from eigenmill.reduce.sink import read_manifest
@@ -52,7 +52,9 @@ def explained(source: JobFile, workers: int | None = None) -> Plan:
         ConfigError: see :func:`prepare`; a number of workers for a job on this machine.
     """
     if workers is None:
-        return prepare(source).plan()
+        prepared = prepare(source)
+        with prepared.engine:
+            return prepared.plan()
     spec = source.job.engine
     with source.blame("engine"):
         cluster = Cluster(spec.kind, workers, memory=spec.memory)
@@ -99,7 +101,7 @@ def _run(source: JobFile, meter: Meter, ending: contextlib.ExitStack) -> RunRepo
     forget_peak()
     with meter.stage("plan"):
         ready = prepare(source, meter)
-        ending.callback(ready.engine.close)
+        ending.enter_context(ready.engine)
         output = ready.job.output
         model = found_model(ready.job, ready.data, ready.key)
         fitted = model is None
@@ -113,7 +115,7 @@ def _run(source: JobFile, meter: Meter, ending: contextlib.ExitStack) -> RunRepo
         if model is None:
             with meter.stage("fit"):
                 model = ready.estimator.fit(ready.data, engine=ready.engine, keep_state=output.state)
-        digest = getattr(model, "digest_", None)
+        digest = model.digest_
         if output.model is not None and fitted:
             with meter.stage("save"):
                 digest = _save(ready, model)
@@ -126,8 +128,9 @@ def _run(source: JobFile, meter: Meter, ending: contextlib.ExitStack) -> RunRepo
     unchanged = not fitted and not any(s.planned for s in written)
     encoded = sum(f.encoded for f in ready.data.source.files)
     share = sum(min(s.rows / max(ready.data.n_rows, 1), 1.0) for s in scans)
-    ratio = getattr(model, "explained_variance_ratio_", None)
-    table = quality.columns(model.quality_, model._names)
+    made = model.snapshot()
+    table = quality.columns(made.quality, made.names)
+    ratio = made.arrays.get("explained_variance_ratio_")
     seconds = stage_seconds(meter)
     report = RunReport(
         status="unchanged" if unchanged else "complete",
@@ -135,11 +138,11 @@ def _run(source: JobFile, meter: Meter, ending: contextlib.ExitStack) -> RunRepo
         fitted=fitted,
         started=started,
         method=ready.job.reduce.method,
-        solver=getattr(model, "solver_", plan.solver),
+        solver=made.values.get("solver_", plan.solver),
         reason=plan.reason,
-        rows=model.quality_.rows,
+        rows=made.quality.rows,
         features=ready.data.n_features,
-        components=getattr(model, "n_components_", None),
+        components=made.values.get("n_components_"),
         files=plan.files,
         fragments=plan.fragments,
         bytes=Bytes(input=encoded, read=round(encoded * share), written=manifest.bytes if manifest else 0),
@@ -151,7 +154,7 @@ def _run(source: JobFile, meter: Meter, ending: contextlib.ExitStack) -> RunRepo
         workers=getattr(ready.engine, "workers", None),
         explained_variance_ratio=None if ratio is None else [float(r) for r in ratio],
         explained_variance=None if ratio is None else float(np.sum(ratio)),
-        quality=quality.summary(table, model.quality_.rows),
+        quality=quality.summary(table, made.quality.rows),
         digests=Digests(
             input=ready.data.source.digest,
             model=digest,

@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from eigenmill.jobs.apply import Update
-from eigenmill.jobs.fitted import keeps_state
 from eigenmill.jobs.quality import Column
 from eigenmill.jobs.report import RunReport
 from eigenmill.jobs.words import SCANS, count, number, percent, seconds, visible
 from eigenmill.reduce import Manifest
-from eigenmill.reduce.engines.load import Cluster
+from eigenmill.reduce.engines.costs import Cluster
 from eigenmill.reduce.engines.memory import Memory, format_bytes
+from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.plan import Plan
 
 if TYPE_CHECKING:
@@ -224,26 +224,26 @@ def columns(table: Sequence[Column], rows: int, *, listed: int = 30) -> Renderab
     return Group(shown, *notes)
 
 
-def model(found: Any, path: str) -> RenderableType:
+def model(found: Snapshot, path: str) -> RenderableType:
     """A saved model in a few lines."""
-    ratio = getattr(found, "explained_variance_ratio_", None)
-    parameters = ", ".join(f"{k}={v!r}" for k, v in found.get_params(deep=False).items() if v is not None)
-    seen = found._seen
+    ratio = found.arrays.get("explained_variance_ratio_")
+    parameters = ", ".join(f"{k}={v!r}" for k, v in found.parameters.items() if v is not None)
+    seen = found.fingerprint
     about = facts(
-        f"{type(found).__name__} at {path}",
+        f"{found.kind} at {path}",
         [
             ("parameters", parameters),
             (
                 "fitted to",
-                f"{count(seen['rows'])} rows of {count(seen['files'])} files, {count(found.n_features_in_)} features",
+                f"{count(seen['rows'])} rows of {count(seen['files'])} files, {count(len(found.names))} features",
             ),
             (
                 "components",
-                None if ratio is None else f"{found.n_components_}, {percent(float(ratio.sum()))} of the variance",
+                None if ratio is None else f"{found['n_components_']}, {percent(float(ratio.sum()))} of the variance",
             ),
-            ("solver", getattr(found, "solver_", None)),
-            ("state", "saved: eigenmill update goes on from it" if keeps_state(found) else "none"),
-            ("digest", found.digest_),
+            ("solver", found.values.get("solver_")),
+            ("state", "saved: eigenmill update goes on from it" if found.has_state else "none"),
+            ("digest", found.digest),
         ],
     )
     return Group(about, "", variance(ratio.tolist())) if ratio is not None else about

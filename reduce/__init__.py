@@ -1,8 +1,8 @@
 """Standardization, PCA and truncated SVD of data sets too large for one machine.
 
 Public names: data (:class:`Dataset`, :class:`Cleaning`), estimators (:class:`StandardScaler`, :class:`PCA`,
-:class:`TruncatedSVD`), where to run (:func:`connect`), saved models (:func:`load`), output (:class:`Sink`,
-:class:`Manifest`), and the errors of :mod:`eigenmill.reduce.errors`.
+:class:`TruncatedSVD`), what they have learnt (:class:`Snapshot`), where to run (:func:`connect`), saved models
+(:func:`load`), output (:class:`Sink`, :class:`Manifest`), and the errors of :mod:`eigenmill.reduce.errors`.
 """
 
 if __name__ != "eigenmill.reduce":
@@ -34,6 +34,7 @@ from eigenmill.reduce.manifest import Manifest
 from eigenmill.reduce.sink import Sink
 
 if TYPE_CHECKING:
+    from eigenmill.reduce.estimators.fitted import Snapshot
     from eigenmill.reduce.estimators.pca import PCA
     from eigenmill.reduce.estimators.scaler import StandardScaler
     from eigenmill.reduce.estimators.store import load
@@ -55,6 +56,7 @@ __all__ = [
     "OutputError",
     "SchemaError",
     "Sink",
+    "Snapshot",
     "StandardScaler",
     "TruncatedSVD",
     "__version__",
@@ -62,7 +64,7 @@ __all__ = [
     "load",
 ]
 
-_LATER = {"PCA": "pca", "StandardScaler": "scaler", "TruncatedSVD": "svd", "load": "store"}
+_LATER = {"PCA": "pca", "Snapshot": "fitted", "StandardScaler": "scaler", "TruncatedSVD": "svd", "load": "store"}
 
 
 def __getattr__(name: str) -> Any:

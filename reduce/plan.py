@@ -19,8 +19,9 @@ import numpy as np
 
 from eigenmill.reduce.blocks import block_height
 from eigenmill.reduce.dataset import Dataset
-from eigenmill.reduce.engines.base import Engine, KeepsNothing, one_blas_thread, plan_leaves
-from eigenmill.reduce.engines.load import START, Cluster, Load, fold_load, worker_memory, write_load
+from eigenmill.reduce.engines.base import Engine, one_blas_thread, plan_leaves
+from eigenmill.reduce.engines.costs import Cluster
+from eigenmill.reduce.engines.load import START, Load, fold_load, worker_memory, write_load
 from eigenmill.reduce.engines.memory import Memory, estimate, format_bytes
 from eigenmill.reduce.estimators import sketch
 from eigenmill.reduce.estimators.base import Estimator
@@ -139,9 +140,9 @@ def explain(
 
     engine = engine or connect("local")
     estimator._validate()
-    cluster = engine if isinstance(engine, Cluster) else getattr(engine, "cluster", None)
+    cluster = engine if isinstance(engine, Cluster) else engine.cluster
     limit = engine.memory if isinstance(engine, Cluster) else engine.memory_limit()
-    wanted = int(getattr(engine, "workers", 1))
+    wanted = engine.workers
     policy = data.cleaning.resolve(data.feature_names)
     if data.cleaning.clip_sd is not None:
         unlimited = np.full(data.n_features, np.inf)
@@ -216,10 +217,12 @@ def explain(
 
 def _cache(scans: Sequence[Scan], decoded: int, engine: Engine | Cluster) -> Cache | None:
     """What the engine keeps of ``decoded`` bytes beside its largest scan; None on clusters, or for a single scan."""
-    if isinstance(engine, KeepsNothing | Cluster) or len(scans) < 2:
+    if isinstance(engine, Cluster) or len(scans) < 2:
         return None
-    memory, disk = engine.spare(max(scan.peak for scan in scans if scan.name != "write"))
-    memory = min(memory, decoded)
+    room = engine.spare(max(scan.peak for scan in scans if scan.name != "write"))
+    if room is None:
+        return None
+    memory, disk = min(room[0], decoded), room[1]
     return Cache(memory, min(disk, decoded - memory))
 
 

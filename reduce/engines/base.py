@@ -1,4 +1,4 @@
-"""What every engine shares: the merge tree, the one-thread BLAS limit, and the two calls.
+"""What every engine shares: the merge tree, the one-thread BLAS limit, engines and their sessions.
 
 The merge tree is a binary counter over leaf indices. Node (m, i) is the state of leaves ``i 2^m ... (i+1) 2^m - 1``;
 two neighbours of equal size make one of the next size, whoever computed them and in whatever order they arrive, so
@@ -11,17 +11,21 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
 from eigenmill.reduce.blocks import Array, Workspace
 from eigenmill.reduce.catalog import Integers, Made, runs_of
+from eigenmill.reduce.engines.costs import Cluster
 from eigenmill.reduce.errors import ArtifactError
+from eigenmill.reduce.manifest import Manifest
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass, carries, from_arrays, sparse_height, to_arrays
+from eigenmill.reduce.sink import Sink
 from eigenmill.reduce.source_base import leaf_rows
 
 S = TypeVar("S")
@@ -204,43 +208,108 @@ def staged(progress: Progress | None, stage: str, rows: int) -> Iterator[None]:
         progress.end()
 
 
-class Engine(Protocol):
-    """Decides where a pass runs, and nothing else."""
+class Session(ABC):
+    """What belongs to one run of an engine: one scan, or all scans of a fit. A context manager, for one thread.
 
+    An engine is configuration; what its runs keep, reserve, have checked and count lives here, so that any number of
+    sessions of one engine may be open at once.
+
+    Attributes:
+        engine: whose session it is.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
     def run(self, pass_: Pass[S, R], data: Matrix, *, tree: Tree[S] | None = None) -> R:
         """One scan of ``data``. A given ``tree`` is continued and left complete, for a later day."""
 
-    def write(self, data: Matrix, sink: Any) -> Any:
+    @abstractmethod
+    def write(self, data: Matrix, sink: Sink) -> Manifest:
         """One scan that writes every row of ``data``; returns the manifest."""
 
+    @abstractmethod
     def collect(self, data: Matrix) -> Array:
-        """All rows as one array (n, d) in this process."""
+        """All rows of ``data`` as one array (n, d) in this process: for data that fits, such as reduced features."""
 
-    def repeated(self, reserve: int) -> contextlib.AbstractContextManager[None]:
-        """Scans within read the same files: what :meth:`spare` has room for is decoded once.
+    def close(self) -> None:  # noqa: B027 - most keep nothing
+        """Let go of what the session keeps."""
 
-        Args:
-            reserve: bytes that the caller will hold by the last scan.
-        """
 
-    def spare(self, peak: int) -> tuple[int, int]:
-        """Bytes of memory and of disk for decoded blocks, beside a scan that takes ``peak`` bytes of memory."""
+class Engine(ABC):
+    """Decides where a pass runs, and nothing else: configuration that opens nothing until it is entered or used.
 
+    Any number of threads may use one engine at once, for any data, and again after an error or Ctrl-C. As a context
+    manager it closes what it has opened itself; used once more, it opens that again.
+
+    Attributes:
+        kind: the word that :func:`eigenmill.reduce.engines.connect` knows it by.
+        progress: told of scans and rows.
+    """
+
+    kind: ClassVar[str]
+    progress: Progress | None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    @abstractmethod
+    def workers(self) -> int:
+        """Threads that compute, of all processes."""
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """What there is to plan for; None when all runs in this process, or what a cluster has is not known."""
+        return None
+
+    @abstractmethod
     def memory_limit(self) -> int | None:
         """Bytes that one process may use, or None."""
 
-    def close(self) -> None:
+    def spare(self, peak: int) -> tuple[int, int] | None:
+        """Bytes of memory and of disk for decoded blocks, beside a scan that takes ``peak`` bytes of memory.
+
+        None where no blocks are kept, because it is not known which process reads a leaf again.
+        """
+        return None
+
+    @abstractmethod
+    def session(self, reserve: int | None = None) -> Session:
+        """A session, for scans that belong together.
+
+        Args:
+            reserve: bytes that the caller will hold by the last scan, when the scans read the same files: what
+                :meth:`spare` has room for is then decoded once.
+        """
+
+    def run(self, pass_: Pass[S, R], data: Matrix, *, tree: Tree[S] | None = None) -> R:
+        """One scan of ``data`` in a session of its own, as :meth:`Session.run`."""
+        with self.session() as session:
+            return session.run(pass_, data, tree=tree)
+
+    def write(self, data: Matrix, sink: Sink) -> Manifest:
+        """One scan that writes every row of ``data``, in a session of its own; returns the manifest."""
+        with self.session() as session:
+            return session.write(data, sink)
+
+    def collect(self, data: Matrix) -> Array:
+        """All rows of ``data`` as one array (n, d) in this process, as :meth:`Session.collect`."""
+        with self.session() as session:
+            return session.collect(data)
+
+    def close(self) -> None:  # noqa: B027 - most open nothing
         """Let go of what the engine has opened itself; a client or session that it was given stays open."""
-
-
-class KeepsNothing:
-    """An engine that does not know which process reads a leaf again, and so keeps no blocks between scans."""
-
-    def repeated(self, reserve: int) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
-
-    def spare(self, peak: int) -> tuple[int, int]:
-        return 0, 0
 
 
 _limit_lock = threading.Lock()

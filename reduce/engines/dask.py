@@ -13,6 +13,7 @@ import copy
 import logging
 import os
 import queue
+import threading
 import time
 import uuid
 import warnings
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from dask import delayed
@@ -30,10 +31,11 @@ from distributed.scheduler import KilledWorker, NoValidWorkerError
 
 from eigenmill.reduce.about import versions
 from eigenmill.reduce.blocks import Array
-from eigenmill.reduce.engines.base import KeepsNothing, Progress, Tree, scan_name, staged, tree_arrays
+from eigenmill.reduce.engines.base import Engine, Progress, Session, Tree, scan_name, staged, tree_arrays
 from eigenmill.reduce.engines.checkpoint import scanned
+from eigenmill.reduce.engines.costs import TASKS, Cluster
 from eigenmill.reduce.engines.dask_frames import Parts
-from eigenmill.reduce.engines.load import LARGE_STATE, TASKS, Cluster, fan_in, worker_memory
+from eigenmill.reduce.engines.load import LARGE_STATE, fan_in, worker_memory
 from eigenmill.reduce.engines.memory import format_bytes, parse_bytes
 from eigenmill.reduce.engines.ship import Common, pack, unpack, unpack_common, workplace
 from eigenmill.reduce.engines.tasks import (
@@ -66,12 +68,12 @@ def _not_cancelled(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
-class DaskEngine(KeepsNothing):
+class DaskEngine(Engine):
     """Runs passes on the workers of a Dask cluster.
 
     Args:
-        client: a ``distributed.Client``, which stays the caller's, or the address of a scheduler: then :meth:`close`,
-            or leaving a ``with contextlib.closing(engine)``, ends the connection.
+        client: a ``distributed.Client``, which stays the caller's, or the address of a scheduler: then the first use,
+            or entering the engine, connects, and :meth:`close`, or leaving it, ends the connection.
         memory: budget of one worker process; by default the workers' own limit.
         work: directory that this process and all workers see, for arrays above 32 MiB and finished scans.
         retries: how often a task is tried again after an error that may pass, such as a store that does not answer,
@@ -79,6 +81,8 @@ class DaskEngine(KeepsNothing):
         patience: seconds to wait for a worker when there is none.
         progress: told of scans and, as tasks end, of rows.
     """
+
+    kind = "dask"
 
     def __init__(
         self,
@@ -90,63 +94,101 @@ class DaskEngine(KeepsNothing):
         patience: float = 30.0,
         progress: Progress | None = None,
     ) -> None:
-        self._own = isinstance(client, str)
-        if isinstance(client, str):
-            try:
-                client = Client(client, timeout=10, set_as_default=False)
-            except (OSError, ValueError) as error:
-                raise EngineError(f"expected a Dask scheduler at {client}, found {error}; start it first") from error
-        if not isinstance(client, Client):
+        if not isinstance(client, Client | str):
             raise ConfigError(f"expected a distributed.Client or an address, found {type(client).__name__}")
-        self.client, self.memory = client, parse_bytes(memory)
+        self._given, self.memory = client, parse_bytes(memory)
         self.work = workplace(work)
         self.retries, self.patience, self.progress = retries, patience, progress
-        self._checked: frozenset[str] = frozenset()
+        self._opened: Client | None = None
+        self._opening = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"DaskEngine({self.client.scheduler.address if self.client.scheduler else None!r})"
+        given = self._given
+        if not isinstance(given, str):
+            given = given.scheduler.address if given.scheduler else None
+        return f"DaskEngine({given!r})"
+
+    def __enter__(self) -> Self:
+        _ = self.client
+        return self
+
+    @property
+    def client(self) -> Client:
+        """The client that was given, or one of its own for the address.
+
+        Raises:
+            EngineError: no scheduler answers there.
+        """
+        if not isinstance(self._given, str):
+            return self._given
+        with self._opening:
+            if self._opened is None:
+                try:
+                    self._opened = Client(self._given, timeout=10, set_as_default=False)
+                except (OSError, ValueError) as error:
+                    raise EngineError(
+                        f"expected a Dask scheduler at {self._given}, found {error}; start it first"
+                    ) from error
+            return self._opened
 
     @property
     def workers(self) -> int:
-        """Threads of all workers."""
-        return sum(w["nthreads"] for w in self._workers().values())
+        return sum(w["nthreads"] for w in workers_of(self.client).values())
 
     @property
     def cluster(self) -> Cluster:
-        """What there is to plan for."""
-        workers = self._workers()
+        workers = workers_of(self.client)
         threads = max((w["nthreads"] for w in workers.values()), default=1)
-        return Cluster("dask", max(len(workers), 1), threads, self.memory_limit())
+        return Cluster("dask", max(len(workers), 1), threads, self._limit(workers))
 
     def memory_limit(self) -> int | None:
-        limits = [w["memory_limit"] for w in self._workers().values() if w["memory_limit"]]
+        return self._limit(workers_of(self.client))
+
+    def _limit(self, workers: dict[str, Any]) -> int | None:
+        limits = [w["memory_limit"] for w in workers.values() if w["memory_limit"]]
         return self.memory or (min(limits) if limits else None)
+
+    def session(self, reserve: int | None = None) -> DaskSession:
+        return DaskSession(self)
 
     def close(self) -> None:
         """Close the client, if this engine made it from an address; a scheduler that is gone does not matter."""
-        if self._own:
+        with self._opening:
+            client, self._opened = self._opened, None
+        if client is not None:
             # The client would log, with a traceback, that this ends its attempts to find a dead scheduler.
             logger = logging.getLogger("distributed.client")
             logger.addFilter(_not_cancelled)
             try:
                 with contextlib.suppress(OSError, TimeoutError, CancelledError):
-                    self.client.close(timeout=CLOSING)
+                    client.close(timeout=CLOSING)
             finally:
                 logger.removeFilter(_not_cancelled)
 
+
+class DaskSession(Session):
+    """Scans of a cluster: the workers it has found are of our versions."""
+
+    engine: DaskEngine
+
+    def __init__(self, engine: DaskEngine) -> None:
+        super().__init__(engine)
+        self.client = engine.client
+        self._checked: frozenset[str] = frozenset()
+
     def run(self, pass_: Pass[S, R], data: Matrix, *, tree: Tree[S] | None = None) -> R:
         self._admit(pass_, data)
-        return scanned(self.work, pass_, data, tree, lambda tree, keep: self._fold(pass_, data, tree, keep=keep))
+        return scanned(self.engine.work, pass_, data, tree, lambda tree, keep: self._fold(pass_, data, tree, keep=keep))
 
     def _fold(self, pass_: Pass[S, Any], data: Matrix, tree: Tree[S], *, keep: bool) -> None:
         name = scan_name(pass_)
         tasks = fold_tasks(pass_, data, tree, TASKS["dask"])
         state = pass_.sizes(0, data.n_rows)[0]
         fan = fan_in("dask", state)
-        with staged(self.progress, name, data.n_rows):
-            graph = _Graph(f"fold-{name}", tasks, self)
+        with staged(self.engine.progress, name, data.n_rows):
+            graph = _Graph(f"fold-{name}", tasks, self.engine)
             merged, level = graph.nodes, 0
-            whole = graph.node("pass", delayed(_identity), [pack(pass_, self.work)])[0] if tasks else None
+            whole = graph.node("pass", delayed(_identity), [pack(pass_, self.engine.work)])[0] if tasks else None
             while len(merged) > 1:
                 groups = [merged[i : i + fan] for i in range(0, len(merged), fan)]
                 merged, level = graph.node(f"merge-{name}-{level}", delayed(_merge), groups, whole), level + 1
@@ -159,14 +201,13 @@ class DaskEngine(KeepsNothing):
     def write(self, data: Matrix, sink: Sink) -> Manifest:
         self._admit(None, data)
         job = sink.open(data)
-        with staged(self.progress, "write", sum(part.rows for part in job.pending)):
-            self._compute(_Graph("write-part", write_tasks(data, job), self), [])
+        with staged(self.engine.progress, "write", sum(part.rows for part in job.pending)):
+            self._compute(_Graph("write-part", write_tasks(data, job), self.engine), [])
         return job.commit()
 
     def collect(self, data: Matrix) -> Array:
-        """All rows of ``data`` as one array (n, d) in this process: for data that fits, such as reduced features."""
         self._admit(None, data)
-        graph = _Graph("collect", rows_tasks(data, TASKS["dask"]), self)
+        graph = _Graph("collect", rows_tasks(data, TASKS["dask"]), self.engine)
         found = self._compute(graph, graph.nodes)
         return np.concatenate(found) if found else np.empty((0, data.n_features), data.dtype)
 
@@ -195,7 +236,7 @@ class DaskEngine(KeepsNothing):
         """Wait until all are done, letting go of each one that is; the first error that lasts."""
         told: queue.SimpleQueue[Future] = queue.SimpleQueue()
         counts = {future.key: count for future, count in zip(futures, rows, strict=False)}
-        lives = dict.fromkeys((future.key for future in futures), self.retries)
+        lives = dict.fromkeys((future.key for future in futures), self.engine.retries)
         pending = {future.key: future for future in futures}
         futures.clear()
         for future in pending.values():
@@ -219,8 +260,8 @@ class DaskEngine(KeepsNothing):
             if status == "pending":
                 continue  # tried again meanwhile, for the sake of another one
             if status == "finished":
-                if future.key in counts and self.progress is not None:
-                    self.progress.advance(counts.pop(future.key))
+                if future.key in counts and self.engine.progress is not None:
+                    self.engine.progress.advance(counts.pop(future.key))
                 # What the client no longer asks for the cluster forgets as soon as it is merged.
                 done = pending.pop(future.key, None)
                 if done is not None and done.key in keep:
@@ -250,41 +291,35 @@ class DaskEngine(KeepsNothing):
         if self.client.status not in ("running", "connecting"):
             raise EngineError(f"expected a Dask cluster that answers, found the client {self.client.status}; run again")
         with self._alive():
-            if self._workers():
+            if workers_of(self.client):
                 return time.monotonic()
-        if time.monotonic() - alone > self.patience:
+        if time.monotonic() - alone > self.engine.patience:
             raise self._abandoned()
         return alone
 
-    def _workers(self) -> dict[str, Any]:
-        scheduler = self.client.scheduler
-        if scheduler is None:
-            raise OSError("no connection to the scheduler")
-        found = self.client.sync(scheduler.identity, n_workers=-1, callback_timeout=ANSWER)
-        return dict(found["workers"])
-
     def _abandoned(self) -> EngineError:
         return EngineError(
-            f"expected workers at {self.client.scheduler.address}, found none for {self.patience:.0f} s; "
+            f"expected workers at {self.client.scheduler.address}, found none for {self.engine.patience:.0f} s; "
             "start some with `dask worker`, then run again to go on"
         )
 
     def _admit(self, pass_: Pass[Any, Any] | None, data: Matrix) -> None:
         """Refuse before anything is read: a cluster without workers, other versions, too little memory."""
         with self._alive():
-            workers = self._workers()
+            workers = workers_of(self.client)
             if not workers:
                 with contextlib.suppress(TimeoutError):
-                    self.client.wait_for_workers(1, timeout=self.patience)
-                workers = self._workers()
+                    self.client.wait_for_workers(1, timeout=self.engine.patience)
+                workers = workers_of(self.client)
                 if not workers:
                     raise self._abandoned()
             fresh = frozenset(workers) - self._checked
             if fresh:
                 self._check_versions(sorted(fresh))
                 self._checked = frozenset(workers)
+        memory = self.engine.memory
         # Workers of one size need one estimate, be they a thousand.
-        for threads, limit in sorted({(w["nthreads"], self.memory or w["memory_limit"]) for w in workers.values()}):
+        for threads, limit in sorted({(w["nthreads"], memory or w["memory_limit"]) for w in workers.values()}):
             need = worker_memory("dask", pass_, data, threads)[1]
             if limit and need > limit:
                 raise DoesNotFitError(
@@ -314,6 +349,15 @@ class DaskEngine(KeepsNothing):
             raise EngineError(
                 f"expected a Dask cluster that answers, found {error!r}; check the scheduler, then run again to go on"
             ) from error
+
+
+def workers_of(client: Client) -> dict[str, Any]:
+    """What the scheduler knows of its workers, by address."""
+    scheduler = client.scheduler
+    if scheduler is None:
+        raise OSError("no connection to the scheduler")
+    found = client.sync(scheduler.identity, n_workers=-1, callback_timeout=ANSWER)
+    return dict(found["workers"])
 
 
 class _Graph:

@@ -48,7 +48,7 @@ class OnDisk:
 
 
 class Kept:
-    """Blocks by fragment and height, up to a number of bytes in all; a fragment is kept whole or not at all.
+    """Blocks by data, fragment and height, up to a number of bytes; a fragment is kept whole or not at all.
 
     Args:
         directory: where to keep what memory has no room for.
@@ -57,8 +57,7 @@ class Kept:
 
     def __init__(self, directory: Path | None = None, disk: int = 0) -> None:
         self.bytes = self.disk_bytes = 0
-        self._blocks: dict[tuple[int, int], list[Block | OnDisk]] = {}
-        self._digest = ""
+        self._blocks: dict[tuple[str, int, int], list[Block | OnDisk]] = {}
         self._lock = threading.Lock()
         self._directory, self._disk = directory, 0 if directory is None else disk
         self._file: Any = None
@@ -72,17 +71,13 @@ class Kept:
 
     def over(self, data: Matrix, room: int) -> Matrix:
         """``data`` with what is kept of it in the place of its files; up to ``room`` bytes more are kept in memory."""
-        digest = data.source.digest
-        if digest != self._digest:
-            self.close()
-            self._digest = digest
         return replace(data, source=_Reread(data.source, self, self.bytes + max(room, 0)))
 
-    def get(self, fragment: Fragment, height: int) -> list[Block | OnDisk] | None:
-        return self._blocks.get((fragment.index, height))
+    def get(self, digest: str, fragment: Fragment, height: int) -> list[Block | OnDisk] | None:
+        return self._blocks.get((digest, fragment.index, height))
 
-    def put(self, fragment: Fragment, height: int, blocks: list[Block | OnDisk]) -> None:
-        self._blocks[fragment.index, height] = blocks
+    def put(self, digest: str, fragment: Fragment, height: int, blocks: list[Block | OnDisk]) -> None:
+        self._blocks[digest, fragment.index, height] = blocks
 
     def keep(self, block: Block, limit: int) -> Block | OnDisk | None:
         """A copy of the block in memory if ``limit`` bytes suffice, else on disk; None where neither has room."""
@@ -155,10 +150,10 @@ class _Reread(StandIn):
 
     def __init__(self, source: Source, kept: Kept, limit: int) -> None:
         super().__init__(source)
-        self._kept, self._limit = kept, limit
+        self._kept, self._limit, self._digest = kept, limit, source.digest
 
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
-        kept = self._kept.get(fragment, height)
+        kept = self._kept.get(self._digest, fragment, height)
         if kept is not None and not carry:
             for each in kept:
                 block = self._kept.read(each, workspace) if isinstance(each, OnDisk) else each
@@ -176,7 +171,7 @@ class _Reread(StandIn):
             yield block
             del block
         if copies is not None:
-            self._kept.put(fragment, height, copies)
+            self._kept.put(self._digest, fragment, height, copies)
 
 
 def _size(block: Block) -> int | None:

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from eigenmill.reduce.engines.base import Tree
+from eigenmill.reduce.engines.costs import TASKS, Cluster
 from eigenmill.reduce.engines.memory import RESERVE, Memory, estimate
 from eigenmill.reduce.engines.ship import Common, pack
 from eigenmill.reduce.engines.tasks import Cutter, RowsTask, fold_tasks
-from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.parts import Part
 from eigenmill.reduce.passes.base import Pass
@@ -28,8 +28,6 @@ FAN_IN = 8
 """Trees that meet in one task: a power of two, so that the runs stay aligned. Two, when states are large."""
 LARGE_STATE = {"dask": 32 << 20, "spark": 8 << 20}
 """Bytes from which a state is large; on Dask it travels between worker and client, not through the scheduler."""
-TASKS = {"dask": 4096, "spark": 1024}
-"""Most tasks of one scan: enough for a thousand workers, little work for the scheduler."""
 PER_CORE, FEW = 16, 32
 """Tasks of a scan on Spark for every core, and on a small cluster: each costs a tenth of a second there."""
 AT_ONCE = 64 << 20
@@ -40,35 +38,12 @@ DISPATCH = {"dask": 1e-3, "spark": 5e-3}
 """Seconds of the scheduler for one task."""
 START = {"dask": 0.2, "spark": 0.8}
 """Seconds that a scan of a warm cluster takes at least: measured over the local engine, on one machine."""
-LINK = 125e6
-"""Bytes per second over the network into or out of one worker: 1 Gbit/s."""
 MERGE = 1e9
 """Bytes of states merged per second and thread."""
 WRAPPING = 400
 """Bytes that Dask's key, function and our versions add to the description of a task."""
 SAMPLE = 24
 """Tasks whose descriptions are measured."""
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A cluster to plan for: ``workers`` processes of ``threads`` threads, each within ``memory`` bytes if given.
-
-    ``link`` is what the network carries into or out of one worker, in bytes per second.
-    """
-
-    kind: str
-    workers: int
-    threads: int = 1
-    memory: int | None = None
-    link: float = LINK
-
-    def __post_init__(self) -> None:
-        if self.kind not in TASKS or self.workers < 1 or self.threads < 1:
-            raise ConfigError(
-                f"expected a cluster of kind {' or '.join(TASKS)} with workers and threads >= 1, found {self.kind!r} "
-                f"with workers={self.workers}, threads={self.threads}; set engine.kind or --engine"
-            )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ is interrupted, and a later run of the same pass over the same input goes on fro
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +19,11 @@ import pyarrow as pa
 from eigenmill.reduce.blocks import Array, Block, Workspace
 from eigenmill.reduce.catalog import Fragment, Some
 from eigenmill.reduce.engines.base import (
+    Engine,
     Leaf,
     Merger,
     Progress,
+    Session,
     Tree,
     fold_leaf,
     one_blas_thread,
@@ -48,7 +49,7 @@ Watch = Callable[[int], None]
 """Told of every block's rows; raises when the scan is to stop."""
 
 
-class LocalEngine:
+class LocalEngine(Engine):
     """Runs passes in threads of this process.
 
     Args:
@@ -62,6 +63,8 @@ class LocalEngine:
         progress: told of scans and rows.
     """
 
+    kind = "local"
+
     def __init__(
         self,
         workers: int | None = None,
@@ -74,7 +77,7 @@ class LocalEngine:
     ) -> None:
         if workers is not None and workers < 1:
             raise ConfigError(f"expected workers >= 1, found {workers}")
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self._workers = workers or len(os.sched_getaffinity(0))
         self.memory = parse_bytes(memory)
         self.work = None if work is None else Path(work)
         self.disk = parse_bytes(disk) or 0
@@ -82,61 +85,70 @@ class LocalEngine:
             raise ConfigError("expected work= with disk=, found none; name a directory on a local disk")
         self.save_every = save_every
         self.progress = progress
-        self._kept: Kept | None = None
-        self._reserve = self._before = 0
 
     def __repr__(self) -> str:
         return f"LocalEngine(workers={self.workers}, memory={self.memory})"
 
+    @property
+    def workers(self) -> int:
+        return self._workers
+
     def memory_limit(self) -> int | None:
         return self.memory
-
-    def close(self) -> None: ...
 
     def spare(self, peak: int) -> tuple[int, int]:
         return 0 if self.memory is None else max(self.memory - peak, 0), self.disk
 
-    @contextlib.contextmanager
-    def repeated(self, reserve: int) -> Iterator[None]:
-        self._kept, self._reserve, self._before = Kept(self.work, self.disk), reserve, resident()
-        try:
-            yield
-        finally:
+    def session(self, reserve: int | None = None) -> LocalSession:
+        return LocalSession(self, reserve)
+
+
+class LocalSession(Session):
+    """Scans in threads of this process, with what is decoded kept between them when ``reserve`` is given."""
+
+    engine: LocalEngine
+
+    def __init__(self, engine: LocalEngine, reserve: int | None = None) -> None:
+        super().__init__(engine)
+        self._kept: Kept | None = None
+        if reserve is not None:
+            self._kept, self._held = Kept(engine.work, engine.disk), resident() + reserve
+
+    def close(self) -> None:
+        if self._kept is not None:
             self._kept.close()
-            self._kept = None
 
     def run(self, pass_: Pass[S, R], data: Matrix, *, tree: Tree[S] | None = None) -> R:
-        process = None
+        engine, process = self.engine, None
         if self._kept is not None:
             # The allocator still has what the last scan has freed, and this one takes it again: counted as held by
             # the process it would leave room for fewer workers.
-            held = self._before + self._kept.bytes + self._reserve
+            held = self._held + self._kept.bytes
             process = min(resident(), held)
-        workers = workers_that_fit(pass_, data, self.workers, self.memory, process)
+        workers = workers_that_fit(pass_, data, engine.workers, engine.memory, process)
         if self._kept is not None and data.source.files:
-            memory, disk = self.spare(estimate(pass_, data, workers, process=held).peak)
+            memory, disk = engine.spare(estimate(pass_, data, workers, process=held).peak)
             if memory or disk or self._kept.bytes:
                 data = self._kept.over(data, memory)
         keep, tree = tree is not None, Tree() if tree is None else tree
         leaves = plan_leaves(data, after=tree)
-        with staged(self.progress, scan_name(pass_), data.n_rows), one_blas_thread():
+        with staged(engine.progress, scan_name(pass_), data.n_rows), one_blas_thread():
             self._fold(pass_, data, leaves, tree, workers)
             return pass_.finalize(tree.total(pass_, keep=keep))
 
     def write(self, data: Matrix, sink: Sink) -> Manifest:
-        workers = workers_that_fit(None, data, self.workers, self.memory)
+        workers = workers_that_fit(None, data, self.engine.workers, self.engine.memory)
         job = sink.open(data)
         rows = sum(part.rows for part in job.pending)
 
         def task(part: Part, workspace: Workspace, watch: Watch) -> PartRecord:
             return job.write_part(part, _watched(data, part, workspace, watch))
 
-        with staged(self.progress, "write", rows), one_blas_thread():
+        with staged(self.engine.progress, "write", rows), one_blas_thread():
             self._map(task, job.pending, min(workers, max(len(job.pending), 1)))
         return job.commit()
 
     def collect(self, data: Matrix) -> Array:
-        """All rows of ``data`` as one array (n, d) in this process: for data that fits, such as reduced features."""
         parts: list[Array] = [np.empty((0, data.n_features), data.dtype)] * len(data.fragments)
 
         def task(fragment: Fragment, workspace: Workspace, watch: Watch) -> None:
@@ -144,14 +156,13 @@ class LocalEngine:
             parts[fragment.index] = np.concatenate(blocks) if blocks else parts[fragment.index]
 
         with one_blas_thread():
-            self._map(task, data.fragments, self.workers)
+            self._map(task, data.fragments, self.engine.workers)
         return np.concatenate(parts) if parts else np.empty((0, data.n_features), data.dtype)
 
     def _fold(self, pass_: Pass[S, Any], data: Matrix, leaves: Sequence[Leaf], tree: Tree[S], workers: int) -> None:
         merger = Merger(pass_, tree)
-        checkpoint = (
-            None if self.work is None else Checkpoint(self.work, pass_, data, tree, merger.lock, self.save_every)
-        )
+        work, every = self.engine.work, self.engine.save_every
+        checkpoint = None if work is None else Checkpoint(work, pass_, data, tree, merger.lock, every)
         if not leaves or (checkpoint is not None and checkpoint.resume()):
             return
         continued, tree.open = tree.open, None
@@ -185,7 +196,7 @@ class LocalEngine:
         with one worker or many. No item starts more than ``AHEAD`` per worker after the oldest that runs: states that
         wait for a slow one would pile up.
         """
-        advance, turn = None if self.progress is None else self.progress.advance, threading.Condition()
+        progress, turn = self.engine.progress, threading.Condition()
         running, errors = set[int](), dict[int, BaseException]()
         started, end = 0, len(items)
 
@@ -193,8 +204,8 @@ class LocalEngine:
             def watch(rows: int) -> None:
                 if number >= end:
                     raise _StoppedError
-                if advance is not None:
-                    advance(rows)
+                if progress is not None:
+                    progress.advance(rows)
 
             return watch
 

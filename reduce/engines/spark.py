@@ -22,9 +22,10 @@ from pyspark.sql.functions import col, floor, lit
 
 from eigenmill.reduce.about import versions
 from eigenmill.reduce.blocks import Array
-from eigenmill.reduce.engines.base import KeepsNothing, Progress, Tree, scan_name, staged
+from eigenmill.reduce.engines.base import Engine, Progress, Session, Tree, scan_name, staged
 from eigenmill.reduce.engines.checkpoint import scanned
-from eigenmill.reduce.engines.load import AT_ONCE, TASKS, fan_in, most_tasks, worker_memory
+from eigenmill.reduce.engines.costs import TASKS
+from eigenmill.reduce.engines.load import AT_ONCE, fan_in, most_tasks, worker_memory
 from eigenmill.reduce.engines.memory import format_bytes, parse_bytes
 from eigenmill.reduce.engines.ship import Common, pack, workplace
 from eigenmill.reduce.engines.spark_frames import FrameSource
@@ -42,7 +43,7 @@ R = TypeVar("R")
 COLLECTED = "eigenmill_features"
 
 
-class SparkEngine(KeepsNothing):
+class SparkEngine(Engine):
     """Runs passes in the Python workers of a Spark cluster.
 
     Args:
@@ -53,6 +54,8 @@ class SparkEngine(KeepsNothing):
         patience: seconds for which the cluster may have no executor before a scan ends with an error.
         progress: told of scans and, at their end, rows.
     """
+
+    kind = "spark"
 
     def __init__(
         self,
@@ -65,26 +68,54 @@ class SparkEngine(KeepsNothing):
     ) -> None:
         if not hasattr(session, "range") or not hasattr(session, "conf"):
             raise ConfigError(f"expected a SparkSession, found {type(session).__name__}")
-        self.session, self.memory, self.progress = session, parse_bytes(memory), progress
+        self.spark, self.memory, self.progress = session, parse_bytes(memory), progress
         self.work, self.patience = workplace(work), patience
 
     def __repr__(self) -> str:
-        return f"SparkEngine({type(self.session).__module__}, memory={self.memory})"
+        return f"SparkEngine({type(self.spark).__module__}, memory={self.memory})"
 
     @property
     def workers(self) -> int:
-        """Python workers of one executor, by its cores."""
-        return int(self._conf("spark.executor.cores") or 1)
+        # Python workers of one executor: how many of these there are may change.
+        return int(self.setting("spark.executor.cores") or 1)
 
     def memory_limit(self) -> int | None:
         # What Spark's own settings allow is compared before every scan, by an error that names the setting.
         return self.memory
 
-    def close(self) -> None: ...
+    def session(self, reserve: int | None = None) -> SparkScans:
+        return SparkScans(self)
+
+    def watched(self, group: str, call: Callable[[], S]) -> S:
+        """What ``call`` returns, which asks the cluster; a cluster that is gone or says no is an error of ours."""
+        try:
+            return watched(self.spark, group, call, self.patience)
+        except PySparkException as error:
+            raise _explained(error) from error
+        except Exception as error:
+            # py4j's and gRPC's own errors, when the driver's JVM or the Connect server is gone.
+            if type(error).__module__.partition(".")[0] in ("py4j", "grpc") or isinstance(error, OSError):
+                raise EngineError(f"expected a Spark cluster that answers, found {error!r}; run again") from error
+            raise
+
+    def setting(self, name: str) -> str | None:
+        """One of Spark's settings."""
+        value: str | None = self.watched("", lambda: self.spark.conf.get(name, None))
+        return value
+
+
+class SparkScans(Session):
+    """Scans of a Spark session."""
+
+    engine: SparkEngine
+
+    def __init__(self, engine: SparkEngine) -> None:
+        super().__init__(engine)
+        self.spark = engine.spark
 
     def run(self, pass_: Pass[S, R], data: Matrix, *, tree: Tree[S] | None = None) -> R:
         self._admit(pass_, data)
-        work = None if isinstance(data.source, FrameSource) else self.work
+        work = None if isinstance(data.source, FrameSource) else self.engine.work
         return scanned(work, pass_, data, tree, lambda tree, keep: self._fold(pass_, data, tree, keep=keep))
 
     def _fold(self, pass_: Pass[S, Any], data: Matrix, tree: Tree[S], *, keep: bool) -> None:
@@ -97,11 +128,11 @@ class SparkEngine(KeepsNothing):
             tasks = fold_tasks(pass_, data, tree, most_tasks("spark", self._cores()))
             many = len(tasks)
         state = pass_.sizes(0, n)[0]
-        fan, total, payload = fan_in("spark", state), not keep and not tree.nodes, pack(pass_, self.work)
+        fan, total, payload = fan_in("spark", state), not keep and not tree.nodes, pack(pass_, self.engine.work)
 
         def merged() -> Any:
             if isinstance(data.source, FrameSource):
-                frame = data.source.folded(pass_, data, tree.leaves, self.work, SCHEMA)
+                frame = data.source.folded(pass_, data, tree.leaves, self.engine.work, SCHEMA)
             else:
                 frame = self._map(tasks, fold, many)
             count = many
@@ -112,11 +143,11 @@ class SparkEngine(KeepsNothing):
                 frame = frame.groupBy(group).applyInArrow(merger(payload, total and count == 1), SCHEMA)
             return frame
 
-        with staged(self.progress, name, n):
+        with staged(self.engine.progress, name, n):
             trees = self._collect(merged, f"{name} of {n} rows") if many else iter(())
             found = merge_trees(pass_, (from_bytes(p, pass_) for _, p in trees))
-            if self.progress is not None:
-                self.progress.advance(n)
+            if self.engine.progress is not None:
+                self.engine.progress.advance(n)
         if many:
             take_in(pass_, tree, found)
 
@@ -128,19 +159,18 @@ class SparkEngine(KeepsNothing):
             )
         self._admit(None, data)
         job = sink.open(data)
-        with staged(self.progress, "write", sum(part.rows for part in job.pending)):
+        with staged(self.engine.progress, "write", sum(part.rows for part in job.pending)):
             # In rounds: every task is sent the descriptions of all tasks of its Spark job.
             for start in range(0, len(job.pending), TASKS["spark"]):
                 pending = job.pending[start : start + TASKS["spark"]]
                 tasks, n = write_tasks(data, replace(job, pending=pending)), sum(part.rows for part in pending)
                 for _ in self._collect(partial(self._map, tasks, write), f"write of {n} rows"):
                     pass
-                if self.progress is not None:
-                    self.progress.advance(n)
+                if self.engine.progress is not None:
+                    self.engine.progress.advance(n)
         return job.commit()
 
     def collect(self, data: Matrix) -> Array:
-        """All rows of ``data`` as one array (n, d) in this process: for data that fits, such as reduced features."""
         if isinstance(data.source, FrameSource):
             source = data.source
             table = self._table(lambda: source.applied(data, COLLECTED).select(COLLECTED), "collect")
@@ -158,10 +188,10 @@ class SparkEngine(KeepsNothing):
     def _map(self, tasks: Sequence[Any], work: Callable[[Any], bytes], most: int | None = None) -> Any:
         """A frame with the result of ``work`` on every task: at most ``most`` Spark tasks, each does some in a row."""
         common = Common()
-        shipped = [pack(task, self.work, common) for task in tasks]
+        shipped = [pack(task, self.engine.work, common) for task in tasks]
         cut = min(len(shipped), most or most_tasks("spark", self._cores()))
         run = mapper(shipped, common.pack(), work, versions())
-        return self.session.range(0, len(shipped), 1, cut).mapInArrow(run, SCHEMA)
+        return self.spark.range(0, len(shipped), 1, cut).mapInArrow(run, SCHEMA)
 
     def _collect(self, frame: Callable[[], Any], description: str) -> Iterator[tuple[int, bytes]]:
         """(key, payload) of the frame of results that ``frame`` makes, in order; an error row is raised."""
@@ -177,42 +207,26 @@ class SparkEngine(KeepsNothing):
         def collect() -> Any:
             # In the thread that runs the job, for Spark keeps both per thread. The frame is made there, too, for on
             # Connect pyspark asks the server for settings when it makes a column.
-            context = getattr(self.session, "_sc", None)
+            context = getattr(self.spark, "_sc", None)
             if context is None:
-                self.session.addTag("eigenmill")
-                self.session.addTag(group)
+                self.spark.addTag("eigenmill")
+                self.spark.addTag(group)
             else:
                 context.setJobGroup(group, f"eigenmill: {description}")
             return frame().toArrow()
 
-        return self._watched(group, collect)
-
-    def _watched(self, group: str, call: Callable[[], S]) -> S:
-        """What ``call`` returns, which asks the cluster; a cluster that is gone or says no is an error of ours."""
-        try:
-            return watched(self.session, group, call, self.patience)
-        except PySparkException as error:
-            raise _explained(error) from error
-        except Exception as error:
-            # py4j's and gRPC's own errors, when the driver's JVM or the Connect server is gone.
-            if type(error).__module__.partition(".")[0] in ("py4j", "grpc") or isinstance(error, OSError):
-                raise EngineError(f"expected a Spark cluster that answers, found {error!r}; run again") from error
-            raise
+        return self.engine.watched(group, collect)
 
     def _cores(self) -> int | None:
         """Cores of the cluster; None when they come and go, or a Connect client cannot see them."""
-        context = getattr(self.session, "_sc", None)
-        if context is None or (self._conf("spark.dynamicAllocation.enabled") or "false").lower() == "true":
+        context = getattr(self.spark, "_sc", None)
+        if context is None or (self.engine.setting("spark.dynamicAllocation.enabled") or "false").lower() == "true":
             return None
         return int(context.defaultParallelism)
 
-    def _conf(self, name: str) -> str | None:
-        value: str | None = self._watched("", lambda: self.session.conf.get(name, None))
-        return value
-
     def _limit(self) -> tuple[str, int | None]:
         for name in ("spark.executor.pyspark.memory", "spark.executor.memoryOverhead"):
-            value = self._conf(name)
+            value = self.engine.setting(name)
             if value:
                 text = value.strip().upper().removesuffix("B").removesuffix("I")
                 # Spark's units are binary, and a bare number means MiB.
@@ -221,10 +235,10 @@ class SparkEngine(KeepsNothing):
 
     def _admit(self, pass_: Pass[Any, Any] | None, data: Matrix) -> None:
         name, limit = self._limit()
-        limit = self.memory or limit
+        limit = self.engine.memory or limit
         if limit is None:
             return
-        cores = self.workers
+        cores = self.engine.workers
         need = cores * worker_memory("spark", pass_, data, 1)[1]
         if need > limit:
             raise DoesNotFitError(

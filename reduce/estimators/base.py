@@ -7,11 +7,10 @@ path or an Arrow table is taken as it is, and ``transform`` gives another lazy D
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, ClassVar, Self
@@ -20,13 +19,15 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from eigenmill.reduce.about import versions
 from eigenmill.reduce.catalog import Files
 from eigenmill.reduce.cleaning import KEEP, MEAN, Cleaning, Resolved
 from eigenmill.reduce.dataset import Dataset, as_dataset
 from eigenmill.reduce.engines import connect
-from eigenmill.reduce.engines.base import Engine, Tree, one_blas_thread
+from eigenmill.reduce.engines.base import Engine, Session, Tree, one_blas_thread
 from eigenmill.reduce.engines.collections import ROOMS, Collection, package_of
 from eigenmill.reduce.errors import ConfigError, DataError
+from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.panels import cores
 from eigenmill.reduce.estimators.record import Record, fingerprint, located, unseen
 from eigenmill.reduce.estimators.solver import Shape
@@ -66,6 +67,21 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     _array_policy: ClassVar[str] = "error"
     _least_rows: ClassVar[int] = 2
+    fitted_attributes: ClassVar[tuple[str, ...]]
+    """The fitted attributes of a :class:`Snapshot`, beside those that all estimators have."""
+
+    n_features_in_: int
+    quality_: Moments
+    cleaning_: Resolved
+    digest_: str | None = None
+    """That of the saved model, after loading it."""
+
+    _names: Sequence[str]
+    _layout: Mapping[str, Any]
+    _dtype_: np.dtype[Any]
+    _seen: Mapping[str, Any]
+    _record: Record | None = None
+    _read_record: Callable[[], Record] | None = None
 
     # What a subclass gives.
 
@@ -77,10 +93,10 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """The solver's first pass."""
         raise NotImplementedError
 
-    def _check(self, solver: str, intake: Intake, data: Dataset, engine: Engine) -> None:
+    def _check(self, solver: str, intake: Intake, data: Dataset, session: Session) -> None:
         """Refuse what scans after the first would not have room for."""
 
-    def _finish(self, result: Any, solver: str, intake: Intake, data: Dataset | None, engine: Engine) -> Moments:
+    def _finish(self, result: Any, solver: str, intake: Intake, data: Dataset | None, session: Session) -> Moments:
         """Set the fitted attributes; ``data`` is None when it cannot be scanned again. Returns the moments read."""
         raise NotImplementedError
 
@@ -118,13 +134,13 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """
         self._validate()
         data = self._dataset(X, sample_weight, reset=True)
-        engine = engine_for(data, engine)
-        policy = self._policy(data, engine)
-        record = Record(Tree(), (), 0, "", policy, self._dtype(data))
-        if keep_state is None:
-            solver = self._solver(Shape.of(data, data.n_rows))
-            keep_state = not is_lazy(X) and solver not in ("dual", "sketch")
-        return self._run(data, record, engine, keep=keep_state)
+        with engine_for(data, engine).session(self._reserve(data)) as session:
+            policy = self._policy(data, session)
+            record = Record(Tree(), (), 0, "", policy, self._dtype(data))
+            if keep_state is None:
+                solver = self._solver(Shape.of(data, data.n_rows))
+                keep_state = not is_lazy(X) and solver not in ("dual", "sketch")
+            return self._run(data, record, session, keep=keep_state)
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, engine: Engine | None = None) -> Self:
         """Go on from what has been seen.
@@ -135,28 +151,28 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         with the full fit to about 1e-12.
         """
         self._validate()
-        record = self._known()
+        record = self.state()
         if record is None:
-            if hasattr(self, "cleaning_"):
+            if "cleaning_" in vars(self):
                 raise ConfigError(
                     "expected a model that has kept its state, found one without; "
                     "fit with keep_state=True, or load a model saved with state=True"
                 )
             data = self._dataset(X, sample_weight, reset=True)
-            engine = engine_for(data, engine)
-            record = Record(Tree(), (), 0, "", self._policy(data, engine), self._dtype(data))
         else:
             data = unseen(self._dataset(X, sample_weight, reset=False), record)
             if not data.fragments:
                 return self
-            engine = engine_for(data, engine)
-        return self._run(data, record, engine, keep=True)
+        with engine_for(data, engine).session() as session:
+            if record is None:
+                record = Record(Tree(), (), 0, "", self._policy(data, session), self._dtype(data))
+            return self._run(data, record, session, keep=True)
 
-    def _repeated(self, solver: str, data: Dataset, engine: Engine) -> contextlib.AbstractContextManager[None]:
-        """Entered around scans of the same files, so that the engine may keep what it has decoded."""
-        return contextlib.nullcontext()
+    def _reserve(self, data: Dataset) -> int | None:
+        """Bytes that a fit holds by its last scan, if it scans the same files many times."""
+        return None
 
-    def _run(self, data: Dataset, record: Record, engine: Engine, *, keep: bool) -> Self:
+    def _run(self, data: Dataset, record: Record, session: Session, *, keep: bool) -> Self:
         rows = record.rows + data.n_rows
         intake = Intake(data.feature_names, record.dtype, record.policy)
         # Rows of a wider type than the first ones are not cut down to theirs.
@@ -173,16 +189,15 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 "expected an exact solver for a fit that is to go on, found solver='sketch', whose every scan needs "
                 "all rows; fit all data again with warm_start=True, or choose solver='gram'"
             )
-        self._check(solver, replace(intake, dtype=wide), data, engine)
+        self._check(solver, replace(intake, dtype=wide), data, session)
         with one_blas_thread():  # a start that is random is made orthonormal, and all results follow from it
-            pass_ = self._pass(solver, replace(intake, dtype=wide), shape, cores(engine))
+            pass_ = self._pass(solver, replace(intake, dtype=wide), shape, cores(session.engine))
         again = data if record.rows == 0 else None
         # A copy, so that bad new data leaves what was known untouched.
         tree = copy.deepcopy(record.tree) if keep else None
-        with self._repeated(solver, data, engine):
-            result = engine.run(pass_, data, tree=tree)
-            with one_blas_thread():  # eigh and its like differ between 1 and 2 threads
-                moments = self._finish(result, solver, intake, again, engine)
+        result = session.run(pass_, data, tree=tree)
+        with one_blas_thread():  # eigh and its like differ between 1 and 2 threads
+            moments = self._finish(result, solver, intake, again, session)
         source = data.source
         files = Files(chain(record.files, located(source)))
         record = Record(tree or record.tree, files, rows, solver, record.policy, record.dtype)
@@ -190,18 +205,75 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         self.cleaning_ = record.policy.with_means(moments.mean)
         self._layout, self._dtype_ = dict(source.describe()), data.dtype
         self._seen = fingerprint(record.files, rows)
-        self._record = record if keep else None
-        if not hasattr(self, "n_features_in_"):
-            self.n_features_in_ = data.n_features
+        self._record, self._read_record, self.digest_ = record if keep else None, None, None
         return self
 
-    def _known(self) -> Record | None:
-        """What :meth:`partial_fit` goes on from: kept since the fit, or read from the saved model now."""
-        record: Record | None = getattr(self, "_record", None)
-        loader: Callable[[Self], Record] | None = getattr(self, "_load_record", None)
-        if record is None and loader is not None:
-            record = self._record = loader(self)
-        return record
+    # The fitted model as plain values.
+
+    def state(self) -> Record | None:
+        """What :meth:`partial_fit` goes on from: kept since the fit, or read from the saved model now; None if neither.
+
+        Raises:
+            ArtifactError: the state that was saved is damaged.
+        """
+        if self._record is None and self._read_record is not None:
+            self._record = self._read_record()
+        return self._record
+
+    def snapshot(self) -> Snapshot:
+        """The fitted model as one record; its arrays are views of the attributes, not copies."""
+        check_is_fitted(self, "cleaning_")
+        arrays: dict[str, Any] = {}
+        values: dict[str, Any] = {}
+        for name in self.fitted_attributes:
+            value = vars(self)[name]
+            if isinstance(value, np.ndarray):
+                arrays[name] = value.view()
+                arrays[name].flags.writeable = False
+            else:
+                values[name] = value.item() if isinstance(value, np.generic) else value
+        return Snapshot(
+            kind=type(self).__name__,
+            parameters=self.get_params(deep=False),
+            arrays=arrays,
+            values=values,
+            names=self._names,
+            cleaning=self.cleaning_,
+            quality=self.quality_,
+            layout=dict(self._layout),
+            dtype=np.dtype(self._dtype_),
+            fingerprint=dict(self._seen),
+            has_state=self._record is not None or self._read_record is not None,
+            versions=versions(),
+            digest=self.digest_,
+        )
+
+    @classmethod
+    def from_snapshot(cls, snapshot: Snapshot, state: Callable[[], Record] | None = None) -> Self:
+        """The estimator that the snapshot was made of.
+
+        Args:
+            snapshot: of an estimator of this class.
+            state: reads what :meth:`partial_fit` goes on from, once that is asked for; by default there is none.
+        """
+        model = cls(**snapshot.parameters)
+        for name in cls.fitted_attributes:
+            value = snapshot[name]
+            # What was a view of another model's attributes must not be changed through this one.
+            own = not isinstance(value, np.ndarray) or value.flags.writeable
+            setattr(model, name, value if own else value.copy())
+        model.quality_, model.cleaning_, model.digest_ = snapshot.quality, snapshot.cleaning, snapshot.digest
+        model._names, model.n_features_in_ = snapshot.names, len(snapshot.names)
+        if not model._numbered:
+            model.feature_names_in_ = np.asarray(snapshot.names, dtype=object)
+        model._layout, model._seen, model._dtype_ = dict(snapshot.layout), dict(snapshot.fingerprint), snapshot.dtype
+        model._read_record = state
+        return model
+
+    def as_transform(self, dtype: Any = np.float64) -> Transform:
+        """The fitted model as a row-local transform of raw rows (n, d), in float32 or float64."""
+        check_is_fitted(self, "cleaning_")
+        return self._transform(Input(self._names, np.dtype(dtype), self.cleaning_))
 
     # Data in.
 
@@ -216,8 +288,8 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 self._names = data.feature_names
                 if not self._numbered:
                     self.feature_names_in_ = np.asarray(list(data.feature_names), dtype=object)
-                elif hasattr(self, "feature_names_in_"):
-                    del self.feature_names_in_
+                else:
+                    self.__dict__.pop("feature_names_in_", None)
                 return data
             return self._aligned(data)
         X = validate_data(
@@ -231,7 +303,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         )
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-        names = getattr(self, "feature_names_in_", None)
+        names = vars(self).get("feature_names_in_")
         data = Dataset.from_numpy(
             X, feature_names=None if names is None else list(names), weights=sample_weight, missing=self._array_policy
         )
@@ -267,10 +339,10 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return data
 
     def _dtype(self, data: Dataset) -> np.dtype[Any]:
-        """Precision of the products: the data's, unless a parameter ``precision`` asks for float64."""
-        return np.dtype(np.float64) if getattr(self, "precision", None) == "float64" else data.dtype
+        """Precision of the products."""
+        return data.dtype
 
-    def _policy(self, data: Dataset, engine: Engine) -> Resolved:
+    def _policy(self, data: Dataset, session: Session) -> Resolved:
         """The cleaning policy per column; limits at k standard deviations cost one scan of moments."""
         cleaning: Cleaning = data.cleaning
         policy = cleaning.resolve(data.feature_names)
@@ -280,7 +352,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 "found 'keep', which only StandardScaler takes"
             )
         if cleaning.clip_sd is not None:
-            moments = engine.run(MomentsPass(Intake(data.feature_names, self._dtype(data), policy)), data)
+            moments = session.run(MomentsPass(Intake(data.feature_names, self._dtype(data), policy)), data)
             reach = cleaning.clip_sd * np.sqrt(moments.variance)
             # A column without a value has no limits; a constant one is its own.
             low, high = moments.mean - reach, moments.mean + reach
@@ -311,8 +383,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """Reduced features of ``X`` (n, d): an array (n, k) for arrays, a lazy Dataset for a Dataset or path."""
         check_is_fitted(self, "cleaning_")
         data = self._dataset(X, None, reset=False)
-        dtype = np.dtype(np.float64) if getattr(self, "precision", None) == "float64" else data.dtype
-        out = data.then(self._transform(Input(self._names, dtype, self.cleaning_)))
+        out = data.then(self.as_transform(self._dtype(data)))
         if isinstance(data.source, Collection) and not isinstance(X, Dataset):
             return data.source.applied(out)
         return out if is_lazy(X) else self._collect(out)
@@ -346,7 +417,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def __getstate__(self) -> Any:
         state = super().__getstate__()
-        for name in ("_record", "_load_record"):
+        for name in ("_record", "_read_record"):
             state.pop(name, None)
         return state
 

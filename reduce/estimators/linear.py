@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -12,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from eigenmill.reduce.blocks import F64, MAX_HEIGHT, block_height
 from eigenmill.reduce.dataset import Dataset
-from eigenmill.reduce.engines.base import Engine
+from eigenmill.reduce.engines.base import Engine, Session
 from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.estimators import sketch
 from eigenmill.reduce.estimators.base import Estimator, engine_for
@@ -35,6 +34,11 @@ class Linear(Estimator):
     """Base of PCA (centred) and TruncatedSVD (not)."""
 
     _centred: bool
+    fitted_attributes: ClassVar[tuple[str, ...]] = (
+        *("components_", "singular_values_", "error_bounds_", "explained_variance_", "explained_variance_ratio_"),
+        *("mean_", "scale_", "n_components_", "n_samples_", "solver_"),
+        *("residual_bounds_", "n_scans_", "converged_"),
+    )
 
     n_components: Any
     scale: bool
@@ -71,6 +75,10 @@ class Linear(Estimator):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
                 raise ConfigError(f"expected {name} a whole number >= 1, found {value!r}")
 
+    def _dtype(self, data: Dataset) -> np.dtype[Any]:
+        """The data's own precision, unless the parameter ``precision`` asks for float64."""
+        return np.dtype(np.float64) if self.precision == "float64" else super()._dtype(data)
+
     def _asked(self) -> int | float | None:
         """The number of components or their share; None when the choice needs every eigenvalue."""
         k = self.n_components
@@ -90,40 +98,43 @@ class Linear(Estimator):
             return MomentsPass(intake)
         return SketchPass(intake, sketch.start(wanted, d, self._earlier(d), threads))
 
-    def _check(self, solver: str, intake: Intake, data: Dataset, engine: Engine) -> None:
+    def _check(self, solver: str, intake: Intake, data: Dataset, session: Session) -> None:
         if solver == "sketch":
             wanted = self._wanted(data.n_features)
             spare = self._moments_first(intake, data.sparse) + self.refine
             if wanted.scans <= spare:
                 raise ConfigError(f"expected max_scans above {spare} for this fit, found {wanted.scans}; allow more")
-            sketch.refuse_unfit(wanted, intake, wanted.scans - spare, data, engine)
+            sketch.refuse_unfit(wanted, intake, wanted.scans - spare, data, session.engine)
 
-    def _repeated(self, solver: str, data: Dataset, engine: Engine) -> contextlib.AbstractContextManager[None]:
-        if solver != "sketch" or self.max_scans == 1:
-            return contextlib.nullcontext()
-        wanted = self._wanted(data.n_features)
-        return engine.repeated(wanted.basis(data.n_features, wanted.scans))
+    def _reserve(self, data: Dataset) -> int | None:
+        if self._solver(Shape.of(data, data.n_rows)) != "sketch" or self.max_scans == 1:
+            return None
+        return sketch.basis(data.n_features, self._width(data.n_features), self.max_scans)
 
     def _moments_first(self, intake: Intake, sparse: bool) -> bool:
         return sketch.moments_first(intake, sparse=sparse, centred=self._centred, scale=self.scale)
 
     def _earlier(self, d: int) -> F64 | None:
         """(d, k) directions of the model as fitted before, for a warm start."""
-        components: F64 | None = getattr(self, "components_", None) if self.warm_start else None
+        components: F64 | None = vars(self).get("components_") if self.warm_start else None
         return components.T if components is not None and components.shape[1] == d else None
 
     def _wanted(self, d: int) -> sketch.Wanted:
         """What the sketch solver is asked for."""
-        k = None if self._whole() else int(self.n_components)
-        most, earlier = min(self.max_components, d), self._earlier(d)
-        width = min(self.block_size or sketch.width_of(k, most, d), d - (0 if earlier is None else earlier.shape[1]))
+        k, most = None if self._whole() else int(self.n_components), min(self.max_components, d)
         share = float(self.n_components) if k is None else 1.0
         seed = self.random_state
         if seed is None:
             seed = 0
         elif not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(1 << 31)
-        return sketch.Wanted(k, share, most, self.tol, self.max_scans, width, int(seed))
+        return sketch.Wanted(k, share, most, self.tol, self.max_scans, self._width(d), int(seed))
+
+    def _width(self, d: int) -> int:
+        """Gaussian columns of the sketch solver's start."""
+        k, earlier = None if self._whole() else int(self.n_components), self._earlier(d)
+        width = self.block_size or sketch.width_of(k, min(self.max_components, d), d)
+        return min(width, d - (0 if earlier is None else earlier.shape[1]))
 
     def _whole(self) -> bool:
         """Whether choosing the rank needs every eigenvalue."""
@@ -137,7 +148,7 @@ class Linear(Estimator):
         """Set variances and their ratios; ``variances`` (k,) are those of the components, with divisor n."""
         raise NotImplementedError
 
-    def _finish(self, result: Any, solver: str, intake: Intake, data: Dataset | None, engine: Engine) -> Moments:
+    def _finish(self, result: Any, solver: str, intake: Intake, data: Dataset | None, session: Session) -> Moments:
         moments: Moments = result if isinstance(result, Moments) else result.moments
         self._refuse_empty(moments, intake.policy)
         d, n = len(intake.names), moments.total
@@ -156,7 +167,7 @@ class Linear(Estimator):
         self.solver_, self.n_samples_ = solver, int(n) if n == int(n) else n
         self._spread = float((variance if self.scale_ is None else variance / self.scale_**2).sum())
         if solver == "sketch" and data is not None:
-            self._iterate(result, moments, mean, variance, intake, data, engine)
+            self._iterate(result, moments, mean, variance, intake, data, session)
             return moments
         wanted = None if self._whole() or self.refine else int(self.n_components)
         centre = mean if self._centred else np.zeros(d)
@@ -164,7 +175,7 @@ class Linear(Estimator):
             centred = np.tril(result.cross) if not self._centred else None
             spectrum = of_gram(result, self.scale_, intake.dtype, centred=self._centred, k=wanted)
             if self.refine:
-                spectrum = self._refined(spectrum, result, intake, centre, data, engine)
+                spectrum = self._refined(spectrum, result, intake, centre, data, session)
         else:
             rows: RowsState = result
             spectrum = (of_rows_refined if self.refine else of_rows)(rows, centre, self.scale_)
@@ -182,7 +193,7 @@ class Linear(Estimator):
         return moments
 
     def _iterate(
-        self, result: Any, moments: Moments, mean: F64, variance: F64, intake: Intake, data: Dataset, engine: Engine
+        self, result: Any, moments: Moments, mean: F64, variance: F64, intake: Intake, data: Dataset, session: Session
     ) -> None:
         """The sketch solver, from the result of its first pass."""
         d, n, earlier = len(intake.names), moments.total, self._earlier(len(intake.names))
@@ -192,14 +203,14 @@ class Linear(Estimator):
         )
         begun = result if isinstance(result, Sketch) else None
         spare = (begun is None) + self.refine
-        fit = sketch.solve(wanted, setting, begun, intake, data, engine, earlier, spare)
+        fit = sketch.solve(wanted, setting, begun, intake, data, session, earlier, spare)
         k = len(fit.residual_bounds)
         if self.refine:
             wide = Intake(intake.names, np.dtype(np.float64), intake.policy)
             centre = mean if self._centred else np.zeros(d)
             weights = np.ascontiguousarray(setting.into(fit.spectrum.vectors))
             pivot = setting.pivot
-            r = engine.run(TsqrPass(wide, pivot, centre - pivot, weights, mean - centre), data)
+            r = session.run(TsqrPass(wide, pivot, centre - pivot, weights, mean - centre), data)
             height = MAX_HEIGHT if data.sparse else block_height(d)
             fit = sketch.with_refined(fit, refined(fit.spectrum, r, fit.terms, height), k)
         kept = fit.spectrum.leading(k)
@@ -235,7 +246,7 @@ class Linear(Estimator):
         intake: Intake,
         centre: F64,
         data: Dataset | None,
-        engine: Engine,
+        session: Session,
     ) -> Spectrum:
         """Full precision by one more scan.
 
@@ -248,7 +259,7 @@ class Linear(Estimator):
             raise ConfigError("expected refine=False when going on from a state, which lacks the rows; fit all data")
         wide, pivot = Intake(intake.names, np.dtype(np.float64), intake.policy), result.pivot
         weights = spectrum.vectors if self.scale_ is None else spectrum.vectors / self.scale_[:, None]
-        r = engine.run(TsqrPass(wide, pivot, centre - pivot, np.ascontiguousarray(weights), self.mean_ - centre), data)
+        r = session.run(TsqrPass(wide, pivot, centre - pivot, np.ascontiguousarray(weights), self.mean_ - centre), data)
         return refined(spectrum, r, result.depth, block_height(len(intake.names)))
 
     # The maps.

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.engines.base import Engine
 
 T = TypeVar("T")
 
@@ -24,9 +25,9 @@ HEIGHT = 2048
 """Rows of a panel. A format constant."""
 
 
-def cores(engine: Any) -> int:
+def cores(engine: Engine) -> int:
     """Threads for the products made beside the scans of ``engine``."""
-    return min(len(os.sched_getaffinity(0)), int(getattr(engine, "workers", 1)))
+    return min(len(os.sched_getaffinity(0)), engine.workers)
 
 
 def over_rows(rows: int, threads: int, work: Callable[[slice], T]) -> list[list[T]]:

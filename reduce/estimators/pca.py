@@ -64,6 +64,7 @@ class PCA(Linear):
     """
 
     _centred = True
+    fitted_attributes = (*Linear.fitted_attributes, "noise_variance_", "_floor")
 
     def __init__(
         self,

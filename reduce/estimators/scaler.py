@@ -9,7 +9,7 @@ from sklearn.base import OneToOneFeatureMixin
 from sklearn.utils.validation import check_is_fitted
 
 from eigenmill.reduce.dataset import Dataset
-from eigenmill.reduce.engines.base import Engine
+from eigenmill.reduce.engines.base import Session
 from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.estimators.solver import Shape
@@ -43,6 +43,7 @@ class StandardScaler(OneToOneFeatureMixin, Estimator):
         quality_: what was read, per column.
     """
 
+    fitted_attributes = ("mean_", "var_", "scale_", "n_samples_seen_")
     _array_policy: ClassVar[str] = "keep"
     _least_rows: ClassVar[int] = 1
 
@@ -65,7 +66,7 @@ class StandardScaler(OneToOneFeatureMixin, Estimator):
     def _accepts_sparse(self) -> bool:
         return not self.with_mean
 
-    def _finish(self, result: Moments, solver: str, intake: Intake, data: Dataset | None, engine: Engine) -> Moments:
+    def _finish(self, result: Moments, solver: str, intake: Intake, data: Dataset | None, session: Session) -> Moments:
         self._refuse_empty(result, intake.policy)
         mean, variance, n = imputed(result, intake.policy)
         self.mean_ = mean if self.with_mean or self.with_std else None

@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.cleaning import MEAN
 from eigenmill.reduce.dataset import Dataset
-from eigenmill.reduce.engines.base import Engine
+from eigenmill.reduce.engines.base import Engine, Session
 from eigenmill.reduce.engines.memory import estimate, format_bytes
 from eigenmill.reduce.errors import ConfigError, DoesNotFitError
 from eigenmill.reduce.estimators.bounds import upper_bounds
@@ -48,10 +48,6 @@ class Wanted:
     scans: int
     width: int
     seed: int
-
-    def basis(self, d: int, products: int) -> int:
-        """Bytes of the basis that so many products make, and of one of them."""
-        return 8 * d * min(self.width * (products + 1), d)
 
 
 @dataclass(frozen=True)
@@ -109,6 +105,11 @@ def width_of(k: int | None, most: int, d: int) -> int:
     return min(wanted, d)
 
 
+def basis(d: int, width: int, products: int) -> int:
+    """Bytes of the basis of ``d`` columns that so many products make, and of one of them."""
+    return 8 * d * min(width * (products + 1), d)
+
+
 def gaussian(seed: int, purpose: str, d: int, width: int) -> F64:
     """(d, width) standard normal numbers, the same everywhere for the same seed and purpose."""
     return np.random.default_rng([seed, zlib.crc32(purpose.encode())]).normal(size=(d, width))
@@ -131,7 +132,7 @@ def planned(intake: Intake, wanted: Wanted, products: int) -> SketchPass:
     """A pass that takes as much as the last one of an iteration, for plans: zeros never touched take no memory."""
     d = len(intake.names)
     # Beside the basis, moments, means, pivots and scales: of a million columns they count.
-    return SketchPass(intake, np.zeros((d, wanted.width)), held=wanted.basis(d, products) + 8 * d * 24)
+    return SketchPass(intake, np.zeros((d, wanted.width)), held=basis(d, wanted.width, products) + 8 * d * 24)
 
 
 def refuse_unfit(wanted: Wanted, intake: Intake, products: int, data: Dataset, engine: Engine) -> None:
@@ -183,7 +184,7 @@ def setting_of(
 
 
 def solve(
-    wanted: Wanted, setting: Setting, begun: Sketch | None, intake: Intake, data: Dataset, engine: Engine,
+    wanted: Wanted, setting: Setting, begun: Sketch | None, intake: Intake, data: Dataset, session: Session,
     earlier: F64 | None, spare: int,
 ) -> Fit:  # fmt: skip
     """The leading spectrum of A.
@@ -194,7 +195,7 @@ def solve(
         begun: the first product, if it came with the moments.
         intake: of every scan.
         data: what is scanned.
-        engine: where.
+        session: where.
         earlier: (d, k) directions to start with.
         spare: scans used otherwise.
     """
@@ -203,12 +204,12 @@ def solve(
     def multiply(Q: F64) -> F64:
         nonlocal terms
         weights = setting.into(Q)
-        found: Sketch = engine.run(SketchPass(intake, weights, setting.pivot, setting.gap), data)
+        found: Sketch = session.run(SketchPass(intake, weights, setting.pivot, setting.gap), data)
         terms = max(terms, found.terms)
         return setting.product(found, weights)
 
     if begun is None:
-        first, block = None, start(wanted, d, earlier, cores(engine))
+        first, block = None, start(wanted, d, earlier, cores(session.engine))
     else:
         block, terms = begun.weights, begun.terms
         first = setting.product(begun, begun.weights)
@@ -234,7 +235,7 @@ def solve(
         noise=noise,
         products=products,
         refill=lambda i: gaussian(wanted.seed, f"sketch refill {i}", d, min(wanted.width, d)),
-        threads=cores(engine),
+        threads=cores(session.engine),
     )
     if products == 1:
         steps.krylov.extend()

@@ -10,6 +10,7 @@ import functools
 import inspect
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from eigenmill.reduce.cleaning import Resolved
 from eigenmill.reduce.engines.base import Tree, restore_tree, tree_arrays
 from eigenmill.reduce.errors import ArtifactError, ConfigError
 from eigenmill.reduce.estimators.base import Estimator
+from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.pca import PCA
 from eigenmill.reduce.estimators.record import Record
 from eigenmill.reduce.estimators.scaler import StandardScaler
@@ -37,46 +39,25 @@ STRANGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, Overflow
 KINDS: dict[str, type[Estimator]] = {kind.__name__: kind for kind in (PCA, TruncatedSVD, StandardScaler)}
 """The closed registry of what a model file may ask for."""
 
-FITTED = {
-    "PCA": (
-        *("components_", "singular_values_", "error_bounds_", "explained_variance_", "explained_variance_ratio_"),
-        *("mean_", "scale_", "noise_variance_", "n_components_", "n_samples_", "solver_", "_floor"),
-        *("residual_bounds_", "n_scans_", "converged_"),
-    ),
-    "TruncatedSVD": (
-        *("components_", "singular_values_", "error_bounds_", "explained_variance_", "explained_variance_ratio_"),
-        *("mean_", "scale_", "n_components_", "n_samples_", "solver_"),
-        *("residual_bounds_", "n_scans_", "converged_"),
-    ),
-    "StandardScaler": ("mean_", "var_", "scale_", "n_samples_seen_"),
-}
-
 
 def save(model: Estimator, path: str | os.PathLike[str], *, state: bool, overwrite: bool) -> str:
     """Write ``model`` to the directory ``path``; returns its digest."""
-    kind = type(model).__name__
-    arrays: dict[str, Any] = {}
-    fitted: dict[str, Any] = {}
-    for name in FITTED[kind]:
-        value = getattr(model, name)
-        if isinstance(value, np.ndarray):
-            arrays[name] = value
-        else:
-            fitted[name] = value.item() if isinstance(value, np.generic) else value
-    arrays.update({f"quality.{k}": v for k, v in to_arrays(model.quality_).items()})
-    arrays.update({f"cleaning.{k}": v for k, v in to_arrays(model.cleaning_).items()})
+    found = model.snapshot()
+    arrays: dict[str, Any] = dict(found.arrays)
+    arrays.update({f"quality.{k}": v for k, v in to_arrays(found.quality).items()})
+    arrays.update({f"cleaning.{k}": v for k, v in to_arrays(found.cleaning).items()})
     meta = {
-        "fitted": fitted,
-        "features": names_to_json(model._names),
-        "dtype": np.dtype(model._dtype_).name,
-        "layout": model._layout,
-        "input": model._seen,
-        "versions": versions(),
+        "fitted": found.values,
+        "features": names_to_json(found.names),
+        "dtype": found.dtype.name,
+        "layout": found.layout,
+        "input": found.fingerprint,
+        "versions": found.versions,
         "has_state": state,
     }
     states, state_meta = None, None
     if state:
-        record = model._known()
+        record = model.state()
         if record is None:
             raise ConfigError("expected a model that has kept its state, found one without; fit with keep_state=True")
         tree, tree_meta = tree_arrays(record.tree)
@@ -91,8 +72,8 @@ def save(model: Estimator, path: str | os.PathLike[str], *, state: bool, overwri
         }
     return save_model(
         path,
-        kind,
-        model.get_params(deep=False),
+        found.kind,
+        found.parameters,
         arrays,
         meta,
         states=states,
@@ -130,44 +111,50 @@ def _restore(loaded: Loaded, path: str | os.PathLike[str]) -> Estimator:
     unknown = [name for name in loaded.parameters if name not in known]
     if unknown:
         raise ArtifactError(f"expected parameters of {loaded.kind}, found {unknown[0]!r}; update eigenmill")
-    model = kind(**loaded.parameters)
-    meta, arrays = loaded.meta, loaded.arrays
-    names = names_from_json(meta["features"])
-    d = len(names)
-    for name in FITTED[loaded.kind]:
-        setattr(model, name, arrays[name] if name in arrays else meta["fitted"][name])
-    model.quality_ = from_arrays(Moments, arrays, "quality.")
-    model.cleaning_ = from_arrays(Resolved, arrays, "cleaning.")
-    _check_shapes(model, d, path)
-    model._names, model.n_features_in_ = names, d
-    if isinstance(names, tuple):
-        model.feature_names_in_ = np.asarray(names, dtype=object)
-    model._dtype_ = np.dtype(meta["dtype"])
-    model._layout, model._seen = dict(meta["layout"]), dict(meta["input"])
-    model.digest_ = loaded.digest
-    model._record = None
+    found = _snapshot(loaded, kind.fitted_attributes)
+    _check_shapes(found, path)
     # A state may be large, and only partial_fit needs it.
-    model._load_record = functools.partial(_restore_record, path, names) if meta["has_state"] else None
-    return model
+    state = functools.partial(_restore_record, path, found.names) if found.has_state else None
+    return kind.from_snapshot(found, state)
 
 
-def _check_shapes(model: Any, d: int, path: Any) -> None:
+def _snapshot(loaded: Loaded, fitted: Sequence[str]) -> Snapshot:
+    meta, arrays = loaded.meta, loaded.arrays
+    return Snapshot(
+        kind=loaded.kind,
+        parameters=loaded.parameters,
+        arrays={name: arrays[name] for name in fitted if name in arrays},
+        values={name: meta["fitted"][name] for name in fitted if name not in arrays},
+        names=names_from_json(meta["features"]),
+        cleaning=from_arrays(Resolved, arrays, "cleaning."),
+        quality=from_arrays(Moments, arrays, "quality."),
+        layout=dict(meta["layout"]),
+        dtype=np.dtype(meta["dtype"]),
+        fingerprint=dict(meta["input"]),
+        has_state=bool(meta["has_state"]),
+        versions=dict(meta["versions"]),
+        digest=loaded.digest,
+    )
+
+
+def _check_shapes(found: Snapshot, path: Any) -> None:
+    d, held = len(found.names), {**found.values, **found.arrays}
     expected: dict[str, tuple[int, ...]] = {"mean_": (d,), "scale_": (d,), "var_": (d,)}
-    if hasattr(model, "components_"):
-        k = int(model.n_components_)
+    if "components_" in held:
+        k = int(held["n_components_"])
         expected |= {"components_": (k, d), "explained_variance_": (k,), "explained_variance_ratio_": (k,)}
         expected |= {"singular_values_": (k,), "error_bounds_": (k,), "residual_bounds_": (k,)}
     for name, shape in expected.items():
-        value = getattr(model, name, None)
+        value = held.get(name)
         if value is not None and (not isinstance(value, np.ndarray) or value.shape != shape or value.dtype.kind != "f"):
-            found = getattr(value, "shape", type(value).__name__)
-            raise ArtifactError(f"expected {name} of shape {shape}, found {found} at {path}; save the model again")
-    for value in (model.cleaning_.code, model.cleaning_.fill, model.quality_.count, model.quality_.m2):
+            seen = getattr(value, "shape", type(value).__name__)
+            raise ArtifactError(f"expected {name} of shape {shape}, found {seen} at {path}; save the model again")
+    for value in (found.cleaning.code, found.cleaning.fill, found.quality.count, found.quality.m2):
         if value.shape != (d,):
             raise ArtifactError(f"expected a cleaning policy for {d} columns, found {value.shape} at {path}")
 
 
-def _restore_record(path: str | os.PathLike[str], names: Any, model: Estimator) -> Record:
+def _restore_record(path: str | os.PathLike[str], names: Any) -> Record:
     loaded = load_state(path)
     try:
         meta, arrays = loaded.meta, loaded.states

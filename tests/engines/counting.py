@@ -12,57 +12,96 @@ from pathlib import Path
 from typing import Any
 
 from eigenmill.reduce.dataset import Dataset
-from eigenmill.reduce.engines.base import KeepsNothing
+from eigenmill.reduce.engines.base import Engine, Session
 from eigenmill.reduce.errors import DataError
 from eigenmill.reduce.source_base import Source, StandIn
 
 
-class CountingEngine(KeepsNothing):
+class Wrapped(Engine):
+    """An engine around another one, whose sessions are ``made`` around its sessions."""
+
+    kind = "wrapped"
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.progress = engine, engine.progress
+
+    @property
+    def workers(self) -> int:
+        return self.engine.workers
+
+    def memory_limit(self) -> int | None:
+        return self.engine.memory_limit()
+
+    def session(self, reserve: int | None = None) -> Session:
+        return self.made(self.engine.session(reserve))
+
+    def made(self, session: Session) -> Session:
+        raise NotImplementedError
+
+
+class WrappedSession(Session):
+    """Sees the scans of a session before they run."""
+
+    def __init__(self, engine: Any, session: Session) -> None:
+        super().__init__(engine)
+        self.session = session
+
+    def close(self) -> None:
+        self.session.close()
+
+    def run(self, pass_: Any, data: Dataset, *, tree: Any = None) -> Any:
+        return self.session.run(pass_, self.engine.seen(data, pass_), tree=tree)
+
+    def write(self, data: Dataset, sink: Any) -> Any:
+        return self.session.write(self.engine.seen(data, None), sink)
+
+    def collect(self, data: Dataset) -> Any:
+        return self.session.collect(self.engine.seen(data, None))
+
+
+class CountingEngine(Wrapped):
     """Wraps an engine; ``scans`` lists the passes that ran, ``rows`` counts the rows that sources have given."""
 
     def __init__(self, engine: Any) -> None:
-        self.engine = engine
+        super().__init__(engine)
         self.scans: list[str] = []
         self.writes = 0
         self.rows = 0
 
-    def run(self, pass_: Any, data: Dataset, *, tree: Any = None) -> Any:
-        self.scans.append(type(pass_).__name__)
-        return self.engine.run(pass_, self._watched(data), tree=tree)
+    def made(self, session: Session) -> Session:
+        return CountingSession(self, session)
 
-    def write(self, data: Dataset, sink: Any) -> Any:
-        self.writes += 1
-        return self.engine.write(self._watched(data), sink)
-
-    def collect(self, data: Dataset) -> Any:
-        return self.engine.collect(self._watched(data))
-
-    def memory_limit(self) -> int | None:
-        limit: int | None = self.engine.memory_limit()
-        return limit
-
-    def _watched(self, data: Dataset) -> Dataset:
+    def seen(self, data: Dataset, pass_: Any) -> Dataset:
+        if pass_ is not None:
+            self.scans.append(type(pass_).__name__)
         return replace(data, source=WatchedSource(data.source, self._count))
 
     def _count(self, fragment: Any, block: Any) -> None:
         self.rows += block.rows
 
 
-class FailingScans:
+class CountingSession(WrappedSession):
+    def write(self, data: Dataset, sink: Any) -> Any:
+        self.engine.writes += 1
+        return super().write(data, sink)
+
+
+class FailingScans(Wrapped):
     """Wraps an engine; ``scans`` lists the passes; the data of those numbered ``which`` (from 1) raise."""
 
     def __init__(self, engine: Any, which: Sequence[int], message: str) -> None:
-        self.engine, self.which, self.message = engine, which, message
+        super().__init__(engine)
+        self.which, self.message = which, message
         self.scans: list[str] = []
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.engine, name)
+    def made(self, session: Session) -> Session:
+        return WrappedSession(self, session)
 
-    def run(self, pass_: Any, data: Dataset, *, tree: Any = None) -> Any:
+    def seen(self, data: Dataset, pass_: Any) -> Dataset:
         self.scans.append(type(pass_).__name__)
         if len(self.scans) in self.which:
             data = failing_at(data, len(data.fragments) // 2, DataError(self.message))
-        return self.engine.run(pass_, data, tree=tree)
+        return data
 
 
 class WatchedSource(StandIn):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import shutil
@@ -139,9 +138,16 @@ def test_a_client_made_from_an_address_is_closed(steady: Cluster, folder: Path) 
     data = opened(folder)
     with client_of(steady) as client:
         before = client.run_on_scheduler(others)
-        with contextlib.closing(connect("dask", steady.address)) as engine:
-            PCA(2).fit(data, engine=engine)
-            assert client.run_on_scheduler(others) == before + 1
+        engine = connect("dask", steady.address)
+        for _ in range(2):  # a closed engine opens again when it is used
+            assert client.run_on_scheduler(others) == before
+            with engine:
+                assert client.run_on_scheduler(others) == before + 1
+                PCA(2).fit(data, engine=engine)
+                assert client.run_on_scheduler(others) == before + 1
+            wait_for(lambda: client.run_on_scheduler(others) == before)
+        PCA(2).fit(data, engine=engine)
+        engine.close()
         wait_for(lambda: client.run_on_scheduler(others) == before)
         given = connect("dask", client)
         given.close()
@@ -249,8 +255,12 @@ def test_nothing_of_a_credential_travels(steady: Cluster, folder: Path, tmp_path
 
 @pytest.mark.slow
 def test_no_scheduler(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"expected a Dask scheduler at tcp://127\.0\.0\.1:1, found .*; start it"):
-        connect("dask", "tcp://127.0.0.1:1", patience=1.0)
+    engine = connect("dask", "tcp://127.0.0.1:1", patience=1.0)
+    with (
+        pytest.raises(EngineError, match=r"expected a Dask scheduler at tcp://127\.0\.0\.1:1, found .*; start"),
+        engine,
+    ):
+        pass
     job = run_job(
         ["reduce", str(job_file(folder, tmp_path / "out")), "--engine", "dask", "--set", "engine.address=tcp://[::1]:1"]
     )

@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 
 from benchmarks.scale import FEATURES, Counted, NullPass, simulate, unread
-from eigenmill import reduce
-from eigenmill.reduce import PCA, ConfigError, Dataset, Sink, connect
+from eigenmill.reduce import PCA, ConfigError, Dataset, Sink, connect, load
 from eigenmill.reduce.catalog import Files
 from eigenmill.reduce.engines.base import Tree, plan_leaves
 from eigenmill.reduce.engines.load import Cluster, Load, fold_load
@@ -101,7 +100,7 @@ def output_peaks(files: int, space: Path) -> dict[str, int]:
     # A hundred files a part, without rows: what grows is what is known of the input.
     sink, peaks = Sink(space / f"{files}", part_bytes=1 << 30), {}
     model = PCA(50).fit(np.random.default_rng(0).standard_normal((60, FEATURES)).astype(np.float32))
-    model._names = unread(1, space).feature_names
+    model = PCA.from_snapshot(replace(model.snapshot(), names=unread(1, space).feature_names))
     data = model.transform(unread(files, space))
     jobs: list[Job] = []
     peaks["begin"] = peak_of(lambda: jobs.append(sink.open(data)))
@@ -121,14 +120,15 @@ def state_peaks(files: int, space: Path) -> dict[str, int]:
     """Peaks of one process that saves, loads and goes on from the state of a fit of so many files."""
     data, peaks = unread(files, space), {}
     model = PCA(2).fit(np.random.default_rng(0).standard_normal((60, FEATURES)), keep_state=True)
-    known = model._known()
+    known = model.state()
     assert known is not None
-    model._record = replace(known, files=Files(located(data.source)))
+    seen = replace(known, files=Files(located(data.source)))
+    model = PCA.from_snapshot(model.snapshot(), lambda: seen)
     peaks["save"] = peak_of(lambda: model.save(space / f"{files}", state=True))
     loaded: list[PCA] = []
-    peaks["load"] = peak_of(lambda: loaded.append(reduce.load(space / f"{files}")))
-    peaks["restore"] = peak_of(loaded[0]._known)
-    record = loaded[0]._known()
+    peaks["load"] = peak_of(lambda: loaded.append(load(space / f"{files}")))
+    peaks["restore"] = peak_of(loaded[0].state)
+    record = loaded[0].state()
     assert record is not None
     assert len(record.files) == files
     peaks["compare"] = peak_of(lambda: unseen(data, record))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from eigenmill.reduce import PCA, ConfigError, Dataset, MissingValueError, TruncatedSVD, connect
 from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.engines.base import one_blas_thread
-from eigenmill.reduce.engines.local import LocalEngine
+from eigenmill.reduce.engines.local import LocalEngine, LocalSession
 from eigenmill.reduce.engines.memory import estimate, format_bytes, parse_bytes
 from eigenmill.reduce.passes.gram import GramPass
 from eigenmill.reduce.passes.moments import Intake
@@ -228,14 +228,14 @@ def test_what_the_last_scan_has_freed_leaves_as_many_workers_to_the_next(
     resident, workers = [300 << 20], list[int]()
     for module in ("eigenmill.reduce.engines.local", "eigenmill.reduce.engines.memory"):
         monkeypatch.setattr(f"{module}.resident", lambda: resident[0])
-    fold = LocalEngine._fold
+    fold = LocalSession._fold
 
-    def folded(self: LocalEngine, pass_: Any, data: Dataset, leaves: Any, tree: Any, count: int) -> None:
+    def folded(self: LocalSession, pass_: Any, data: Dataset, leaves: Any, tree: Any, count: int) -> None:
         workers.append(count)
         fold(self, pass_, data, leaves, tree, count)
         resident[0] = 1 << 30
 
-    monkeypatch.setattr(LocalEngine, "_fold", folded)
+    monkeypatch.setattr(LocalSession, "_fold", folded)
     X = np.random.default_rng(0).normal(size=(2000, 60))
     pq.write_table(pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 60)}), tmp_path / "x.parquet")
     svd = TruncatedSVD(3, solver="sketch", tol=None, max_scans=3)

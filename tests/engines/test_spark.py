@@ -11,7 +11,9 @@ import pytest
 from eigenmill.reduce import DataError, Dataset, DoesNotFitError, OutputError, Sink, connect
 from eigenmill.reduce.engines import load
 from eigenmill.reduce.engines.base import plan_leaves
-from eigenmill.reduce.engines.load import TASKS, Cluster, fold_load, write_load
+from eigenmill.reduce.engines.costs import TASKS, Cluster
+from eigenmill.reduce.engines.load import fold_load, write_load
+from eigenmill.reduce.engines.spark import SparkScans
 from tests.engines.contract import D, EngineContract, open_input, pass_of, reference, tree_of, write_files
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
@@ -76,14 +78,14 @@ def test_explain_counts_the_tasks_that_are_cut(spark: Any, tmp_path: Path, monke
     monkeypatch.setitem(TASKS, "spark", 3)
     engine, data = connect("spark", spark), open_input("scalar", tmp_path)
     pass_ = pass_of("gram", data)
-    cut, shipped = engine._map, list[int]()
+    cut, shipped = SparkScans._map, list[int]()
 
     def seen(*given: Any) -> Any:
         frame = cut(*given)
         shipped.append(frame.rdd.getNumPartitions())
         return frame
 
-    monkeypatch.setattr(engine, "_map", seen)
+    monkeypatch.setattr(SparkScans, "_map", seen)
     here = Cluster("spark", spark.sparkContext.defaultParallelism)
     engine.run(pass_, data)
     assert len(plan_leaves(data)) > 1, "several leaves"
@@ -100,8 +102,13 @@ def test_a_write_in_rounds(spark: Any, tmp_path: Path, monkeypatch: pytest.Monke
     """The descriptions that the driver holds at a time do not grow with the number of parts."""
     monkeypatch.setitem(TASKS, "spark", 2)
     engine, data = connect("spark", spark), open_input("scalar", tmp_path)
-    shipped, collect = [], engine._map
-    monkeypatch.setattr(engine, "_map", lambda tasks, work: shipped.append(len(tasks)) or collect(tasks, work))
+    shipped, collect = [], SparkScans._map
+
+    def seen(self: SparkScans, tasks: Any, work: Any) -> Any:
+        shipped.append(len(tasks))
+        return collect(self, tasks, work)
+
+    monkeypatch.setattr(SparkScans, "_map", seen)
     for each, out in ((engine, "a"), (reference(), "b")):
         each.write(data, Sink(tmp_path / out, part_bytes=300))
     assert tree_of(tmp_path / "a") == tree_of(tmp_path / "b")

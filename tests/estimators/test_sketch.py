@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from eigenmill.reduce import PCA, Dataset, TruncatedSVD, connect, load
 from eigenmill.reduce.blocks import Workspace
-from eigenmill.reduce.engines.local import LocalEngine
+from eigenmill.reduce.engines.local import LocalEngine, LocalSession
 from eigenmill.reduce.errors import ConfigError, DataError, DoesNotFitError
 from eigenmill.reduce.estimators.bounds import by_trace, chebyshev
 from eigenmill.reduce.estimators.krylov import Krylov
@@ -35,9 +35,17 @@ class Counting(LocalEngine):
         super().__init__(**options)
         self.names, self.stop = list[str](), stop
 
+    def session(self, reserve: int | None = None) -> LocalSession:
+        return CountingSession(self, reserve)
+
+
+class CountingSession(LocalSession):
+    engine: Counting
+
     def run(self, pass_: Pass[Any, Any], data: Dataset, **options: Any) -> Any:
-        self.names.append(type(pass_).__name__)
-        if len(self.names) == self.stop:
+        names = self.engine.names
+        names.append(type(pass_).__name__)
+        if len(names) == self.engine.stop:
             raise KeyboardInterrupt
         return super().run(pass_, data, **options)
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.golden import make
+from tests.golden.library import Library
 
 
 @pytest.fixture(scope="session")
-def lib() -> make.Library:
+def lib() -> Library:
     """Today's code."""
-    return make.Library("eigenmill.")
+    return Library("eigenmill.")
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +27,7 @@ def golden(session_space: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def today(lib: make.Library, session_space: Path) -> Callable[[str], Path]:
+def today(lib: Library, session_space: Path) -> Callable[[str], Path]:
     """A function that gives the directory of a room as today's code writes it."""
 
     def write(room: str) -> Path:
@@ -66,3 +67,9 @@ def same(found: Path, expected: Path) -> None:
     mine, theirs = tree(found), tree(expected)
     assert sorted(mine) == sorted(theirs)
     assert [name for name in mine if mine[name] != theirs[name]] == []
+
+
+def written(folder: Path) -> dict[Path, tuple[int, int]]:
+    """For each file that is not a link what changes when it is written again."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.golden import make
+from tests.golden import inputs
 from tests.golden.conftest import copied, same
+from tests.golden.library import Counter, Library
+from tests.golden.rooms import fits
 
 Golden = Callable[[str], Path]
 
@@ -19,11 +21,11 @@ def test_today_writes_the_same_models(golden: Golden, today: Golden) -> None:
     same(today("models"), golden("models"))
 
 
-@pytest.mark.parametrize("name", make.MODELS)
-def test_a_model_is_read(name: str, lib: make.Library, golden: Golden, place: Path) -> None:
+@pytest.mark.parametrize("name", fits.MODELS)
+def test_a_model_is_read(name: str, lib: Library, golden: Golden, place: Path) -> None:
     saved = golden("models") / name
     model = lib.reduce.load(saved)
-    data = lib.data("small/a.parquet", **make.MODELS[name][2])
+    data = lib.data("small/a.parquet", **fits.MODELS[name][2])
     np.testing.assert_array_equal(model.transform(data).to_numpy(), np.load(saved.with_suffix(".npy")))
     model.save("again")
     same(place / "again", saved)
@@ -36,21 +38,21 @@ def test_today_writes_the_same_states(golden: Golden, today: Golden) -> None:
 
 
 @pytest.mark.parametrize("after", [1, 3])
-@pytest.mark.parametrize("name", make.STATES)
-def test_a_state_is_continued(name: str, after: int, lib: make.Library, golden: Golden, place: Path) -> None:
+@pytest.mark.parametrize("name", fits.STATES)
+def test_a_state_is_continued(name: str, after: int, lib: Library, golden: Golden, place: Path) -> None:
     saved = golden("states") / name
-    options = make.MODELS[name][2]
-    unseen = lib.data([f"small/{file}.parquet" for file in make.SMALL[after:]], **options)
+    options = fits.MODELS[name][2]
+    unseen = lib.data([f"small/{file}.parquet" for file in inputs.SMALL[after:]], **options)
     went_on(lib, saved, str(after), lib.data("small", **options), rows=len(unseen.to_numpy()))
 
 
-def test_a_state_of_several_leaves_is_continued(lib: make.Library, golden: Golden, place: Path) -> None:
-    went_on(lib, golden("states") / "long", "1", lib.data("long"), rows=2 * make.LONG_GROUP)
+def test_a_state_of_several_leaves_is_continued(lib: Library, golden: Golden, place: Path) -> None:
+    went_on(lib, golden("states") / "long", "1", lib.data("long"), rows=2 * inputs.LONG_GROUP)
 
 
-def went_on(lib: make.Library, saved: Path, ending: str, data: object, rows: int) -> None:
+def went_on(lib: Library, saved: Path, ending: str, data: object, rows: int) -> None:
     """Reads only the rows that the state has not seen, and equals the full fit."""
-    model, counter = lib.reduce.load(saved / ending), make.Counter()
+    model, counter = lib.reduce.load(saved / ending), Counter()
     model.save("again", state=True)
     same(Path("again"), saved / ending)
     model.partial_fit(data, engine=lib.engine(progress=counter))

@@ -8,8 +8,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.golden import make
+from tests.golden import inputs
 from tests.golden.conftest import copied, same
+from tests.golden.library import Counter, Library
+from tests.golden.rooms import fits
 
 Golden = Callable[[str], Path]
 
@@ -19,12 +21,12 @@ def test_today_writes_the_same_outputs(golden: Golden, today: Golden) -> None:
 
 
 @pytest.mark.parametrize("ending", ["whole", "begun", "unmarked"])
-@pytest.mark.parametrize("name", make.OUTPUTS)
-def test_an_output_is_continued(name: str, ending: str, lib: make.Library, golden: Golden, place: Path) -> None:
+@pytest.mark.parametrize("name", fits.OUTPUTS)
+def test_an_output_is_continued(name: str, ending: str, lib: Library, golden: Golden, place: Path) -> None:
     saved = golden("outputs") / name
     out = copied(saved / ending, place / "at") / "out"
-    finished, left = parts(out), make.Counter()
-    make.features(lib, name, str(out), left)
+    finished, left = parts(out), Counter()
+    fits.features(lib, name, str(out), left)
     assert left.scans == [("write", rows(saved / "whole/out") - rows(saved / ending / "out"))]
     assert {path: parts(out)[path] for path in finished} == finished
     assert bool(left.scans[0][1]) == (ending == "begun")
@@ -41,12 +43,12 @@ def rows(out: Path) -> int:
     return sum(pq.read_metadata(path).num_rows for path in out.rglob("part-*.parquet"))
 
 
-def test_a_new_version_is_continued(lib: make.Library, golden: Golden, place: Path) -> None:
+def test_a_new_version_is_continued(lib: Library, golden: Golden, place: Path) -> None:
     saved = golden("outputs") / "versions"
     out = copied(saved / "begun", place / "at") / "out"
-    begun, left = parts(out.parent / ".out.v000003"), make.Counter()
-    make.features(lib, "columns", str(out), left, overwrite=True)
-    assert left.scans == [("write", make.ROWS * (len(make.SMALL) - 2))]
+    begun, left = parts(out.parent / ".out.v000003"), Counter()
+    fits.features(lib, "columns", str(out), left, overwrite=True)
+    assert left.scans == [("write", inputs.ROWS * (len(inputs.SMALL) - 2))]
     assert begun
     assert begun.items() <= parts(out.parent / ".out.v000003").items()
     same(place / "at", saved / "whole")

@@ -7,27 +7,29 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden import make
+from tests.golden import inputs
 from tests.golden.conftest import copied, same
+from tests.golden.library import Counter, Library
+from tests.golden.rooms import fits
 
 Golden = Callable[[str], Path]
 
 pytestmark = pytest.mark.filterwarnings("ignore:expected singular values")
 
 
-@pytest.mark.parametrize("name", make.SCANS)
-def test_today_writes_the_same_checkpoint(name: str, lib: make.Library, golden: Golden, place: Path) -> None:
-    make.stop_scan(lib, name, "work")
+@pytest.mark.parametrize("name", fits.SCANS)
+def test_today_writes_the_same_checkpoint(name: str, lib: Library, golden: Golden, place: Path) -> None:
+    fits.stop_scan(lib, name, "work")
     same(place / "work", golden("scans") / name / "work")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("name", make.SCANS)
-def test_a_scan_is_continued(name: str, workers: int, lib: make.Library, golden: Golden, place: Path) -> None:
-    stopped, counter = make.SCANS[name][-1], make.Counter()
+@pytest.mark.parametrize("name", fits.SCANS)
+def test_a_scan_is_continued(name: str, workers: int, lib: Library, golden: Golden, place: Path) -> None:
+    stopped, counter = fits.SCANS[name][-1], Counter()
     work = copied(golden("scans") / name / "work", place / "work")
-    make.scan(lib, name, work=work, progress=counter, workers=workers).save("model")
+    fits.scan(lib, name, work=work, progress=counter, workers=workers).save("model")
     rows = [count for _, count in counter.scans]
-    assert rows[:stopped] == [0] * (stopped - 1) + [make.LONG_ROWS - 2 * make.LEAF]
-    assert set(rows[stopped:]) <= {make.LONG_ROWS}
+    assert rows[:stopped] == [0] * (stopped - 1) + [inputs.LONG_ROWS - 2 * fits.LEAF]
+    assert set(rows[stopped:]) <= {inputs.LONG_ROWS}
     same(place / "model", golden("scans") / name / "model")

@@ -206,7 +206,7 @@ def test_the_alignment_is_carried_from_version_to_version(tmp_path: Path) -> Non
 def test_signs_and_order_are_found_whatever_they_were() -> None:
     rng = np.random.default_rng(1)
     X = rng.normal(size=(300, D)) * STRENGTHS @ BASIS.T
-    old, new = PCA(K).fit(X), PCA(K).fit(X + 0.01 * rng.normal(size=X.shape))
+    old, new = (PCA(K).fit(each).snapshot() for each in (X, X + 0.01 * rng.normal(size=X.shape)))
     before = drift.Alignment((2, 0, 1), (-1, 1, -1), (1.0, 1.0, 1.0))
     found = drift.align(old, before, new)
     assert (found.permutation, found.signs) == (before.permutation, before.signs)
@@ -216,14 +216,14 @@ def test_signs_and_order_are_found_whatever_they_were() -> None:
 def test_a_constant_column_that_is_constant_no_longer_opens_the_gate() -> None:
     X = np.random.default_rng(0).normal(size=(50, 4))
     X[:, 2] = 1.0
-    old = PCA(2).fit(X)
+    old = PCA(2).fit(X).snapshot()
     X[0, 2] = 2.0
-    found = drift.measure(old, PCA(2).fit(X), Drift())
+    found = drift.measure(old, PCA(2).fit(X).snapshot(), Drift())
     assert found["log_variance"].value is None
     assert found["log_variance"].passed
     assert found["log_variance"].column == "x2"
     assert drift.measure(old, old, Drift())["mean"].value == 0.0
-    off = drift.measure(old, PCA(2).fit(X), Drift(mean=None, log_variance=None, angle=None))
+    off = drift.measure(old, PCA(2).fit(X).snapshot(), Drift(mean=None, log_variance=None, angle=None))
     assert not any(measure.passed for measure in off.values())
 
 
