@@ -26,7 +26,7 @@ from eigenmill.compress.model import Model
 from eigenmill.compress.pack import packed
 from eigenmill.compress.split import Validation, split_of
 from eigenmill.compress.train import Augmentation, train
-from eigenmill.reduce import Dataset, files
+from eigenmill.reduce import Dataset, files, places
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.errors import ConfigError, DataError
@@ -139,7 +139,7 @@ def teach(
     known = [_digest(member) for member in members]
     settings = [VERSION, label, column, copies, repr(moved), kind, repr(split), repr(data.cleaning), seed]
     key = b"" if None in known else digest_of([data.digest, known, settings]).encode()
-    fs, target = files.resolve(path)
+    fs, target = places.resolve(path)
     kept = [name for name in data.source.carried.names if name not in added]
 
     def read() -> Dataset:

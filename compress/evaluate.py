@@ -24,7 +24,7 @@ from eigenmill.compress.integer import WholeNet, whole_net
 from eigenmill.compress.latency import Latency, latency
 from eigenmill.compress.model import Label, Model
 from eigenmill.compress.pack import load, pack
-from eigenmill.reduce import Dataset
+from eigenmill.reduce import Dataset, places
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
@@ -282,7 +282,8 @@ def _opened(model: Net | str | os.PathLike[str]) -> Net:
 def _measured(model: Net | str | os.PathLike[str]) -> tuple[Net, int | None, str | None]:
     """The model as it predicts once packed, and the size and SHA-256 of its file."""
     if not isinstance(model, Model | WholeNet):
-        return load(model), os.stat(model).st_size, _sha256(model)
+        file = places.absolute(model)
+        return load(file), os.stat(file).st_size, _sha256(file)
     if isinstance(model, Model) and model.trained().activations is None:
         return model, None, None
     with tempfile.TemporaryDirectory() as place:

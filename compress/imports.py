@@ -19,7 +19,7 @@ from eigenmill.compress.data import as_labelled
 from eigenmill.compress.front import Front, read_front
 from eigenmill.compress.integer import MAX_PARAMETERS
 from eigenmill.compress.model import MAX_LAYERS, MAX_WIDTH, Dense, Label, Model, Task
-from eigenmill.reduce import Dataset, connect, files
+from eigenmill.reduce import Dataset, connect, places
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
@@ -124,7 +124,7 @@ def from_safetensors(
 
     layers = []
     try:
-        with safe_open(os.fspath(path), framework="numpy") as file:
+        with safe_open(places.absolute(path), framework="numpy") as file:
             keys = list(file.keys())
             names = list(order) if order is not None else _ordered(keys)
             used = {f"{name}.{part}" for name in names for part in ("weight", "bias")}
@@ -249,7 +249,7 @@ def from_onnx(
     """
     from eigenmill.compress.onnx_import import chain
 
-    fs, target = files.resolve(path)
+    fs, target = places.resolve(path)
     try:
         with fs.open_input_stream(target) as file:
             content = bytes(file.read(MAX_BYTES + 1))

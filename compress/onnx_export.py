@@ -32,7 +32,7 @@ from eigenmill.compress.categories import as_rows, column_of, is_table, values_o
 from eigenmill.compress.integer import I64, WholeLayer, WholeNet, bounds, largest_sums
 from eigenmill.compress.model import Model
 from eigenmill.compress.pack import net_of
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.errors import ConfigError, SchemaError
 
@@ -60,7 +60,7 @@ def to_onnx(model: Model | WholeNet | str | os.PathLike[str], path: str | os.Pat
         OutputError: it cannot be written.
     """
     content: bytes = graph(net_of(model)).SerializeToString(deterministic=True)
-    fs, target = files.resolve(path)
+    fs, target = places.resolve(path)
     files.write_bytes(fs, target, content)
     return len(content)
 

@@ -27,7 +27,7 @@ from eigenmill.compress.integer import MAX_ACC, MAX_PARAMETERS, WholeLayer, Whol
 from eigenmill.compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model
 from eigenmill.compress.pack_front import category_bytes, front_bytes, read_categories, read_front
 from eigenmill.compress.transforms import block_of, cosines, frequencies, picture_of, tiles
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
 from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
 
 MAGIC = b"EMILL\x01"
@@ -74,7 +74,7 @@ def pack(
         OutputError: it cannot be written.
     """
     content = packed(model, coder=coder, width=width)
-    fs, target = files.resolve(path)
+    fs, target = places.resolve(path)
     files.write_bytes(fs, target, content)
     return len(content)
 
@@ -116,7 +116,7 @@ def content_of(path: str | os.PathLike[str]) -> tuple[bytes, str]:
     Raises:
         ArtifactError: there is no such file, or it is too large for one.
     """
-    fs, target = files.resolve(path)
+    fs, target = places.resolve(path)
     try:
         return files.read_bytes(fs, target, MAX_FILE + len(MAGIC) + DIGEST, ArtifactError), target
     except FileNotFoundError as error:

@@ -31,7 +31,7 @@ from eigenmill.compress.onnx_export import run_onnx, to_onnx
 from eigenmill.compress.pack import packed
 from eigenmill.compress.quantize import quantize
 from eigenmill.compress.train import Epoch, train
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.errors import ConfigError, OutputError
 
@@ -204,7 +204,7 @@ def search(
     # Another machine takes another time.
     here = [] if target.max_latency_us is None else [machine()]
     key = digest_of([samples.digest, _bare(model, samples), asdict(target), lr, settings, *here])
-    log = _Log(None if directory is None else Path(directory), key)
+    log = _Log(None if directory is None else Path(places.absolute(directory)), key)
     best_model = log.best()
     while len(log.trials) < trials:
         if seconds is not None and log.trials and sum(t.seconds for t in log.trials) >= seconds:
@@ -373,7 +373,7 @@ class _Log:
         self.trials: list[Trial] = []
         if directory is None:
             return
-        fs, path = files.resolve(directory / TRIALS)
+        fs, path = places.resolve(directory / TRIALS)
         if not files.exists(fs, path):
             return
         held = files.read_json(fs, path)
@@ -402,7 +402,7 @@ class _Log:
     def add(self, trial: Trial) -> None:
         self.trials.append(trial)
         if self.directory is not None:
-            fs, path = files.resolve(self.directory / TRIALS)
+            fs, path = places.resolve(self.directory / TRIALS)
             files.write_json(fs, path, {"key": self.key, "trials": [asdict(t) for t in self.trials]})
 
 

@@ -53,7 +53,7 @@ from eigenmill.jobs.compact_stages import Stage, run_steps
 from eigenmill.jobs.compact_steps import epochs, plain
 from eigenmill.jobs.compact_teach import Lesson
 from eigenmill.jobs.recipe import Recipe, RecipeFile
-from eigenmill.reduce import Dataset, about, files
+from eigenmill.reduce import Dataset, about, files, places
 from eigenmill.reduce import load as load_reduction
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.engines.base import Progress
@@ -157,7 +157,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
         EigenmillError: see :mod:`eigenmill.reduce.errors`. What is finished stays, and running again goes on from it.
     """
     recipe = source.recipe
-    place = Path(recipe.output.path)
+    place = Path(recipe.output.path).expanduser()
     place.mkdir(parents=True, exist_ok=True)
     with source.blame("input"):
         data = _dataset(recipe.input, recipe.label)
@@ -166,7 +166,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
     with _samples(recipe, start, data, place) as samples:
         lesson = None
         if recipe.teachers is not None:
-            folder = Path(recipe.teachers.path or place / "teachers")
+            folder = Path(recipe.teachers.path or place / "teachers").expanduser()
             lesson = Lesson(source, data, samples, folder, samples.directory.parent, progress)
         stages, models = run_steps(source, start, samples, lesson, place, progress)
         model, found = models[-1], None
@@ -196,7 +196,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
         machine(),
         recipe.echo(),
     )
-    fs, target = files.resolve(place / "report.json")
+    fs, target = places.resolve(place / "report.json")
     files.write_json(fs, target, report.as_json())
     return report
 

@@ -28,8 +28,9 @@ from typing import Any, BinaryIO, Literal, cast
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import long_lists, plain, uris
-from eigenmill.reduce.errors import ConfigError, EigenmillError, OutputError
+from eigenmill.reduce import long_lists, plain
+from eigenmill.reduce.errors import EigenmillError, OutputError
+from eigenmill.reduce.places import is_local
 
 MAX_JSON = 256 << 20
 """Bytes of the largest JSON file that is read: a million feature names take 20 MB."""
@@ -49,58 +50,6 @@ class Written:
 
     bytes: int
     sha256: str
-
-
-# Where
-
-
-def resolve(path: str | os.PathLike[str], filesystem: Any = None) -> tuple[pafs.FileSystem, str]:
-    """The file system and the path on it; local paths become absolute.
-
-    Args:
-        path: a path, or a URI (``s3://bucket/key``, ``file:///...``) when ``filesystem`` is None.
-        filesystem: a ``pyarrow.fs`` or fsspec file system.
-
-    Raises:
-        ConfigError: the URI or the file system is not one that pyarrow knows.
-    """
-    text = os.fspath(path)
-    if filesystem is None:
-        if "://" not in text:
-            return pafs.LocalFileSystem(), _local_path(text)
-        try:
-            found, inner = pafs.FileSystem.from_uri(text)
-        except (ValueError, OSError, NotImplementedError) as error:
-            raise uris.refused(text, "pyarrow", "give filesystem= for any other file system", error) from None
-        return found, inner.rstrip("/")
-    found = filesystem if isinstance(filesystem, pafs.FileSystem) else _from_fsspec(filesystem)
-    while isinstance(found, pafs.SubTreeFileSystem):
-        text, found = found.base_path.rstrip("/") + "/" + text.lstrip("/"), found.base_fs
-    if isinstance(found, pafs.PyFileSystem) and isinstance(found.handler, pafs.FSSpecHandler):
-        text = found.handler.fs._strip_protocol(text)
-        if "file" in _protocols(found.handler.fs):
-            found = pafs.LocalFileSystem()  # the same disk, with the atomic rename that fsspec does not offer
-    return found, _local_path(text) if is_local(found) else text.rstrip("/")
-
-
-def _from_fsspec(filesystem: Any) -> pafs.FileSystem:
-    if not (hasattr(filesystem, "pipe_file") and hasattr(filesystem, "_strip_protocol")):
-        raise ConfigError(f"expected a pyarrow.fs or fsspec file system, found {type(filesystem).__name__}")
-    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
-
-
-def _protocols(fsspec_filesystem: Any) -> tuple[str, ...]:
-    protocol = fsspec_filesystem.protocol
-    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
-
-
-def _local_path(text: str) -> str:
-    return os.path.abspath(os.path.expanduser(text))
-
-
-def is_local(fs: pafs.FileSystem) -> bool:
-    """Whether files can be moved onto each other atomically."""
-    return isinstance(fs, pafs.LocalFileSystem)
 
 
 def split(path: str) -> tuple[str, str]:
@@ -140,7 +89,7 @@ def publish(fs: pafs.FileSystem, path: str, write: Callable[[BinaryIO], None]) -
     """Lets ``write`` fill a local file and makes that file appear as ``path``, whole or not at all.
 
     Args:
-        fs: the file system, from :func:`resolve`.
+        fs: the file system, from :func:`eigenmill.reduce.places.resolve`.
         path: the target; its parent directory is created; an existing file is replaced.
         write: fills an empty, seekable local file; its exceptions pass, and nothing is published then.
 

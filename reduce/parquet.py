@@ -26,10 +26,11 @@ from eigenmill.reduce.arrow import field_of, numbers, plain, weights_field
 from eigenmill.reduce.blocks import F64, Block, Origin, Workspace
 from eigenmill.reduce.catalog import FileInfo, Files, Fragment, Fragments, RowGroups
 from eigenmill.reduce.digest import digest_of
-from eigenmill.reduce.discovery import Listing, PartitionValue, Store, join
+from eigenmill.reduce.discovery import Listing, PartitionValue, join
 from eigenmill.reduce.errors import ChangedInputError, DataError, EigenmillError, SchemaError
 from eigenmill.reduce.filters import RowFilter, constant, row_filter
 from eigenmill.reduce.layouts import DENSE, LaidOut, Layout, SparkVector, Vector, Wanted, choose
+from eigenmill.reduce.places import Store
 from eigenmill.reduce.source_base import leaf_rows
 
 TAIL = 64 << 10

@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import encode, files, output, partition, plain, versions
+from eigenmill.reduce import encode, files, output, partition, places, plain, versions
 from eigenmill.reduce.blocks import Block
 from eigenmill.reduce.catalog import FileInfo, Some, total_rows
 from eigenmill.reduce.encode import Encoding, Layout
@@ -108,9 +108,9 @@ class Sink:
             OutputError: the output belongs to another job or is damaged, or cannot be written.
             ConfigError, SchemaError: the options do not fit the data.
         """
-        fs, path = files.resolve(self.path, self.filesystem)
+        fs, path = places.resolve(self.path, self.filesystem)
         job, description = _describe(self, data, path)
-        if files.is_local(fs):
+        if places.is_local(fs):
             path = versions.follow_foreign_links(path)
             versions.finish_pointing(path)
             link = path if versions.current(path) else None
@@ -241,7 +241,7 @@ class Job:
     @property
     def filesystem(self) -> pafs.FileSystem:
         """The file system that ``directory`` is on."""
-        return files.resolve(self.sink.path, self.sink.filesystem)[0]
+        return places.resolve(self.sink.path, self.sink.filesystem)[0]
 
     @property
     def memory(self) -> int:
@@ -253,7 +253,7 @@ class Job:
         largest = max(p.rows for p in self.parts) * self.encoding.row_bytes
         gathered = partition.PARTITION_BYTES if self.sink.partition_by else encode.GROUP_BYTES
         carried = encode.GROUP_BYTES if len(self.encoding.carried) else 0
-        spool = 0 if files.is_local(self.filesystem) else largest
+        spool = 0 if places.is_local(self.filesystem) else largest
         return 3 * min(largest, gathered) + carried + spool + (8 << 20)
 
     def write_part(self, part: Part, blocks: Iterable[Block]) -> PartRecord:
@@ -341,7 +341,7 @@ def _go_on(fs: pafs.FileSystem, job: Job) -> Job:
 
 
 def _open_version(fs: pafs.FileSystem, job: Job, description: Mapping[str, Any], path: str) -> Job:
-    if not files.is_local(fs):
+    if not places.is_local(fs):
         raise OutputError(
             f"expected no other output at {path}, found one, and overwriting needs a local file system, "
             f"found {fs.type_name}; choose another path or remove the output first"

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import files, plain
+from eigenmill.reduce import files, places, plain
 from eigenmill.reduce.blocks import Array
 from eigenmill.reduce.errors import ArtifactError
 
@@ -108,7 +108,7 @@ def publish(fs: pafs.FileSystem, path: str, arrays: Mapping[str, Array], texts: 
 def opened(fs: pafs.FileSystem, path: str) -> Any:
     """The file for random access. Raises FileNotFoundError, and ArtifactError for any other refusal."""
     try:
-        return open(path, "rb") if files.is_local(fs) else fs.open_input_file(path)
+        return open(path, "rb") if places.is_local(fs) else fs.open_input_file(path)
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:

@@ -15,7 +15,7 @@ import fsspec
 import pytest
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import files, plain
+from eigenmill.reduce import files, places, plain
 from eigenmill.reduce.errors import ArtifactError, ConfigError, OutputError
 
 LOCAL = pafs.LocalFileSystem()
@@ -31,24 +31,24 @@ def memory():
 
 def test_resolve(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert files.resolve("out")[1] == str(tmp_path / "out")
-    assert files.resolve(Path("a") / ".." / "b")[1] == str(tmp_path / "b")
-    fs, path = files.resolve(f"file://{tmp_path}/c/")
-    assert files.is_local(fs)
+    assert places.resolve("out")[1] == str(tmp_path / "out")
+    assert places.resolve(Path("a") / ".." / "b")[1] == str(tmp_path / "b")
+    fs, path = places.resolve(f"file://{tmp_path}/c/")
+    assert places.is_local(fs)
     assert path == f"{tmp_path}/c"
-    fs, path = files.resolve("d", pafs.SubTreeFileSystem(str(tmp_path), LOCAL))
-    assert files.is_local(fs)
+    fs, path = places.resolve("d", pafs.SubTreeFileSystem(str(tmp_path), LOCAL))
+    assert places.is_local(fs)
     assert path == str(tmp_path / "d")
-    fs, path = files.resolve(tmp_path / "e", fsspec.filesystem("file"))
-    assert files.is_local(fs)
+    fs, path = places.resolve(tmp_path / "e", fsspec.filesystem("file"))
+    assert places.is_local(fs)
     assert path == str(tmp_path / "e")
-    fs, path = files.resolve("memory://a/b", fsspec.filesystem("memory"))
-    assert not files.is_local(fs)
+    fs, path = places.resolve("memory://a/b", fsspec.filesystem("memory"))
+    assert not places.is_local(fs)
     assert path == "/a/b"
     with pytest.raises(ConfigError, match="nowhere"):
-        files.resolve("nowhere://x")
+        places.resolve("nowhere://x")
     with pytest.raises(ConfigError, match="found int"):
-        files.resolve("x", 3)
+        places.resolve("x", 3)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_resolve(tmp_path, monkeypatch):
 )
 def test_uris_in_messages_are_masked(uri, shown):
     with pytest.raises(ConfigError, match=re.escape(f"found {shown!r} (")) as caught:
-        files.resolve(uri)
+        places.resolve(uri)
     told = "".join(traceback.format_exception(caught.value, chain=True))
     assert "secret" not in told
     assert "cret?" not in told
@@ -72,7 +72,7 @@ def test_uris_in_messages_are_masked(uri, shown):
 
 def test_a_uri_that_hides_nothing_is_repeated_with_the_reason():
     with pytest.raises(ConfigError, match=r"found 'ftps://host/x' \(Unrecognized .*ftps"):
-        files.resolve("ftps://host/x")
+        places.resolve("ftps://host/x")
 
 
 def test_publish_replaces_and_leaves_nothing_beside(tmp_path):
