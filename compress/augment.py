@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from eigenmill.compress.front import F32
+from eigenmill.compress.layers import F32
 from eigenmill.reduce.errors import ConfigError, SchemaError
 
 

@@ -32,6 +32,7 @@ import pyarrow.compute as pc
 from eigenmill.compress.split import Validation
 from eigenmill.reduce.blocks import Block
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
+from eigenmill.reduce.tables import as_table, pandas_table
 
 Kind = Literal["whole", "text", "boolean"]
 Value = bool | int | str
@@ -357,8 +358,6 @@ def as_rows(X: Any) -> pa.Table:
     Raises:
         SchemaError: a column has no common type.
     """
-    from eigenmill.reduce.tables import as_table, pandas_table
-
     try:
         if isinstance(X, list):
             return pa.Table.from_pylist(X)

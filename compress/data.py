@@ -21,8 +21,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eigenmill.compress.front import F32, Codes, Front, read_front, with_categories
-from eigenmill.compress.model import Label, Model, begun
+from eigenmill.compress.front import Codes, Front, read_front, with_categories
+from eigenmill.compress.layers import F32, Label
+from eigenmill.compress.model import Model, begun
 from eigenmill.compress.split import Validation, split_of
 from eigenmill.reduce import Dataset, connect
 from eigenmill.reduce.blocks import Block, Workspace

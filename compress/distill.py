@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from eigenmill.compress.augment import augmentation
 from eigenmill.compress.data import as_labelled, clean_blocks
 from eigenmill.compress.evaluate import logits
-from eigenmill.compress.front import F32
 from eigenmill.compress.integer import WholeNet
+from eigenmill.compress.layers import F32
 from eigenmill.compress.model import Model
 from eigenmill.compress.pack import packed
 from eigenmill.compress.split import Validation, split_of

@@ -33,6 +33,7 @@ import pyarrow as pa
 from scipy import sparse
 
 from eigenmill.compress.categories import Category, as_rows, columns_of, is_table, vocabulary_pass
+from eigenmill.compress.layers import F32
 from eigenmill.compress.split import Validation
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.blocks import F64, Block, Workspace
@@ -42,7 +43,6 @@ from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, S
 from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
 
 Codes = npt.NDArray[np.uint16]
-F32 = npt.NDArray[np.float32]
 
 MAX_BITS, MAX_INPUTS = 16, 1 << 16
 RUN = 1024

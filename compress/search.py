@@ -23,12 +23,11 @@ import numpy as np
 from eigenmill.compress.constraints import EntropyPenalty, LearnedStep, Magnitude
 from eigenmill.compress.data import Samples, samples_of
 from eigenmill.compress.evaluate import evaluate
-from eigenmill.compress.integer import whole_net
 from eigenmill.compress.latency import machine, time_calls
-from eigenmill.compress.model import Model
+from eigenmill.compress.model import Model, whole_net
 from eigenmill.compress.native import compiled
 from eigenmill.compress.onnx_export import run_onnx, to_onnx
-from eigenmill.compress.pack import packed
+from eigenmill.compress.pack import packed_model
 from eigenmill.compress.quantize import quantize
 from eigenmill.compress.train import Epoch, train
 from eigenmill.reduce import files, places
@@ -218,7 +217,8 @@ def search(
         checkpoint = log.checkpoint(candidate)
         rate = {"name": "adam", "lr": lr}
         found = _train(model, samples, candidate, optimizer=rate, checkpoint=checkpoint, progress=epoch, **settings)
-        size, error = len(packed(found)), evaluate(found, samples).error
+        file = packed_model(found)
+        size, error = len(file.content), evaluate(file, samples).error
         took = None if target.max_latency_us is None else _latency(found, samples, target)
         excess = target.excess(size, error, took)
         trial = Trial(candidate, size, error, took, excess, time.perf_counter() - began)

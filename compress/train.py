@@ -19,7 +19,8 @@ from eigenmill.compress.augment import augmentation
 from eigenmill.compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude, smallest
 from eigenmill.compress.data import Samples, samples_of
 from eigenmill.compress.front import Codes
-from eigenmill.compress.model import Dense, Model
+from eigenmill.compress.layers import Dense
+from eigenmill.compress.model import Model
 from eigenmill.compress.trained import Trained
 from eigenmill.reduce.artifact import load_arrays, save_arrays
 from eigenmill.reduce.digest import digest_of

@@ -109,11 +109,13 @@ def thin_rows(intake: Intake, moments: Moments, block: Block, *, squares: bool) 
     flipped = small_indices(X).tocsc()
     pivot, unseen = moments.pivot, np.isnan(moments.pivot)
     if unseen.any():
-        if X.shape[0]:
-            pivot[unseen] = thick_pivot(flipped)[unseen]
-        else:
-            pivot = np.nan_to_num(pivot)
+        pivot = np.where(unseen, thick_pivot(flipped) if X.shape[0] else 0.0, pivot)
     taken = _split(flipped, pivot, block.weights)
+    reach = np.abs(taken.thick).max(axis=0, initial=0.0)
+    if ((reach > far) | ((reach > 0) & (reach < 1 / far))).any():
+        return None
+    if taken.rows:
+        moments.pivot[unseen] = pivot[unseen]
     w = np.ones(taken.rows) if block.weights is None else block.weights
     moments.rows += taken.rows
     moments.total += float(w.sum())

@@ -35,7 +35,7 @@ from eigenmill.compress import (
     train,
 )
 from eigenmill.compress.categories import HELD, Category, VocabularyPass, columns_of, vocabulary_pass
-from eigenmill.compress.integer import whole_net
+from eigenmill.compress.model import whole_net
 from eigenmill.compress.pack import packed
 from eigenmill.compress.predict import predictions
 from eigenmill.reduce import PCA, Dataset, connect

@@ -29,7 +29,7 @@ from eigenmill.compress import (
     train,
 )
 from eigenmill.compress.augment import Affine, augmentation
-from eigenmill.compress.integer import whole_net
+from eigenmill.compress.model import whole_net
 from eigenmill.compress.pack import packed, unpacked
 from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.errors import ConfigError, DataError, OutputError, SchemaError

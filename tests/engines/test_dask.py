@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import eigenmill.reduce.source_base
 from eigenmill.reduce import connect
-from tests.engines.contract import EngineContract
+from eigenmill.reduce.engines.base import Tree
+from tests.engines.contract import KINDS, EngineContract, bytes_of, open_input, pass_of, reference
 
 pytest.importorskip("distributed")
+dask = pytest.importorskip("dask")
 
 
 WHOLE = eigenmill.reduce.source_base.LEAF_BYTES
@@ -19,6 +23,17 @@ WHOLE = eigenmill.reduce.source_base.LEAF_BYTES
 
 def set_leaf_bytes(size: int) -> None:
     eigenmill.reduce.source_base.LEAF_BYTES = size
+
+
+@dataclass(frozen=True)
+class Twice:
+    """A node that a cluster runs twice on the same inputs, of which the second result counts."""
+
+    function: Any
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        self.function(*args, **options)
+        return self.function(*args, **options)
 
 
 class TestDask(EngineContract):
@@ -37,3 +52,25 @@ class TestDask(EngineContract):
     def whole_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().whole_leaves(monkeypatch)
         self.client.run(set_leaf_bytes, WHOLE)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_every_node_may_run_twice(
+        self, engine: Any, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Dask keeps what a node has read, and runs the node again when its result is lost."""
+        data, delayed, named = open_input("missing", tmp_path), dask.delayed, list[str]()
+
+        def twice(function: Any, **options: Any) -> Any:
+            named.append(function.__name__)
+            return delayed(Twice(function), **options)
+
+        monkeypatch.setattr("eigenmill.reduce.engines.dask.delayed", twice)
+        pass_, files = pass_of(kind, data), range(len(data.source.files))
+        assert bytes_of(engine.run(pass_, data)) == bytes_of(reference().run(pass_, data))
+        assert len(named) > 3, "tasks, and merges on the cluster"
+        trees: list[Tree[Any]] = [Tree(), Tree()]
+        for e, tree in zip((engine, reference()), trees, strict=True):
+            for day in (files[:1], files[1:]):
+                e.run(pass_, replace(data, source=data.source.only(day)), tree=tree)
+        mine, theirs = ({k: bytes_of(s) for k, s in tree.nodes.items()} for tree in trees)
+        assert mine == theirs

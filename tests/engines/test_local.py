@@ -6,6 +6,7 @@ import itertools
 import re
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from eigenmill.reduce.passes.gram import GramPass
 from eigenmill.reduce.passes.moments import Intake
 from eigenmill.reduce.passes.rows import RowsPass
 from tests.engines.contract import EngineContract, bytes_of, open_input, pass_of
-from tests.engines.counting import failing_at
+from tests.engines.counting import WatchedSource, failing_at
 
 
 class TestLocal(EngineContract):
@@ -53,6 +54,30 @@ def test_the_error_is_that_of_the_first_rows_however_many_threads(monkeypatch: p
             connect("local", workers=workers).run(pass_of("gram", data), data)
         told.add(str(found.value))
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_no_leaf_starts_far_ahead_of_the_oldest(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """States that wait for a slow leaf would pile up: at most 4 leaves a thread start while it runs."""
+    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
+    last, reached, beyond, overtaken = 4 * workers, threading.Event(), threading.Event(), list[bool]()
+
+    def tell(fragment: Any, block: Any) -> None:
+        if fragment.index == last:
+            reached.set()
+        if fragment.index > last:
+            beyond.set()
+        if fragment.index == 0:
+            assert reached.wait(30)
+            overtaken.append(beyond.wait(0.3))  # time enough for a thread that does not wait
+
+    data = Dataset.from_numpy(np.random.default_rng(0).normal(size=(80, 1)))
+    assert len(data.fragments) == 40
+    slow = replace(data, source=WatchedSource(data.source, tell))  # type: ignore[arg-type]
+    pass_ = pass_of("gram", data)
+    assert bytes_of(connect("local", workers=workers).run(pass_, slow)) == bytes_of(connect("local").run(pass_, data))
+    assert overtaken == [False]
+    assert beyond.is_set()
 
 
 def test_openmp_has_one_thread_in_every_thread_that_folds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,22 @@ def stop_before(pattern: str, number: int = 1) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def files_written() -> Iterator[list[str]]:
+    """The paths of all files that appear meanwhile, in order."""
+    replace, found = os.replace, list[str]()
+
+    def tell(source: Any, target: Any, **options: Any) -> None:
+        replace(source, target, **options)
+        found.append(os.fspath(target))
+
+    os.replace = tell
+    try:
+        yield found
+    finally:
+        os.replace = replace
+
+
+@contextlib.contextmanager
 def no_time() -> Iterator[None]:
     """Whatever is done takes 0 seconds: what says how long it took is the same each time."""
     clock = time.perf_counter

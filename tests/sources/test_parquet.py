@@ -205,6 +205,32 @@ def test_carried_columns_of_any_type(tmp_path: Path, whole: Any) -> None:
     assert read.carried.schema.types == pq.read_schema(tmp_path / "t.parquet").types[:6]
 
 
+# Vectors that are decoded in pieces
+
+
+WIDTH = 1 << 10
+"""Columns of which a block holds 8,192 rows, decoded 256 (float32) or 128 (float64) at a time."""
+
+
+@pytest.mark.parametrize("gaps", [[700], [0], [255, 256], [300, 900], [1023], []])
+@pytest.mark.parametrize("kind", ["uint8", "int16", "int32"])
+@pytest.mark.parametrize("fixed", [True, False], ids=["fixed", "lists"])
+def test_pieces_of_whole_numbers_become_floats_at_the_first_gap(
+    tmp_path: Path, whole: Any, kind: str, gaps: list[int], fixed: bool
+) -> None:
+    """Pieces without a gap are whole numbers, those with one are floats, and a block holds both."""
+    info = np.iinfo(kind)
+    numbers = np.random.default_rng(1).integers(info.min, info.max, size=(1024, WIDTH), dtype=kind, endpoint=True)
+    type_ = pa.list_(pa.from_numpy_dtype(np.dtype(kind)), WIDTH if fixed else -1)
+    rows = [None if i in gaps else row for i, row in enumerate(numbers)]
+    pq.write_table(pa.table({"v": pa.array(rows, type_)}), tmp_path / "t.parquet", use_dictionary=False)
+    expected = numbers.astype(np.float64)
+    expected[gaps] = np.nan
+    read = whole(Dataset.from_parquet(tmp_path / "t.parquet"))
+    assert read.blocks == [1024]
+    np.testing.assert_array_equal(read.X, expected)
+
+
 # Damage and change
 
 
