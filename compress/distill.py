@@ -167,7 +167,8 @@ def teach(
                 rows[column] = pa.FixedSizeListArray.from_arrays(pa.array(said.ravel()), said.shape[1])
                 yield pa.table(rows if held is None else rows | {HELD: pa.array(held)})
 
-    files.publish(fs, target, lambda file: _write(file, tables(), {KEY: key}))
+    with files.draft(fs, target) as made:
+        _write(made.file, tables(), {KEY: key})
     return read()
 
 

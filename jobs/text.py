@@ -139,7 +139,8 @@ def write_part(hashing: Hashing, idf: npt.NDArray[np.float64] | None, out: str, 
             writer.is_open = False
 
     fs, target = places.resolve(f"{out.rstrip('/')}/{path.stem}.parquet")
-    files.publish(fs, target, content)
+    with files.draft(fs, target) as made:
+        content(made.file)
     return n, stored
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -96,13 +96,9 @@ def chunks(arrays: Mapping[str, Array], texts: Mapping[str, str]) -> Iterator[An
 
 def publish(fs: pafs.FileSystem, path: str, arrays: Mapping[str, Array], texts: Mapping[str, str]) -> None:
     """Publishes a file of arrays; ``texts`` are its metadata."""
-
-    def write(file: BinaryIO) -> None:
-        with files.explained(path):
-            for chunk in chunks(arrays, texts):
-                files.write_all(file, chunk)
-
-    files.publish(fs, path, write)
+    with files.draft(fs, path) as made, files.explained(path):
+        for chunk in chunks(arrays, texts):
+            files.write_all(made.file, chunk)
 
 
 def opened(fs: pafs.FileSystem, path: str) -> Any:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from eigenmill.reduce.blocks import Array, Block, Workspace
+from eigenmill.reduce.blocks import Array, Workspace
 from eigenmill.reduce.catalog import Fragment, Some
 from eigenmill.reduce.engines.base import (
     Engine,
@@ -35,9 +36,8 @@ from eigenmill.reduce.engines.checkpoint import Checkpoint
 from eigenmill.reduce.engines.kept import Kept
 from eigenmill.reduce.engines.memory import estimate, parse_bytes, resident, workers_that_fit
 from eigenmill.reduce.errors import ConfigError
-from eigenmill.reduce.manifest import Manifest, PartRecord
+from eigenmill.reduce.manifest import Manifest
 from eigenmill.reduce.matrix import Matrix
-from eigenmill.reduce.parts import Part
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.places import absolute
 from eigenmill.reduce.sink import Sink
@@ -141,12 +141,8 @@ class LocalSession(Session):
         workers = workers_that_fit(None, data, self.engine.workers, self.engine.memory)
         job = sink.open(data)
         rows = sum(part.rows for part in job.pending)
-
-        def task(part: Part, workspace: Workspace, watch: Watch) -> PartRecord:
-            return job.write_part(part, _watched(data, part, workspace, watch))
-
         with staged(self.engine.progress, "write", rows), one_blas_thread():
-            self._map(task, job.pending, min(workers, max(len(job.pending), 1)))
+            self._map(partial(job.write_part, data), job.pending, min(workers, max(len(job.pending), 1)))
         return job.commit()
 
     def collect(self, data: Matrix) -> Array:
@@ -265,10 +261,3 @@ class LocalSession(Session):
 
 class _StoppedError(Exception):
     """Ends an item after one that has failed."""
-
-
-def _watched(data: Matrix, part: Part, workspace: Workspace, watch: Watch) -> Iterator[Block]:
-    for i in part.fragments:
-        for block in data.blocks(data.fragments[i], workspace, carry=True):
-            yield block
-            watch(block.rows)

@@ -10,13 +10,13 @@ import copy
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from eigenmill.reduce.blocks import Array, Block, Workspace
+from eigenmill.reduce.blocks import Array, Workspace
 from eigenmill.reduce.catalog import Made
 from eigenmill.reduce.engines.base import Merger, Tree, fold_leaf, one_blas_thread, plan_leaves
 from eigenmill.reduce.errors import EigenmillError, EngineError
@@ -69,13 +69,7 @@ class WriteTask:
 
     def __call__(self) -> PartRecord:
         with one_blas_thread():
-            return self.job.write_part(self.part, self._blocks())
-
-    def _blocks(self) -> Iterator[Block]:
-        workspace = Workspace()
-        fragments = self.data.fragments
-        for i in self.fragments:
-            yield from self.data.blocks(fragments[i], workspace, carry=True)
+            return self.job.write_part(self.data, self.part, Workspace(), fragments=self.fragments)
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def drawn(data: Dataset, part: Part) -> Iterator[Block]:
 
 def write_parts(job: Job, data: Dataset, parts: Iterable[Part] | None = None) -> None:
     for part in job.pending if parts is None else parts:
-        job.write_part(part, drawn(data, part))
+        job.write_part(data, part, Workspace())
 
 
 def run(sink: Sink, data: Dataset) -> Manifest:
