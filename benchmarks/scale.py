@@ -32,6 +32,7 @@ from eigenmill.reduce.blocks import Block, Workspace
 from eigenmill.reduce.catalog import FileInfo, Files, Fragment, RowGroups
 from eigenmill.reduce.engines.load import Cluster, Load, fold_load
 from eigenmill.reduce.parquet import ParquetSource
+from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.plan import explain
 
 FEATURES, ROWS, FILES, WORKERS = 512, 48_828, 100_000, 1_000
@@ -56,7 +57,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class NullPass:
+class NullPass(Pass[Run, Run]):
     """Does nothing but keep account of files, in states of ``state`` bytes."""
 
     state: int

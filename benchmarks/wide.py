@@ -112,8 +112,9 @@ def eigenmill(
         def __init__(self) -> None:
             self.seconds = list[float]()
 
-        def begin(self, stage: str, rows: int, size: int) -> None:
+        def begin(self, stage: str, rows: int, size: int) -> Timed:
             self.began = time.perf_counter()
+            return self
 
         def advance(self, rows: int) -> None:
             pass

@@ -32,6 +32,7 @@ import pyarrow.compute as pc
 from eigenmill.compress.split import Validation
 from eigenmill.reduce.blocks import Block
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
+from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.tables import as_table, pandas_table
 
 Kind = Literal["whole", "text", "boolean"]
@@ -214,7 +215,7 @@ def _entries(state: Counted) -> pa.Table:
 
 
 @dataclass(frozen=True)
-class VocabularyPass:
+class VocabularyPass(Pass[Counted, tuple[Category, ...]]):
     """Counts the values of categories in one scan; the result is the list of :class:`Category`.
 
     At most ``counted`` values of each are held, of ``HELD`` bytes on average. Beyond that the next smaller count is

@@ -21,6 +21,7 @@ from eigenmill.compress.data import Samples, samples_of
 from eigenmill.compress.front import Codes
 from eigenmill.compress.layers import Dense
 from eigenmill.compress.model import Model
+from eigenmill.compress.split import Split
 from eigenmill.compress.trained import Trained
 from eigenmill.reduce.artifact import load_arrays, save_arrays
 from eigenmill.reduce.digest import digest_of
@@ -66,7 +67,7 @@ def train(
     schedule: str = "cosine",
     constraints: Sequence[Constraint] = (),
     patience: int | None = None,
-    validation: Any = 0.1,
+    validation: Split = 0.1,
     class_weight: str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,

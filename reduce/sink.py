@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ import pyarrow as pa
 from pyarrow import fs as pafs
 
 from eigenmill.reduce import arrow, encode, files, output, partition, places, plain, versions
-from eigenmill.reduce.blocks import NO_COLUMNS, Block, Workspace
+from eigenmill.reduce.blocks import NO_COLUMNS, Block
 from eigenmill.reduce.catalog import FileInfo, Some, total_rows
 from eigenmill.reduce.encode import Encoding, Layout
 from eigenmill.reduce.errors import ChangedInputError, ConfigError, OutputError, SchemaError
@@ -272,36 +272,6 @@ class Job:
             yield writer
         writer.record = PartRecord(part.index, sum(f.rows for f in out.written), tuple(out.written), part.source)
         output.write_record(fs, self.directory, self.key, writer.record)
-
-    def write_part(
-        self,
-        data: Matrix,
-        part: Part,
-        workspace: Workspace,
-        watch: Callable[[int], None] | None = None,
-        *,
-        fragments: range | None = None,
-    ) -> PartRecord:
-        """The one loop in which a block meets a part; every engine's task runs it.
-
-        Args:
-            data: what is written, or those of its files that the part needs.
-            part: one of ``parts``.
-            workspace: buffers of the thread.
-            watch: told of rows that are written.
-            fragments: the part's fragments in ``data``, by default as planned.
-        """
-        if self.finished is not None:
-            return self.finished.parts[part.index]
-        found = data.fragments
-        with self.writing(part) as writer:
-            for i in part.fragments if fragments is None else fragments:
-                for block in data.blocks(found[i], workspace, carry=True):
-                    writer.add(block)
-                    if watch is not None:
-                        watch(block.rows)
-                    del block  # its memory is what the next one is decoded into
-        return writer.record
 
     def commit(self) -> Manifest:
         """Makes the output complete: manifest, then ``_SUCCESS``, then the link. May be repeated.

@@ -32,7 +32,7 @@ from eigenmill.reduce.engines.wire import to_bytes
 from eigenmill.reduce.errors import ConfigError, SchemaError
 from eigenmill.reduce.layouts import SPARSE, LaidOut, Layout, SparkVector, SparsePair, Wanted, choose, wanted
 from eigenmill.reduce.matrix import Matrix
-from eigenmill.reduce.passes.base import Pass, sparse_height
+from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.transforms import applied
 
 WHERE = "<DataFrame>"
@@ -232,7 +232,7 @@ def folder(payload: bytes, first: int, expected: dict[str, str]) -> Mapper:
             pass_, reader = unpack(payload)
             state = pass_.start()
             with one_blas_thread():
-                height = sparse_height(pass_) if reader.sparse else None
+                height = pass_.sparse_height if reader.sparse else None
                 for block in reader.blocks(batches, f"{WHERE} partition {partition}", height):
                     state = pass_.fold(state, block)
             index = first + partition

@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from typing import Any, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
@@ -18,40 +19,49 @@ from eigenmill.reduce.blocks import Block
 from eigenmill.reduce.errors import ArtifactError
 
 S = TypeVar("S")
-R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
 
 
-class Pass(Protocol[S, R_co]):
-    """One scan. Small and picklable; a frozen dataclass, so that equal passes have equal digests."""
+class Pass(ABC, Generic[S, R]):
+    """One scan. Small and picklable; a frozen dataclass, so that equal passes have equal digests.
 
+    Attributes:
+        sparse_height: rows of the sparse blocks that it wants; None when it makes them dense and takes the usual
+            height.
+        carries: whether it reads the carried columns.
+    """
+
+    sparse_height: ClassVar[int | None] = None
+    carries: ClassVar[bool] = False
+
+    @property
+    def held(self) -> int:
+        """Bytes that its caller will hold beside the scan; for plans."""
+        return 0
+
+    @abstractmethod
     def start(self) -> S:
         """The state of no rows."""
 
+    @abstractmethod
     def fold(self, state: S, block: Block) -> S:
         """The state after ``block``'s rows; may update its own private state in place."""
 
+    @abstractmethod
     def merge(self, a: S, b: S) -> S:
         """The state of a's rows followed by b's. Associative up to rounding; may consume both."""
 
-    def finalize(self, state: S) -> R_co:
+    @abstractmethod
+    def finalize(self, state: S) -> R:
         """The statistic. May consume the state."""
 
+    @abstractmethod
     def sizes(self, height: int, rows: int) -> tuple[int, int, int]:
         """Bytes of (one state, scratch beyond one block of ``height`` rows, the finalization), for ``rows`` in all."""
 
+    @abstractmethod
     def state_type(self) -> type[S]:
         """The dataclass of the states, for :func:`from_arrays`."""
-
-
-def sparse_height(pass_: Any) -> int | None:
-    """Rows of the sparse blocks that the pass wants; None when it makes them dense and takes the usual height."""
-    height: int | None = getattr(pass_, "sparse_height", None)
-    return height
-
-
-def carries(pass_: Any) -> bool:
-    """Whether the pass reads the carried columns."""
-    return bool(getattr(pass_, "carries", False))
 
 
 def to_arrays(state: Any, prefix: str = "") -> dict[str, np.ndarray[Any, Any]]:

@@ -28,6 +28,7 @@ import numpy as np
 
 from eigenmill.reduce.blocks import F64, Block, Workspace
 from eigenmill.reduce.cleaning import MEAN
+from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.moments import Intake, Moments, Shifted, merge_moments
 
 PANEL = 512
@@ -99,7 +100,7 @@ class Gram:
 
 
 @dataclass(frozen=True)
-class GramPass:
+class GramPass(Pass[GramState, Gram]):
     """Moments and centred cross products in one scan; the result is :class:`Gram`."""
 
     intake: Intake

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from eigenmill.reduce.blocks import F64, MAX_HEIGHT, Block, Floats, block_height, dense_slices
 from eigenmill.reduce.cleaning import ERROR, FILL, KEEP, Resolved, mend
 from eigenmill.reduce.errors import DataError
+from eigenmill.reduce.passes.base import Pass
 
 FAR = {np.dtype(np.float32): 2.0**55, np.dtype(np.float64): 2.0**500}
 """Deviations up to which 8,192 squares and their sum stay within a precision's range. Format constants."""
@@ -295,7 +296,7 @@ def finite_any(X: Floats) -> npt.NDArray[np.bool_]:
 
 
 @dataclass(frozen=True)
-class MomentsPass:
+class MomentsPass(Pass[Moments, Moments]):
     """Moments of every column in one scan; the result is :class:`Moments`."""
 
     intake: Intake

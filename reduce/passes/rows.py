@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eigenmill.reduce.blocks import F64, Block, Floats
+from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.moments import Intake, Moments, merge_moments
 
 
@@ -27,7 +28,7 @@ class RowsState:
 
 
 @dataclass(frozen=True)
-class RowsPass:
+class RowsPass(Pass[RowsState, RowsState]):
     """Keep every row in one scan; the result is :class:`RowsState` over all rows."""
 
     intake: Intake

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from eigenmill.reduce.blocks import F64, MAX_HEIGHT, Block, Floats, block_height, dense_slices
+from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.moments import Intake, Moments, merge_moments
 from eigenmill.reduce.passes.thin import Thin, thin_rows
 
@@ -69,7 +70,7 @@ class Sketch:
 
 
 @dataclass(frozen=True)
-class SketchPass:
+class SketchPass(Pass[SketchState, Sketch]):
     """One product with ``weights`` P (d, l).
 
     Args:

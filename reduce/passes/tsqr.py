@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from eigenmill.reduce.blocks import F64, MAX_HEIGHT, Block, block_height, dense_slices
+from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.moments import Intake, Moments
 from eigenmill.reduce.passes.thin import thin_rows
 
@@ -26,7 +27,7 @@ class TsqrState:
 
 
 @dataclass(frozen=True)
-class TsqrPass:
+class TsqrPass(Pass[TsqrState, F64]):
     """R of ``sqrt(w) * ((X - pivot) - offset) @ weights``; ``weights`` (d, l) is Q over the scale.
 
     A gap that the mean fills enters the product as ``gap`` (d,), or as 0 (centred data).

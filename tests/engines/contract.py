@@ -165,8 +165,9 @@ class Told:
         self.stages: list[tuple[str, int]] = []
         self.rows = self.ends = 0
 
-    def begin(self, stage: str, rows: int, size: int) -> None:
+    def begin(self, stage: str, rows: int, size: int) -> Told:
         self.stages.append((stage, rows))
+        return self
 
     def advance(self, rows: int) -> None:
         self.rows += rows

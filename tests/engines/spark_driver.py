@@ -19,8 +19,9 @@ PART_BYTES = 2000
 
 
 class Tell:
-    def begin(self, stage: str, rows: int, size: int) -> None:
+    def begin(self, stage: str, rows: int, size: int) -> Tell:
         print(stage, flush=True)
+        return self
 
     def advance(self, rows: int) -> None: ...
 

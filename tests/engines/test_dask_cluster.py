@@ -39,7 +39,8 @@ class At:
     def __init__(self, row: int, act: Callable[[], Any]) -> None:
         self.row, self.act, self.rows, self.done = row, act, 0, False
 
-    def begin(self, stage: str, rows: int, size: int) -> None: ...
+    def begin(self, stage: str, rows: int, size: int) -> At:
+        return self
 
     def end(self) -> None: ...
 

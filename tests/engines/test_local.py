@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from eigenmill.reduce import PCA, ConfigError, Dataset, MissingValueError, TruncatedSVD, connect
 from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.engines.base import one_blas_thread
-from eigenmill.reduce.engines.local import LocalEngine, LocalSession
+from eigenmill.reduce.engines.local import LocalEngine
 from eigenmill.reduce.engines.memory import estimate, format_bytes, parse_bytes
+from eigenmill.reduce.engines.threads import run_tasks
 from eigenmill.reduce.passes.gram import GramPass
 from eigenmill.reduce.passes.moments import Intake
 from eigenmill.reduce.passes.rows import RowsPass
@@ -93,7 +94,9 @@ def test_openmp_has_one_thread_in_every_thread_that_folds(monkeypatch: pytest.Mo
     seen, names, both = list[set[int]](), set[str](), threading.Barrier(2)
 
     class Look:
-        def begin(self, stage: str, rows: int, size: int) -> None: ...
+        def begin(self, stage: str, rows: int, size: int) -> Look:
+            return self
+
         def end(self) -> None: ...
 
         def advance(self, rows: int) -> None:
@@ -253,14 +256,13 @@ def test_what_the_last_scan_has_freed_leaves_as_many_workers_to_the_next(
     resident, workers = [300 << 20], list[int]()
     for module in ("eigenmill.reduce.engines.local", "eigenmill.reduce.engines.memory"):
         monkeypatch.setattr(f"{module}.resident", lambda: resident[0])
-    fold = LocalSession._fold
 
-    def folded(self: LocalSession, pass_: Any, data: Dataset, leaves: Any, tree: Any, count: int) -> None:
+    def counted(tasks: Any, count: int, *rest: Any) -> None:
         workers.append(count)
-        fold(self, pass_, data, leaves, tree, count)
+        run_tasks(tasks, count, *rest)
         resident[0] = 1 << 30
 
-    monkeypatch.setattr(LocalSession, "_fold", folded)
+    monkeypatch.setattr("eigenmill.reduce.engines.local.run_tasks", counted)
     X = np.random.default_rng(0).normal(size=(2000, 60))
     pq.write_table(pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 60)}), tmp_path / "x.parquet")
     svd = TruncatedSVD(3, solver="sketch", tol=None, max_scans=3)

@@ -75,8 +75,9 @@ def test_only_the_new_files_are_read(tmp_path: Path) -> None:
     rows: list[int] = []
 
     class Count:
-        def begin(self, stage: str, total: int, size: int) -> None:
+        def begin(self, stage: str, total: int, size: int) -> Count:
             rows.append(total)
+            return self
 
         def advance(self, count: int) -> None: ...
         def end(self) -> None: ...
@@ -155,10 +156,11 @@ def test_a_file_that_changes_between_scans_is_refused(tmp_path: Path) -> None:
     class Rewrite:
         stages = 0
 
-        def begin(self, stage: str, total: int, size: int) -> None:
+        def begin(self, stage: str, total: int, size: int) -> Rewrite:
             self.stages += 1
             if self.stages == 2:
                 write(tmp_path / "a.parquet", 200, 9)
+            return self
 
         def advance(self, count: int) -> None: ...
         def end(self) -> None: ...

@@ -38,7 +38,9 @@ import eigenmill.reduce.source_base
 from eigenmill.reduce import PCA, Dataset, connect
 
 class Tell:
-    def begin(self, stage, rows, size): print(stage, flush=True)
+    def begin(self, stage, rows, size):
+        print(stage, flush=True)
+        return self
     def advance(self, rows): pass
     def end(self): pass
 

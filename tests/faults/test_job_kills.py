@@ -44,9 +44,10 @@ class Tell:
     def __init__(self, pipe: Connection | None = None, fail_at: int | None = None) -> None:
         self.pipe, self.fail_at, self.calls = pipe, fail_at, 0
 
-    def begin(self, stage: str, rows: int, size: int) -> None:
+    def begin(self, stage: str, rows: int, size: int) -> Tell:
         if self.pipe is not None:
             self.pipe.send(stage)
+        return self
 
     def advance(self, rows: int) -> None:
         self.calls += 1

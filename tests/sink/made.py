@@ -126,7 +126,9 @@ def drawn(data: Dataset, part: Part) -> Iterator[Block]:
 
 def write_parts(job: Job, data: Dataset, parts: Iterable[Part] | None = None) -> None:
     for part in job.pending if parts is None else parts:
-        job.write_part(data, part, Workspace())
+        with job.writing(part) as writer:
+            for block in drawn(data, part):
+                writer.add(block)
 
 
 def run(sink: Sink, data: Dataset) -> Manifest:
