@@ -25,6 +25,7 @@ import numpy.typing as npt
 from eigenmill.compress.front import RUN, Front
 from eigenmill.compress.layers import I64, MAX_LAYERS, MAX_WIDTH, Activations, Dense, Label, Task, softmax
 from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError
 
 MAX_ACC = 1 << 47
@@ -36,6 +37,7 @@ LOGIT = 1 / 16
 """What a quarter of is no matter in a score of a class."""
 
 
+@tagged("WholeLayer", "weights bias relu multiplier shift bits")
 @dataclass(frozen=True)
 class WholeLayer:
     """One layer in whole numbers; ``multiplier``, ``shift`` and ``bits`` are 0 for the last one."""
@@ -58,6 +60,7 @@ class WholeLayer:
         return (1 << self.bits) - 1 if self.relu else (1 << (self.bits - 1)) - 1
 
 
+@tagged("WholeNet", "task labels front layers scale offset")
 @dataclass(frozen=True)
 class WholeNet:
     """A model in whole numbers.

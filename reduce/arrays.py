@@ -12,13 +12,17 @@ from eigenmill.reduce.blocks import Block, Origin, Workspace
 from eigenmill.reduce.catalog import Fragment
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.errors import SchemaError
-from eigenmill.reduce.source_base import Numbered, Source, feature_dtype, leaf_rows
+from eigenmill.reduce.format import Format, current
+from eigenmill.reduce.source_base import Numbered, Source, feature_dtype
 
 
 class ArraySource(Source):
     """Rows of a NumPy array (n, d) or a SciPy CSR array (n, d)."""
 
-    def __init__(self, X: Any, names: Sequence[str] | None = None, weights: Any = None) -> None:
+    def __init__(
+        self, X: Any, names: Sequence[str] | None = None, weights: Any = None, format: Format | None = None
+    ) -> None:
+        self.format = format or current()
         X = scipy.sparse.csr_array(X) if scipy.sparse.issparse(X) else np.asarray(X)
         if X.ndim != 2:
             raise SchemaError(f"expected a matrix with 2 dimensions, found {X.ndim}; reshape the input")
@@ -33,7 +37,7 @@ class ArraySource(Source):
         self.weights = None if weights is None else np.asarray(weights, dtype=np.float64)
         if self.weights is not None and self.weights.shape != (X.shape[0],):
             raise SchemaError(f"expected weights of shape ({X.shape[0]},), found {self.weights.shape}")
-        step, n = leaf_rows(X.shape[1]), X.shape[0]
+        step, n = self.format.leaf_rows(X.shape[1]), X.shape[0]
         self.fragments: Sequence[Fragment] = tuple(
             Fragment(i, 0, a, min(a + step, n), min(a + step, n) - a) for i, a in enumerate(range(0, n, step))
         )

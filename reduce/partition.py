@@ -15,8 +15,6 @@ from eigenmill.reduce.discovery import HIVE_NULL
 from eigenmill.reduce.encode import Encoding, PartFiles, Rows, matrix
 from eigenmill.reduce.errors import ConfigError
 
-PARTITION_BYTES = 128 << 20
-"""What a partitioned part gathers before it writes one file per value. A format constant."""
 PARTITION_VALUES = 4096
 """Most values of the partition column within one part."""
 
@@ -52,7 +50,7 @@ class Values:
         self.rounds = 0
 
     def add(self, block: Block) -> None:
-        """Takes a block's rows; writes all that was gathered when it is more than ``PARTITION_BYTES``."""
+        """Takes a block's rows; writes all that was gathered when it is more than ``partition_bytes``."""
         for value, X, carried in _split(self.encoding, block):
             self.values.add(value)
             if value not in self.gathered:
@@ -63,7 +61,7 @@ class Values:
                 f"expected at most {PARTITION_VALUES} values of {self.encoding.partition_by!r} within a part, "
                 f"found {len(self.values)} by {block.origin.at()}; partition by a column with fewer values"
             )
-        if sum(rows.nbytes for rows in self.gathered.values()) >= PARTITION_BYTES:
+        if sum(rows.nbytes for rows in self.gathered.values()) >= self.encoding.format.partition_bytes:
             self.write()
             self.rounds += 1
 

@@ -19,10 +19,8 @@ import pyarrow as pa
 
 from eigenmill.reduce.blocks import F64, NO_COLUMNS, Block, Floats, dense_slices
 from eigenmill.reduce.cleaning import DROP, FILL, MEAN, Resolved, mend
-from eigenmill.reduce.digest import digest_of
-
-DENSE_SHARE = 1 / 8
-"""Share of stored entries above which sparse rows are multiplied dense. A format constant."""
+from eigenmill.reduce.digest import digest_of, tagged
+from eigenmill.reduce.format import FORMAT_1, Format
 
 
 class Transform(ABC):
@@ -78,11 +76,11 @@ class Transform(ABC):
         """The rows of ``block`` after the transform."""
 
 
-def applied(block: Block, transforms: Sequence[Transform]) -> Iterator[Block]:
+def applied(block: Block, transforms: Sequence[Transform], format: Format) -> Iterator[Block]:
     """The block after all transforms, in lower blocks from where one would make many sparse rows dense."""
     for i, transform in enumerate(transforms):
         if block.sparse and not transform.takes(block):
-            for piece in dense_slices(block):
+            for piece in dense_slices(block, format):
                 for later in transforms[i:]:
                     piece = later(piece)
                 yield piece
@@ -91,6 +89,7 @@ def applied(block: Block, transforms: Sequence[Transform]) -> Iterator[Block]:
     yield block
 
 
+@tagged("Input", "names dtype policy", later={"format": FORMAT_1})
 @dataclass(frozen=True)
 class Input:
     """What a fitted model expects of a row, and how it cleans it.
@@ -99,11 +98,13 @@ class Input:
         names: (d,) feature names, for error messages.
         dtype: float32 or float64, the precision of the output.
         policy: the frozen cleaning policy, every fill value known.
+        format: says when sparse rows are multiplied dense.
     """
 
     names: Sequence[str]
     dtype: np.dtype[Any]
     policy: Resolved
+    format: Format = FORMAT_1
 
     @property
     def drops(self) -> bool:
@@ -120,6 +121,7 @@ class Input:
         return block, X
 
 
+@tagged("Standardize", "input mean scale")
 @dataclass(frozen=True)
 class Standardize(Transform):
     """``(x - mean) / scale``; either may be None. CSR stays CSR when there is no mean to subtract."""
@@ -167,6 +169,7 @@ class Standardize(Transform):
         return block.with_matrix(X)
 
 
+@tagged("Unscale", "names mean scale dtype")
 @dataclass(frozen=True)
 class Unscale(Transform):
     """``x * scale + mean``, the inverse of :class:`Standardize`; NaN stays NaN."""
@@ -197,6 +200,7 @@ class Unscale(Transform):
         return block.with_matrix(y.astype(self.dtype, copy=False))
 
 
+@tagged("Project", "input mean weights names")
 @dataclass(frozen=True)
 class Project(Transform):
     """``(x - mean) @ weights``, with ``weights`` (d, k) holding basis, scaling and whitening."""
@@ -233,7 +237,7 @@ class Project(Transform):
     def takes(self, block: Block) -> bool:
         """Whether sparse rows are multiplied as they are: they are not nearly dense, and have nothing to mend."""
         X = block.X
-        few = X.nnz <= DENSE_SHARE * X.shape[0] * X.shape[1]
+        few = X.nnz <= self.input.format.dense_share * X.shape[0] * X.shape[1]
         return few and not self.input.policy.clips and bool(np.isfinite(X.data).all())
 
     def __call__(self, block: Block) -> Block:
@@ -278,6 +282,7 @@ class Project(Transform):
         return z
 
 
+@tagged("Align", "permutation signs names dtype")
 @dataclass(frozen=True)
 class Align(Transform):
     """Columns in another order and with other signs: ``z[:, permutation] * signs``; every value stays exact.
@@ -306,6 +311,7 @@ class Align(Transform):
         return block.with_matrix(z)
 
 
+@tagged("Reconstruct", "basis mean names dtype")
 @dataclass(frozen=True)
 class Reconstruct(Transform):
     """``z @ basis + mean``: from k reduced features back to d original columns."""
@@ -324,6 +330,7 @@ class Reconstruct(Transform):
         return block.with_matrix((z @ self.basis + self.mean).astype(self.dtype, copy=False))
 
 
+@tagged("Residual", "project basis")
 @dataclass(frozen=True)
 class Residual(Transform):
     """``x - reconstruct(project(x))`` in original units."""
@@ -354,6 +361,7 @@ class Residual(Transform):
         return block.with_matrix(X)
 
 
+@tagged("LogLikelihood", "input mean scale components quadratic noise constant")
 @dataclass(frozen=True)
 class LogLikelihood(Transform):
     """Log-density of each row under the probabilistic PCA model (Tipping and Bishop 1999, section 3).
