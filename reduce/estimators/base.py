@@ -48,7 +48,8 @@ def engine_for(data: Dataset, engine: Engine | None) -> Engine:
     """The engine asked for, else the one that a collection belongs to, else this process."""
     if engine is not None:
         return engine
-    return data.source.engine() if isinstance(data.source, Collection) else connect("local")
+    source = data.source
+    return connect(source.home, source.connection()) if isinstance(source, Collection) else connect("local")
 
 
 def lazy_data_passes_by(method: Callable[..., Any]) -> Callable[..., Any]:
