@@ -10,7 +10,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,24 @@ from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.errors import ConfigError, DataError
 
-Teacher = Model | WholeNet | Callable[[Any], Any] | Any
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A teacher of one's own that answers with probabilities, such as scikit-learn's."""
+
+    def predict_proba(self, X: Any, /) -> Any:
+        """(n, outputs)."""
+        ...
+
+
+@runtime_checkable
+class Known(Protocol):
+    """A teacher of one's own of which ``digest`` says all that its answers depend on."""
+
+    digest: str | None
+
+
+Teacher = Model | WholeNet | Classifier | Callable[[Any], Any]
 """A model, a packed model, anything with ``predict_proba``, or a function from raw rows to logits (n, outputs)."""
 KEY = b"eigenmill.taught"
 VERSION = 2
@@ -240,8 +257,11 @@ def _digest(teacher: Teacher) -> str | None:
         return digest_of([teacher.front, list(teacher.layers), teacher.activations])
     if isinstance(teacher, WholeNet):
         return digest_of([packed(teacher).hex()])
-    given = getattr(teacher, "digest", None)
-    return None if given is None else str(given)
+    return _own_digest(teacher)
+
+
+def _own_digest(teacher: object) -> str | None:
+    return None if not isinstance(teacher, Known) or teacher.digest is None else str(teacher.digest)
 
 
 def _ensemble(teachers: Sequence[Teacher], X: Any, rows: Mapping[str, Any], *, named: bool) -> F32:
@@ -263,7 +283,7 @@ def _answer(teacher: Teacher, X: Any, rows: Mapping[str, Any], *, named: bool) -
         # Columns are found by name; the numbers of a vector, whatever it is called, by their place.
         by_name = front.categories or (named and "columns" in front.layout)
         scores = logits(teacher, pa.table(dict(rows)) if by_name else X)
-    elif hasattr(teacher, "predict_proba"):
+    elif isinstance(teacher, Classifier):
         with np.errstate(divide="ignore"):
             scores = np.maximum(np.log(np.asarray(teacher.predict_proba(X), dtype=np.float64)), -30.0)
     else:

@@ -59,6 +59,17 @@ class Dense:
         """Share of the weights that are 0."""
         return float(np.mean(self.weights == 0)) if self.weights.size else 0.0
 
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The arrays that it has, by the names that files have for them."""
+        named = {
+            "weights": self.weights,
+            "bias": self.bias,
+            "mask": self.mask,
+            "codes": self.codes,
+            "codebook": self.codebook,
+        }
+        return {name: array for name, array in named.items() if array is not None}
+
     def whole(self) -> I64:
         """(n_in, n_out) the weights in steps."""
         if self.step is None:

@@ -9,12 +9,13 @@ Every step is ``step(model, ...) -> model``: models are frozen, and arrays in th
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from eigenmill.compress.categories import Category
 from eigenmill.compress.front import Front, front_of
@@ -107,9 +108,9 @@ class Model:
             return model
         if isinstance(source, Dense):
             return replace(model, layers=(source,))
-        if hasattr(source, "components_"):
-            return _with_projection(model, source)
-        return replace(model, columns={"columns": [str(name) for name in source], **model.columns})
+        if isinstance(source, Iterable):
+            return replace(model, columns={"columns": [str(name) for name in source], **model.columns})
+        return _with_projection(model, source)
 
     @classmethod
     def linear(cls, source: Any = None, classes: int | None = None, **options: Any) -> Model:
@@ -277,27 +278,33 @@ def _with_projection(model: Model, pca: Any) -> Model:
 
 # To arrays and back
 
-_FRONT = ("low", "step", "fill")
-_DENSE = ("weights", "bias", "mask", "codes", "codebook")
+Arrays = dict[str, npt.NDArray[Any]]
 
 
-def to_arrays(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arrays by name, and everything else as plain values."""
-    arrays: dict[str, Any] = {}
+def to_arrays(model: Model) -> tuple[Arrays, dict[str, Any]]:
+    """Arrays by name, and everything else as plain values; the names are those of files."""
+    arrays: Arrays = {}
     front = model.front
     if front is not None:
-        arrays |= {f"front.{n}": getattr(front, n) for n in _FRONT if getattr(front, n) is not None}
+        arrays |= {"front.low": front.low, "front.step": front.step, "front.fill": front.fill}
     for i, layer in enumerate(model.layers):
-        arrays |= {f"{i}.{n}": getattr(layer, n) for n in _DENSE if getattr(layer, n) is not None}
-    plain = ("task", "hidden", "outputs", "labels", "offset", "scale", "bits", "seed")
-    meta: dict[str, Any] = {name: getattr(model, name) for name in plain}
-    meta |= {"hidden": list(model.hidden), "labels": list(model.labels), "columns": dict(model.columns)}
+        arrays |= {f"{i}.{name}": array for name, array in layer.arrays().items()}
+    meta: dict[str, Any] = {
+        "task": model.task,
+        "hidden": list(model.hidden),
+        "outputs": model.outputs,
+        "labels": list(model.labels),
+        "offset": model.offset,
+        "scale": model.scale,
+        "bits": model.bits,
+        "seed": model.seed,
+        "columns": dict(model.columns),
+        "front": None,
+    }
     if front is not None:
         named = [[c.name, c.kind, list(c.values), c.nulls] for c in front.categories]
         plain_front = [dict(front.layout), front.n_features, front.bits, front.centre, front.spread]
         meta["front"] = [*plain_front, *([named, front.hot] if named else [])]
-    else:
-        meta["front"] = None
     meta["layers"] = [[layer.relu, layer.step, layer.most, layer.frozen] for layer in model.layers]
     meta["activations"] = None if model.activations is None else [list(model.activations.steps), model.activations.bits]
     return arrays, meta
@@ -310,13 +317,14 @@ def from_arrays(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> Model:
         layout, n_features, bits, centre, spread, *more = meta["front"]
         named, hot = more or ([], 1)
         categories = tuple(Category(name, kind, tuple(values), nulls) for name, kind, values, nulls in named)
-        held: dict[str, Any] = {name: arrays[f"front.{name}"] for name in _FRONT}
-        front = Front(layout, int(n_features), int(bits), **held, centre=float(centre), spread=float(spread))
-        front = replace(front, categories=categories, hot=int(hot))
+        measured = arrays["front.low"], arrays["front.step"], arrays["front.fill"]
+        ends = float(centre), float(spread)
+        front = Front(layout, int(n_features), int(bits), *measured, *ends, categories, int(hot))
     layers = []
     for i, (relu, step, most, *frozen) in enumerate(meta["layers"]):
-        own: dict[str, Any] = {name: arrays.get(f"{i}.{name}") for name in _DENSE}
-        layers.append(Dense(relu=bool(relu), step=step, most=int(most), frozen=frozen == [True], **own))
+        weights, bias = arrays[f"{i}.weights"], arrays[f"{i}.bias"]
+        mask, codes, codebook = (arrays.get(f"{i}.{name}") for name in ("mask", "codes", "codebook"))
+        layers.append(Dense(weights, bias, bool(relu), mask, codes, codebook, step, int(most), frozen == [True]))
     activations = meta["activations"]
     return Model(
         meta["task"],

@@ -28,8 +28,6 @@ from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
-
     import torch
 
 OPTIMIZERS: dict[str, dict[str, float]] = {
@@ -401,7 +399,7 @@ class _Run:
     def _save(self, path: Any, key: str, epoch: int, best: list[Dense] | None, best_loss: float, waited: int) -> None:
         import torch
 
-        arrays: MutableMapping[str, Any] = {}
+        arrays: dict[str, Any] = {}
         for i, layer in enumerate(self.layers):
             for j, parameter in enumerate(layer.parameters):
                 arrays[f"now.{i}.{j}"] = parameter.detach().numpy()
@@ -412,9 +410,7 @@ class _Run:
         for i, kept in enumerate(best or []):
             if kept.frozen:
                 continue
-            for name in ("weights", "bias", "mask", "codebook"):
-                if getattr(kept, name) is not None:
-                    arrays[f"best.{i}.{name}"] = getattr(kept, name)
+            arrays |= {f"best.{i}.{name}": array for name, array in kept.arrays().items() if name != "codes"}
             arrays[f"best.{i}.step"] = np.asarray(-1.0 if kept.step is None else kept.step)
         loss = None if math.isinf(best_loss) else best_loss
         save_arrays(path, arrays, {"key": key, "epoch": epoch, "best_loss": loss, "waited": waited})
