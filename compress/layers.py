@@ -16,6 +16,8 @@ I64 = npt.NDArray[np.int64]
 
 Task = Literal["classification", "regression"]
 Label = bool | int | str
+Predicted = npt.NDArray[np.generic]
+"""(n,) labels, or values of a regression."""
 MAX_WIDTH, MAX_LAYERS = 1 << 16, 32
 
 
@@ -91,4 +93,4 @@ def softmax(scores: F64) -> F64:
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
 
-__all__ = ["F32", "I64", "MAX_LAYERS", "MAX_WIDTH", "Activations", "Dense", "Label", "Task", "softmax"]
+__all__ = ["F32", "I64", "MAX_LAYERS", "MAX_WIDTH", "Activations", "Dense", "Label", "Predicted", "Task", "softmax"]

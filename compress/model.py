@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from eigenmill.compress.categories import Category
-from eigenmill.compress.front import Front, front_of
+from eigenmill.compress.front import Front, Raw, Scaled, front_of
 from eigenmill.compress.integer import LOGIT, WholeNet, check, whole_layers
-from eigenmill.compress.layers import F32, MAX_LAYERS, MAX_WIDTH, Activations, Dense, Label, Task, softmax
+from eigenmill.compress.layers import F32, MAX_LAYERS, MAX_WIDTH, Activations, Dense, Label, Predicted, Task, softmax
 from eigenmill.reduce.artifact import load_arrays, save_arrays
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.engines.base import one_blas_thread
@@ -119,7 +119,7 @@ class Model:
 
     # What it does to rows.
 
-    def scores(self, X: Any) -> F64:
+    def scores(self, X: Raw) -> F64:
         """Raw results (n, outputs): logits, or the value to predict.
 
         Raises:
@@ -137,7 +137,7 @@ class Model:
     def _whole(self) -> WholeNet:
         return whole_net(self)
 
-    def forward(self, z: Any) -> list[F32]:
+    def forward(self, z: Scaled) -> list[F32]:
         """The result (n, n_out) of every layer for scaled inputs z (n, width), in single precision."""
         results = []
         for layer in self.layers:
@@ -146,13 +146,13 @@ class Model:
             results.append(z)
         return results
 
-    def predict_proba(self, X: Any) -> F64:
+    def predict_proba(self, X: Raw) -> F64:
         """Probabilities (n, classes) of raw rows X (n, d)."""
         if self.task == "regression":
             raise ConfigError("expected a classifier, found a regression; call predict")
         return softmax(self.scores(X))
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Raw) -> Predicted:
         """Labels (n,), or values of a regression, of raw rows X (n, d)."""
         scores = self.scores(X)
         return scores[:, 0] if self.task == "regression" else np.asarray(self.labels)[scores.argmax(axis=1)]

@@ -20,10 +20,12 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from eigenmill.compress.constraints import EntropyPenalty, LearnedStep, Magnitude
-from eigenmill.compress.data import Samples, samples_of
+from eigenmill.compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude
+from eigenmill.compress.data import Labelled, Samples, samples_of
 from eigenmill.compress.evaluate import evaluate
+from eigenmill.compress.front import Raw
 from eigenmill.compress.latency import machine, time_calls
+from eigenmill.compress.layers import Predicted
 from eigenmill.compress.model import Model, whole_net
 from eigenmill.compress.native import compiled
 from eigenmill.compress.onnx_export import run_onnx, to_onnx
@@ -204,7 +206,7 @@ class SearchKeywords(TypedDict, total=False):
 
 def search(
     model: Model,
-    data: Any,
+    data: Labelled,
     target: Target,
     settings: SearchSettings = SearchSettings(),
     *,
@@ -253,7 +255,7 @@ def _key(model: Model, samples: Samples, target: Target, given: SearchSettings) 
     """A digest of all that decides what trials come to."""
     # Another machine takes another time.
     here = [] if target.max_latency_us is None else [machine()]
-    return digest_of([samples.digest, _bare(model, samples), asdict(target), given.lr, given.training(), *here])
+    return digest_of([samples.digest, _bare(model), asdict(target), given.lr, given.training(), *here])
 
 
 def _rank(trial: Trial) -> tuple[float, float, int]:
@@ -273,7 +275,7 @@ def _ended(trials: Sequence[Trial], *, judged: bool) -> bool:
 # One trial
 
 
-def _bare(model: Model, samples: Samples) -> list[Any]:
+def _bare(model: Model) -> list[object]:
     return [model.task, list(model.hidden), model.seed, model.bits, [layer.weights for layer in model.layers]]
 
 
@@ -310,7 +312,7 @@ def _tried(
 
 def _train(model: Model, samples: Samples, candidate: Candidate, **options: Any) -> Model:
     start = _start(model, candidate)
-    constraints: list[Any] = [LearnedStep(candidate.bits, start=0.6), EntropyPenalty(candidate.penalty)]
+    constraints: list[Constraint] = [LearnedStep(candidate.bits, start=0.6), EntropyPenalty(candidate.penalty)]
     if candidate.sparsity:
         constraints.append(Magnitude(candidate.sparsity))
     # Labels and targets are those of the samples; the weights are not.
@@ -324,7 +326,7 @@ def _latency(model: Model, samples: Samples, target: Target) -> float:
     return float(np.quantile(time_calls(_predictor(model, target.backend), X, target.batch), target.quantile) * 1e6)
 
 
-def _predictor(model: Model, backend: str) -> Callable[[Any], Any]:
+def _predictor(model: Model, backend: str) -> Callable[[Raw], Predicted]:
     """What predicts by a backend.
 
     Raises:

@@ -17,9 +17,9 @@ import numpy as np
 
 from eigenmill.compress.augment import augmentation
 from eigenmill.compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude, smallest
-from eigenmill.compress.data import Samples, samples_of
+from eigenmill.compress.data import Labelled, Samples, Targets, samples_of
 from eigenmill.compress.front import Codes
-from eigenmill.compress.layers import Dense
+from eigenmill.compress.layers import F32, Dense
 from eigenmill.compress.model import Model
 from eigenmill.compress.split import Split
 from eigenmill.compress.trained import Trained
@@ -40,7 +40,7 @@ OPTIMIZERS: dict[str, dict[str, float]] = {
 SCHEDULES = ("constant", "cosine")
 REFRESH = 100
 """Steps after which the price of bits follows the frequencies."""
-Augmentation = Callable[[Any, np.random.Generator], Any]
+Augmentation = Callable[[F32, np.random.Generator], F32]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Epoch:
 
 def train(
     model: Model,
-    data: Any,
+    data: Labelled,
     *,
     label: str = "label",
     optimizer: Mapping[str, Any] | str = "adam",
@@ -141,9 +141,9 @@ def train(
         return run.go(patience, checkpoint, key, progress)
 
 
-def _named(augment: Augmentation | None) -> Any:
+def _named(augment: Augmentation | None) -> list[str] | None:
     """What a checkpoint remembers of an augmentation."""
-    return augment if augment is None else [type(augment).__name__, repr(getattr(augment, "__dict__", ""))]
+    return None if augment is None else [type(augment).__name__, repr(getattr(augment, "__dict__", ""))]
 
 
 @contextlib.contextmanager
@@ -318,7 +318,7 @@ class _Run:
         codes[:, d:][rng.random((len(codes), self.front.n_codes - d)) < self.forget] = 0
         return codes
 
-    def _inputs(self, codes: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _inputs(self, codes: Codes) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Scaled numbers (b, d), and which inputs of the categories are hot (b, c)."""
         import torch
 
@@ -340,7 +340,7 @@ class _Run:
             z = torch.relu(z) if layer.layer.relu else z
         return z
 
-    def _loss(self, scores: torch.Tensor, wanted: Any, *, plain: bool = False) -> torch.Tensor:
+    def _loss(self, scores: torch.Tensor, wanted: Targets, *, plain: bool = False) -> torch.Tensor:
         import torch
 
         if self.samples.model.task == "regression":
@@ -396,7 +396,15 @@ class _Run:
 
     # Checkpoints.
 
-    def _save(self, path: Any, key: str, epoch: int, best: list[Dense] | None, best_loss: float, waited: int) -> None:
+    def _save(
+        self,
+        path: str | os.PathLike[str],
+        key: str,
+        epoch: int,
+        best: list[Dense] | None,
+        best_loss: float,
+        waited: int,
+    ) -> None:
         import torch
 
         arrays: dict[str, Any] = {}
@@ -415,7 +423,7 @@ class _Run:
         loss = None if math.isinf(best_loss) else best_loss
         save_arrays(path, arrays, {"key": key, "epoch": epoch, "best_loss": loss, "waited": waited})
 
-    def _resume(self, path: Any, key: str) -> tuple[int, list[Dense] | None, float, int]:
+    def _resume(self, path: str | os.PathLike[str], key: str) -> tuple[int, list[Dense] | None, float, int]:
         import torch
 
         arrays, meta = load_arrays(path)
