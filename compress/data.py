@@ -28,7 +28,7 @@ from eigenmill.compress.split import Split, Validation, split_of
 from eigenmill.reduce import Dataset, connect
 from eigenmill.reduce.blocks import Block, Workspace
 from eigenmill.reduce.cleaning import DROP
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, text_of
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
 from eigenmill.reduce.layouts import Scalars
@@ -178,7 +178,7 @@ def gather(
         pieces, held, counts = _scatter(model, front, data, label, teacher, split, seed, place)
         _check_rows(sum(pieces), sum(held), split)
         digest = digest_of(
-            [data.digest, label, teacher, model.task, front, list(labels), repr(split), seed, pieces, held]
+            [data.digest, label, teacher, model.task, front, list(labels), text_of(split), seed, pieces, held]
         )
         samples = Samples(place, model, pieces, held, counts, digest, taught=teacher is not None)
     except BaseException:

@@ -28,7 +28,7 @@ from eigenmill.compress.split import Split, Validation, split_of
 from eigenmill.compress.train import Augmentation, train
 from eigenmill.reduce import Dataset, files
 from eigenmill.reduce.blocks import F64
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, text_of
 from eigenmill.reduce.errors import ConfigError, DataError
 
 
@@ -197,8 +197,8 @@ class _Questions:
     def key(self) -> bytes:
         """A digest of all that decides the answers; empty if they cannot be known without asking."""
         known = [_digest(member) for member in self.members]
-        settings = [VERSION, self.label, self.column, self.copies, repr(self.moved), self.kind, repr(self.split)]
-        settings += [repr(self.data.cleaning), self.seed]
+        settings = [VERSION, self.label, self.column, self.copies, text_of(self.moved), self.kind, text_of(self.split)]
+        settings += [text_of(self.data.cleaning), self.seed]
         return b"" if None in known else digest_of([self.data.digest, known, settings]).encode()
 
     def answered(self) -> Iterator[pa.Table]:

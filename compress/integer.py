@@ -34,6 +34,7 @@ from eigenmill.compress.layers import (
     softmax,
 )
 from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError
 
 MAX_ACC = 1 << 47
@@ -45,6 +46,7 @@ LOGIT = 1 / 16
 """What a quarter of is no matter in a score of a class."""
 
 
+@tagged("WholeLayer", "weights bias relu multiplier shift bits")
 @dataclass(frozen=True)
 class WholeLayer:
     """One layer in whole numbers; ``multiplier``, ``shift`` and ``bits`` are 0 for the last one."""
@@ -67,6 +69,7 @@ class WholeLayer:
         return (1 << self.bits) - 1 if self.relu else (1 << (self.bits - 1)) - 1
 
 
+@tagged("WholeNet", "task labels front layers scale offset")
 @dataclass(frozen=True)
 class WholeNet:
     """A model in whole numbers.

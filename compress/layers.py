@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError
 
 F32 = npt.NDArray[np.float32]
@@ -21,6 +22,7 @@ Predicted = npt.NDArray[np.generic]
 MAX_WIDTH, MAX_LAYERS = 1 << 16, 32
 
 
+@tagged("Dense", "weights bias relu mask codes codebook step most frozen")
 @dataclass(frozen=True)
 class Dense:
     """One layer: ``y = x @ weights + bias``, then ReLU.
@@ -79,6 +81,7 @@ class Dense:
         return np.rint(self.weights.astype(np.float64) / self.step).astype(np.int64)
 
 
+@tagged("Activations", "steps bits")
 @dataclass(frozen=True)
 class Activations:
     """How hidden results are rounded: ``steps`` one per hidden layer, ``bits`` of the whole numbers."""

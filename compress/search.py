@@ -14,7 +14,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -34,7 +34,7 @@ from eigenmill.compress.quantize import quantize
 from eigenmill.compress.split import Split
 from eigenmill.compress.train import Epoch, train
 from eigenmill.reduce import files
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, named, tagged
 from eigenmill.reduce.errors import ConfigError, OutputError
 
 MIN_PENALTY, MAX_PENALTY = 1e-8, 1e-2
@@ -44,6 +44,7 @@ PATIENCE = 3
 BACKENDS = ("numpy", "onnxruntime", "c")
 
 
+@tagged("Target", "max_bytes max_error max_latency_us backend batch quantile")
 @dataclass(frozen=True)
 class Target:
     """What a model must keep to; None asks nothing.
@@ -81,6 +82,7 @@ class Target:
         return max(value / limit - 1 for value, limit in pairs if limit is not None and value is not None)
 
 
+@tagged("Candidate", "hidden bits penalty sparsity components")
 @dataclass(frozen=True)
 class Candidate:
     """One point of the search; ``components`` None keeps a projection as it is."""
@@ -92,6 +94,7 @@ class Candidate:
     components: int | None = None
 
 
+@tagged("Trial", "candidate bytes error latency_us excess seconds")
 @dataclass(frozen=True)
 class Trial:
     """What a candidate came to: bytes of its file, error on the rows held out, microseconds if they were asked for."""
@@ -178,10 +181,16 @@ class SearchSettings:
 
     def training(self) -> dict[str, Any]:
         """Keywords of :func:`eigenmill.compress.train` for every trial."""
-        names = ["epochs", "batch", "class_weight", "forget", "seed"]
+        told: dict[str, Any] = {
+            "epochs": self.epochs,
+            "batch": self.batch,
+            "class_weight": self.class_weight,
+            "forget": self.forget,
+            "seed": self.seed,
+        }
         if self.teacher is not None:
-            names += ["teacher", "temperature", "share"]
-        return {name: value for name, value in asdict(self).items() if name in names}
+            told |= {"teacher": self.teacher, "temperature": self.temperature, "share": self.share}
+        return told
 
 
 class SearchKeywords(TypedDict, total=False):
@@ -255,7 +264,7 @@ def _key(model: Model, samples: Samples, target: Target, given: SearchSettings) 
     """A digest of all that decides what trials come to."""
     # Another machine takes another time.
     here = [] if target.max_latency_us is None else [machine()]
-    return digest_of([samples.digest, _bare(model), asdict(target), given.lr, given.training(), *here])
+    return digest_of([samples.digest, _bare(model), named(target), given.lr, given.training(), *here])
 
 
 def _rank(trial: Trial) -> tuple[float, float, int]:
@@ -435,8 +444,7 @@ class _Log:
     def checkpoint(self, candidate: Candidate) -> str | None:
         if self.directory is None:
             return None
-        self.directory.mkdir(parents=True, exist_ok=True)
-        return str(self.directory / f"{digest_of(asdict(candidate))[:12]}.checkpoint")
+        return str(self.directory / f"{digest_of(named(candidate))[:12]}.checkpoint")
 
     def best(self) -> Model | None:
         return Model.restore(self.directory / "best.model") if self.directory is not None and self.trials else None
@@ -449,7 +457,7 @@ class _Log:
         self.trials.append(trial)
         if self.directory is not None:
             fs, path = files.resolve(self.directory / TRIALS)
-            files.write_json(fs, path, {"key": self.key, "trials": [asdict(t) for t in self.trials]})
+            files.write_json(fs, path, {"key": self.key, "trials": [named(t) for t in self.trials]})
 
 
 def _trial(value: Any) -> Trial:

@@ -14,11 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eigenmill.reduce.blocks import Block
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError, SchemaError
 
 CarriedValue = bool | int | float | str | datetime.date | None
 
 
+@tagged("Validation", "share by equals since")
 @dataclass(frozen=True)
 class Validation:
     """Which rows are held out, to stop early and to choose by; they are never trained on.

@@ -10,12 +10,12 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eigenmill.compress.augment import augmentation
+from eigenmill.compress.augment import Affine, augmentation
 from eigenmill.compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude, smallest
 from eigenmill.compress.data import Labelled, Samples, Targets, samples_of
 from eigenmill.compress.front import Codes
@@ -24,7 +24,7 @@ from eigenmill.compress.model import Model
 from eigenmill.compress.split import Split
 from eigenmill.compress.trained import Trained
 from eigenmill.reduce.artifact import load_arrays, save_arrays
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, named, tag_of
 from eigenmill.reduce.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def train(
         run.forget = forget if samples.front.categories else 0.0
         key = digest_of(
             [
-                *(samples.digest, settings, epochs, batch, schedule, [asdict(c) for c in constraints], class_weight),
+                *(samples.digest, settings, epochs, batch, schedule, [named(c) for c in constraints], class_weight),
                 *(seed, patience, run.fingerprint, _named(moved), temperature, run.share, run.forget),
             ]
         )
@@ -143,7 +143,11 @@ def train(
 
 def _named(augment: Augmentation | None) -> list[str] | None:
     """What a checkpoint remembers of an augmentation."""
-    return None if augment is None else [type(augment).__name__, repr(getattr(augment, "__dict__", ""))]
+    if augment is None:
+        return None
+    if isinstance(augment, Affine):
+        return [tag_of(Affine).name, repr(named(augment))]
+    return [type(augment).__name__, repr(getattr(augment, "__dict__", ""))]  # of somebody else
 
 
 @contextlib.contextmanager

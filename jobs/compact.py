@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import importlib.util
 import json
 import shutil
@@ -50,7 +49,7 @@ from eigenmill.jobs.compact_teach import Lesson
 from eigenmill.jobs.recipe import Recipe, RecipeFile
 from eigenmill.reduce import Dataset, files
 from eigenmill.reduce import load as load_reduction
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, sha256_of
 from eigenmill.reduce.engines.base import Progress
 from eigenmill.reduce.errors import ConfigError
 
@@ -63,7 +62,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
     """
     recipe = source.recipe
     place = Path(recipe.output.path)
-    place.mkdir(parents=True, exist_ok=True)
+    files.make_directory(*files.resolve(place))
     with source.blame("input"):
         data = _dataset(recipe.input, recipe.label)
     with source.blame("model"):
@@ -322,7 +321,7 @@ def _tested(
 def _once(place: Path, file: Path, data: Dataset, score: Callable[[], Evaluation]) -> Evaluation:
     """The figures of a file on the test rows, scored now or found in the log of an earlier run."""
     log = place / "test.jsonl"
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = sha256_of([file.read_bytes()])
     text = log.read_text() if log.exists() else ""
     for line in text.splitlines():
         with contextlib.suppress(ValueError):  # a line that was cut short by a kill

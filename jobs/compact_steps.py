@@ -99,7 +99,6 @@ STEPS: dict[str, Callable[..., Model]] = {
 
 def checkpoint_of(target: Path, key: str) -> Path:
     """Where the training whose result goes to ``target`` can be stopped; what other trainings left there is removed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     mine = target.with_name(f"{target.stem}-{key[:16]}.checkpoint")
     for other in target.parent.glob(f"{target.stem}-*.checkpoint"):
         if other != mine:

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from eigenmill.reduce.blocks import block_height
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Engine, one_blas_thread, plan_leaves
 from eigenmill.reduce.engines.costs import Cluster
@@ -26,7 +25,7 @@ from eigenmill.reduce.engines.memory import Memory, estimate, format_bytes
 from eigenmill.reduce.estimators import sketch
 from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.estimators.linear import Linear
-from eigenmill.reduce.estimators.solver import SPARSE_COST, USUAL_SCANS, Shape, choose
+from eigenmill.reduce.estimators.solver import Shape, choose
 from eigenmill.reduce.parts import Part, plan_parts
 from eigenmill.reduce.passes.moments import Intake, MomentsPass
 from eigenmill.reduce.passes.tsqr import TsqrPass
@@ -147,7 +146,7 @@ def explain(
     if data.cleaning.clip_sd is not None:
         unlimited = np.full(data.n_features, np.inf)
         policy = policy.with_limits(-unlimited, unlimited)
-    intake = Intake(data.feature_names, estimator._dtype(data), policy)
+    intake = Intake(data.feature_names, estimator._dtype(data), policy, data.format)
     d, n = data.n_features, data.n_rows
     shape = Shape.of(data, n)
     solver, reason = estimator._solver(shape), "one scan"
@@ -163,7 +162,7 @@ def explain(
         flops = {"gram": float(n) * d * d, "dual": float(n) * n * d, "moments": 4.0 * n * d}[solver]
         passes.append((solver if solver != "dual" else "rows", estimator._pass(solver, intake, shape), flops))
     if getattr(estimator, "refine", False) and solver in ("gram", "sketch"):
-        wide = Intake(intake.names, np.dtype(np.float64), policy)
+        wide = replace(intake, dtype=np.dtype(np.float64))
         # Zeros that are never touched take no memory.
         tsqr = TsqrPass(wide, np.zeros(d), np.zeros(d), np.zeros((d, k)))
         passes.append(("tsqr", tsqr, 2.0 * n * k * (d + k)))
@@ -179,7 +178,7 @@ def explain(
     output, parts = 0, 0
     if sink is not None:
         output = n * k * item
-        planned = plan_parts(data.fragments, k, item, sink.part_bytes)
+        planned = plan_parts(data.fragments, k, item, sink.part_bytes, data.format)
         parts = len(planned)
         seconds = decoded / DECODE + 2.0 * n * d * k / rate + output / ENCODE
         scans.append(at.scan("write", None, seconds, planned))
@@ -203,7 +202,7 @@ def explain(
         len(plan_leaves(data)),
         encoded,
         decoded,
-        block_height(len(data.source.names)),
+        data.format.block_height(len(data.source.names)),
         tuple(scans),
         k if isinstance(estimator, Linear) else d,
         output,
@@ -228,13 +227,13 @@ def _cache(scans: Sequence[Scan], decoded: int, engine: Engine | Cluster) -> Cac
 
 def _sketches(estimator: Linear, intake: Intake, shape: Shape) -> list[tuple[str, Any, float]]:
     """The scans of a Krylov space: as many as are allowed, or as it usually takes."""
-    wanted = estimator._wanted(shape.features)
-    work = 4.0 * shape.stored * wanted.width * (SPARSE_COST if shape.sparse else 1)
+    wanted = estimator._wanted(shape.features, shape.format)
+    work = 4.0 * shape.stored * wanted.width * (shape.format.sparse_cost if shape.sparse else 1)
     first = estimator._moments_first(intake, shape.sparse)
     most = max(wanted.scans - first - estimator.refine, 1)
     pass_ = sketch.planned(intake, wanted, most)
     moments = [("moments", MomentsPass(intake), 4.0 * shape.stored)] if first else []
-    return [*moments, *[("sketch", pass_, work)] * min(most, USUAL_SCANS)]
+    return [*moments, *[("sketch", pass_, work)] * min(most, shape.format.usual_scans)]
 
 
 def _components(estimator: Estimator, d: int, n: int) -> int:

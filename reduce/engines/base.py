@@ -26,7 +26,6 @@ from eigenmill.reduce.manifest import Manifest
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass, from_arrays, to_arrays
 from eigenmill.reduce.sink import Sink
-from eigenmill.reduce.source_base import leaf_rows
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -127,15 +126,12 @@ class Leaves(Made[Leaf]):
         return Leaf(self.first + index, fragments, int(self.rows[index]), full, self.continues and index == 0)
 
 
-def plan_leaves(
-    data: Matrix, *, after: Tree[Any] | None = None, fragments: range | None = None, target: int | None = None
-) -> Leaves:
+def plan_leaves(data: Matrix, *, after: Tree[Any] | None = None, fragments: range | None = None) -> Leaves:
     """The leaves of ``data``; its rows come after those of the tree, whose open leaf the first one continues.
 
-    ``fragments`` are a run of its fragments that begins where a leaf does, by default all; ``target`` rows close
-    a leaf.
+    ``fragments`` are a run of its fragments that begins where a leaf does, by default all.
     """
-    target = leaf_rows(data.n_features) if target is None else target
+    target = data.format.leaf_rows(data.n_features)
     held = after.open_rows if after else 0
     stops, rows, full = runs_of(data.fragments, target, among=fragments, held=held)
     start = 0 if fragments is None else fragments.start

@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from eigenmill.reduce.blocks import MAX_HEIGHT, block_height
 from eigenmill.reduce.catalog import row_counts
 from eigenmill.reduce.engines.base import plan_leaves
 from eigenmill.reduce.errors import ConfigError, DoesNotFitError
@@ -96,11 +95,12 @@ def estimate(pass_: Pass[Any, Any] | None, data: Matrix, workers: int, *, proces
     process = resident() if process is None else process
     source = data.source
     d, leaves = len(source.names), plan_leaves(data)
-    height, largest = block_height(d), max((rows for rows, _ in row_counts(data.fragments)), default=0)
+    format = data.format
+    height, largest = format.block_height(d), max((rows for rows, _ in row_counts(data.fragments)), default=0)
     rows = min(height, largest)
     workers = max(min(workers, len(leaves) or 1), 1)
     block, row = rows * d * data.dtype.itemsize, float(d * source.dtype.itemsize)
-    low = MAX_HEIGHT if source.sparse else None
+    low = format.max_height if source.sparse else None
     if data.sparse:
         low = None if pass_ is None else pass_.sparse_height
     if low is not None:
@@ -112,7 +112,7 @@ def estimate(pass_: Pass[Any, Any] | None, data: Matrix, workers: int, *, proces
         group = int(largest * row)
         # Measured: Arrow holds pages compressed, decompressed and decoded, and the last batch while it makes the next.
         decoding = int(4 * block + 2.5 * min(group, source.stored_columns * PAGE))
-    blocks = 2 * block + sum(min(rows, block_height(len(t.names))) * len(t.names) * 8 for t in data.transforms)
+    blocks = 2 * block + sum(min(rows, format.block_height(len(t.names))) * len(t.names) * 8 for t in data.transforms)
     if pass_ is None:
         return Memory(workers, process, 0, blocks - block + WRITING, decoding, 0, 0)
     state, scratch, final = pass_.sizes(rows, data.n_rows)

@@ -24,7 +24,6 @@ from eigenmill.reduce.errors import EigenmillError, EngineError
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.sink import Job, Part, PartRecord
-from eigenmill.reduce.source_base import leaf_rows
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -49,18 +48,17 @@ class Task(ABC, Generic[T]):
 
 @dataclass(frozen=True)
 class FoldTask(Task[Tree[S]]):
-    """Fold the leaves of ``target`` rows that ``fragments`` of ``data`` make; they come after those of ``after``."""
+    """Fold the leaves that ``fragments`` of ``data`` make; they come after those of ``after``."""
 
     pass_: Pass[S, Any]
     data: Matrix
     fragments: range
-    target: int
     after: Tree[S]
 
     def __call__(self, workspace: Workspace | None = None, watch: Watch | None = None) -> Tree[S]:
         tree: Tree[S] = Tree()
         merger, workspace = Merger(self.pass_, tree), workspace or Workspace()
-        leaves = plan_leaves(self.data, after=self.after, fragments=self.fragments, target=self.target)
+        leaves = plan_leaves(self.data, after=self.after, fragments=self.fragments)
         with one_blas_thread():
             for leaf in leaves:
                 # A fold consumes its state, and a task may run twice.
@@ -194,7 +192,7 @@ def fold_tasks(pass_: Pass[S, Any], data: Matrix, tree: Tree[S], most: int | Non
         low, high = leaves[max(start, first) - first], leaves[min(start + (1 << size), end) - first - 1]
         part, fragments = cut(low.fragments.start, high.fragments.stop)
         after: Tree[S] = Tree(leaves=low.index) if number else before
-        return FoldTask(pass_, part, fragments, leaf_rows(data.n_features), after)
+        return FoldTask(pass_, part, fragments, after)
 
     return Tasks((end - 1 >> size) - (first >> size) + 1 if len(leaves) else 0, make)
 

@@ -31,6 +31,7 @@ from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.panels import cores
 from eigenmill.reduce.estimators.record import Record, fingerprint, located, unseen
 from eigenmill.reduce.estimators.solver import Shape
+from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
 from eigenmill.reduce.transforms import Input, Transform
@@ -135,7 +136,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         data = self._dataset(X, sample_weight, reset=True)
         with engine_for(data, engine).session(self._reserve(data)) as session:
             policy = self._policy(data, session)
-            record = Record(Tree(), (), 0, "", policy, self._dtype(data))
+            record = Record(Tree(), (), 0, "", policy, self._dtype(data), data.format)
             if keep_state is None:
                 solver = self._solver(Shape.of(data, data.n_rows))
                 keep_state = not is_lazy(X) and solver not in ("dual", "sketch")
@@ -164,7 +165,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 return self
         with engine_for(data, engine).session() as session:
             if record is None:
-                record = Record(Tree(), (), 0, "", self._policy(data, session), self._dtype(data))
+                record = Record(Tree(), (), 0, "", self._policy(data, session), self._dtype(data), data.format)
             return self._run(data, record, session, keep=True)
 
     def _reserve(self, data: Dataset) -> int | None:
@@ -173,7 +174,13 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def _run(self, data: Dataset, record: Record, session: Session, *, keep: bool) -> Self:
         rows = record.rows + data.n_rows
-        intake = Intake(data.feature_names, record.dtype, record.policy)
+        if record.format != data.format:
+            raise ConfigError(
+                f"expected data of the format that the model was fitted by, found the constants "
+                f"{data.format.changes() or 'of format 1'} in place of {record.format.changes() or 'format 1'}; "
+                "fit all data again"
+            )
+        intake = Intake(data.feature_names, record.dtype, record.policy, data.format)
         # Rows of a wider type than the first ones are not cut down to theirs.
         wide = np.promote_types(record.dtype, self._dtype(data))
         shape = Shape.of(data, rows)
@@ -199,7 +206,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             moments = self._finish(result, solver, intake, again, session)
         source = data.source
         files = Files(chain(record.files, located(source)))
-        record = Record(tree or record.tree, files, rows, solver, record.policy, record.dtype)
+        record = Record(tree or record.tree, files, rows, solver, record.policy, record.dtype, record.format)
         self.quality_ = moments
         self.cleaning_ = record.policy.with_means(moments.mean)
         self._layout, self._dtype_ = dict(source.describe()), data.dtype
@@ -269,10 +276,10 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         model._read_record = state
         return model
 
-    def as_transform(self, dtype: Any = np.float64) -> Transform:
+    def as_transform(self, dtype: Any = np.float64, format: Format | None = None) -> Transform:
         """The fitted model as a row-local transform of raw rows (n, d), in float32 or float64."""
         check_is_fitted(self, "cleaning_")
-        return self._transform(Input(self._names, np.dtype(dtype), self.cleaning_))
+        return self._transform(Input(self._names, np.dtype(dtype), self.cleaning_, format or current()))
 
     # Data in.
 
@@ -351,7 +358,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 "found 'keep', which only StandardScaler takes"
             )
         if cleaning.clip_sd is not None:
-            moments = session.run(MomentsPass(Intake(data.feature_names, self._dtype(data), policy)), data)
+            moments = session.run(MomentsPass(Intake(data.feature_names, self._dtype(data), policy, data.format)), data)
             reach = cleaning.clip_sd * np.sqrt(moments.variance)
             # A column without a value has no limits; a constant one is its own.
             low, high = moments.mean - reach, moments.mean + reach
@@ -382,7 +389,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """Reduced features of ``X`` (n, d): an array (n, k) for arrays, a lazy Dataset for a Dataset or path."""
         check_is_fitted(self, "cleaning_")
         data = self._dataset(X, None, reset=False)
-        out = data.then(self.as_transform(self._dtype(data)))
+        out = data.then(self.as_transform(self._dtype(data), data.format))
         if isinstance(data.source, Collection) and not isinstance(X, Dataset):
             return data.source.applied(out)
         return out if is_lazy(X) else self._collect(out)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from eigenmill.reduce.blocks import F64, MAX_HEIGHT, block_height
+from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Engine, Session
 from eigenmill.reduce.errors import ConfigError, DataError
@@ -18,6 +19,7 @@ from eigenmill.reduce.estimators.base import Estimator, engine_for
 from eigenmill.reduce.estimators.scaler import scale_of
 from eigenmill.reduce.estimators.solver import PASSES, Shape, choose
 from eigenmill.reduce.estimators.spectrum import Spectrum, of_gram, of_rows, of_rows_refined, refined
+from eigenmill.reduce.format import Format
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.gram import Gram
 from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass, imputed
@@ -93,14 +95,14 @@ class Linear(Estimator):
         d = shape.features
         if not self._whole() and self.n_components > d:
             raise ConfigError(f"expected n_components up to {d} features, found {self.n_components}; ask for fewer")
-        wanted = self._wanted(d)
+        wanted = self._wanted(d, intake.format)
         if self._moments_first(intake, shape.sparse):
             return MomentsPass(intake)
         return SketchPass(intake, sketch.start(wanted, d, self._earlier(d), threads))
 
     def _check(self, solver: str, intake: Intake, data: Dataset, session: Session) -> None:
         if solver == "sketch":
-            wanted = self._wanted(data.n_features)
+            wanted = self._wanted(data.n_features, data.format)
             spare = self._moments_first(intake, data.sparse) + self.refine
             if wanted.scans <= spare:
                 raise ConfigError(f"expected max_scans above {spare} for this fit, found {wanted.scans}; allow more")
@@ -109,7 +111,7 @@ class Linear(Estimator):
     def _reserve(self, data: Dataset) -> int | None:
         if self._solver(Shape.of(data, data.n_rows)) != "sketch" or self.max_scans == 1:
             return None
-        return sketch.basis(data.n_features, self._width(data.n_features), self.max_scans)
+        return sketch.basis(data.n_features, self._width(data.n_features, data.format), self.max_scans)
 
     def _moments_first(self, intake: Intake, sparse: bool) -> bool:
         return sketch.moments_first(intake, sparse=sparse, centred=self._centred, scale=self.scale)
@@ -119,7 +121,7 @@ class Linear(Estimator):
         components: F64 | None = vars(self).get("components_") if self.warm_start else None
         return components.T if components is not None and components.shape[1] == d else None
 
-    def _wanted(self, d: int) -> sketch.Wanted:
+    def _wanted(self, d: int, format: Format) -> sketch.Wanted:
         """What the sketch solver is asked for."""
         k, most = None if self._whole() else int(self.n_components), min(self.max_components, d)
         share = float(self.n_components) if k is None else 1.0
@@ -128,12 +130,12 @@ class Linear(Estimator):
             seed = 0
         elif not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(1 << 31)
-        return sketch.Wanted(k, share, most, self.tol, self.max_scans, self._width(d), int(seed))
+        return sketch.Wanted(k, share, most, self.tol, self.max_scans, self._width(d, format), int(seed), format)
 
-    def _width(self, d: int) -> int:
+    def _width(self, d: int, format: Format) -> int:
         """Gaussian columns of the sketch solver's start."""
         k, earlier = None if self._whole() else int(self.n_components), self._earlier(d)
-        width = self.block_size or sketch.width_of(k, min(self.max_components, d), d)
+        width = self.block_size or sketch.width_of(k, min(self.max_components, d), d, format)
         return min(width, d - (0 if earlier is None else earlier.shape[1]))
 
     def _whole(self) -> bool:
@@ -144,14 +146,14 @@ class Linear(Estimator):
         """The number of components to keep."""
         raise NotImplementedError
 
-    def _set_spectrum(self, spectrum: Spectrum, n: float, variances: F64) -> None:
+    def _set_spectrum(self, spectrum: Spectrum, n: float, variances: F64, format: Format) -> None:
         """Set variances and their ratios; ``variances`` (k,) are those of the components, with divisor n."""
         raise NotImplementedError
 
     def _finish(self, result: Any, solver: str, intake: Intake, data: Dataset | None, session: Session) -> Moments:
         moments: Moments = result if isinstance(result, Moments) else result.moments
         self._refuse_empty(moments, intake.policy)
-        d, n = len(intake.names), moments.total
+        d, n, format = len(intake.names), moments.total, intake.format
         if n <= 1 and self._centred:
             raise DataError(f"expected a sum of weights above 1 (two rows or more), found {n:g}; there is no variance")
         mean, variance, _ = imputed(moments, intake.policy)
@@ -173,12 +175,12 @@ class Linear(Estimator):
         centre = mean if self._centred else np.zeros(d)
         if isinstance(result, Gram):
             centred = np.tril(result.cross) if not self._centred else None
-            spectrum = of_gram(result, self.scale_, intake.dtype, centred=self._centred, k=wanted)
+            spectrum = of_gram(result, self.scale_, intake.dtype, centred=self._centred, k=wanted, format=format)
             if self.refine:
                 spectrum = self._refined(spectrum, result, intake, centre, data, session)
         else:
             rows: RowsState = result
-            spectrum = (of_rows_refined if self.refine else of_rows)(rows, centre, self.scale_)
+            spectrum = (of_rows_refined if self.refine else of_rows)(rows, centre, self.scale_, format)
             centred = None
         k = max(min(self._rank(spectrum, n, d), len(spectrum.values), spectrum.vectors.shape[1]), 1)
         self.n_components_ = k
@@ -189,7 +191,7 @@ class Linear(Estimator):
         # Exact up to rounding: some singular value lies as near as the one of that index.
         self.residual_bounds_ = self.error_bounds_.copy()
         self.n_scans_, self.converged_ = 2 if self.refine and solver == "gram" else 1, True
-        self._set_spectrum(spectrum, n, self._variances(kept, centred, result, n))
+        self._set_spectrum(spectrum, n, self._variances(kept, centred, result, n), format)
         return moments
 
     def _iterate(
@@ -197,7 +199,7 @@ class Linear(Estimator):
     ) -> None:
         """The sketch solver, from the result of its first pass."""
         d, n, earlier = len(intake.names), moments.total, self._earlier(len(intake.names))
-        wanted = self._wanted(d)
+        wanted = self._wanted(d, data.format)
         setting = sketch.setting_of(
             moments, mean, variance, self.scale_, intake, centred=self._centred, sparse=data.sparse
         )
@@ -206,13 +208,13 @@ class Linear(Estimator):
         fit = sketch.solve(wanted, setting, begun, intake, data, session, earlier, spare)
         k = len(fit.residual_bounds)
         if self.refine:
-            wide = Intake(intake.names, np.dtype(np.float64), intake.policy)
+            wide = replace(intake, dtype=np.dtype(np.float64))
             centre = mean if self._centred else np.zeros(d)
             weights = np.ascontiguousarray(setting.into(fit.spectrum.vectors))
             pivot = setting.pivot
             r = session.run(TsqrPass(wide, pivot, centre - pivot, weights, mean - centre), data)
-            height = MAX_HEIGHT if data.sparse else block_height(d)
-            fit = sketch.with_refined(fit, refined(fit.spectrum, r, fit.terms, height), k)
+            height = data.format.max_height if data.sparse else data.format.block_height(d)
+            fit = sketch.with_refined(fit, refined(fit.spectrum, r, fit.terms, height, data.format), k)
         kept = fit.spectrum.leading(k)
         self.n_components_ = k
         self.components_ = np.ascontiguousarray(kept.vectors.T)
@@ -221,7 +223,7 @@ class Linear(Estimator):
         self.n_scans_, self.converged_ = fit.scans, bool(fit.converged)
         offset = np.zeros(d) if self._centred else mean
         along = setting.into(kept.vectors).T @ offset
-        self._set_spectrum(fit.spectrum, n, np.maximum(kept.values / n - along**2, 0.0))
+        self._set_spectrum(fit.spectrum, n, np.maximum(kept.values / n - along**2, 0.0), data.format)
 
     def _variances(self, kept: Spectrum, centred: F64 | None, result: Any, n: float) -> F64:
         """(k,) variance of the data along each component, divisor n."""
@@ -253,14 +255,15 @@ class Linear(Estimator):
         The leading directions alone are rotated when they stand well above the rounding noise; otherwise small ones
         may hide outside their span, and all directions are.
         """
-        if not self._whole() and spectrum.values[self.n_components - 1] > 1e4 * spectrum.noise:
+        if not self._whole() and spectrum.values[self.n_components - 1] > intake.format.refine_above * spectrum.noise:
             spectrum = spectrum.leading(int(self.n_components))
         if data is None:
             raise ConfigError("expected refine=False when going on from a state, which lacks the rows; fit all data")
-        wide, pivot = Intake(intake.names, np.dtype(np.float64), intake.policy), result.pivot
+        wide, pivot = replace(intake, dtype=np.dtype(np.float64)), result.pivot
         weights = spectrum.vectors if self.scale_ is None else spectrum.vectors / self.scale_[:, None]
         r = session.run(TsqrPass(wide, pivot, centre - pivot, np.ascontiguousarray(weights), self.mean_ - centre), data)
-        return refined(spectrum, r, result.depth, block_height(len(intake.names)))
+        height = intake.format.block_height(len(intake.names))
+        return refined(spectrum, r, result.depth, height, intake.format)
 
     # The maps.
 
@@ -302,11 +305,11 @@ class Linear(Estimator):
         check_is_fitted(self, "cleaning_")
         data = self._dataset(X, None, reset=False)
         weights, basis = self._basis()
-        input = Input(self._names, np.dtype(np.float64), self.cleaning_)
+        input = Input(self._names, np.dtype(np.float64), self.cleaning_, data.format)
         residual = data.then(Residual(Project(input, self._shift, weights, self._output_names()), basis))
         policy = residual.cleaning.resolve(residual.feature_names)
-        run = engine_for(residual, engine).run
-        found: Moments = run(MomentsPass(Intake(residual.feature_names, np.dtype(np.float64), policy)), residual)
+        intake = Intake(residual.feature_names, np.dtype(np.float64), policy, data.format)
+        found: Moments = engine_for(residual, engine).run(MomentsPass(intake), residual)
         squares = found.m2 + found.count * found.mean**2
         spread = float(self.quality_.m2.sum()) * (found.total / self.quality_.total)
         return {
