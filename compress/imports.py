@@ -197,7 +197,7 @@ def from_sklearn(
     layers = [Affine(_numbers(w, 2), _numbers(b, 1), relu and i + 1 < len(pairs)) for i, (w, b) in enumerate(pairs)]
     for step in reversed(steps[:-1]):
         layers = _before(step, layers)
-    labels = [label.item() if hasattr(label, "item") else label for label in last.classes_] if classifier else None
+    labels = last.classes_.tolist() if classifier else None
     task: Task = "classification" if classifier else "regression"
     return _model(layers, data, classifier and last.n_outputs_ == 1, labels, task, input_bits, engine)
 

@@ -46,7 +46,7 @@ class Predict(Transform):
         return [f"p_{label}" for label in labels] if self.net.task == "classification" else [self.column]
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype[np.float32]:
         return F32
 
     @cached_property

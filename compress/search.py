@@ -20,10 +20,12 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from eigenmill.compress.constraints import EntropyPenalty, LearnedStep, Magnitude
-from eigenmill.compress.data import Samples, samples_of
+from eigenmill.compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude
+from eigenmill.compress.data import Labelled, Samples, samples_of
 from eigenmill.compress.evaluate import evaluate
+from eigenmill.compress.front import Raw
 from eigenmill.compress.latency import machine, time_calls
+from eigenmill.compress.layers import Predicted
 from eigenmill.compress.model import Model, whole_net
 from eigenmill.compress.native import compiled
 from eigenmill.compress.onnx_export import run_onnx, to_onnx
@@ -179,10 +181,16 @@ class SearchSettings:
 
     def training(self) -> dict[str, Any]:
         """Keywords of :func:`eigenmill.compress.train` for every trial."""
-        names = ["epochs", "batch", "class_weight", "forget", "seed"]
+        told: dict[str, Any] = {
+            "epochs": self.epochs,
+            "batch": self.batch,
+            "class_weight": self.class_weight,
+            "forget": self.forget,
+            "seed": self.seed,
+        }
         if self.teacher is not None:
-            names += ["teacher", "temperature", "share"]
-        return {name: getattr(self, name) for name in names}
+            told |= {"teacher": self.teacher, "temperature": self.temperature, "share": self.share}
+        return told
 
 
 class SearchKeywords(TypedDict, total=False):
@@ -207,7 +215,7 @@ class SearchKeywords(TypedDict, total=False):
 
 def search(
     model: Model,
-    data: Any,
+    data: Labelled,
     target: Target,
     settings: SearchSettings = SearchSettings(),
     *,
@@ -258,7 +266,7 @@ def _key(model: Model, samples: Samples, target: Target, given: SearchSettings) 
     """A digest of all that decides what trials come to."""
     # Another machine takes another time.
     here = [] if target.max_latency_us is None else [machine()]
-    return digest_of([samples.digest, _bare(model, samples), named(target), given.lr, given.training(), *here])
+    return digest_of([samples.digest, _bare(model), named(target), given.lr, given.training(), *here])
 
 
 def _rank(trial: Trial) -> tuple[float, float, int]:
@@ -278,7 +286,7 @@ def _ended(trials: Sequence[Trial], *, judged: bool) -> bool:
 # One trial
 
 
-def _bare(model: Model, samples: Samples) -> list[Any]:
+def _bare(model: Model) -> list[object]:
     return [model.task, list(model.hidden), model.seed, model.bits, [layer.weights for layer in model.layers]]
 
 
@@ -315,7 +323,7 @@ def _tried(
 
 def _train(model: Model, samples: Samples, candidate: Candidate, **options: Any) -> Model:
     start = _start(model, candidate)
-    constraints: list[Any] = [LearnedStep(candidate.bits, start=0.6), EntropyPenalty(candidate.penalty)]
+    constraints: list[Constraint] = [LearnedStep(candidate.bits, start=0.6), EntropyPenalty(candidate.penalty)]
     if candidate.sparsity:
         constraints.append(Magnitude(candidate.sparsity))
     # Labels and targets are those of the samples; the weights are not.
@@ -329,7 +337,7 @@ def _latency(model: Model, samples: Samples, target: Target) -> float:
     return float(np.quantile(time_calls(_predictor(model, target.backend), X, target.batch), target.quantile) * 1e6)
 
 
-def _predictor(model: Model, backend: str) -> Callable[[Any], Any]:
+def _predictor(model: Model, backend: str) -> Callable[[Raw], Predicted]:
     """What predicts by a backend.
 
     Raises:
