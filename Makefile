@@ -23,8 +23,8 @@ demo: $(CORE)  ## install the core and run the demonstration
 test: $(TEST)  ## fast tests with coverage; ARGS='-k gram' goes to pytest
 	$(PYTEST) -n auto --dist loadfile --cov --cov-report=term $(ARGS)
 
-slow: $(TEST) $(FLOW)/.installed cortex  ## the slow tests
-	$(PYTEST) -m slow $(ARGS)
+slow: $(TEST) $(FLOW)/.installed cortex  ## the slow tests, and every law with examples drawn at random
+	HYPOTHESIS_PROFILE=random $(PYTEST) -m 'slow or hypothesis' $(ARGS)
 
 goldens: $(TEST)  ## tests/golden again, by the wheel that is kept there; ARGS='models scans' for some rooms
 	$(BIN)/python -m tests.golden.make $(ARGS)

@@ -22,7 +22,8 @@ from rich.console import Console
 from benchmarks.data import CACHE
 from eigenmill.compress.latency import machine
 from eigenmill.jobs import console
-from eigenmill.jobs.compact import CompactReport, run
+from eigenmill.jobs.compact import run
+from eigenmill.jobs.compact_report import CompactReport
 from eigenmill.jobs.compact_show import before_and_after
 from eigenmill.jobs.digits import FULL, prepare
 from eigenmill.jobs.recipe import load_recipe

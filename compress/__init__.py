@@ -27,7 +27,7 @@ from eigenmill.compress.onnx_export import Agreement, agreement, run_onnx, to_on
 from eigenmill.compress.pack import load, pack
 from eigenmill.compress.prune import prune, prune_neurons, regrow
 from eigenmill.compress.quantize import quantize, share_weights
-from eigenmill.compress.search import Candidate, Search, Target, search
+from eigenmill.compress.search import Candidate, Search, SearchSettings, Target, search
 from eigenmill.compress.train import train
 from eigenmill.compress.transforms import dct, pooling
 
@@ -44,6 +44,7 @@ __all__ = [
     "Model",
     "Samples",
     "Search",
+    "SearchSettings",
     "Target",
     "Validation",
     "agreement",

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from eigenmill.compress.integer import I64, WholeLayer
+from eigenmill.compress.integer import WholeLayer
+from eigenmill.compress.layers import I64
 from eigenmill.compress.transforms import block_of, frequencies, picture_of, waves
 
 Waves = tuple[I64, I64, I64]

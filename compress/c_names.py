@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from eigenmill.compress.categories import Value
 from eigenmill.compress.integer import WholeNet
-from eigenmill.compress.model import Label
+from eigenmill.compress.layers import Label
 from eigenmill.reduce.errors import ConfigError
 
 

@@ -31,7 +31,10 @@ import pyarrow.compute as pc
 
 from eigenmill.compress.split import Validation
 from eigenmill.reduce.blocks import Block
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
+from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.tables import as_table, pandas_table
 
 Kind = Literal["whole", "text", "boolean"]
 Value = bool | int | str
@@ -57,6 +60,7 @@ _PARTS = {
 _PART = re.compile(rf"({'|'.join(_PARTS)})\((.+)\)", re.DOTALL)
 
 
+@tagged("Category", "name kind values nulls")
 @dataclass(frozen=True)
 class Category:
     """One category and its vocabulary.
@@ -181,6 +185,7 @@ def values_of(column: pa.Array, name: str, kind: Kind | None = None) -> pa.Array
         ) from error
 
 
+@tagged("Counted", "entries nulls taken")
 @dataclass
 class Counted:
     """How often the values of each category occur.
@@ -212,8 +217,9 @@ def _entries(state: Counted) -> pa.Table:
     return pa.ipc.open_stream(pa.py_buffer(state.entries.tobytes())).read_all()
 
 
+@tagged("VocabularyPass", "names kinds most least counted split")
 @dataclass(frozen=True)
-class VocabularyPass:
+class VocabularyPass(Pass[Counted, tuple[Category, ...]]):
     """Counts the values of categories in one scan; the result is the list of :class:`Category`.
 
     At most ``counted`` values of each are held, of ``HELD`` bytes on average. Beyond that the next smaller count is
@@ -357,8 +363,6 @@ def as_rows(X: Any) -> pa.Table:
     Raises:
         SchemaError: a column has no common type.
     """
-    from eigenmill.reduce.tables import as_table, pandas_table
-
     try:
         if isinstance(X, list):
             return pa.Table.from_pylist(X)

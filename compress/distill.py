@@ -6,11 +6,10 @@ penalty and every seed after that trains at the speed of its own net.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,15 +19,15 @@ import pyarrow.parquet as pq
 from eigenmill.compress.augment import augmentation
 from eigenmill.compress.data import as_labelled, clean_blocks
 from eigenmill.compress.evaluate import logits
-from eigenmill.compress.front import F32
 from eigenmill.compress.integer import WholeNet
+from eigenmill.compress.layers import F32
 from eigenmill.compress.model import Model
 from eigenmill.compress.pack import packed
-from eigenmill.compress.split import Validation, split_of
+from eigenmill.compress.split import Split, Validation, split_of
 from eigenmill.compress.train import Augmentation, train
 from eigenmill.reduce import Dataset, files
 from eigenmill.reduce.blocks import F64
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, text_of
 from eigenmill.reduce.errors import ConfigError, DataError
 
 Teacher = Model | WholeNet | Callable[[Any], Any] | Any
@@ -52,7 +51,7 @@ def distill(
     copies: int = 0,
     augment: Augmentation | Mapping[str, Any] | None = None,
     dtype: str | None = None,
-    validation: Any = 0.1,
+    validation: Split = 0.1,
     seed: int = 0,
     **options: Any,
 ) -> Model:
@@ -87,7 +86,7 @@ def teach(
     copies: int = 0,
     augment: Augmentation | Mapping[str, Any] | None = None,
     dtype: str | None = None,
-    validation: Any = None,
+    validation: Split = None,
     seed: int = 0,
 ) -> Dataset:
     """Write the rows once more with the teachers' logits beside them, and changed copies if wanted.
@@ -128,47 +127,80 @@ def teach(
             "expected at least one teacher, an augmentation if there are copies, and dtype float32, float64 or uint8, "
             f"found {len(members)} teachers, {copies} copies, {augment} and {dtype!r}"
         )
-    if data.transforms or data.sparse:
-        raise ConfigError("expected raw, dense rows, found transformed or sparse ones; give the files themselves")
     split = None if validation is None else split_of(validation)
-    added = [column, *([] if split is None else [HELD])]
-    layout = data.source.describe()
-    if set(added) & {label, *layout.get("columns", []), layout.get("vector")}:
-        raise ConfigError(f"expected a label and features other than {added}, found one of them; rename it")
-    _same_labels(members)
-    known = [_digest(member) for member in members]
-    settings = [VERSION, label, column, copies, repr(moved), kind, repr(split), repr(data.cleaning), seed]
-    key = b"" if None in known else digest_of([data.digest, known, settings]).encode()
+    questions = _Questions(members, data, label, column, copies, moved, kind, split, seed)
+    questions.check()
+    key = questions.key()
     fs, target = files.resolve(path)
-    kept = [name for name in data.source.carried.names if name not in added]
+    known = files.exists(fs, target) and (pq.read_schema(target, filesystem=fs).metadata or {}).get(KEY)
+    if not key or known != key:
+        files.publish(fs, target, lambda file: _write(file, questions.answered(), {KEY: key}))
+    carry = [*questions.kept, *questions.added]
+    return replace(Dataset.from_parquet(path, **questions.layout, carry=carry), cleaning=data.cleaning)
 
-    def read() -> Dataset:
-        found = Dataset.from_parquet(path, **layout, carry=[*kept, *added])
-        return replace(found, cleaning=data.cleaning)
 
-    if key and files.exists(fs, target) and (pq.read_schema(target, filesystem=fs).metadata or {}).get(KEY) == key:
-        return read()
+@dataclass(frozen=True)
+class _Questions:
+    """What teachers are asked, and in which form it is kept; fields as of :func:`teach`."""
 
-    def tables() -> Iterator[pa.Table]:
-        rng = np.random.default_rng([seed, 4])
-        for block, first in clean_blocks(data, label):
-            held = None if split is None else split.held_out(block, first)
-            for copy in range(copies + 1):
+    members: Sequence[Teacher]
+    data: Dataset
+    label: str
+    column: str
+    copies: int
+    moved: Augmentation | None
+    kind: str
+    split: Validation | None
+    seed: int
+
+    @property
+    def added(self) -> list[str]:
+        """The new columns."""
+        return [self.column, *([] if self.split is None else [HELD])]
+
+    @property
+    def kept(self) -> list[str]:
+        """The columns that the rows carry already."""
+        return [name for name in self.data.source.carried.names if name not in self.added]
+
+    @property
+    def layout(self) -> Mapping[str, Any]:
+        """How ``Dataset.from_parquet`` reads the features."""
+        return self.data.source.describe()
+
+    def check(self) -> None:
+        """Refuses what :func:`teach` refuses before it asks."""
+        if self.data.transforms or self.data.sparse:
+            raise ConfigError("expected raw, dense rows, found transformed or sparse ones; give the files themselves")
+        if set(self.added) & {self.label, *self.layout.get("columns", []), self.layout.get("vector")}:
+            raise ConfigError(f"expected a label and features other than {self.added}, found one of them; rename it")
+        _same_labels(self.members)
+
+    def key(self) -> bytes:
+        """A digest of all that decides the answers; empty if they cannot be known without asking."""
+        known = [_digest(member) for member in self.members]
+        settings = [VERSION, self.label, self.column, self.copies, text_of(self.moved), self.kind, text_of(self.split)]
+        settings += [text_of(self.data.cleaning), self.seed]
+        return b"" if None in known else digest_of([self.data.digest, known, settings]).encode()
+
+    def answered(self) -> Iterator[pa.Table]:
+        """The rows, block by block and each followed by its copies, with the answers beside them."""
+        rng = np.random.default_rng([self.seed, 4])
+        for block, first in clean_blocks(self.data, self.label):
+            held = None if self.split is None else self.split.held_out(block, first)
+            for copy in range(self.copies + 1):
                 if copy == 1 and held is not None:
                     block, held = block.take(~held), held[~held]
                 if not block.rows:
                     break
-                X = block.dense(np.float64 if kind == "float64" else np.float32)
-                Z = X if copy == 0 or moved is None else moved(np.asarray(X, dtype=np.float32), rng)
-                Z = np.clip(np.rint(Z), 0, 255).astype(np.uint8) if kind == "uint8" else Z.astype(kind)
+                X = block.dense(np.float64 if self.kind == "float64" else np.float32)
+                Z = X if copy == 0 or self.moved is None else self.moved(np.asarray(X, dtype=np.float32), rng)
+                Z = np.clip(np.rint(Z), 0, 255).astype(np.uint8) if self.kind == "uint8" else Z.astype(self.kind)
                 assert block.carried is not None
-                rows = _features(Z, layout) | {name: block.carried.column(name) for name in kept}
-                said = _ensemble(members, Z, rows, named="columns" in layout)
-                rows[column] = pa.FixedSizeListArray.from_arrays(pa.array(said.ravel()), said.shape[1])
+                rows = _features(Z, self.layout) | {name: block.carried.column(name) for name in self.kept}
+                said = _ensemble(self.members, Z, rows, named="columns" in self.layout)
+                rows[self.column] = pa.FixedSizeListArray.from_arrays(pa.array(said.ravel()), said.shape[1])
                 yield pa.table(rows if held is None else rows | {HELD: pa.array(held)})
-
-    files.publish(fs, target, lambda file: _write(file, tables(), {KEY: key}))
-    return read()
 
 
 def _write(file: BinaryIO, tables: Iterator[pa.Table], metadata: Mapping[bytes, bytes]) -> None:
@@ -181,9 +213,7 @@ def _write(file: BinaryIO, tables: Iterator[pa.Table], metadata: Mapping[bytes, 
             writer.write_table(table)
         writer.close()
     except BaseException:
-        # The file is never published now; closing only frees the encoder.
-        with contextlib.suppress(Exception):
-            writer.close()
+        # The file is never published now, so it gets no footer: the encoder goes with the writer.
         writer.is_open = False
         raise
 

@@ -17,8 +17,8 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from eigenmill.compress.categories import columns_of
 from eigenmill.compress.data import gather
-from eigenmill.compress.integer import whole_net
-from eigenmill.compress.model import Model, softmax
+from eigenmill.compress.layers import softmax
+from eigenmill.compress.model import Model, whole_net
 from eigenmill.compress.pack import pack
 from eigenmill.compress.search import Search, Target, search
 from eigenmill.reduce import Dataset

@@ -6,10 +6,8 @@ counts in bins of the score and says how far it may be off.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -20,10 +18,11 @@ import numpy.typing as npt
 from eigenmill.compress.categories import joined, taken
 from eigenmill.compress.data import Samples, as_labelled, clean_blocks, indices_of, target_column, values_of
 from eigenmill.compress.front import Front
-from eigenmill.compress.integer import WholeNet, whole_net
+from eigenmill.compress.integer import WholeNet
 from eigenmill.compress.latency import Latency, latency
-from eigenmill.compress.model import Label, Model
-from eigenmill.compress.pack import load, pack
+from eigenmill.compress.layers import Label
+from eigenmill.compress.model import Model, whole_net
+from eigenmill.compress.pack import PackedModel, packed_model, read_packed
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.digest import digest_of
@@ -34,6 +33,8 @@ CALIBRATION_BINS = 15
 SCORE_BINS = 1 << 16
 
 Net = Model | WholeNet
+Given = Net | PackedModel | str | os.PathLike[str]
+"""A model, its file in memory, or the path of its file."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +158,11 @@ class Evaluation:
 
 
 def evaluate(
-    model: Net | str | os.PathLike[str],
+    model: Given,
     data: Any,
     *,
     label: str = "label",
-    against: Net | str | os.PathLike[str] | None = None,
+    against: Given | None = None,
     teacher: Any = None,
     batches: Sequence[int] = (),
     backends: Mapping[str, Callable[[Any], Any]] | None = None,
@@ -185,50 +186,38 @@ def evaluate(
         DataError: there are no rows, a label is missing, or the model does not know it.
         SchemaError: the columns are not those of the model.
     """
-    found, size, digest = _measured(model)
-    before = None if against is None else _opened(against)
+    file = _file(model)
+    found = _net(model if file is None else file)
+    before = None if against is None else _net(against)
     if before is not None and (before.task, before.labels) != (found.task, found.labels):
         raise ConfigError("expected two models of the same task and labels, found different ones; compare like ones")
     front = found.front
     if front is None:
         raise ConfigError("expected a trained model, found one without weights; call train(model, data) first")
-    score: _Classes | _Values = _Classes(len(found.labels)) if found.task == "classification" else _Values()
-    sample: list[Any] = []
-    held = 0
     if isinstance(data, Samples):
         if teacher is not None or batches:
             raise ConfigError("expected raw rows for a teacher and for latency, found samples; give the data set")
-        for codes, targets in _held_rows(found, data):
-            was = None if before is None else _logits_of_codes(before, codes)
-            score.add(_logits_of_codes(found, codes), was, None, targets)
+        score, first = _score_of_codes(found, before, data), list[Any]()
     else:
         data = as_labelled(data, label)
-        for X, targets in rows_of(found, front, data, label):
-            was = None if before is None else logits(before, X)
-            score.add(logits(found, X), was, _taught(found, teacher, X), targets)
-            if batches and held < max(batches):
-                sample.append(taken(X, np.arange(min(max(batches) - held, len(X)))))
-                held += len(sample[-1])
+        score, first = _score(found, before, teacher, rows_of(found, front, data, label), max(batches, default=0))
     if not score.rows:
         raise DataError("expected rows to score, found none; give more rows")
     shapes, parameters, nonzero = _sizes(found)
-    timed: list[Latency] = []
-    if batches:
-        X = joined(sample)
-        calls: dict[str, Callable[[Any], Any]] = {"numpy": found.predict, **(backends or {})}
-        timed = [latency(name, call, X, batch) for name, call in calls.items() for batch in batches]
+    calls: dict[str, Callable[[Any], Any]] = {"numpy": found.predict, **(backends or {})}
+    X = joined(first) if batches else None
     return Evaluation(
         task=found.task,
         rows=score.rows,
         data=data.digest,
-        bytes=size,
-        file=digest,
+        bytes=None if file is None else len(file.content),
+        file=None if file is None else file.sha256,
         float_bytes=4 * (_sizes(before)[1] if before is not None else parameters),
         parameters=parameters,
         nonzero=nonzero,
         multiply_adds=sum(weights.size for weights in shapes),
         nonzero_multiply_adds=sum(int(np.count_nonzero(weights)) for weights in shapes),
-        latency=tuple(timed),
+        latency=tuple(latency(name, call, X, batch) for name, call in calls.items() for batch in batches),
         **score.result(found.labels, before is not None, teacher is not None),
     )
 
@@ -254,6 +243,33 @@ def rows_of(model: Net, front: Front, data: Dataset, label: str) -> Iterator[tup
             yield X, values_of(column, label)
 
 
+def _score(
+    model: Net, before: Net | None, teacher: Any, rows: Iterator[tuple[Any, npt.NDArray[Any]]], wanted: int
+) -> tuple[_Classes | _Values, list[Any]]:
+    """The counts of raw rows, and the first rows, as many as ``wanted``."""
+    score, first, held = _nothing_yet(model), list[Any](), 0
+    for X, targets in rows:
+        was = None if before is None else logits(before, X)
+        score.add(logits(model, X), was, _taught(model, teacher, X), targets)
+        if held < wanted:
+            first.append(taken(X, np.arange(min(wanted - held, len(X)))))
+            held += len(first[-1])
+    return score, first
+
+
+def _score_of_codes(model: Net, before: Net | None, samples: Samples) -> _Classes | _Values:
+    """The counts of validation rows."""
+    score = _nothing_yet(model)
+    for codes, targets in _held_rows(model, samples):
+        was = None if before is None else _logits_of_codes(before, codes)
+        score.add(_logits_of_codes(model, codes), was, None, targets)
+    return score
+
+
+def _nothing_yet(model: Net) -> _Classes | _Values:
+    return _Classes(len(model.labels)) if model.task == "classification" else _Values()
+
+
 def _held_rows(model: Net, samples: Samples) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
     """Codes (h, d) of validation rows and their targets (h,)."""
     known = (model.front, samples.front)
@@ -275,25 +291,20 @@ def _taught(model: Net, teacher: Any, X: Any) -> npt.NDArray[Any] | None:
     return np.array([place.get(value, -1) for value in found.tolist()])
 
 
-def _opened(model: Net | str | os.PathLike[str]) -> Net:
-    return model if isinstance(model, Model | WholeNet) else load(model)
-
-
-def _measured(model: Net | str | os.PathLike[str]) -> tuple[Net, int | None, str | None]:
-    """The model as it predicts once packed, and the size and SHA-256 of its file."""
-    if not isinstance(model, Model | WholeNet):
-        return load(model), os.stat(model).st_size, _sha256(model)
+def _file(model: Given) -> PackedModel | None:
+    """The file of a model, packed if it is not yet; None while the model cannot be packed."""
     if isinstance(model, Model) and model.trained().activations is None:
-        return model, None, None
-    with tempfile.TemporaryDirectory() as place:
-        path = os.path.join(place, "model.emill")
-        pack(model, path)
-        return load(path), os.stat(path).st_size, _sha256(path)
+        return None
+    if isinstance(model, Model | WholeNet):
+        return packed_model(model)
+    return model if isinstance(model, PackedModel) else read_packed(model)
 
 
-def _sha256(path: str | os.PathLike[str]) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _net(model: Given) -> Net:
+    """What predicts: the model itself, or what its file gives when it is read."""
+    if isinstance(model, Model | WholeNet):
+        return model
+    return model.net if isinstance(model, PackedModel) else read_packed(model).net
 
 
 def _sizes(model: Net) -> tuple[list[npt.NDArray[Any]], int, int]:

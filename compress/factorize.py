@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from eigenmill.compress.model import Dense, Model
+from eigenmill.compress.layers import Dense
+from eigenmill.compress.model import Model
 from eigenmill.reduce.errors import ConfigError
 
 

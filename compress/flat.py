@@ -8,6 +8,9 @@ from typing import Any
 from eigenmill.compress.categories import MAX_TEXT
 from eigenmill.reduce.errors import ArtifactError, ConfigError
 
+MAX_FILE = 1 << 28
+"""Bytes of a packed file."""
+
 
 def varint(value: int) -> bytes:
     """Seven bits a byte, the low ones first."""
@@ -98,4 +101,4 @@ class Reader:
         return [read() for _ in range(count)]
 
 
-__all__ = ["Reader", "signed", "text", "text_bytes", "varint"]
+__all__ = ["MAX_FILE", "Reader", "signed", "text", "text_bytes", "varint"]

@@ -33,16 +33,17 @@ import pyarrow as pa
 from scipy import sparse
 
 from eigenmill.compress.categories import Category, as_rows, columns_of, is_table, vocabulary_pass
+from eigenmill.compress.layers import F32
 from eigenmill.compress.split import Validation
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.blocks import F64, Block, Workspace
 from eigenmill.reduce.cleaning import DROP, ERROR, KEEP
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, SchemaError
 from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
 
 Codes = npt.NDArray[np.uint16]
-F32 = npt.NDArray[np.float32]
 
 MAX_BITS, MAX_INPUTS = 16, 1 << 16
 RUN = 1024
@@ -51,6 +52,7 @@ OUTLIER = 8.0
 """Codes reach as far as the data does, but no farther than so many standard deviations from the mean."""
 
 
+@tagged("Front", "layout n_features bits low step fill centre spread categories hot")
 @dataclass(frozen=True)
 class Front:
     """The input of a model.
@@ -306,7 +308,7 @@ def read_front(
     if (policy.code == KEEP).any():
         raise ConfigError("expected a policy for missing values other than 'keep'; choose 'mean', 'zero' or a number")
     if names:
-        found: Moments = engine.run(MomentsPass(Intake(names, np.dtype(np.float64), policy)), data)
+        found: Moments = engine.run(MomentsPass(Intake(names, np.dtype(np.float64), policy, data.format)), data)
         front = front_of(found, policy, data.source.describe(), names, bits)
     elif categories:
         nothing = np.empty(0, np.float32)

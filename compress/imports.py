@@ -18,7 +18,9 @@ import numpy as np
 from eigenmill.compress.data import as_labelled
 from eigenmill.compress.front import Front, read_front
 from eigenmill.compress.integer import MAX_PARAMETERS
-from eigenmill.compress.model import MAX_LAYERS, MAX_WIDTH, Dense, Label, Model, Task
+from eigenmill.compress.layers import MAX_LAYERS, MAX_WIDTH, Dense, Label, Task
+from eigenmill.compress.model import Model
+from eigenmill.compress.onnx_import import chain
 from eigenmill.reduce import Dataset, connect, files
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.engines.base import Engine
@@ -247,8 +249,6 @@ def from_onnx(
         ArtifactError: there is no such file, or it is damaged.
         ConfigError, SchemaError: it holds something else, or data does not fit it.
     """
-    from eigenmill.compress.onnx_import import chain
-
     fs, target = files.resolve(path)
     try:
         with fs.open_input_stream(target) as file:

@@ -14,6 +14,7 @@ bounds them all before a net is made, packed or loaded.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,11 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from eigenmill.compress.front import RUN, Front
-from eigenmill.compress.model import MAX_LAYERS, MAX_WIDTH, Label, Model, Task, softmax
+from eigenmill.compress.layers import I64, MAX_LAYERS, MAX_WIDTH, Activations, Dense, Label, Task, softmax
 from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError
-
-I64 = npt.NDArray[np.int64]
 
 MAX_ACC = 1 << 47
 """Bound of every sum: its product with a multiplier below 2**15 stays below 2**62."""
@@ -37,6 +37,7 @@ LOGIT = 1 / 16
 """What a quarter of is no matter in a score of a class."""
 
 
+@tagged("WholeLayer", "weights bias relu multiplier shift bits")
 @dataclass(frozen=True)
 class WholeLayer:
     """One layer in whole numbers; ``multiplier``, ``shift`` and ``bits`` are 0 for the last one."""
@@ -59,6 +60,7 @@ class WholeLayer:
         return (1 << self.bits) - 1 if self.relu else (1 << (self.bits - 1)) - 1
 
 
+@tagged("WholeNet", "task labels front layers scale offset")
 @dataclass(frozen=True)
 class WholeNet:
     """A model in whole numbers.
@@ -196,39 +198,40 @@ def check(net: WholeNet) -> None:
         raise ConfigError(f"expected sums below 2**47, found up to {worst}; take fewer bits for inputs or weights")
 
 
-def whole_net(model: Model) -> WholeNet:
-    """The integer net of a quantized model; the same model gives the same numbers.
+def whole_layers(
+    front: Front, layers: Sequence[Dense], activations: Activations, last: float
+) -> tuple[tuple[WholeLayer, ...], float]:
+    """Layers on a grid in whole numbers, and what 1 means in the sums of the last one.
+
+    Args:
+        front: the input.
+        layers: all of them.
+        activations: how hidden results are rounded.
+        last: what a quarter of is no matter in a sum of the last layer.
 
     Raises:
-        ConfigError: the model is not quantized, or a sum could overflow.
+        ConfigError: a bias is larger than sums may be.
     """
-    front = model.trained().front
-    assert front is not None
-    if model.activations is None:
-        raise ConfigError("expected a quantized model, found one in single precision; call quantize(model, data) first")
-    steps, bits = model.activations.steps, model.activations.bits
-    layers: list[WholeLayer] = []
+    found = list[WholeLayer]()
     unit = 1.0 / front.spread
-    for i, layer in enumerate(model.layers):
+    for i, layer in enumerate(layers):
         assert layer.step is not None
         unit *= layer.step  # what 1 means in the sums of this layer
         weights = layer.whole()
         whole_bias = np.rint(
             layer.bias / unit - (front.centre * weights[: front.n_features].sum(axis=0) if i == 0 else 0.0)
         )
-        last = i + 1 == len(model.layers)
-        whole_bias = _grained(whole_bias, (0.0 if model.task == "regression" else LOGIT) if last else steps[i], unit)
+        ends = i + 1 == len(layers)
+        whole_bias = _grained(whole_bias, last if ends else activations.steps[i], unit)
         if not np.abs(whole_bias).max() < MAX_ACC:
             raise ConfigError("expected biases of the size of the sums, found larger ones; take fewer bits")
-        if last:
-            layers.append(WholeLayer(weights, whole_bias.astype(np.int64), False, 0, 0, 0))
+        if ends:
+            found.append(WholeLayer(weights, whole_bias.astype(np.int64), False, 0, 0, 0))
             break
-        multiplier, shift = ratio(unit / steps[i])
-        layers.append(WholeLayer(weights, whole_bias.astype(np.int64), layer.relu, multiplier, shift, bits))
-        unit = steps[i]
-    net = WholeNet(model.task, model.labels, front, tuple(layers), unit * model.scale, model.offset)
-    check(net)
-    return net
+        multiplier, shift = ratio(unit / activations.steps[i])
+        found.append(WholeLayer(weights, whole_bias.astype(np.int64), layer.relu, multiplier, shift, activations.bits))
+        unit = activations.steps[i]
+    return tuple(found), unit
 
 
 def _grained(bias: F64, result: float, unit: float) -> F64:
@@ -257,4 +260,4 @@ def ratio(value: float) -> tuple[int, int]:
     return multiplier, shift
 
 
-__all__ = ["WholeLayer", "WholeNet", "bounds", "check", "largest_sums", "whole_net"]
+__all__ = ["WholeLayer", "WholeNet", "bounds", "check", "largest_sums", "whole_layers"]

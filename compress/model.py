@@ -12,79 +12,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from eigenmill.compress.categories import Category
-from eigenmill.compress.front import F32, Front, front_of
+from eigenmill.compress.front import Front, front_of
+from eigenmill.compress.integer import LOGIT, WholeNet, check, whole_layers
+from eigenmill.compress.layers import F32, MAX_LAYERS, MAX_WIDTH, Activations, Dense, Label, Task, softmax
 from eigenmill.reduce.artifact import load_arrays, save_arrays
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.engines.base import one_blas_thread
 from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
-
-if TYPE_CHECKING:
-    from eigenmill.compress.integer import WholeNet
-
-Task = Literal["classification", "regression"]
-Label = bool | int | str
-MAX_WIDTH, MAX_LAYERS = 1 << 16, 32
-
-
-@dataclass(frozen=True)
-class Dense:
-    """One layer: ``y = x @ weights + bias``, then ReLU.
-
-    Attributes:
-        weights: (n_in, n_out) float32, as they act: masked, shared and on their grid.
-        bias: (n_out,) float32.
-        relu: whether negative results become 0.
-        mask: (n_in, n_out) False where a weight is pruned; None when none is.
-        codes: (n_in, n_out) which entry of ``codebook`` a weight is; None when weights are their own.
-        codebook: (levels,) float32; entry 0 is 0 and stays it.
-        step: weights are whole multiples of it; None when they are free.
-        most: the largest multiple.
-        frozen: the layer is a declared transform, such as :func:`eigenmill.compress.transforms.pooling`: no step
-        changes it.
-    """
-
-    weights: F32
-    bias: F32
-    relu: bool
-    mask: npt.NDArray[np.bool_] | None = None
-    codes: npt.NDArray[np.uint16] | None = None
-    codebook: F32 | None = None
-    step: float | None = None
-    most: int = 127
-    frozen: bool = False
-
-    @property
-    def n_in(self) -> int:
-        return int(self.weights.shape[0])
-
-    @property
-    def n_out(self) -> int:
-        return int(self.weights.shape[1])
-
-    @property
-    def sparsity(self) -> float:
-        """Share of the weights that are 0."""
-        return float(np.mean(self.weights == 0)) if self.weights.size else 0.0
-
-    def whole(self) -> npt.NDArray[np.int64]:
-        """(n_in, n_out) the weights in steps."""
-        if self.step is None:
-            raise ConfigError("expected weights on a grid, found free ones; quantize the model first")
-        return np.rint(self.weights.astype(np.float64) / self.step).astype(np.int64)
-
-
-@dataclass(frozen=True)
-class Activations:
-    """How hidden results are rounded: ``steps`` one per hidden layer, ``bits`` of the whole numbers."""
-
-    steps: tuple[float, ...]
-    bits: int
 
 
 @dataclass(frozen=True)
@@ -195,8 +134,6 @@ class Model:
 
     @cached_property
     def _whole(self) -> WholeNet:
-        from eigenmill.compress.integer import whole_net
-
         return whole_net(self)
 
     def forward(self, z: Any) -> list[F32]:
@@ -261,10 +198,20 @@ class Model:
             raise ArtifactError(f"expected a whole model at {path}, found {error!r}; save it again") from error
 
 
-def softmax(scores: F64) -> F64:
-    """Probabilities (n, classes) of logits (n, classes)."""
-    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+def whole_net(model: Model) -> WholeNet:
+    """The integer net of a quantized model; the same model gives the same numbers.
+
+    Raises:
+        ConfigError: the model is not quantized, or a sum could overflow.
+    """
+    front = model.trained().front
+    assert front is not None
+    if model.activations is None:
+        raise ConfigError("expected a quantized model, found one in single precision; call quantize(model, data) first")
+    layers, unit = whole_layers(front, model.layers, model.activations, 0.0 if model.task == "regression" else LOGIT)
+    net = WholeNet(model.task, model.labels, front, layers, unit * model.scale, model.offset)
+    check(net)
+    return net
 
 
 # From nothing to first weights
@@ -387,4 +334,4 @@ def from_arrays(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> Model:
     )
 
 
-__all__ = ["Activations", "Dense", "Label", "Model", "Task", "softmax"]
+__all__ = ["Model", "whole_net"]

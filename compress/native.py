@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from eigenmill.compress.c import Number, score_type, source
-from eigenmill.compress.integer import I64, WholeNet
-from eigenmill.compress.model import Model, softmax
+from eigenmill.compress.integer import WholeNet
+from eigenmill.compress.layers import I64, softmax
+from eigenmill.compress.model import Model
 from eigenmill.compress.pack import net_of
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.errors import ConfigError, MissingValueError, SchemaError

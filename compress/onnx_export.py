@@ -29,7 +29,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from eigenmill.compress.categories import as_rows, column_of, is_table, values_of
-from eigenmill.compress.integer import I64, WholeLayer, WholeNet, bounds, largest_sums
+from eigenmill.compress.integer import WholeLayer, WholeNet, bounds, largest_sums
+from eigenmill.compress.layers import I64
 from eigenmill.compress.model import Model
 from eigenmill.compress.pack import net_of
 from eigenmill.reduce import files

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from eigenmill.compress.integer import MAX_PARAMETERS
-from eigenmill.compress.model import MAX_LAYERS
+from eigenmill.compress.layers import MAX_LAYERS
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.errors import ArtifactError, ConfigError
 

@@ -10,7 +10,7 @@ import numpy as np
 from eigenmill.compress.categories import MAX_CATEGORIES, MAX_TEXT, Category, Kind, Value
 from eigenmill.compress.flat import Reader, signed, text, text_bytes, varint
 from eigenmill.compress.front import MAX_BITS, MAX_INPUTS, Front
-from eigenmill.compress.model import MAX_WIDTH
+from eigenmill.compress.layers import MAX_WIDTH
 from eigenmill.reduce.errors import ArtifactError
 
 _KINDS: tuple[Kind, ...] = ("whole", "text", "boolean")

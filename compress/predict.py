@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from eigenmill.compress.integer import WholeNet
-from eigenmill.compress.model import softmax
+from eigenmill.compress.layers import softmax
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.blocks import F64, Block
 from eigenmill.reduce.digest import digest_of

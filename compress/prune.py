@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from eigenmill.compress.constraints import smallest
 from eigenmill.compress.data import samples_of
-from eigenmill.compress.front import F32
-from eigenmill.compress.model import Dense, Model, softmax
+from eigenmill.compress.layers import F32, Dense, softmax
+from eigenmill.compress.model import Model
 from eigenmill.reduce.errors import ConfigError
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from eigenmill.compress.data import samples_of
-from eigenmill.compress.model import Activations, Dense, Model
+from eigenmill.compress.layers import Activations, Dense
+from eigenmill.compress.model import Model, whole_net
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.engines.base import one_blas_thread
 from eigenmill.reduce.errors import ConfigError
@@ -95,8 +96,6 @@ def quantize(
     Raises:
         ConfigError: a number of bits is out of range, or sums could overflow 2**47.
     """
-    from eigenmill.compress.integer import whole_net
-
     given = [bits] * len(model.trained().layers) if isinstance(bits, int) else list(bits)
     if len(given) != len(model.layers) or not all(2 <= b <= 16 for b in [*given, activations]):
         raise ConfigError(

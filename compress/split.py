@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eigenmill.reduce.blocks import Block
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError, SchemaError
 
 
+@tagged("Validation", "share by equals since")
 @dataclass(frozen=True)
 class Validation:
     """Which rows are held out, to stop early and to choose by; they are never trained on.
@@ -85,7 +87,11 @@ def _hashed(key: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
     return np.asarray((z ^ (z >> np.uint64(31))) >> np.uint64(11), dtype=np.float64) / 2.0**53
 
 
-def split_of(value: Validation | Mapping[str, Any] | float | None) -> Validation:
+Split = Validation | Mapping[str, Any] | float | None
+"""A split, its keywords, a share alone, or none."""
+
+
+def split_of(value: Split) -> Validation:
     """What a share, keywords or None stand for."""
     if isinstance(value, Validation):
         return value
@@ -97,4 +103,4 @@ def split_of(value: Validation | Mapping[str, Any] | float | None) -> Validation
     return Validation(share=0.0 if value is None else float(value))
 
 
-__all__ = ["Validation", "split_of"]
+__all__ = ["Split", "Validation", "split_of"]

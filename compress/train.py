@@ -10,19 +10,21 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eigenmill.compress.augment import augmentation
+from eigenmill.compress.augment import Affine, augmentation
 from eigenmill.compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude, smallest
 from eigenmill.compress.data import Samples, samples_of
 from eigenmill.compress.front import Codes
-from eigenmill.compress.model import Dense, Model
+from eigenmill.compress.layers import Dense
+from eigenmill.compress.model import Model
+from eigenmill.compress.split import Split
 from eigenmill.compress.trained import Trained
 from eigenmill.reduce.artifact import load_arrays, save_arrays
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, named, tag_of
 from eigenmill.reduce.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def train(
     schedule: str = "cosine",
     constraints: Sequence[Constraint] = (),
     patience: int | None = None,
-    validation: Any = 0.1,
+    validation: Split = 0.1,
     class_weight: str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -134,7 +136,7 @@ def train(
         run.forget = forget if samples.front.categories else 0.0
         key = digest_of(
             [
-                *(samples.digest, settings, epochs, batch, schedule, [asdict(c) for c in constraints], class_weight),
+                *(samples.digest, settings, epochs, batch, schedule, [named(c) for c in constraints], class_weight),
                 *(seed, patience, run.fingerprint, _named(moved), temperature, run.share, run.forget),
             ]
         )
@@ -143,7 +145,11 @@ def train(
 
 def _named(augment: Augmentation | None) -> Any:
     """What a checkpoint remembers of an augmentation."""
-    return augment if augment is None else [type(augment).__name__, repr(getattr(augment, "__dict__", ""))]
+    if augment is None:
+        return None
+    if isinstance(augment, Affine):
+        return [tag_of(Affine).name, repr(named(augment))]
+    return [type(augment).__name__, repr(getattr(augment, "__dict__", ""))]  # of somebody else
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from eigenmill.compress.constraints import LearnedStep
-from eigenmill.compress.model import Dense
+from eigenmill.compress.layers import Dense
 
 if TYPE_CHECKING:
     import torch

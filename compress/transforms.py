@@ -11,7 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from eigenmill.compress.model import Dense
+from eigenmill.compress.layers import Dense
 from eigenmill.reduce.errors import ConfigError
 
 I64 = npt.NDArray[np.int64]

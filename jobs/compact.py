@@ -18,25 +18,18 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import importlib.util
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eigenmill.compress import (
-    Model,
-    Samples,
-    dct,
-    gather,
-    pack,
-    pooling,
-)
+from eigenmill.compress import Model, Samples, dct, gather, pooling, quantize
 from eigenmill.compress.c import to_c
 from eigenmill.compress.categories import columns_of
 from eigenmill.compress.distill import TEACHER
@@ -44,110 +37,21 @@ from eigenmill.compress.evaluate import Evaluation, evaluate
 from eigenmill.compress.latency import machine
 from eigenmill.compress.native import Footprint, compiled, footprint
 from eigenmill.compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
+from eigenmill.compress.pack import PackedModel, packed_model
 from eigenmill.compress.search import Search, Target, search
 from eigenmill.compress.split import Validation
 from eigenmill.compress.train import Epoch
 from eigenmill.jobs import recipe as spec
 from eigenmill.jobs.build import cleaning_of, filters_of, layout_of
-from eigenmill.jobs.compact_stages import Stage, run_steps
-from eigenmill.jobs.compact_steps import epochs, plain
+from eigenmill.jobs.compact_report import CompactReport, Exported, Histogram, Stage
+from eigenmill.jobs.compact_steps import STEPS, VERSION, checkpoint_of, epochs, keep, kept, plain
 from eigenmill.jobs.compact_teach import Lesson
 from eigenmill.jobs.recipe import Recipe, RecipeFile
-from eigenmill.reduce import Dataset, about, files
+from eigenmill.reduce import Dataset, files
 from eigenmill.reduce import load as load_reduction
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, sha256_of
 from eigenmill.reduce.engines.base import Progress
 from eigenmill.reduce.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Exported:
-    """Other forms of the model, and how they compare.
-
-    Attributes:
-        bytes: of each file, by name.
-        footprint: what the C takes, where a compiler is at hand: for a Cortex-M4 if that one is, else for this machine.
-        agreement: of ONNX with the packed file on the rows held out, where onnxruntime is at hand.
-        backends: ways to predict, for timing.
-    """
-
-    bytes: dict[str, int] = field(default_factory=dict)
-    footprint: Footprint | None = None
-    agreement: Agreement | None = None
-    backends: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        footprint, agreement = self.footprint, self.agreement
-        return {
-            "bytes": self.bytes,
-            "footprint": None if footprint is None else asdict(footprint),
-            "agreement": None if agreement is None else asdict(agreement),
-        }
-
-
-Histogram = tuple[list[int], list[float]]
-"""Counts, and the edges between which they lie."""
-
-
-@dataclass(frozen=True)
-class CompactReport:
-    """What a recipe has come to.
-
-    Attributes:
-        path: of the packed file.
-        stages: in order.
-        taught: error of the teachers together on the rows held out, if there were some.
-        before: the model of the first step in single precision, on the rows held out; ``after``: the file.
-        test_before: the same on the test rows, if the recipe has some; ``test_after`` likewise.
-        found: the search, if there was one.
-        exported: what was written beside the packed file.
-        histograms: of the weights other than 0, by stage and layer.
-        target: what the file must keep to, if anything.
-        machine: the processor on which times were measured.
-        recipe: with its defaults.
-    """
-
-    path: str
-    stages: tuple[Stage, ...]
-    taught: float | None
-    before: Evaluation
-    after: Evaluation
-    test_before: Evaluation | None
-    test_after: Evaluation | None
-    found: Search | None
-    exported: Exported
-    histograms: tuple[tuple[str, tuple[Histogram, ...]], ...] = field(repr=False)
-    target: Target | None
-    machine: str
-    recipe: dict[str, Any]
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        tested = {"before": self.test_before, "after": self.test_after}
-        trials = None
-        if self.found is not None:
-            trials = {
-                "met": self.found.met,
-                "machine": self.machine,
-                "excess": self.found.best.excess,
-                "best": asdict(self.found.best),
-                "trials": [asdict(trial) for trial in self.found.trials],
-                "front": [asdict(trial) for trial in self.found.front],
-            }
-        return {
-            "model": self.path,
-            "stages": [asdict(stage) for stage in self.stages],
-            "teachers": None if self.taught is None else {"error": self.taught},
-            "validation": {"before": self.before.as_json(), "after": self.after.as_json()},
-            "test": {name: None if e is None else e.as_json() for name, e in tested.items()},
-            "machine": self.machine,
-            "target": None if self.target is None else asdict(self.target),
-            "search": trials,
-            "exports": self.exported.as_json(),
-            "versions": about.versions(),
-            "recipe": self.recipe,
-        }
 
 
 def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
@@ -158,7 +62,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
     """
     recipe = source.recipe
     place = Path(recipe.output.path)
-    place.mkdir(parents=True, exist_ok=True)
+    files.make_directory(*files.resolve(place))
     with source.blame("input"):
         data = _dataset(recipe.input, recipe.label)
     with source.blame("model"):
@@ -168,22 +72,21 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
         if recipe.teachers is not None:
             folder = Path(recipe.teachers.path or place / "teachers")
             lesson = Lesson(source, data, samples, folder, samples.directory.parent, progress)
-        stages, models = run_steps(source, start, samples, lesson, place, progress)
-        model, found = models[-1], None
+        results = run_steps(source, start, samples, lesson, place, progress)
+        last, found = results[-1], None
         if recipe.target is not None:
             with source.blame("target"):
-                model, found = _targeted(recipe, start, lesson, samples, stages[-1], models[-1], place, progress)
-        path = place / "model.emill"
-        pack(model, path, coder=recipe.output.coder, width=recipe.output.width)
+                last, found = _targeted(recipe, start, lesson, samples, last, place, progress)
+        file = _file(recipe, last)
+        files.write_bytes(*files.resolve(place / "model.emill"), file.content)
         with source.blame("output"):
-            exported = _exported(recipe, path, place, samples)
-        baseline, taught = models[0], None if lesson is None else lesson.error()
-        before, after = evaluate(baseline, samples), evaluate(path, samples, against=baseline)
-    test_before, test_after = _tested(recipe, baseline, place, path, exported.backends)
-    histograms = tuple((s.name, _histograms(m)) for s, m in zip(stages, models, strict=True))
+            exported = _exported(recipe, file, place, samples)
+        baseline, taught = results[0].model, None if lesson is None else lesson.error()
+        before, after = evaluate(baseline, samples), evaluate(file, samples, against=baseline)
+    test_before, test_after = _tested(recipe, baseline, place, file, exported.backends)
     report = CompactReport(
-        str(path),
-        stages,
+        str(place / "model.emill"),
+        tuple(result.stage for result in results),
         taught,
         before,
         after,
@@ -191,7 +94,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
         test_after,
         found,
         exported,
-        histograms,
+        tuple((result.stage.name, _histograms(result.model)) for result in results),
         _target(recipe),
         machine(),
         recipe.echo(),
@@ -234,6 +137,80 @@ def _samples(recipe: Recipe, start: Model, data: Dataset, place: Path) -> Iterat
         shutil.rmtree(work, ignore_errors=True)
 
 
+# The steps
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a step gives: what is known of it, the model, and its file, if this run has packed it.
+
+    A model that is not quantized yet has its file with weights of 8 bits.
+    """
+
+    stage: Stage
+    model: Model
+    file: PackedModel | None
+
+
+def run_steps(
+    source: RecipeFile, start: Model, samples: Samples, lesson: Lesson | None, place: Path, progress: Progress | None
+) -> list[Result]:
+    """What each step gives, judged by the rows held out."""
+    recipe = source.recipe
+    if not samples.n_held:
+        raise ConfigError("expected rows held out to judge by, found none; raise validation.share or give more rows")
+    model, results = start, list[Result]()
+    key = digest_of([VERSION, samples.digest, plain(recipe.model)])
+    for number, step in enumerate(recipe.steps):
+        taught = lesson if isinstance(step, spec.Distill) else None
+        key = digest_of([key, plain(step), None if taught is None else taught.key])
+        target = place / "stages" / f"{number:02d}-{step.step}.model"
+        found = kept(target, key)
+        if found is None:
+            rows = samples if taught is None else taught.samples
+            checkpoint = checkpoint_of(target, key)
+            began = time.perf_counter()
+            with source.blame("steps", number):
+                model = STEPS[step.step](step, model, rows, checkpoint, recipe.model.seed, progress)
+            stage, file = _figures(f"{number} {step.step}", model, samples, time.perf_counter() - began)
+            keep(target, key, model, {"stage": asdict(stage)})
+        else:
+            (model, held), file = found, None
+            lists = {name: tuple(held["stage"][name]) for name in ("sparsity", "widths")}
+            stage = Stage(**{**held["stage"], **lists, "resumed": True})
+        results.append(Result(stage, model, file))
+    return results
+
+
+def _figures(name: str, model: Model, samples: Samples, seconds: float) -> tuple[Stage, PackedModel]:
+    """What is known after a step, and the file that it makes, which is packed here and nowhere else."""
+    rounded = model.activations is not None
+    file = packed_model(model if rounded else quantize(model, samples, bits=8))
+    packed = evaluate(file, samples)
+    found = packed if rounded else evaluate(model, samples)
+    stage = Stage(
+        name,
+        found.error,
+        found.log_loss,
+        model.parameters,
+        model.nonzero,
+        tuple(layer.sparsity for layer in model.layers),
+        tuple(layer.n_out for layer in model.layers),
+        len(file.content),
+        packed.error,
+        seconds,
+    )
+    return stage, file
+
+
+def _file(recipe: Recipe, last: Result) -> PackedModel:
+    """The file of a recipe's model, packed as its output says; the step has packed it by default."""
+    coder, width = recipe.output.coder, recipe.output.width
+    if last.file is not None and (coder, width) == ("range", None):
+        return last.file
+    return packed_model(last.model, coder=coder, width=width)
+
+
 # The target
 
 
@@ -247,17 +224,17 @@ def _targeted(
     start: Model,
     lesson: Lesson | None,
     samples: Samples,
-    last: Stage,
-    model: Model,
+    last: Result,
     place: Path,
     progress: Progress | None,
-) -> tuple[Model, Search | None]:
-    """The recipe's own model if it keeps to the target, else what a search finds."""
+) -> tuple[Result, Search | None]:
+    """What the last step gives if it keeps to the target, else what a search finds."""
     wanted, target = recipe.target, _target(recipe)
     assert wanted is not None
     assert target is not None
-    if wanted.max_latency_us is None and target.excess(last.packed_bytes, last.error, None) <= 0:
-        return model, None
+    own = target.excess(last.stage.packed_bytes, last.stage.error, None) if wanted.max_latency_us is None else np.inf
+    if own <= 0:
+        return last, None
     rows, learning = samples, dict[str, Any]()
     for step in recipe.steps:
         if isinstance(step, spec.Distill) and lesson is not None:
@@ -286,32 +263,32 @@ def _targeted(
             **learning,
         )
     # The steps' own model is a trial like any other.
-    own = target.excess(last.packed_bytes, last.error, None) if wanted.max_latency_us is None else np.inf
-    return (model, found) if own < found.best.excess and not found.met else (found.model, found)
+    keeps_own = own < found.best.excess and not found.met
+    return last if keeps_own else replace(last, model=found.model, file=None), found
 
 
 # Other forms of the model
 
 
-def _exported(recipe: Recipe, path: Path, place: Path, samples: Samples) -> Exported:
+def _exported(recipe: Recipe, file: PackedModel, place: Path, samples: Samples) -> Exported:
     """Writes them, and opens those that this machine can run."""
     sizes: dict[str, int] = {}
     backends: dict[str, Callable[[Any], Any]] = {}
     taken: Footprint | None = None
     agreed: Agreement | None = None
     if "c" in recipe.output.exports:
-        sizes["model.c"] = to_c(path, place / "model.c")
+        sizes["model.c"] = to_c(file.net, place / "model.c")
         if shutil.which("arm-none-eabi-gcc"):
-            taken = footprint(path)
+            taken = footprint(file.net)
         if shutil.which("cc"):
-            backends["C -O2"] = compiled(path).predict
-            taken = taken or footprint(path, compiler="cc", flags=("-Os",))
+            backends["C -O2"] = compiled(file.net).predict
+            taken = taken or footprint(file.net, compiler="cc", flags=("-Os",))
     if "onnx" in recipe.output.exports:
-        sizes["model.onnx"] = to_onnx(path, place / "model.onnx")
+        sizes["model.onnx"] = to_onnx(file.net, place / "model.onnx")
         if importlib.util.find_spec("onnxruntime") is not None:
             net = run_onnx(place / "model.onnx")
             codes = np.concatenate([codes for codes, _ in samples.blocks("held")])[:4096]
-            agreed, backends["onnxruntime"] = agreement(path, net, samples.front.example(codes)), net.predict
+            agreed, backends["onnxruntime"] = agreement(file.net, net, samples.front.example(codes)), net.predict
     return Exported(sizes, taken, agreed, backends)
 
 
@@ -319,7 +296,7 @@ def _exported(recipe: Recipe, path: Path, place: Path, samples: Samples) -> Expo
 
 
 def _tested(
-    recipe: Recipe, baseline: Model, place: Path, path: Path, backends: dict[str, Callable[[Any], Any]]
+    recipe: Recipe, baseline: Model, place: Path, file: PackedModel, backends: dict[str, Callable[[Any], Any]]
 ) -> tuple[Evaluation | None, Evaluation | None]:
     """Figures on the test rows: of the first model in single precision, and of the file."""
     test = recipe.test
@@ -334,17 +311,17 @@ def _tested(
     label = recipe.label
 
     def after() -> Evaluation:
-        return evaluate(path, data, label=label, against=baseline, batches=batches, backends=backends)
+        return evaluate(file, data, label=label, against=baseline, batches=batches, backends=backends)
 
     return _once(place, first, data, lambda: evaluate(baseline, data, label=label, batches=batches)), _once(
-        place, path, data, after
+        place, place / "model.emill", data, after
     )
 
 
 def _once(place: Path, file: Path, data: Dataset, score: Callable[[], Evaluation]) -> Evaluation:
     """The figures of a file on the test rows, scored now or found in the log of an earlier run."""
     log = place / "test.jsonl"
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = sha256_of([file.read_bytes()])
     text = log.read_text() if log.exists() else ""
     for line in text.splitlines():
         with contextlib.suppress(ValueError):  # a line that was cut short by a kill
@@ -370,4 +347,4 @@ def _histograms(model: Model) -> tuple[Histogram, ...]:
     return tuple(found)
 
 
-__all__ = ["CompactReport", "Stage", "run"]
+__all__ = ["Result", "run", "run_steps"]

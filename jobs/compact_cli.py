@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
-from eigenmill.jobs import console, show
+from eigenmill.compress.pack import load
+from eigenmill.compress.predict import predictions
+from eigenmill.jobs import compact, compact_page, compact_show, console, show
 from eigenmill.jobs.build import command_engine
+from eigenmill.jobs.recipe import load_recipe
 from eigenmill.reduce import Manifest, Sink, files
 
 Where = Annotated[
@@ -34,9 +37,6 @@ def compress(
 
     Example: [cyan]eigenmill compress conf/mnist_compact.yaml --set target.max_bytes=4000[/cyan]
     """
-    from eigenmill.jobs import compact, compact_page, compact_show
-    from eigenmill.jobs.recipe import load_recipe
-
     source = load_recipe(conf, overrides or [])
     with console.bars(quiet or json_) as bars:
         found = compact.run(source, bars)
@@ -68,9 +68,6 @@ def predict(
 
     Example: [cyan]eigenmill predict model.emill data/new --out predictions --carry id[/cyan]
     """
-    from eigenmill.compress.pack import load
-    from eigenmill.compress.predict import predictions
-
     options = {} if vector is None else {"vector": vector}
     data = predictions(load(model), path, column=column, carry=console.split(carry) or [], **options)
     sink = Sink(out, layout="columns", names=list(data.feature_names), overwrite=overwrite)

@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Sequence
 
-from eigenmill.jobs.compact import CompactReport, Histogram, Stage
+from eigenmill.jobs.compact_report import CompactReport, Histogram, Stage
 from eigenmill.jobs.compact_target import limits
 from eigenmill.jobs.page import COLOURS, sheet, svg
 from eigenmill.jobs.words import count, number, percent

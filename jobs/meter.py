@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from eigenmill.reduce.engines.base import Progress
+from eigenmill.reduce.engines.base import Progress, ScanProgress
 
 
 @dataclass
@@ -22,37 +22,37 @@ class Scan:
     seconds: float = 0.0
 
 
+class ScanMeter:
+    """Counts and times one scan."""
+
+    def __init__(self, scan: Scan, shown: ScanProgress | None) -> None:
+        self._scan, self._shown = scan, shown
+        self._lock, self._began = threading.Lock(), time.perf_counter()
+
+    def advance(self, rows: int) -> None:
+        with self._lock:
+            self._scan.rows += rows
+        if self._shown is not None:
+            self._shown.advance(rows)
+
+    def end(self) -> None:
+        self._scan.seconds = time.perf_counter() - self._began
+        if self._shown is not None:
+            self._shown.end()
+
+
 @dataclass
 class Meter:
-    """Counts scans and times stages; passes progress on to ``shown``. Threads of an engine may call it at once."""
+    """Counts scans and times stages; passes progress on to ``shown``. Threads may call it at once."""
 
     shown: Progress | None = None
     scans: list[Scan] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self._lock, self._began = threading.Lock(), 0.0
-
-    def begin(self, stage: str, rows: int, size: int) -> None:
-        with self._lock:
-            self.scans.append(Scan(stage, rows))
-            self._began = time.perf_counter()
-        if self.shown is not None:
-            self.shown.begin(stage, rows, size)
-
-    def advance(self, rows: int) -> None:
-        with self._lock:
-            if self.scans:
-                self.scans[-1].rows += rows
-        if self.shown is not None:
-            self.shown.advance(rows)
-
-    def end(self) -> None:
-        with self._lock:
-            if self.scans:
-                self.scans[-1].seconds = time.perf_counter() - self._began
-        if self.shown is not None:
-            self.shown.end()
+    def begin(self, stage: str, rows: int, size: int) -> ScanMeter:
+        scan = Scan(stage, rows)
+        self.scans.append(scan)
+        return ScanMeter(scan, None if self.shown is None else self.shown.begin(stage, rows, size))
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

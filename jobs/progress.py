@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -40,8 +38,6 @@ class Bars:
             TimeRemainingColumn(table_column=Column(no_wrap=True)),
         )
         self._progress = Progress(*columns, console=console, expand=True, transient=True)
-        self._task: TaskID | None = None
-        self._lock = threading.Lock()
 
     def __enter__(self) -> Bars:
         self._progress.start()
@@ -50,20 +46,23 @@ class Bars:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def begin(self, stage: str, rows: int, size: int) -> None:
-        with self._lock:
-            self._task = self._progress.add_task(SCANS.get(stage, stage), total=rows)
+    def begin(self, stage: str, rows: int, size: int) -> Bar:
+        return Bar(self._progress, self._progress.add_task(SCANS.get(stage, stage), total=rows))
+
+
+class Bar:
+    """The bar of one scan."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task, self._ended = progress, task, False
 
     def advance(self, rows: int) -> None:
-        with self._lock:
-            if self._task is not None:
-                self._progress.advance(self._task, rows)
+        if not self._ended:
+            self._progress.advance(self._task, rows)
 
     def end(self) -> None:
-        with self._lock:
-            if self._task is not None:
-                self._progress.stop_task(self._task)
-            self._task = None
+        self._ended = True
+        self._progress.stop_task(self._task)
 
 
 __all__ = ["Bars"]

@@ -13,13 +13,17 @@ from eigenmill.reduce.blocks import Block, Origin, Workspace
 from eigenmill.reduce.catalog import FileInfo, Fragment
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.errors import SchemaError
-from eigenmill.reduce.source_base import Numbered, Source, feature_dtype, leaf_rows
+from eigenmill.reduce.format import Format, current
+from eigenmill.reduce.source_base import Numbered, Source, feature_dtype
 
 
 class ArraySource:
     """Rows of a NumPy array (n, d) or a SciPy CSR array (n, d)."""
 
-    def __init__(self, X: Any, names: Sequence[str] | None = None, weights: Any = None) -> None:
+    def __init__(
+        self, X: Any, names: Sequence[str] | None = None, weights: Any = None, format: Format | None = None
+    ) -> None:
+        self.format = format or current()
         X = scipy.sparse.csr_array(X) if scipy.sparse.issparse(X) else np.asarray(X)
         if X.ndim != 2:
             raise SchemaError(f"expected a matrix with 2 dimensions, found {X.ndim}; reshape the input")
@@ -37,7 +41,7 @@ class ArraySource:
         self.files: tuple[FileInfo, ...] = ()
         self.root, self.listed, self.stored_columns = "", False, X.shape[1]
         self.values = int(X.nnz) if scipy.sparse.issparse(X) else X.size
-        step, n = leaf_rows(X.shape[1]), X.shape[0]
+        step, n = self.format.leaf_rows(X.shape[1]), X.shape[0]
         self.fragments = tuple(
             Fragment(i, 0, a, min(a + step, n), min(a + step, n) - a) for i, a in enumerate(range(0, n, step))
         )

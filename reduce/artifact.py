@@ -17,17 +17,18 @@ Loading never executes code. **Digests detect damage, not forgery**: who can wri
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from pyarrow import fs as pafs
 
 from eigenmill.reduce import files, plain, tensors
 from eigenmill.reduce.blocks import Array
+from eigenmill.reduce.digest import sha256_of, size_and_sha256
 from eigenmill.reduce.errors import ArtifactError, OutputError
 from eigenmill.reduce.tensors import damaged, expect
 
@@ -232,13 +233,9 @@ def _file_name(part: str, sha256: str) -> str:
 
 def _entry(part: str, arrays: Mapping[str, Array]) -> dict[str, Any]:
     """What model.json says of a file of arrays."""
-    sha, size = hashlib.sha256(), 0
-    for chunk in tensors.chunks(arrays, {}):
-        sha.update(chunk)
-        size += len(chunk)
+    size, digest = size_and_sha256(tensors.chunks(arrays, {}))
     header = tensors.header_of(arrays, {})
     table = {name: {"dtype": about["dtype"], "shape": about["shape"]} for name, about in header.items()}
-    digest = sha.hexdigest()
     return {"file": _file_name(part, digest), "bytes": size, "sha256": digest, "table": table}
 
 
@@ -258,10 +255,7 @@ def _read_listed(fs: pafs.FileSystem, path: str, entry: Mapping[str, Any]) -> di
         size = os.fstat(file.fileno()).st_size if files.is_local(fs) else file.size()
         if size != entry["bytes"]:
             raise damaged(f"{path} to have {entry['bytes']} bytes", f"{size}")
-        sha = hashlib.sha256()
-        for piece in tensors.pieces(file):
-            sha.update(piece)
-        if sha.hexdigest() != entry["sha256"]:
+        if sha256_of(tensors.pieces(file)) != entry["sha256"]:
             raise damaged(f"{path} to have the digest {entry['sha256']:.80}", "another")
         file.seek(0)
         header, _ = tensors.read_header(file, size, path)
@@ -325,10 +319,7 @@ def load_arrays(path: str | os.PathLike[str], filesystem: Any = None) -> tuple[d
 
 
 def _content_digest(header: Mapping[str, Any], pieces: Iterator[Any]) -> str:
-    sha = hashlib.sha256(plain.canonical(header))
-    for piece in pieces:
-        sha.update(piece)
-    return sha.hexdigest()
+    return sha256_of(chain([plain.canonical(header)], pieces))
 
 
 __all__ = [

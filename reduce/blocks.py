@@ -23,23 +23,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from eigenmill.reduce.format import Format
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.floating[Any]]
 F64 = npt.NDArray[np.float64]
-
-BLOCK_BYTES = 64 << 20
-"""Upper bound of one dense float64 block. A format constant: block height is part of every result."""
-MAX_HEIGHT = 8192
-MIN_HEIGHT = 16
-
-
-def block_height(n_features: int) -> int:
-    """Rows of one block: the largest power of two up to 8,192 whose dense float64 form stays within 64 MiB."""
-    fit = max(BLOCK_BYTES // (8 * max(n_features, 1)), MIN_HEIGHT)
-    return min(MAX_HEIGHT, 1 << (fit.bit_length() - 1))
 
 
 class Columns:
@@ -200,9 +191,9 @@ class Block:
         return low, high
 
 
-def dense_slices(block: Block) -> Iterator[Block]:
+def dense_slices(block: Block, format: Format) -> Iterator[Block]:
     """A sparse block in pieces low enough to be made dense."""
-    height = block_height(block.n_features)
+    height = format.block_height(block.n_features)
     for a in range(0, block.rows, height):
         b = min(a + height, block.rows)
         yield replace(

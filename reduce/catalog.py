@@ -21,6 +21,8 @@ from typing import Any, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
+from eigenmill.reduce.digest import tagged
+
 T = TypeVar("T", covariant=True)
 Integers = npt.NDArray[np.integer[Any]]
 
@@ -36,6 +38,7 @@ class Fragment:
     rows: int
 
 
+@tagged("FileInfo", "path size digest rows encoded")
 @dataclass(frozen=True, slots=True)
 class FileInfo:
     """What is known of one input file: its path relative to the source's root, and its footer's digest.

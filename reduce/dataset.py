@@ -12,11 +12,12 @@ import scipy.sparse
 
 from eigenmill.reduce import discovery, layouts, parquet, tables
 from eigenmill.reduce.arrays import ArraySource
-from eigenmill.reduce.blocks import MAX_HEIGHT, Workspace
+from eigenmill.reduce.blocks import Workspace
 from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.engines import Engine, connect
 from eigenmill.reduce.engines.collections import ROOMS, package_of, source_of
 from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.format import Format
 from eigenmill.reduce.manifest import Manifest
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.sink import Sink
@@ -38,10 +39,8 @@ class Dataset(Matrix):
 
     def to_sparse(self) -> scipy.sparse.csr_array:
         """All rows as one CSR array (n, d) in this process."""
-        workspace = Workspace()
-        blocks = [
-            scipy.sparse.csr_array(b.X) for f in self.fragments for b in self.blocks(f, workspace, height=MAX_HEIGHT)
-        ]
+        workspace, height = Workspace(), self.format.max_height
+        blocks = [scipy.sparse.csr_array(b.X) for f in self.fragments for b in self.blocks(f, workspace, height=height)]
         empty = scipy.sparse.csr_array((0, self.n_features), dtype=self.dtype)
         return scipy.sparse.csr_array(scipy.sparse.vstack(blocks)) if blocks else empty
 
@@ -78,10 +77,16 @@ class Dataset(Matrix):
 
     @classmethod
     def from_numpy(
-        cls, X: Any, *, feature_names: Sequence[str] | None = None, weights: Any = None, **cleaning: Any
+        cls,
+        X: Any,
+        *,
+        feature_names: Sequence[str] | None = None,
+        weights: Any = None,
+        format: Format | None = None,
+        **cleaning: Any,
     ) -> Dataset:
         """A NumPy array or SciPy sparse matrix of shape (n, d); ``weights`` (n,) are frequencies."""
-        return cls(ArraySource(X, feature_names, weights), Cleaning(**cleaning))
+        return cls(ArraySource(X, feature_names, weights, format), Cleaning(**cleaning))
 
     @classmethod
     def from_parquet(
@@ -97,6 +102,7 @@ class Dataset(Matrix):
         filters: Any = None,
         filesystem: Any = None,
         dtype: Any = None,
+        format: Format | None = None,
         **cleaning: Any,
     ) -> Dataset:
         """Parquet files. Their footers are read now, and the first rows if a vector's width must be found.
@@ -113,6 +119,7 @@ class Dataset(Matrix):
                 hold) or in a list of lists (all of one list hold). Row groups that cannot match are not read.
             filesystem: a pyarrow or fsspec file system; by default the one of the URI.
             dtype: float32 or float64; by default float32 if every feature is exact in it.
+            format: the constants that decide the bytes of results, by default those in use.
             **cleaning: ``missing``, ``clip`` and ``clip_sd``, see :class:`eigenmill.Cleaning`.
 
         Raises:
@@ -122,20 +129,23 @@ class Dataset(Matrix):
         """
         want = layouts.wanted(columns, vector, sparse, n_features, carry, weights, dtype)
         policy = Cleaning(**cleaning)
-        return cls(parquet.plan(discovery.discover(path, filesystem), want, filters), policy)
+        return cls(parquet.plan(discovery.discover(path, filesystem), want, filters, format), policy)
 
     @classmethod
-    def from_pyarrow(cls, dataset: Any, *, filters: Any = None, **options: Any) -> Dataset:
+    def from_pyarrow(
+        cls, dataset: Any, *, filters: Any = None, format: Format | None = None, **options: Any
+    ) -> Dataset:
         """The files of a pyarrow dataset over Parquet, as deltalake makes it; options as for Parquet."""
         layout, cleaning = _split(options)
-        source = parquet.plan(discovery.from_dataset(dataset), layouts.wanted(**layout), filters)
+        source = parquet.plan(discovery.from_dataset(dataset), layouts.wanted(**layout), filters, format)
         return cls(source, Cleaning(**cleaning))
 
     @classmethod
-    def from_arrow(cls, table: Any, **options: Any) -> Dataset:
+    def from_arrow(cls, table: Any, *, format: Format | None = None, **options: Any) -> Dataset:
         """An Arrow table, or what exports one (polars, DuckDB); options as for Parquet."""
         layout, cleaning = _split(options)
-        return cls(tables.TableSource(tables.as_table(table), layouts.wanted(**layout)), Cleaning(**cleaning))
+        source = tables.TableSource(tables.as_table(table), layouts.wanted(**layout), format)
+        return cls(source, Cleaning(**cleaning))
 
     @classmethod
     def from_pandas(cls, frame: Any, **options: Any) -> Dataset:

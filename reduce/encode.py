@@ -15,11 +15,9 @@ from pyarrow import fs as pafs
 from eigenmill.reduce import files
 from eigenmill.reduce.blocks import Array, Block
 from eigenmill.reduce.errors import DataError, SchemaError
+from eigenmill.reduce.format import FORMAT_1, Format
 from eigenmill.reduce.manifest import FileRecord
 from eigenmill.reduce.parts import Part
-
-GROUP_BYTES, GROUP_ROWS = 8 << 20, 1_000_000
-"""A row group ends at so many bytes of features, or of carried columns, or rows. Format constants."""
 
 Layout = Literal["list", "columns"]
 
@@ -37,6 +35,7 @@ class Encoding:
         column: name of the list column.
         partition_by: the carried column that becomes directories.
         compression: as :class:`~eigenmill.reduce.sink.Sink` names it.
+        format: sizes of row groups.
     """
 
     model: str
@@ -48,6 +47,7 @@ class Encoding:
     column: str
     partition_by: str | None
     compression: str
+    format: Format = FORMAT_1
 
     def __getstate__(self) -> dict[str, Any]:
         # As Arrow bytes: pickle forgets name and nullability of a fixed-size list's element (pyarrow 26).
@@ -67,7 +67,7 @@ class Encoding:
     @property
     def group_rows(self) -> int:
         """Most rows of a row group."""
-        return min(max(GROUP_BYTES // self.row_bytes, 1), GROUP_ROWS)
+        return min(max(self.format.group_bytes // self.row_bytes, 1), self.format.group_rows)
 
 
 def write_file(
@@ -113,7 +113,7 @@ def _parquet_writer(encoding: Encoding, file: BinaryIO) -> pq.ParquetWriter:
         file,
         encoding.schema,
         compression=encoding.compression,
-        compression_level=1 if encoding.compression == "zstd" else None,
+        compression_level=encoding.format.zstd_level if encoding.compression == "zstd" else None,
         use_dictionary=columns or False,
         write_statistics=columns or False,
     )
@@ -221,7 +221,7 @@ def _write_groups(encoding: Encoding, part: Part, path: str, writer: pq.ParquetW
         while start < len(X):
             stop = min(start + limit - rows.count, len(X))
             rows.add(X[start:stop], None if block.carried is None else block.carried[start:stop])
-            if rows.count == limit or rows.carried_bytes >= GROUP_BYTES:
+            if rows.count == limit or rows.carried_bytes >= encoding.format.group_bytes:
                 written += flush()
             start = stop
     return written + flush()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import secrets
@@ -29,6 +28,7 @@ import pyarrow as pa
 from pyarrow import fs as pafs
 
 from eigenmill.reduce import long_lists, plain, uris
+from eigenmill.reduce.digest import sha256_of_file, size_and_sha256
 from eigenmill.reduce.errors import ConfigError, EigenmillError, OutputError
 
 MAX_JSON = 256 << 20
@@ -153,7 +153,7 @@ def publish(fs: pafs.FileSystem, path: str, write: Callable[[BinaryIO], None]) -
 def _publish_local(path: str, write: Callable[[BinaryIO], None]) -> Written:
     parent, name = os.path.split(path)
     with explained(path):
-        os.makedirs(parent, exist_ok=True)
+        _make_local(parent)
         file, temporary = _create_locked(parent, name)
     try:
         with file:
@@ -225,7 +225,7 @@ def _publish_remote(fs: pafs.FileSystem, path: str, write: Callable[[BinaryIO], 
 
 def _measure(file: BinaryIO) -> Written:
     file.seek(0)
-    digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+    digest = sha256_of_file(file)
     return Written(file.tell(), digest)
 
 
@@ -242,7 +242,21 @@ def make_directory(fs: pafs.FileSystem, path: str) -> None:
     """The directory and its parents; nothing where there are no directories."""
     if path and fs.type_name not in OBJECT_STORES:
         with explained(path, "create"):
-            fs.create_dir(path, recursive=True)
+            _make_local(path) if is_local(fs) else fs.create_dir(path, recursive=True)
+
+
+def _make_local(path: str) -> None:
+    """The directory and its parents; each new one is synced into the one above: its files are lost with its name."""
+    if os.path.isdir(path):
+        return
+    above = os.path.dirname(path)
+    _make_local(above)
+    try:
+        os.mkdir(path)
+    except FileExistsError:  # by another writer meanwhile
+        if not os.path.isdir(path):
+            raise
+    sync_directory(above)
 
 
 def write_bytes(fs: pafs.FileSystem, path: str, content: bytes) -> Written:
@@ -286,13 +300,9 @@ def digest_file(fs: pafs.FileSystem, path: str) -> Written:
     """Size and SHA-256 of a file, read once in small pieces. Raises ``OSError``."""
     if is_local(fs):
         with open(path, "rb") as file:
-            return Written(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
-    sha, size = hashlib.sha256(), 0
+            return Written(os.fstat(file.fileno()).st_size, sha256_of_file(file))
     with fs.open_input_stream(path) as stream:
-        while piece := stream.read(1 << 20):
-            sha.update(piece)
-            size += len(piece)
-    return Written(size, sha.hexdigest())
+        return Written(*size_and_sha256(iter(lambda: stream.read(1 << 20), b"")))
 
 
 @contextlib.contextmanager

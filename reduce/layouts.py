@@ -33,6 +33,7 @@ from eigenmill.reduce.arrow import (
     wrong_length,
 )
 from eigenmill.reduce.blocks import Array, Columns, Matrix, Origin
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
 from eigenmill.reduce.source_base import Numbered, feature_dtype
 
@@ -91,6 +92,7 @@ class LaidOut:
         return self.layout.describe()
 
 
+@tagged("Scalars", "columns dtype plain")
 @dataclass(frozen=True)
 class Scalars:
     """One column per feature; ``plain`` when all are of one of Arrow's floating types of 32 or 64 bits."""
@@ -117,6 +119,7 @@ class Scalars:
         return {"columns": list(self.columns)}
 
 
+@tagged("Vector", "column width dtype")
 @dataclass(frozen=True)
 class Vector:
     """One column of lists of ``width`` numbers; features are called ``{column}_0 ...``."""
@@ -141,6 +144,7 @@ class Vector:
         return {"vector": self.column, "n_features": self.width}
 
 
+@tagged("SparkVector", "column width dtype sparse")
 @dataclass(frozen=True)
 class SparkVector:
     """One column of Spark ML vectors: ``sparse`` unless all of them are dense, which the source finds out."""
@@ -184,6 +188,7 @@ class SparkVector:
         return {"vector": self.column, "n_features": self.width}
 
 
+@tagged("SparsePair", "indices values width dtype")
 @dataclass(frozen=True)
 class SparsePair:
     """Two list columns, indices and values; features are called ``{values}_0 ...``."""

@@ -19,8 +19,6 @@ from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.manifest import FileRecord
 from eigenmill.reduce.parts import Part
 
-PARTITION_BYTES = 128 << 20
-"""What a partitioned part gathers before it writes one file per value. A format constant."""
 PARTITION_VALUES = 4096
 """Most values of the partition column within one part."""
 
@@ -49,7 +47,7 @@ def check_column(partition_by: str, carried: pa.Schema) -> None:
 def write_values(
     fs: pafs.FileSystem, directory: str, encoding: Encoding, part: Part, blocks: Iterable[Block]
 ) -> list[FileRecord]:
-    """One file per value of the partition column; more when the part is larger than ``PARTITION_BYTES``."""
+    """One file per value of the partition column; more when the part is larger than ``partition_bytes``."""
     gathered: dict[str, Rows] = {}
     values: set[str] = set()
     written: list[FileRecord] = []
@@ -80,7 +78,7 @@ def write_values(
                 f"expected at most {PARTITION_VALUES} values of {encoding.partition_by!r} within a part, "
                 f"found {len(values)} by {block.origin.at()}; partition by a column with fewer values"
             )
-        if sum(rows.nbytes for rows in gathered.values()) >= PARTITION_BYTES:
+        if sum(rows.nbytes for rows in gathered.values()) >= encoding.format.partition_bytes:
             flush()
             rounds += 1
     flush()

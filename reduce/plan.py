@@ -15,7 +15,6 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from eigenmill.reduce.blocks import block_height
 from eigenmill.reduce.engines.base import Engine, Session, Tree, plan_leaves, scan_name
 from eigenmill.reduce.engines.costs import Cluster
 from eigenmill.reduce.engines.memory import format_bytes
@@ -275,7 +274,7 @@ def plan_of(
         leaves=len(plan_leaves(data)),
         encoded_bytes=encoded,
         decoded_bytes=decoded,
-        block_height=block_height(len(source.names)),
+        block_height=data.format.block_height(len(source.names)),
         scans=scans,
         components=method.components,
         output=output,
@@ -298,7 +297,7 @@ def written(
     k, n = method.components, data.n_rows
     model = method.outline(k.most)
     item = np.dtype(sink.dtype or model.dtype).itemsize
-    few, many = (plan_parts(data.fragments, count, item, sink.part_bytes) for count in (k.least, k.most))
+    few, many = (plan_parts(data.fragments, count, item, sink.part_bytes, data.format) for count in (k.least, k.most))
     parts = Bound(len(few), len(many), "as many as the components take")
     files = parts if sink.partition_by is None else Bound(0, n, "one for each value in each part")
     output = Output(Bound(n * k.least * item, n * k.most * item, parts.rule), parts, files)

@@ -177,7 +177,7 @@ def _describe(sink: Sink, data: Matrix, path: str) -> tuple[Job, dict[str, Any]]
     _check_names(whole.names)
     if sink.partition_by is not None:
         partition.check_column(sink.partition_by, carried)
-    parts = plan_parts(data.fragments, k, dtype.itemsize, sink.part_bytes)
+    parts = plan_parts(data.fragments, k, dtype.itemsize, sink.part_bytes, data.format)
     transforms = [t.digest for t in data.transforms]
     description: dict[str, Any] = {
         "format": FORMAT + "-job",
@@ -189,6 +189,8 @@ def _describe(sink: Sink, data: Matrix, path: str) -> tuple[Job, dict[str, Any]]
         "schema": [[field.name, str(field.type)] for field in whole],
         "parts": Each(_extent, parts),
     }
+    if changes := data.format.changes():
+        description["constants"] = changes
     description["key"] = plain.digest(description)
     schema = pa.schema([field for field in whole if field.name != sink.partition_by])
     encoding = Encoding(
@@ -201,6 +203,7 @@ def _describe(sink: Sink, data: Matrix, path: str) -> tuple[Job, dict[str, Any]]
         column=sink.column,
         partition_by=sink.partition_by,
         compression=sink.compression,
+        format=data.format,
     )
     return Job(sink, path, description["key"], encoding, parts, parts), description
 
@@ -251,8 +254,9 @@ class Job:
         more; what goes to an object store is held once more, encoded.
         """
         largest = max(p.rows for p in self.parts) * self.encoding.row_bytes
-        gathered = partition.PARTITION_BYTES if self.sink.partition_by else encode.GROUP_BYTES
-        carried = encode.GROUP_BYTES if len(self.encoding.carried) else 0
+        format = self.encoding.format
+        gathered = format.partition_bytes if self.sink.partition_by else format.group_bytes
+        carried = format.group_bytes if len(self.encoding.carried) else 0
         spool = 0 if files.is_local(self.filesystem) else largest
         return 3 * min(largest, gathered) + carried + spool + (8 << 20)
 

@@ -1,9 +1,9 @@
 """What a source of rows is: it knows where rows come from and cuts them into fragments; nothing is read by planning.
 
-The cut is part of every result, so it depends on the files and the number of columns only:
+The cut is part of every result, so it depends on the files, the number of columns and the source's format only:
 
-- a *fragment* is one row group, or consecutive small row groups of one file up to :func:`leaf_rows` rows;
-- a *leaf* of the merge tree is a run of consecutive fragments, closed as soon as it holds :func:`leaf_rows` rows.
+- a *fragment* is one row group, or consecutive small row groups of one file up to :meth:`Format.leaf_rows` rows;
+- a *leaf* of the merge tree is a run of consecutive fragments, closed as soon as it holds that many rows.
   Files appended later continue an open last leaf, which is why a fit can go on to the byte.
 """
 
@@ -16,22 +16,7 @@ import numpy as np
 
 from eigenmill.reduce.blocks import Block, Workspace
 from eigenmill.reduce.catalog import FileInfo, Fragment
-
-LEAF_BYTES = 64 << 20
-"""Least decoded size of a leaf, counted in float64. A format constant."""
-
-
-WIDE = 20_000
-"""Columns above which no d x d matrix is formed unasked. A format constant."""
-
-
-def leaf_rows(n_features: int) -> int:
-    """Rows that close a leaf: 64 MiB of float64, and at least 2 d so that merging d x d states stays cheap.
-
-    Wider data are multiplied by a few vectors: d / 4 rows keep the merging of d x l states cheap, and all workers busy.
-    """
-    d = max(n_features, 1)
-    return max(LEAF_BYTES // (8 * d), 2 * d if d <= WIDE else d // 4)
+from eigenmill.reduce.format import Format
 
 
 class Numbered(Sequence[str]):
@@ -76,6 +61,10 @@ def feature_dtype(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
 
 class Source(Protocol):
     """Where rows come from. Picklable; carries no credentials and no data beyond what the user passed in."""
+
+    @property
+    def format(self) -> Format:
+        """The constants by which the rows are cut, and all that is computed from them."""
 
     @property
     def names(self) -> Sequence[str]:

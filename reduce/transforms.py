@@ -17,10 +17,8 @@ import numpy.typing as npt
 
 from eigenmill.reduce.blocks import F64, Block, Floats, dense_slices
 from eigenmill.reduce.cleaning import FILL, MEAN, Resolved, mend
-from eigenmill.reduce.digest import digest_of
-
-DENSE_SHARE = 1 / 8
-"""Share of stored entries above which sparse rows are multiplied dense. A format constant."""
+from eigenmill.reduce.digest import digest_of, tagged
+from eigenmill.reduce.format import FORMAT_1, Format
 
 
 class Transform(Protocol):
@@ -46,14 +44,14 @@ class Transform(Protocol):
     def __call__(self, block: Block) -> Block: ...
 
 
-def applied(block: Block, transforms: Sequence[Transform]) -> Iterator[Block]:
+def applied(block: Block, transforms: Sequence[Transform], format: Format) -> Iterator[Block]:
     """The block after all transforms, in lower blocks from where one would make many sparse rows dense.
 
     A transform that may take sparse rows as they are has ``takes(block)``, which tells whether it will.
     """
     for i, transform in enumerate(transforms):
         if block.sparse and not getattr(transform, "takes", lambda _: False)(block):
-            for piece in dense_slices(block):
+            for piece in dense_slices(block, format):
                 for later in transforms[i:]:
                     piece = later(piece)
                 yield piece
@@ -62,6 +60,7 @@ def applied(block: Block, transforms: Sequence[Transform]) -> Iterator[Block]:
     yield block
 
 
+@tagged("Input", "names dtype policy", later={"format": FORMAT_1})
 @dataclass(frozen=True)
 class Input:
     """What a fitted model expects of a row, and how it cleans it.
@@ -70,11 +69,13 @@ class Input:
         names: (d,) feature names, for error messages.
         dtype: float32 or float64, the precision of the output.
         policy: the frozen cleaning policy, every fill value known.
+        format: says when sparse rows are multiplied dense.
     """
 
     names: Sequence[str]
     dtype: np.dtype[Any]
     policy: Resolved
+    format: Format = FORMAT_1
 
     def clean(self, block: Block) -> tuple[Block, Floats]:
         """The rows kept, and their cleaned values (h', d) in a buffer that the caller may overwrite."""
@@ -94,6 +95,7 @@ class _Digested:
         return digest_of(self)
 
 
+@tagged("Standardize", "input mean scale")
 @dataclass(frozen=True)
 class Standardize(_Digested):
     """``(x - mean) / scale``; either may be None. CSR stays CSR when there is no mean to subtract."""
@@ -137,6 +139,7 @@ class Standardize(_Digested):
         return block.with_matrix(X)
 
 
+@tagged("Unscale", "names mean scale dtype")
 @dataclass(frozen=True)
 class Unscale(_Digested):
     """``x * scale + mean``, the inverse of :class:`Standardize`; NaN stays NaN."""
@@ -167,6 +170,7 @@ class Unscale(_Digested):
         return block.with_matrix(y.astype(self.dtype, copy=False))
 
 
+@tagged("Project", "input mean weights names")
 @dataclass(frozen=True)
 class Project(_Digested):
     """``(x - mean) @ weights``, with ``weights`` (d, k) holding basis, scaling and whitening."""
@@ -199,7 +203,7 @@ class Project(_Digested):
     def takes(self, block: Block) -> bool:
         """Whether sparse rows are multiplied as they are: they are not nearly dense, and have nothing to mend."""
         X = block.X
-        few = X.nnz <= DENSE_SHARE * X.shape[0] * X.shape[1]
+        few = X.nnz <= self.input.format.dense_share * X.shape[0] * X.shape[1]
         return few and not self.input.policy.clips and bool(np.isfinite(X.data).all())
 
     def __call__(self, block: Block) -> Block:
@@ -244,6 +248,7 @@ class Project(_Digested):
         return z
 
 
+@tagged("Align", "permutation signs names dtype")
 @dataclass(frozen=True)
 class Align(_Digested):
     """Columns in another order and with other signs: ``z[:, permutation] * signs``; every value stays exact.
@@ -272,6 +277,7 @@ class Align(_Digested):
         return block.with_matrix(z)
 
 
+@tagged("Reconstruct", "basis mean names dtype")
 @dataclass(frozen=True)
 class Reconstruct(_Digested):
     """``z @ basis + mean``: from k reduced features back to d original columns."""
@@ -290,6 +296,7 @@ class Reconstruct(_Digested):
         return block.with_matrix((z @ self.basis + self.mean).astype(self.dtype, copy=False))
 
 
+@tagged("Residual", "project basis")
 @dataclass(frozen=True)
 class Residual(_Digested):
     """``x - reconstruct(project(x))`` in original units."""
@@ -316,6 +323,7 @@ class Residual(_Digested):
         return block.with_matrix(X)
 
 
+@tagged("LogLikelihood", "input mean scale components quadratic noise constant")
 @dataclass(frozen=True)
 class LogLikelihood(_Digested):
     """Log-density of each row under the probabilistic PCA model (Tipping and Bishop 1999, section 3).

@@ -1,9 +1,14 @@
-"""Settings and resources for all tests: Hypothesis draws the same examples everywhere and keeps no files."""
+"""Settings and resources for all tests.
+
+Hypothesis draws the same examples everywhere and keeps no files. With HYPOTHESIS_PROFILE=random, as in ``make slow``,
+it draws others in every run: the first lines of the run name the seed with which it can be had again.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -14,14 +19,24 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile(
-    "eigenmill",
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
-settings.load_profile("eigenmill")
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "eigenmill")
+QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("eigenmill", deadline=None, derandomize=True, database=None, suppress_health_check=QUIET)
+settings.register_profile("random", settings.get_profile("eigenmill"), derandomize=False, print_blob=True)
+settings.load_profile(PROFILE)
+
+
+@pytest.hookimpl(tryfirst=True)  # before Hypothesis reads its option
+def pytest_configure(config: pytest.Config) -> None:
+    if PROFILE == "random" and config.getoption("--hypothesis-seed") is None:
+        # In the environment too: the workers of a run that is shared out draw from the same seed.
+        config.option.hypothesis_seed = os.environ.setdefault("HYPOTHESIS_SEED", str(secrets.randbits(32)))
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    seed = config.getoption("--hypothesis-seed")
+    return None if seed is None else f"examples drawn at random: HYPOTHESIS_PROFILE={PROFILE} --hypothesis-seed={seed}"
+
 
 MEMORY = Path("/dev/shm")
 ENOUGH = 1 << 30

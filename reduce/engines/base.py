@@ -24,9 +24,8 @@ from eigenmill.reduce.engines.costs import Cluster
 from eigenmill.reduce.errors import ArtifactError
 from eigenmill.reduce.manifest import Manifest
 from eigenmill.reduce.matrix import Matrix
-from eigenmill.reduce.passes.base import Pass, carries, from_arrays, sparse_height, to_arrays
+from eigenmill.reduce.passes.base import Pass, from_arrays, to_arrays
 from eigenmill.reduce.sink import Sink
-from eigenmill.reduce.source_base import leaf_rows
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -80,6 +79,13 @@ class Merger(Generic[S]):
             state = self.pass_.merge(state, sibling) if index % 2 == 0 else self.pass_.merge(sibling, state)
             level, index = level + 1, index // 2
 
+    def take(self, found: Tree[S]) -> None:
+        """Add the states of a tree, its open leaf included."""
+        for (level, index), state in sorted(found.nodes.items(), key=lambda item: item[0][1] << item[0][0]):
+            self.add(index, state, level)
+        if found.open is not None:
+            self.tree.open = found.open
+
     def covered(self, leaf: int) -> bool:
         """Whether a complete node holds this leaf."""
         return any(leaf >> level == index for level, index in self.tree.nodes)
@@ -120,15 +126,12 @@ class Leaves(Made[Leaf]):
         return Leaf(self.first + index, fragments, int(self.rows[index]), full, self.continues and index == 0)
 
 
-def plan_leaves(
-    data: Matrix, *, after: Tree[Any] | None = None, fragments: range | None = None, target: int | None = None
-) -> Leaves:
+def plan_leaves(data: Matrix, *, after: Tree[Any] | None = None, fragments: range | None = None) -> Leaves:
     """The leaves of ``data``; its rows come after those of the tree, whose open leaf the first one continues.
 
-    ``fragments`` are a run of its fragments that begins where a leaf does, by default all; ``target`` rows close
-    a leaf.
+    ``fragments`` are a run of its fragments that begins where a leaf does, by default all.
     """
-    target = leaf_rows(data.n_features) if target is None else target
+    target = data.format.leaf_rows(data.n_features)
     held = after.open_rows if after else 0
     stops, rows, full = runs_of(data.fragments, target, among=fragments, held=held)
     start = 0 if fragments is None else fragments.start
@@ -146,9 +149,9 @@ def fold_leaf(
 ) -> S:
     """The one loop in which a block meets a pass; every engine's task runs it."""
     state, fragments = pass_.start() if start is None else start, data.fragments
-    height = sparse_height(pass_) if data.sparse else None
+    height = pass_.sparse_height if data.sparse else None
     for i in leaf.fragments:
-        for block in data.blocks(fragments[i], workspace, carry=carries(pass_), height=height):
+        for block in data.blocks(fragments[i], workspace, carry=pass_.carries, height=height):
             state = pass_.fold(state, block)
             if progress is not None:
                 progress(block.rows)
@@ -182,12 +185,17 @@ def restore_tree(arrays: dict[str, Any], meta: dict[str, Any], kind: type[S], tr
         raise ArtifactError(f"expected a saved merge tree, found one without {error}; fit again") from error
 
 
-class Progress(Protocol):
-    """Told of every scan; called from worker threads."""
+class ScanProgress(Protocol):
+    """Told of one scan, from the threads that run it."""
 
-    def begin(self, stage: str, rows: int, size: int) -> None: ...
     def advance(self, rows: int) -> None: ...
     def end(self) -> None: ...
+
+
+class Progress(Protocol):
+    """Told of every scan. Scans of several threads may run at once: each tells what ``begin`` has returned to it."""
+
+    def begin(self, stage: str, rows: int, size: int) -> ScanProgress: ...
 
 
 def scan_name(pass_: Pass[Any, Any]) -> str:
@@ -196,16 +204,16 @@ def scan_name(pass_: Pass[Any, Any]) -> str:
 
 
 @contextlib.contextmanager
-def staged(progress: Progress | None, stage: str, rows: int) -> Iterator[None]:
-    """Tell ``progress``, if there is one, of a scan of ``rows`` rows."""
+def staged(progress: Progress | None, stage: str, rows: int) -> Iterator[Callable[[int], None]]:
+    """Tell ``progress``, if there is one, of a scan of ``rows`` rows; gives what is called with rows that are done."""
     if progress is None:
-        yield
+        yield lambda rows: None
         return
-    progress.begin(stage, rows, 0)
+    scan = progress.begin(stage, rows, 0)
     try:
-        yield
+        yield scan.advance
     finally:
-        progress.end()
+        scan.end()
 
 
 class Session(ABC):

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from eigenmill.reduce import files
 from eigenmill.reduce.artifact import load_arrays, save_arrays
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, tag_of
 from eigenmill.reduce.engines.base import Tree, one_blas_thread, restore_tree, tree_arrays
 from eigenmill.reduce.errors import ArtifactError
 from eigenmill.reduce.matrix import Matrix
@@ -71,7 +71,7 @@ class Checkpoint:
         self.fresh = not tree.nodes and tree.open is None
         past = None if self.fresh else tree_arrays(tree)
         self.fs, directory = files.resolve(work)
-        self.path = f"{directory}/{digest_of([type(pass_).__name__, pass_, data.digest, past, form])}.state"
+        self.path = f"{directory}/{digest_of([tag_of(type(pass_)).name, pass_, data.digest, past, form])}.state"
         self.last, self.lock = time.monotonic(), threading.Lock()
 
     def resume(self) -> bool:

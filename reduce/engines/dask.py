@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from functools import lru_cache
@@ -184,7 +184,7 @@ class DaskSession(Session):
         tasks = fold_tasks(pass_, data, tree, TASKS["dask"])
         state = pass_.sizes(0, data.n_rows)[0]
         fan = fan_in("dask", state)
-        with staged(self.engine.progress, name, data.n_rows):
+        with staged(self.engine.progress, name, data.n_rows) as advance:
             graph = _Graph(f"fold-{name}", tasks, self.engine)
             merged, level = graph.nodes, 0
             whole = graph.node("pass", delayed(_identity), [pack(pass_, self.engine.work)])[0] if tasks else None
@@ -193,26 +193,28 @@ class DaskSession(Session):
                 merged, level = graph.node(f"merge-{name}-{level}", delayed(_merge), groups, whole), level + 1
             if merged and not keep and not tree.nodes:
                 merged = graph.node(f"total-{name}", delayed(_total), merged, whole)
-            found = self._compute(graph, merged, direct=state >= LARGE_STATE["dask"])
+            found = self._compute(graph, merged, advance, direct=state >= LARGE_STATE["dask"])
         if found:
             take_in(pass_, tree, found[0])
 
     def write(self, data: Matrix, sink: Sink) -> Manifest:
         self._admit(None, data)
         job = sink.open(data)
-        with staged(self.engine.progress, "write", sum(part.rows for part in job.pending)):
-            self._compute(_Graph("write-part", write_tasks(data, job), self.engine), [])
+        with staged(self.engine.progress, "write", sum(part.rows for part in job.pending)) as advance:
+            self._compute(_Graph("write-part", write_tasks(data, job), self.engine), [], advance)
         return job.commit()
 
     def collect(self, data: Matrix) -> Array:
         self._admit(None, data)
         graph = _Graph("collect", rows_tasks(data, TASKS["dask"]), self.engine)
-        found = self._compute(graph, graph.nodes)
+        found = self._compute(graph, graph.nodes, lambda rows: None)
         return np.concatenate(found) if found else np.empty((0, data.n_features), data.dtype)
 
     # Dask.
 
-    def _compute(self, graph: _Graph, wanted: Sequence[Any], *, direct: bool = False) -> list[Any]:
+    def _compute(
+        self, graph: _Graph, wanted: Sequence[Any], advance: Callable[[int], None], *, direct: bool = False
+    ) -> list[Any]:
         """Run a graph to its end; what ``wanted`` nodes give."""
         if not graph.all:
             return []
@@ -223,7 +225,7 @@ class DaskSession(Session):
         by_key = {future.key: future for future in futures}
         results = [by_key.pop(node.key) for node in wanted]
         by_key.clear()
-        failed = self._watch(futures, graph.rows, keep={future.key for future in results})
+        failed = self._watch(futures, graph.rows, advance, keep={future.key for future in results})
         if failed is not None:
             with contextlib.suppress(Exception):
                 self.client.cancel(futures)
@@ -231,7 +233,9 @@ class DaskSession(Session):
         with self._alive():
             return list(self.client.gather(results, direct=direct or None))
 
-    def _watch(self, futures: list[Future], rows: Sequence[int], keep: set[str]) -> BaseException | None:
+    def _watch(
+        self, futures: list[Future], rows: Sequence[int], advance: Callable[[int], None], keep: set[str]
+    ) -> BaseException | None:
         """Wait until all are done, letting go of each one that is; the first error that lasts."""
         told: queue.SimpleQueue[Future] = queue.SimpleQueue()
         counts = {future.key: count for future, count in zip(futures, rows, strict=False)}
@@ -259,8 +263,8 @@ class DaskSession(Session):
             if status == "pending":
                 continue  # tried again meanwhile, for the sake of another one
             if status == "finished":
-                if future.key in counts and self.engine.progress is not None:
-                    self.engine.progress.advance(counts.pop(future.key))
+                if future.key in counts:
+                    advance(counts.pop(future.key))
                 # What the client no longer asks for the cluster forgets as soon as it is merged.
                 done = pending.pop(future.key, None)
                 if done is not None and done.key in keep:

@@ -7,25 +7,19 @@ is interrupted, and a later run of the same pass over the same input goes on fro
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
 
-from eigenmill.reduce.blocks import Array, Block, Workspace
-from eigenmill.reduce.catalog import Fragment, Some
+from eigenmill.reduce.blocks import Array
+from eigenmill.reduce.catalog import Some
 from eigenmill.reduce.engines.base import (
     Engine,
-    Leaf,
     Merger,
     Progress,
     Session,
     Tree,
-    fold_leaf,
     one_blas_thread,
     plan_leaves,
     scan_name,
@@ -34,19 +28,16 @@ from eigenmill.reduce.engines.base import (
 from eigenmill.reduce.engines.checkpoint import Checkpoint
 from eigenmill.reduce.engines.kept import Kept
 from eigenmill.reduce.engines.memory import estimate, parse_bytes, resident, workers_that_fit
+from eigenmill.reduce.engines.tasks import Watch, fold_tasks, rows_tasks, write_tasks
+from eigenmill.reduce.engines.threads import run_tasks
 from eigenmill.reduce.errors import ConfigError
-from eigenmill.reduce.manifest import Manifest, PartRecord
+from eigenmill.reduce.manifest import Manifest
 from eigenmill.reduce.matrix import Matrix
-from eigenmill.reduce.parts import Part
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.sink import Sink
 
 S = TypeVar("S")
 R = TypeVar("R")
-T = TypeVar("T")
-AHEAD = 4
-Watch = Callable[[int], None]
-"""Told of every block's rows; raises when the scan is to stop."""
 
 
 class LocalEngine(Engine):
@@ -131,143 +122,45 @@ class LocalSession(Session):
             if memory or disk or self._kept.bytes:
                 data = self._kept.over(data, memory)
         keep, tree = tree is not None, Tree() if tree is None else tree
-        leaves = plan_leaves(data, after=tree)
-        with staged(engine.progress, scan_name(pass_), data.n_rows), one_blas_thread():
-            self._fold(pass_, data, leaves, tree, workers)
+        with staged(engine.progress, scan_name(pass_), data.n_rows) as advance, one_blas_thread():
+            self._fold(pass_, data, tree, workers, advance)
             return pass_.finalize(tree.total(pass_, keep=keep))
 
-    def write(self, data: Matrix, sink: Sink) -> Manifest:
-        workers = workers_that_fit(None, data, self.engine.workers, self.engine.memory)
-        job = sink.open(data)
-        rows = sum(part.rows for part in job.pending)
-
-        def task(part: Part, workspace: Workspace, watch: Watch) -> PartRecord:
-            return job.write_part(part, _watched(data, part, workspace, watch))
-
-        with staged(self.engine.progress, "write", rows), one_blas_thread():
-            self._map(task, job.pending, min(workers, max(len(job.pending), 1)))
-        return job.commit()
-
-    def collect(self, data: Matrix) -> Array:
-        parts: list[Array] = [np.empty((0, data.n_features), data.dtype)] * len(data.fragments)
-
-        def task(fragment: Fragment, workspace: Workspace, watch: Watch) -> None:
-            blocks = [b.dense(data.dtype).copy() for b in data.blocks(fragment, workspace)]
-            parts[fragment.index] = np.concatenate(blocks) if blocks else parts[fragment.index]
-
-        with one_blas_thread():
-            self._map(task, data.fragments, self.engine.workers)
-        return np.concatenate(parts) if parts else np.empty((0, data.n_features), data.dtype)
-
-    def _fold(self, pass_: Pass[S, Any], data: Matrix, leaves: Sequence[Leaf], tree: Tree[S], workers: int) -> None:
-        merger = Merger(pass_, tree)
-        work, every = self.engine.work, self.engine.save_every
+    def _fold(self, pass_: Pass[S, Any], data: Matrix, tree: Tree[S], workers: int, advance: Watch) -> None:
+        merger, work, every = Merger(pass_, tree), self.engine.work, self.engine.save_every
         checkpoint = None if work is None else Checkpoint(work, pass_, data, tree, merger.lock, every)
-        if not leaves or (checkpoint is not None and checkpoint.resume()):
+        tasks, leaves = fold_tasks(pass_, data, tree), plan_leaves(data, after=tree)
+        if not tasks or (checkpoint is not None and checkpoint.resume()):
             return
-        continued, tree.open = tree.open, None
+        tree.open = None  # the first task has it, and goes on from it
 
-        def task(leaf: Leaf, workspace: Workspace, watch: Watch) -> None:
-            state = fold_leaf(pass_, data, leaf, workspace, continued if leaf.continues else None, watch)
-            if leaf.full:
-                merger.add(leaf.index, state)
-            else:
-                tree.open = state
+        def done(number: int, found: Tree[S]) -> None:
+            merger.take(found)
             if checkpoint is not None:
                 checkpoint.save_if_due()
 
         try:
-            left = (i for i, leaf in enumerate(leaves) if not merger.covered(leaf.index))
-            self._map(task, Some(leaves, left), workers)
+            left = (i for i in range(len(tasks)) if not merger.covered(leaves.first + i))
+            run_tasks(Some(tasks, left), workers, advance, done)
         except BaseException:
             if checkpoint is not None:
                 checkpoint.save_if_due(now=True)
             raise
         last = leaves[-1]
-        tree.leaves = last.index + (1 if last.full else 0)
-        tree.open_rows = 0 if last.full else last.rows
+        tree.leaves, tree.open_rows = last.index + last.full, 0 if last.full else last.rows
         if checkpoint is not None:
             checkpoint.save(whole=True)
 
-    def _map(self, task: Callable[[T, Workspace, Watch], Any], items: Sequence[T], workers: int) -> None:
-        """Run ``task`` on every item, at most ``workers`` at once, started in order.
+    def write(self, data: Matrix, sink: Sink) -> Manifest:
+        workers = workers_that_fit(None, data, self.engine.workers, self.engine.memory)
+        job = sink.open(data)
+        rows = sum(part.rows for part in job.pending)
+        with staged(self.engine.progress, "write", rows) as advance, one_blas_thread():
+            run_tasks(write_tasks(data, job, here=True), workers, advance, lambda number, record: None)
+        return job.commit()
 
-        An error stops all later items; those before it go on, so that it is the first item's error that is raised,
-        with one worker or many. No item starts more than ``AHEAD`` per worker after the oldest that runs: states that
-        wait for a slow one would pile up.
-        """
-        progress, turn = self.engine.progress, threading.Condition()
-        running, errors = set[int](), dict[int, BaseException]()
-        started, end = 0, len(items)
-
-        def watch_of(number: int) -> Watch:
-            def watch(rows: int) -> None:
-                if number >= end:
-                    raise _StoppedError
-                if progress is not None:
-                    progress.advance(rows)
-
-            return watch
-
-        def loop() -> None:
-            try:
-                with one_blas_thread():
-                    serve()
-            finally:
-                # What the allocator keeps for a thread that has ended, later threads would not use.
-                pa.default_memory_pool().release_unused()
-
-        def serve() -> None:
-            nonlocal started, end
-            workspace = Workspace()
-            while True:
-                with turn:
-                    number = started
-                    if number >= end:
-                        return
-                    started += 1
-                    running.add(number)
-                    while number < end and number - min(running) > AHEAD * workers:
-                        turn.wait()
-
-                try:
-                    if number < end:
-                        task(items[number], workspace, watch_of(number))
-                except _StoppedError:
-                    return
-                except BaseException as error:
-                    with turn:
-                        errors[number], end = error, min(end, number)
-                    return
-                finally:
-                    with turn:
-                        running.discard(number)
-                        turn.notify_all()
-
-        if min(workers, len(items)) <= 1:
-            loop()
-        else:
-            with ThreadPoolExecutor(min(workers, len(items)), thread_name_prefix="eigenmill") as pool:
-                futures = [pool.submit(loop) for _ in range(min(workers, len(items)))]
-                try:
-                    for future in futures:
-                        future.result()
-                finally:
-                    # Reached by Ctrl-C too: all stop at their next block.
-                    if not all(future.done() for future in futures):
-                        with turn:
-                            end = 0
-                            turn.notify_all()
-        if errors:
-            raise errors[min(errors)]
-
-
-class _StoppedError(Exception):
-    """Ends an item after one that has failed."""
-
-
-def _watched(data: Matrix, part: Part, workspace: Workspace, watch: Watch) -> Iterator[Block]:
-    for i in part.fragments:
-        for block in data.blocks(data.fragments[i], workspace, carry=True):
-            yield block
-            watch(block.rows)
+    def collect(self, data: Matrix) -> Array:
+        parts: list[Array] = [np.empty((0, data.n_features), data.dtype)] * len(data.fragments)
+        with one_blas_thread():
+            run_tasks(rows_tasks(data), self.engine.workers, lambda rows: None, parts.__setitem__)
+        return np.concatenate(parts) if parts else np.empty((0, data.n_features), data.dtype)

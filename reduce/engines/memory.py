@@ -14,12 +14,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from eigenmill.reduce.blocks import MAX_HEIGHT, block_height
 from eigenmill.reduce.catalog import row_counts
 from eigenmill.reduce.engines.base import plan_leaves
 from eigenmill.reduce.errors import ConfigError, DoesNotFitError
 from eigenmill.reduce.matrix import Matrix
-from eigenmill.reduce.passes.base import Pass, sparse_height
+from eigenmill.reduce.passes.base import Pass
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 PAGE = (1 << 20) + (128 << 10)
@@ -96,29 +95,31 @@ def estimate(pass_: Pass[Any, Any] | None, data: Matrix, workers: int, *, proces
     process = resident() if process is None else process
     source = data.source
     d, leaves = len(source.names), plan_leaves(data)
-    height, largest = block_height(d), max((rows for rows, _ in row_counts(data.fragments)), default=0)
+    format = data.format
+    height, largest = format.block_height(d), max((rows for rows, _ in row_counts(data.fragments)), default=0)
     rows = min(height, largest)
     workers = max(min(workers, len(leaves) or 1), 1)
     block, row = rows * d * data.dtype.itemsize, float(d * source.dtype.itemsize)
-    low = sparse_height(pass_) if data.sparse else MAX_HEIGHT if source.sparse else None
+    low = format.max_height if source.sparse else None
+    if data.sparse:
+        low = None if pass_ is None else pass_.sparse_height
     if low is not None:
         # A block of sparse rows, twice while it is split, and the piece of it that may have to be made dense.
         rows, row = min(low, largest), sparse_row(data)
         block = int(2 * rows * row) + block
-    process += getattr(pass_, "held", 0)
     decoding = 0
     if source.files:
         group = int(largest * row)
         # Measured: Arrow holds pages compressed, decompressed and decoded, and the last batch while it makes the next.
         decoding = int(4 * block + 2.5 * min(group, source.stored_columns * PAGE))
-    blocks = 2 * block + sum(min(rows, block_height(len(t.names))) * len(t.names) * 8 for t in data.transforms)
+    blocks = 2 * block + sum(min(rows, format.block_height(len(t.names))) * len(t.names) * 8 for t in data.transforms)
     if pass_ is None:
         return Memory(workers, process, 0, blocks - block + WRITING, decoding, 0, 0)
     state, scratch, final = pass_.sizes(rows, data.n_rows)
     # The counter's own nodes, and those that wait for leaves still running, which are at most 4 per worker behind.
     waiting = workers * math.ceil(math.log2(4 * workers)) if workers > 1 else 0
     pending = min(math.ceil(math.log2(len(leaves) + 1)) + waiting, len(leaves))
-    return Memory(workers, process, state, blocks + scratch, decoding, pending * state, final)
+    return Memory(workers, process + pass_.held, state, blocks + scratch, decoding, pending * state, final)
 
 
 def sparse_row(data: Matrix) -> float:

@@ -143,11 +143,10 @@ class SparkScans(Session):
                 frame = frame.groupBy(group).applyInArrow(merger(payload, total and count == 1), SCHEMA)
             return frame
 
-        with staged(self.engine.progress, name, n):
+        with staged(self.engine.progress, name, n) as advance:
             trees = self._collect(merged, f"{name} of {n} rows") if many else iter(())
             found = merge_trees(pass_, (from_bytes(p, pass_) for _, p in trees))
-            if self.engine.progress is not None:
-                self.engine.progress.advance(n)
+            advance(n)
         if many:
             take_in(pass_, tree, found)
 
@@ -159,15 +158,14 @@ class SparkScans(Session):
             )
         self._admit(None, data)
         job = sink.open(data)
-        with staged(self.engine.progress, "write", sum(part.rows for part in job.pending)):
+        with staged(self.engine.progress, "write", sum(part.rows for part in job.pending)) as advance:
             # In rounds: every task is sent the descriptions of all tasks of its Spark job.
             for start in range(0, len(job.pending), TASKS["spark"]):
                 pending = job.pending[start : start + TASKS["spark"]]
                 tasks, n = write_tasks(data, replace(job, pending=pending)), sum(part.rows for part in pending)
                 for _ in self._collect(partial(self._map, tasks, write), f"write of {n} rows"):
                     pass
-                if self.engine.progress is not None:
-                    self.engine.progress.advance(n)
+                advance(n)
         return job.commit()
 
     def collect(self, data: Matrix) -> Array:

@@ -22,16 +22,17 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import ArrayType, DoubleType, FloatType, StructField, StructType
 
 from eigenmill.reduce.arrow import field_of, numbers, weights_field
-from eigenmill.reduce.blocks import MAX_HEIGHT, Block, Origin, Workspace, block_height
+from eigenmill.reduce.blocks import Block, Origin, Workspace
 from eigenmill.reduce.catalog import FileInfo, Fragment
 from eigenmill.reduce.engines.base import Engine, Tree, one_blas_thread
 from eigenmill.reduce.engines.ship import pack, unpack
 from eigenmill.reduce.engines.spark_rows import Mapper, answer, check
 from eigenmill.reduce.engines.wire import to_bytes
 from eigenmill.reduce.errors import ConfigError, SchemaError
+from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.layouts import SPARSE, LaidOut, Layout, SparkVector, SparsePair, Wanted, choose, wanted
 from eigenmill.reduce.matrix import Matrix
-from eigenmill.reduce.passes.base import Pass, sparse_height
+from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.transforms import applied
 
 WHERE = "<DataFrame>"
@@ -48,11 +49,13 @@ class Reader:
         layout: its columns come first in every batch.
         weights: the column of row weights.
         transforms: applied to every block.
+        format: how high blocks are.
     """
 
     layout: Layout
     weights: str | None
     transforms: tuple[Any, ...]
+    format: Format
 
     @property
     def sparse(self) -> bool:
@@ -64,13 +67,13 @@ class Reader:
         workspace, row = Workspace(), 0
         if height is None:
             many = self.layout.sparse and not self.sparse
-            height = MAX_HEIGHT if many else block_height(len(self.layout.names))
+            height = self.format.max_height if many else self.format.block_height(len(self.layout.names))
         for batch in batches:
             pieces = -(-batch.num_rows // height)
             for i in range(pieces):
                 a, b = (batch.num_rows * k // pieces for k in (i, i + 1))
                 block = self._block(batch.slice(a, b - a), Origin(where, row=row + a), workspace)
-                yield from applied(block, self.transforms)
+                yield from applied(block, self.transforms, self.format)
             row += batch.num_rows
 
     def _block(self, batch: pa.RecordBatch, origin: Origin, workspace: Workspace) -> Block:
@@ -89,12 +92,14 @@ class FrameSource(LaidOut):
     Args:
         frame: a ``pyspark.sql.DataFrame``, classic or Connect.
         want: which of its columns make the matrix.
+        format: by which workers read it.
     """
 
     files: tuple[FileInfo, ...] = ()
     root, listed = "", False
 
-    def __init__(self, frame: Any, want: Wanted) -> None:
+    def __init__(self, frame: Any, want: Wanted, format: Format | None = None) -> None:
+        self.format = format or current()
         schema = to_arrow_schema(frame.schema)
         twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
         if twice:
@@ -189,7 +194,7 @@ class FrameSource(LaidOut):
 
     def reader(self, data: Matrix) -> Reader:
         """How workers read ``data``."""
-        return Reader(self.layout, self.weights, data.transforms)
+        return Reader(self.layout, self.weights, data.transforms, self.format)
 
     def _selected(self, others: Sequence[str]) -> Any:
         weights = [] if self.weights is None else [self.weights]
@@ -197,11 +202,11 @@ class FrameSource(LaidOut):
         return self.frame.select(*map(_column, names))
 
 
-def source_of(frame: Any, **options: Any) -> FrameSource:
+def source_of(frame: Any, format: Format | None = None, **options: Any) -> FrameSource:
     """The source of a Spark DataFrame; options as of ``Dataset.from_spark``."""
     if not hasattr(frame, "mapInArrow"):
         raise ConfigError(f"expected a Spark DataFrame, found {type(frame).__module__}.{type(frame).__name__}")
-    return FrameSource(frame, wanted(**options))
+    return FrameSource(frame, wanted(**options), format)
 
 
 def _column(name: str) -> Any:
@@ -246,7 +251,7 @@ def folder(payload: bytes, first: int, expected: dict[str, str]) -> Mapper:
             pass_, reader = unpack(payload)
             state = pass_.start()
             with one_blas_thread():
-                height = sparse_height(pass_) if reader.sparse else None
+                height = pass_.sparse_height if reader.sparse else None
                 for block in reader.blocks(batches, f"{WHERE} partition {partition}", height):
                     state = pass_.fold(state, block)
             index = first + partition

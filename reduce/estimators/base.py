@@ -33,6 +33,7 @@ from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.panels import cores
 from eigenmill.reduce.estimators.record import Record, fingerprint, located, unseen
 from eigenmill.reduce.estimators.solver import Shape
+from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.method import Method, Stage
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
@@ -61,6 +62,13 @@ def engine_for(data: Dataset, engine: Engine | Cluster | None) -> Engine | Clust
 
 def _refuse(plan: Plan, record: Record | None, *, keep: bool) -> None:
     """Refuse what cannot go on, and what does not fit where the plan knows the memory there is."""
+    format = plan.data.format
+    if record is not None and record.format != format:
+        raise ConfigError(
+            f"expected data of the format that the model was fitted by, found the constants "
+            f"{format.changes() or 'of format 1'} in place of {record.format.changes() or 'format 1'}; "
+            "fit all data again"
+        )
     if record is not None and record.solver and plan.solver != record.solver:
         raise ConfigError(
             f"expected to go on with solver={record.solver!r}, found that {record.rows + plan.rows} rows take "
@@ -161,7 +169,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     ) -> Plan:
         """The plan for ``data``, which may go on from a ``record``."""
         dtype, rows, policy = self._dtype(data), data.n_rows, self._policy(data)
-        intake = Intake(data.feature_names, dtype, policy)
+        intake = Intake(data.feature_names, dtype, policy, data.format)
         stage, unlimited = None, np.full(data.n_features, np.inf)
         if record is not None:
             # Rows of a wider type than the first ones are not cut down to theirs.
@@ -251,8 +259,8 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         with engine.session(plan.method.reserve) as session:
             run = Run(plan, session)
             if record is None:
-                record = Record(Tree(), (), 0, "", self._limited(data, run), self._dtype(data))
-            intake = Intake(data.feature_names, record.dtype, record.policy)
+                record = Record(Tree(), (), 0, "", self._limited(data, run), self._dtype(data), data.format)
+            intake = Intake(data.feature_names, record.dtype, record.policy, data.format)
             with one_blas_thread():  # a start that is random is made orthonormal, and all results follow from it
                 wide = replace(intake, dtype=np.promote_types(record.dtype, self._dtype(data)))
                 pass_ = self._first_pass(plan, wide, cores(engine))
@@ -264,7 +272,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 moments = self._finish(result, intake, again, run)
         source, rows = data.source, record.rows + data.n_rows
         files = Files(chain(record.files, located(source)))
-        record = Record(tree or record.tree, files, rows, plan.solver, record.policy, record.dtype)
+        record = Record(tree or record.tree, files, rows, plan.solver, record.policy, record.dtype, record.format)
         self.quality_ = moments
         self.cleaning_ = record.policy.with_means(moments.mean)
         self._layout, self._dtype_ = dict(source.describe()), data.dtype
@@ -334,10 +342,10 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         model._read_record = state
         return model
 
-    def as_transform(self, dtype: Any = np.float64) -> Transform:
+    def as_transform(self, dtype: Any = np.float64, format: Format | None = None) -> Transform:
         """The fitted model as a row-local transform of raw rows (n, d), in float32 or float64."""
         check_is_fitted(self, "cleaning_")
-        return self._transform(Input(self._names, np.dtype(dtype), self.cleaning_))
+        return self._transform(Input(self._names, np.dtype(dtype), self.cleaning_, format or current()))
 
     # Data in.
 
@@ -421,7 +429,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         policy, reach = self._policy(data), data.cleaning.clip_sd
         if reach is None:
             return policy
-        moments = run.scan(MomentsPass(Intake(data.feature_names, self._dtype(data), policy)), data)
+        moments = run.scan(MomentsPass(Intake(data.feature_names, self._dtype(data), policy, data.format)), data)
         away = reach * np.sqrt(moments.variance)
         # A column without a value has no limits; a constant one is its own.
         low, high = moments.mean - away, moments.mean + away
@@ -451,7 +459,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """Reduced features of ``X`` (n, d): an array (n, k) for arrays, a lazy Dataset for a Dataset or path."""
         check_is_fitted(self, "cleaning_")
         data = self._dataset(X, None, reset=False)
-        out = data.then(self.as_transform(self._dtype(data)))
+        out = data.then(self.as_transform(self._dtype(data), data.format))
         if isinstance(data.source, Collection) and not isinstance(X, Dataset):
             return data.source.applied(out)
         return out if is_lazy(X) else self._collect(out)

@@ -55,7 +55,7 @@ class StandardScaler(OneToOneFeatureMixin, Estimator):
         self._refuse_sparse(shape.sparse)
         d, work = shape.features, 4.0 * shape.stored
         stage = Stage(MomentsPass(intake), "for means and variances", work)
-        input = Input(intake.names, intake.dtype, intake.policy)
+        input = Input(intake.names, intake.dtype, intake.policy, intake.format)
         outline = Standardize(input, np.zeros(d) if self.with_mean else None, np.zeros(d))
         return Method("moments", "one scan", (stage,), Bound.exact(d), lambda _: outline)
 

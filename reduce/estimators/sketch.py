@@ -24,8 +24,9 @@ from eigenmill.reduce.estimators.bounds import upper_bounds
 from eigenmill.reduce.estimators.krylov import Steps, iterate, orthonormal, residual_bounds
 from eigenmill.reduce.estimators.nystrom import Nystroem, nystroem
 from eigenmill.reduce.estimators.panels import cores
-from eigenmill.reduce.estimators.solver import SPARSE_COST, USUAL_SCANS, Shape, refinement
+from eigenmill.reduce.estimators.solver import Shape, refinement
 from eigenmill.reduce.estimators.spectrum import Spectrum, gamma, orient
+from eigenmill.reduce.format import Format
 from eigenmill.reduce.method import Bound, Stage
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
@@ -44,6 +45,7 @@ class Wanted:
         scans: scans allowed, that of moments and that of a refinement included.
         width: Gaussian columns of the start; ``columns``: with those of an earlier model.
         seed: of the start.
+        format: of all that follows.
     """
 
     k: int | None
@@ -54,6 +56,7 @@ class Wanted:
     width: int
     columns: int
     seed: int
+    format: Format
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Setting:
         pivot, gap: of :class:`SketchPass`.
         gross: squared Frobenius norm of what is multiplied, about the pivot and about 0.
         spread: of the part about the pivot, which alone is multiplied in the data's precision.
+        panel: rows of a product of A that are worked on at a time.
     """
 
     n: float
@@ -78,6 +82,7 @@ class Setting:
     gap: F64 | None
     gross: float
     spread: float
+    panel: int
 
     def into(self, Q: F64) -> F64:
         return Q if self.scale is None else Q / self.scale[:, None]
@@ -87,7 +92,7 @@ class Setting:
         Z = found.products
         if not self.centred:
             mean = found.mean
-            add_low_rank(Z, (found.n * mean)[:, None], (mean @ weights)[None])
+            add_low_rank(Z, (found.n * mean)[:, None], (mean @ weights)[None], self.panel)
         if self.scale is not None:
             Z /= self.scale[:, None]
         return Z
@@ -105,9 +110,10 @@ class Fit:
     terms: int
 
 
-def width_of(k: int | None, most: int, d: int) -> int:
+def width_of(k: int | None, most: int, d: int, format: Format) -> int:
     """Columns of the start: a quarter more than the values wanted, at least 10 more; a quarter of an unknown number."""
-    wanted = k + max(10, k // 4) if k is not None else most // 4 + 10
+    extra, share = format.extra_columns, format.start_share
+    wanted = k + max(extra, k // share) if k is not None else most // share + extra
     return min(wanted, d)
 
 
@@ -126,7 +132,7 @@ def start(wanted: Wanted, d: int, earlier: F64 | None, threads: int = 1) -> F64:
     fresh = gaussian(wanted.seed, "sketch start", d, wanted.width)
     if earlier is not None:
         fresh = np.concatenate([earlier, fresh], axis=1)[:, :d]
-    return orthonormal(fresh, threads)[0]
+    return orthonormal(fresh, threads, wanted.format)[0]
 
 
 def moments_first(intake: Intake, *, sparse: bool, centred: bool, scale: bool) -> bool:
@@ -149,14 +155,14 @@ def stages(wanted: Wanted, intake: Intake, shape: Shape, *, first: bool, refine:
     found = Stage(
         _template(intake, wanted.columns),
         "to multiply the basis, a block of vectors at a time",
-        4.0 * shape.stored * wanted.columns * (SPARSE_COST if shape.sparse else 1),
+        4.0 * shape.stored * wanted.columns * (shape.format.sparse_cost if shape.sparse else 1),
         times=Bound(least, products, f"{rule}, at most max_scans in all"),
-        usual=products if wanted.tol is None else min(products, max(USUAL_SCANS, least)),
+        usual=products if wanted.tol is None else min(products, max(shape.format.usual_scans, least)),
         held=_held(d, wanted.columns, products),
         refusal=partial(_refusal, wanted, intake, products),
     )
     k = wanted.k or wanted.most
-    keep = min(_more_than(k), d)
+    keep = min(_kept(k, wanted.format), d)
     # Beside the directions: what the first product was made of.
     after = refinement(intake, shape.rows, keep, k, held=8 * d * (keep + 2 * wanted.columns + 24))
     before = Stage(MomentsPass(intake), "to know means and scales before the start", 4.0 * shape.stored)
@@ -188,11 +194,6 @@ def _refusal(
     return what, f"block_size={low}, a smaller max_scans, " if enough else "fewer components, "
 
 
-def _more_than(k: int) -> int:
-    """Directions kept for ``k`` values, where there are so many: a refinement turns small ones among them."""
-    return k + max(10, k // 10)
-
-
 def setting_of(
     moments: Moments, mean: F64, variance: F64, scale: F64 | None, intake: Intake, *, centred: bool, sparse: bool
 ) -> Setting:
@@ -209,7 +210,8 @@ def setting_of(
         squares, about = squares / scale**2, about / scale**2
     gap = mean - pivot if (intake.policy.code == MEAN).any() else None
     trace, spread = float(squares.sum()), float(about.sum())
-    return Setting(n, mean, scale, centred, trace, pivot, gap, spread + (0.0 if centred else trace), spread)
+    gross = spread + (0.0 if centred else trace)
+    return Setting(n, mean, scale, centred, trace, pivot, gap, gross, spread, intake.format.panel_rows)
 
 
 def solve(
@@ -228,7 +230,7 @@ def solve(
         earlier: (d, k) directions to start with.
         spare: scans used otherwise.
     """
-    d, terms = len(intake.names), 0
+    d, terms, format = len(intake.names), 0, wanted.format
 
     def multiply(Q: F64) -> F64:
         nonlocal terms
@@ -244,14 +246,15 @@ def solve(
         first = setting.product(begun, begun.weights)
 
     def noise(top: float) -> float:
-        return 8 * float(np.sqrt(d) * np.finfo(np.float64).eps) * top + _single(intake, setting, top)
+        return format.noise * float(np.sqrt(d) * np.finfo(np.float64).eps) * top + _single(intake, setting, top)
 
     least, products = min(wanted.k or 1, d), wanted.scans - spare
 
     def count(values: F64) -> int | None:
         if wanted.k is not None:
             return wanted.k if len(values) >= wanted.k else None
-        reached = np.flatnonzero(np.cumsum(values) >= wanted.share * setting.trace * (1 - 4 * d * np.finfo(float).eps))
+        rounding = format.sum_noise * d * np.finfo(float).eps
+        reached = np.flatnonzero(np.cumsum(values) >= wanted.share * setting.trace * (1 - rounding))
         return int(reached[0]) + 1 if len(reached) and reached[0] < wanted.most else None
 
     steps = iterate(
@@ -288,18 +291,24 @@ def _fit_once(
     s = np.sqrt(theta)
     left = max(setting.trace - float(values.sum()), 0.0) + rounding * (1 + len(values))
     off = np.maximum(np.sqrt(theta + left) - s, s - np.sqrt(np.maximum(theta - rounding, 0.0)))
-    keep = min(len(values), _more_than(k), d)
-    vectors = orient(steps.krylov.vectors(found.weights[:, :keep]))
+    keep = min(len(values), _kept(k, wanted.format), d)
+    vectors = orient(steps.krylov.vectors(found.weights[:, :keep]), wanted.format)
     size = int(min(max(setting.n, 1), d)) if setting.n == int(setting.n) else d
     top = float(values[0])
-    spectrum = Spectrum(values[:keep], vectors, setting.trace, size, rounding, 8 * np.sqrt(d) * unit * 2 * top)
+    apart = wanted.format.noise * np.sqrt(d) * unit * 2 * top
+    spectrum = Spectrum(values[:keep], vectors, setting.trace, size, rounding, apart)
     # Values below the noise are not asked for accuracy, here as in an iteration.
-    noise = rounding + 8 * float(np.sqrt(d) * np.finfo(np.float64).eps) * top
+    noise = rounding + wanted.format.noise * float(np.sqrt(d) * np.finfo(np.float64).eps) * top
     reached = float((off[theta > noise] / s[theta > noise]).max(initial=0.0))
     converged = wanted.tol is None or reached <= wanted.tol
     if not converged:
         _warn(wanted, reached, scans)
     return Fit(spectrum, off, off, scans, converged, terms)
+
+
+def _kept(k: int, format: Format) -> int:
+    """Directions that a refinement of ``k`` may turn among."""
+    return k + max(format.extra_columns, k // format.kept_share)
 
 
 def _warn(wanted: Wanted, reached: float, scans: int) -> None:
@@ -321,14 +330,17 @@ def _fit(wanted: Wanted, setting: Setting, steps: Steps, intake: Intake, terms: 
     rounding += _single(intake, setting, float(ritz.values[0]))
     theta = ritz.values[:k]
     near = residual_bounds(theta, ritz.residuals[:k], rounding)
-    above = np.sqrt(upper_bounds(ritz, k, setting.trace + rounding, d, wanted.width, steps.products) + rounding)
+    most = upper_bounds(ritz, k, setting.trace + rounding, d, wanted.width, steps.products, wanted.format)
+    above = np.sqrt(most + rounding)
     below = np.sqrt(np.maximum(theta - rounding, 0.0))
     s = np.sqrt(theta)
-    keep = min(len(ritz.values), _more_than(k), d)
-    vectors = orient(steps.krylov.vectors(ritz.weights[:, :keep]))
+    # More directions than wanted, where there are: a refinement turns small ones among them.
+    keep = min(len(ritz.values), _kept(k, wanted.format), d)
+    vectors = orient(steps.krylov.vectors(ritz.weights[:, :keep]), wanted.format)
     size = int(min(max(setting.n, 1), d)) if setting.n == int(setting.n) else d
     top = float(ritz.values[0])
-    spectrum = Spectrum(ritz.values[:keep], vectors, setting.trace, size, rounding, 8 * np.sqrt(d) * unit * 2 * top)
+    apart = wanted.format.noise * np.sqrt(d) * unit * 2 * top
+    spectrum = Spectrum(ritz.values[:keep], vectors, setting.trace, size, rounding, apart)
     converged = wanted.tol is None or steps.reached <= wanted.tol
     if not converged:
         _warn(wanted, steps.reached, scans)
@@ -337,7 +349,9 @@ def _fit(wanted: Wanted, setting: Setting, steps: Steps, intake: Intake, terms: 
 
 def _single(intake: Intake, setting: Setting, top: float) -> float:
     """The resolution of products in float32, beside eigenvalues up to ``top``."""
-    return 4 * float(np.finfo(np.float32).eps) * min(top, setting.spread) if intake.dtype == np.float32 else 0.0
+    if intake.dtype != np.float32:
+        return 0.0
+    return intake.format.single_noise * float(np.finfo(np.float32).eps) * min(top, setting.spread)
 
 
 def _too_few(wanted: Wanted, setting: Setting, values: F64, scans: int) -> ConfigError:

@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eigenmill.reduce.blocks import F64, MAX_HEIGHT, Block, Floats, block_height, dense_slices
+from eigenmill.reduce.blocks import F64, Block, Floats, dense_slices
 from eigenmill.reduce.cleaning import ERROR, FILL, KEEP, Resolved, mend
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import DataError
+from eigenmill.reduce.format import FORMAT_1, Format
+from eigenmill.reduce.passes.base import Pass
 
-FAR = {np.dtype(np.float32): 2.0**55, np.dtype(np.float64): 2.0**500}
-"""Deviations up to which 8,192 squares and their sum stay within a precision's range. Format constants."""
 Entries = tuple[npt.NDArray[np.intp], F64]
 """Columns and a number for each."""
 PANEL = 1 << 13
 """Columns whose moments are updated at a time, so that all of them stay in cache."""
-PIVOT_ROWS = 256
-"""Rows at the head of a block whose mean becomes the pivot. A format constant."""
 
 
+@tagged("Pending", "total sums squares")
 @dataclass
 class Pending:
     """Sums of sparse rows about the pivot that the moments have not taken in yet: few columns change with a block.
@@ -43,6 +43,7 @@ class Pending:
     squares: F64
 
 
+@tagged("Moments", "rows total count pivot offset m2 low high missing infinite pending")
 @dataclass
 class Moments:
     """Moments of the finite values of each column, after clipping and dropping rows, before filling.
@@ -157,6 +158,7 @@ class Shifted:
     counted: bool
 
 
+@tagged("Intake", "names dtype policy", later={"format": FORMAT_1})
 @dataclass(frozen=True)
 class Intake:
     """The way of a raw block into a pass: weigh, count, clip, drop, shift, fill; moments are kept on the way.
@@ -165,11 +167,13 @@ class Intake:
         names: feature names (d), for error messages.
         dtype: float32 or float64: the precision of shifts and products.
         policy: the cleaning policy per column.
+        format: the constants of all passes.
     """
 
     names: Sequence[str]
     dtype: np.dtype[Any]
     policy: Resolved
+    format: Format = FORMAT_1
 
     def take(self, moments: Moments, block: Block, *, squares: bool) -> Shifted | None:
         """Update ``moments`` in place and return the shifted block, or None when no row is left.
@@ -190,7 +194,8 @@ class Intake:
         np.maximum(moments.high, high, out=moments.high)
         unseen = np.isnan(moments.pivot)
         if unseen.any():
-            moments.pivot[unseen] = pivot_of(block.head(PIVOT_ROWS), self.dtype)[unseen]
+            rows = self.format.pivot_rows
+            moments.pivot[unseen] = pivot_of(block.head(rows), self.dtype, rows)[unseen]
         reach = np.maximum(high - moments.pivot, moments.pivot - low)
         y, w = block.dense(self._product_dtype(reach, block), moments.pivot), block.weights
         moments.rows += block.rows
@@ -206,7 +211,7 @@ class Intake:
 
     def _product_dtype(self, reach: F64, block: Block) -> np.dtype[Any]:
         """float64 for a block whose deviations, at most ``reach`` (d,), have squares outside float32's range."""
-        most = FAR[np.dtype(np.float64)]
+        most, single = self.format.far_double, self.format.far_single
         far, near = float(reach.max(initial=0.0)), float(reach[reach > 0].min(initial=1.0))
         if far > most or near < 1 / most:
             column = int(np.argmax((reach > most) | ((reach > 0) & (reach < 1 / most))))
@@ -214,7 +219,7 @@ class Intake:
                 f"expected values whose squares float64 can hold, found a deviation of {reach[column]:.3g} in column "
                 f"{self.names[column]!r} at or after {block.at(0)}; rescale the column, clip it or leave it out"
             )
-        small = self.dtype == np.float32 and (far > FAR[self.dtype] or near < 1 / FAR[self.dtype])
+        small = self.dtype == np.float32 and (far > single or near < 1 / single)
         return np.dtype(np.float64) if small else self.dtype
 
     def scratch(self, height: int) -> int:
@@ -239,7 +244,7 @@ class Intake:
             return None
         unseen = np.isnan(moments.pivot) & finite_any(X)
         if unseen.any():
-            moments.pivot[unseen] = pivot_of(X, self.dtype)[unseen]
+            moments.pivot[unseen] = pivot_of(X, self.dtype, self.format.pivot_rows)[unseen]
         pivot = np.nan_to_num(moments.pivot)
         with np.errstate(invalid="ignore"):
             reach = np.abs(X - pivot, where=~bad, out=np.zeros(X.shape)).max(axis=0)
@@ -271,13 +276,13 @@ def weigh(block: Block) -> Block:
     return block if w.all() else block.take(w > 0)
 
 
-def pivot_of(head: Floats, dtype: np.dtype[Any]) -> F64:
-    """A centre for each column near the first rows' mean, exactly representable in ``dtype``.
+def pivot_of(head: Floats, dtype: np.dtype[Any], rows: int) -> F64:
+    """A centre for each column near the mean of the first ``rows``, exactly representable in ``dtype``.
 
     First value plus mean deviation from it: a constant column gets the constant itself, so its variance is 0
     exactly. Columns without a finite value get 0.
     """
-    head = head[:PIVOT_ROWS] if finite_any(head[:PIVOT_ROWS]).all() else head
+    head = head[:rows] if finite_any(head[:rows]).all() else head
     values = head.astype(np.float64, copy=False)
     finite = np.isfinite(values)
     seen = finite.any(axis=0)
@@ -294,13 +299,16 @@ def finite_any(X: Floats) -> npt.NDArray[np.bool_]:
     return np.asarray(np.isfinite(X).any(axis=0))
 
 
+@tagged("MomentsPass", "intake")
 @dataclass(frozen=True)
-class MomentsPass:
+class MomentsPass(Pass[Moments, Moments]):
     """Moments of every column in one scan; the result is :class:`Moments`."""
 
     intake: Intake
 
-    sparse_height = MAX_HEIGHT
+    @property
+    def sparse_height(self) -> int:
+        return self.intake.format.max_height
 
     def start(self) -> Moments:
         return Moments.empty(len(self.intake.names))
@@ -311,7 +319,7 @@ class MomentsPass:
         if not block.sparse:
             self.intake.take(state, block, squares=True)
         elif thin_rows(self.intake, state, block, squares=True) is None:
-            for piece in dense_slices(block):
+            for piece in dense_slices(block, self.intake.format):
                 self.intake.take(state, piece, squares=True)
         return state
 
@@ -323,7 +331,7 @@ class MomentsPass:
 
     def sizes(self, height: int, rows: int) -> tuple[int, int, int]:
         d = len(self.intake.names)
-        return 96 * d, 64 * d + self.intake.scratch(min(height, block_height(d))), 0
+        return 96 * d, 64 * d + self.intake.scratch(min(height, self.intake.format.block_height(d))), 0
 
     def state_type(self) -> type[Moments]:
         return Moments

@@ -14,7 +14,8 @@ import pytest
 from eigenmill.compress import Model, footprint, quantize, train
 from eigenmill.compress.c import Number, score_type
 from eigenmill.compress.categories import values_of
-from eigenmill.compress.integer import WholeNet, whole_net
+from eigenmill.compress.integer import WholeNet
+from eigenmill.compress.model import whole_net
 from eigenmill.reduce.blocks import F64
 from tests.compress.made_tables import NAMES, NETS, data_of, late, table
 from tests.compress.programs import CHIP, CHIP_RUN, HOST_RUN, SANITIZED, build, cortex, run

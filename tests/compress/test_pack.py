@@ -20,7 +20,8 @@ from eigenmill.compress import Model, Samples, huffman, load, pack, pooling, qua
 from eigenmill.compress.coder import Decoder, Encoder, code_numbers, code_weights
 from eigenmill.compress.flat import Reader, varint
 from eigenmill.compress.front import Front
-from eigenmill.compress.integer import WholeLayer, WholeNet, whole_net
+from eigenmill.compress.integer import WholeLayer, WholeNet
+from eigenmill.compress.model import whole_net
 from eigenmill.compress.pack import DIGEST, MAGIC, MAGIC_COSINES, packed, unpacked
 from eigenmill.compress.pack_front import front_bytes
 from eigenmill.reduce import Dataset

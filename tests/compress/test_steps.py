@@ -10,7 +10,8 @@ import pytest
 
 from eigenmill.compress import Model, Samples, prune, prune_neurons, quantize, regrow, share_weights, train
 from eigenmill.compress.front import RUN, Front
-from eigenmill.compress.integer import MAX_ACC, WholeLayer, WholeNet, bounds, check, whole_net
+from eigenmill.compress.integer import MAX_ACC, WholeLayer, WholeNet, bounds, check
+from eigenmill.compress.model import whole_net
 from eigenmill.compress.prune import _gradients
 from eigenmill.compress.quantize import best_step
 from eigenmill.reduce.errors import ConfigError, MissingValueError

@@ -26,7 +26,8 @@ from eigenmill.compress import (
     train,
 )
 from eigenmill.compress.c import source
-from eigenmill.compress.integer import WholeNet, whole_net
+from eigenmill.compress.integer import WholeNet
+from eigenmill.compress.model import whole_net
 from eigenmill.compress.pack import MAGIC, MAGIC_CATEGORIES, MAGIC_COSINES, packed, sections, unpacked
 from eigenmill.compress.transforms import UNIT, block_of, cosines, frequencies, picture_of, waves
 from eigenmill.reduce.errors import ArtifactError, ConfigError

@@ -23,6 +23,7 @@ from eigenmill.reduce import PCA, MissingValueError, Sink, StandardScaler, conne
 from eigenmill.reduce.errors import DoesNotFitError
 from tests.engines.contract import bytes_of, open_input, pass_of, reference, tree_of, write_files
 from tests.engines.counting import Dawdle, WatchedSource
+from tests.support.formats import switch
 
 
 def passes(spark: Any, folder: Path) -> bool:
@@ -116,7 +117,7 @@ def large_state(spark: Any, folder: Path) -> bool:
 
 
 def main(names: list[str]) -> None:
-    eigenmill.reduce.source_base.LEAF_BYTES = 1
+    switch(leaf_bytes=1)
     builder = SparkSession.builder.remote("local[2]").config("spark.sql.shuffle.partitions", "1")
     # A state of 144 MB passes several times through the JVM.
     spark = builder.config("spark.driver.memory", "3g").getOrCreate()

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-import eigenmill.reduce.source_base
 from eigenmill.reduce import connect
-from tests.engines.contract import EngineContract
+from eigenmill.reduce.engines.base import Tree
+from tests.engines.contract import KINDS, EngineContract, bytes_of, open_input, pass_of, reference
 
 pytest.importorskip("distributed")
+dask = pytest.importorskip("dask")
 
 
-WHOLE = eigenmill.reduce.source_base.LEAF_BYTES
+@dataclass(frozen=True)
+class Twice:
+    """A node that a cluster runs twice on the same inputs, of which the second result counts."""
 
+    function: Any
 
-def set_leaf_bytes(size: int) -> None:
-    eigenmill.reduce.source_base.LEAF_BYTES = size
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        self.function(*args, **options)
+        return self.function(*args, **options)
 
 
 class TestDask(EngineContract):
@@ -26,14 +32,24 @@ class TestDask(EngineContract):
     def make_engine(self, client: Any) -> Any:  # type: ignore[override]
         return lambda **options: connect("dask", client, **options)
 
-    @pytest.fixture(autouse=True)
-    def tiny_leaves(self, client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # type: ignore[override]
-        self.client = client
-        monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
-        client.run(set_leaf_bytes, 1)
-        yield
-        client.run(set_leaf_bytes, WHOLE)
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_every_node_may_run_twice(
+        self, engine: Any, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Dask keeps what a node has read, and runs the node again when its result is lost."""
+        data, delayed, named = open_input("missing", tmp_path), dask.delayed, list[str]()
 
-    def whole_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().whole_leaves(monkeypatch)
-        self.client.run(set_leaf_bytes, WHOLE)
+        def twice(function: Any, **options: Any) -> Any:
+            named.append(function.__name__)
+            return delayed(Twice(function), **options)
+
+        monkeypatch.setattr("eigenmill.reduce.engines.dask.delayed", twice)
+        pass_, files = pass_of(kind, data), range(len(data.source.files))
+        assert bytes_of(engine.run(pass_, data)) == bytes_of(reference().run(pass_, data))
+        assert len(named) > 3, "tasks, and merges on the cluster"
+        trees: list[Tree[Any]] = [Tree(), Tree()]
+        for e, tree in zip((engine, reference()), trees, strict=True):
+            for day in (files[:1], files[1:]):
+                e.run(pass_, replace(data, source=data.source.only(day)), tree=tree)
+        mine, theirs = ({k: bytes_of(s) for k, s in tree.nodes.items()} for tree in trees)
+        assert mine == theirs

@@ -67,7 +67,7 @@ def peak_of(work: Callable[[], Any]) -> int:
 def planned(data: Dataset) -> int:
     """Plan a fit and a write of ``data`` on a cluster; the largest description among some of the fit's tasks."""
     assert data.digest
-    assert len(plan_parts(data.fragments, 50, 4, None)) > 1
+    assert len(plan_parts(data.fragments, 50, 4, None, data.format)) > 1
     assert estimate(NullPass(64), data, 1).peak
     assert fold_load(NullPass(64), data, Cluster("dask", 1000), 0).tasks
     tasks = fold_tasks(NullPass(64), data, Tree(), 4096)

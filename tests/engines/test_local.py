@@ -6,6 +6,7 @@ import itertools
 import re
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,18 @@ from hypothesis import strategies as st
 from eigenmill.reduce import PCA, ConfigError, Dataset, MissingValueError, TruncatedSVD, connect
 from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.engines.base import one_blas_thread
-from eigenmill.reduce.engines.local import LocalEngine, LocalSession
+from eigenmill.reduce.engines.local import LocalEngine
 from eigenmill.reduce.engines.memory import estimate, format_bytes, parse_bytes
+from eigenmill.reduce.engines.threads import run_tasks
+from eigenmill.reduce.format import CURRENT, Format
 from eigenmill.reduce.passes.gram import GramPass
 from eigenmill.reduce.passes.moments import Intake
 from eigenmill.reduce.passes.rows import RowsPass
 from tests.engines.contract import EngineContract, bytes_of, open_input, pass_of
-from tests.engines.counting import failing_at
+from tests.engines.counting import WatchedSource, failing_at
+from tests.support.formats import other
+
+TINY = other(leaf_bytes=1)
 
 
 class TestLocal(EngineContract):
@@ -42,12 +48,11 @@ def test_the_first_error_stops_the_others(tmp_path: Path) -> None:
     assert threading.active_count() == before
 
 
-def test_the_error_is_that_of_the_first_rows_however_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_is_that_of_the_first_rows_however_many_threads() -> None:
     """A later leaf fails at once, the first one at its last row: that one is reported, by all alike."""
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
     X = np.random.default_rng(0).normal(size=(4000, 300))
     X[599, 7] = X[1200, 3] = X[2000, 1] = np.nan
-    data, told = Dataset.from_numpy(X), set()
+    data, told = Dataset.from_numpy(X, format=TINY), set()
     for workers in (1, 2, 3, 4, 4, 4, 4):
         with pytest.raises(MissingValueError, match=r"row 599\b") as found:
             connect("local", workers=workers).run(pass_of("gram", data), data)
@@ -55,7 +60,30 @@ def test_the_error_is_that_of_the_first_rows_however_many_threads(monkeypatch: p
     assert len(told) == 1
 
 
-def test_openmp_has_one_thread_in_every_thread_that_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("workers", [2, 3])
+def test_no_leaf_starts_far_ahead_of_the_oldest(workers: int) -> None:
+    """States that wait for a slow leaf would pile up: at most 4 leaves a thread start while it runs."""
+    last, reached, beyond, overtaken = 4 * workers, threading.Event(), threading.Event(), list[bool]()
+
+    def tell(fragment: Any, block: Any) -> None:
+        if fragment.index == last:
+            reached.set()
+        if fragment.index > last:
+            beyond.set()
+        if fragment.index == 0:
+            assert reached.wait(30)
+            overtaken.append(beyond.wait(0.3))  # time enough for a thread that does not wait
+
+    data = Dataset.from_numpy(np.random.default_rng(0).normal(size=(80, 1)), format=TINY)
+    assert len(data.fragments) == 40
+    slow = replace(data, source=WatchedSource(data.source, tell))  # type: ignore[arg-type]
+    pass_ = pass_of("gram", data)
+    assert bytes_of(connect("local", workers=workers).run(pass_, slow)) == bytes_of(connect("local").run(pass_, data))
+    assert overtaken == [False]
+    assert beyond.is_set()
+
+
+def test_openmp_has_one_thread_in_every_thread_that_folds() -> None:
     """OpenMP keeps a limit for every thread apart, and scikit-learn brings it along."""
     import sklearn.utils  # noqa: F401  (loads OpenMP)
     from threadpoolctl import threadpool_info, threadpool_limits
@@ -63,12 +91,13 @@ def test_openmp_has_one_thread_in_every_thread_that_folds(monkeypatch: pytest.Mo
     def threads() -> set[int]:
         return {i["num_threads"] for i in threadpool_info() if i["user_api"] == "openmp"}
 
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
-    data = Dataset.from_numpy(np.random.default_rng(0).normal(size=(4000, 100)))
+    data = Dataset.from_numpy(np.random.default_rng(0).normal(size=(4000, 100)), format=TINY)
     seen, names, both = list[set[int]](), set[str](), threading.Barrier(2)
 
     class Look:
-        def begin(self, stage: str, rows: int, size: int) -> None: ...
+        def begin(self, stage: str, rows: int, size: int) -> Look:
+            return self
+
         def end(self) -> None: ...
 
         def advance(self, rows: int) -> None:
@@ -139,8 +168,8 @@ def test_bytes_do_not_depend_on_the_calling_thread() -> None:
 # The memory model
 
 
-def gram_of(d: int, rows: int = 100) -> tuple[Any, Dataset]:
-    data = Dataset.from_numpy(np.zeros((rows, d)))
+def gram_of(d: int, rows: int = 100, format: Format = CURRENT) -> tuple[Any, Dataset]:
+    data = Dataset.from_numpy(np.zeros((rows, d)), format=format)
     return GramPass(Intake(data.feature_names, data.dtype, Cleaning().resolve(data.feature_names))), data
 
 
@@ -156,9 +185,8 @@ def test_estimates_grow_with_columns_and_rows_of_a_block() -> None:
     assert found[-1].finalize >= 2 * 8e6
 
 
-def test_estimates_grow_with_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
-    pass_, data = gram_of(20, 4000)
+def test_estimates_grow_with_workers() -> None:
+    pass_, data = gram_of(20, 4000, TINY)
     found = [estimate(pass_, data, w) for w in (1, 2, 3, 8, 50)]
     peaks = [m.peak - m.process for m in found]
     assert peaks == sorted(peaks)
@@ -175,12 +203,11 @@ def test_estimates_cover_gaps_and_rows() -> None:
     assert estimate(RowsPass(pass_.intake), data, 1).states >= 8 * 100 * 100
 
 
-def test_a_budget_lowers_the_workers_and_keeps_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
+def test_a_budget_lowers_the_workers_and_keeps_the_bytes() -> None:
     from eigenmill.reduce.engines.memory import workers_that_fit
 
     X = np.random.default_rng(0).normal(size=(4000, 200))
-    data = Dataset.from_numpy(X)
+    data = Dataset.from_numpy(X, format=TINY)
     pass_ = GramPass(Intake(data.feature_names, data.dtype, Cleaning().resolve(data.feature_names)))
     one, many = estimate(pass_, data, 1), estimate(pass_, data, 8)
     budget = (one.peak + many.peak) // 2
@@ -228,14 +255,13 @@ def test_what_the_last_scan_has_freed_leaves_as_many_workers_to_the_next(
     resident, workers = [300 << 20], list[int]()
     for module in ("eigenmill.reduce.engines.local", "eigenmill.reduce.engines.memory"):
         monkeypatch.setattr(f"{module}.resident", lambda: resident[0])
-    fold = LocalSession._fold
 
-    def folded(self: LocalSession, pass_: Any, data: Dataset, leaves: Any, tree: Any, count: int) -> None:
+    def counted(tasks: Any, count: int, *rest: Any) -> None:
         workers.append(count)
-        fold(self, pass_, data, leaves, tree, count)
+        run_tasks(tasks, count, *rest)
         resident[0] = 1 << 30
 
-    monkeypatch.setattr(LocalSession, "_fold", folded)
+    monkeypatch.setattr("eigenmill.reduce.engines.local.run_tasks", counted)
     X = np.random.default_rng(0).normal(size=(2000, 60))
     pq.write_table(pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 60)}), tmp_path / "x.parquet")
     svd = TruncatedSVD(3, solver="sketch", tol=None, max_scans=3)

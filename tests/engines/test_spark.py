@@ -15,6 +15,7 @@ from eigenmill.reduce.engines.costs import TASKS, Cluster
 from eigenmill.reduce.engines.load import fold_load, write_load
 from eigenmill.reduce.engines.spark import SparkScans
 from tests.engines.contract import D, EngineContract, open_input, pass_of, reference, tree_of, write_files
+from tests.support.formats import use
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
 
@@ -26,7 +27,7 @@ class TestSpark(EngineContract):
 
     @pytest.fixture(autouse=True)
     def tiny_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
+        use(monkeypatch, leaf_bytes=1)
         # A task then folds runs of four leaves.
         monkeypatch.setitem(TASKS, "spark", 4)
 
@@ -72,7 +73,7 @@ def test_what_does_not_fit_names_the_line_of_the_configuration(spark: Any, tmp_p
 
 def test_explain_counts_the_tasks_that_are_cut(spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some per core of the cluster, several leaves or parts in each."""
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
+    use(monkeypatch, leaf_bytes=1)
     monkeypatch.setattr(load, "PER_CORE", 1)
     monkeypatch.setattr(load, "FEW", 2)
     monkeypatch.setitem(TASKS, "spark", 3)

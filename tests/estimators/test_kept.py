@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from eigenmill.reduce import Dataset, TruncatedSVD
+from eigenmill.reduce.blocks import Workspace
 from eigenmill.reduce.engines.kept import Kept
 from eigenmill.reduce.engines.local import LocalEngine
 from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.parquet import ParquetSource
 from tests.estimators.made_files import dense_parquet, sparse_parquet
 from tests.estimators.truth import thin
+from tests.support.formats import other
 
 
 @pytest.mark.parametrize("memory", ["4GiB", "partly", None])
@@ -93,6 +98,104 @@ def test_what_memory_has_no_room_for_is_kept_on_disk(
 
 def full(*_: Any) -> int:
     raise OSError(28, "No space left on device")
+
+
+BLOCK = 16 * 4 * 8
+"""Bytes of a block of ``few``."""
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Dataset:
+    """Row groups of 80, 48 and 16 rows of 4 columns, each a fragment: 5, 3 and 1 blocks of 16 rows."""
+    X = np.random.default_rng(0).normal(size=(144, 4))
+    with pq.ParquetWriter(tmp_path / "few.parquet", pa.table({f"c{j}": X[:, j] for j in range(4)}).schema) as writer:
+        for a, b in ((0, 80), (80, 128), (128, 144)):
+            writer.write_table(pa.table({f"c{j}": X[a:b, j] for j in range(4)}))
+    data = Dataset.from_parquet(tmp_path / "few.parquet", format=other(max_height=16, leaf_bytes=1))
+    assert [fragment.rows for fragment in data.fragments] == [80, 48, 16]
+    return data
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The fragments that are read from files."""
+    found, blocks = list[int](), ParquetSource.blocks
+
+    def counted(self: Any, fragment: Any, *args: Any, **options: Any) -> Any:
+        found.append(fragment.index)
+        return blocks(self, fragment, *args, **options)
+
+    monkeypatch.setattr(ParquetSource, "blocks", counted)
+    return found
+
+
+def scan(data: Dataset, which: tuple[int, ...] = (0, 1, 2)) -> list[bytes]:
+    """The numbers of every block, fragment by fragment."""
+    blocks = (b for i in which for b in data.blocks(data.fragments[i], Workspace()))
+    found = [block.dense(np.float64).tobytes() for block in blocks]
+    assert all(len(each) == BLOCK for each in found)
+    return found
+
+
+def test_the_room_of_a_fragment_that_is_given_up_goes_to_the_next(few: Dataset, decoded: list[int]) -> None:
+    """Four of the five blocks of the first would fit; the three of the second do, and the one of the third."""
+    kept, plain = Kept(), scan(few)
+    assert scan(kept.over(few, 4 * BLOCK)) == plain
+    assert kept.bytes == 4 * BLOCK
+    decoded.clear()
+    # Room that has come since is not taken twice for what is kept already.
+    assert scan(kept.over(few, 0)) == plain
+    assert (decoded, kept.bytes) == ([0], 4 * BLOCK)
+    assert scan(kept.over(few, 4 * BLOCK)) == plain
+    assert kept.bytes == 4 * BLOCK
+    decoded.clear()
+    assert scan(kept.over(few, 5 * BLOCK)) == plain
+    assert kept.bytes == 9 * BLOCK
+    assert scan(kept.over(few, 0)) == plain
+    assert decoded == [0]
+    kept.close()
+    assert kept.bytes == 0
+
+
+def test_of_a_fragment_on_both_only_the_memory_is_given_back(few: Dataset, decoded: list[int], tmp_path: Path) -> None:
+    """Of the first, two blocks fit into memory and two on disk, the fifth nowhere; the disk is not used again."""
+    plain, one = scan(few), Kept(tmp_path / "one", 1 << 20)
+    assert scan(one.over(few, 0), (2,)) == plain[8:]
+    message = one.disk_bytes
+    assert BLOCK < message < BLOCK + (4 << 10)
+    one.close()
+    kept = Kept(tmp_path / "work", BLOCK + (4 << 10) + message * 3 // 2)
+    assert scan(kept.over(few, 2 * BLOCK)) == plain
+    assert (kept.bytes, kept.disk_bytes) == (BLOCK, 2 * message)
+    decoded.clear()
+    assert scan(kept.over(few, 0)) == plain
+    assert decoded == [0, 1]
+    kept.close()
+
+
+def test_after_a_full_disk_none_is_written_and_what_is_there_serves(
+    few: Dataset, decoded: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, plain, writes, pwrite = Kept(tmp_path / "work", 1 << 30), scan(few), list[int](), os.pwrite
+
+    def filling(handle: int, data: Any, offset: int) -> int:
+        writes.append(len(data))
+        return pwrite(handle, data, offset) if len(writes) < 8 else full()  # of the last block of the first fragment
+
+    monkeypatch.setattr("eigenmill.reduce.engines.kept.os.pwrite", filling)
+    assert scan(kept.over(few, 0), (1, 0, 2)) == plain[5:8] + plain[:5] + plain[8:]
+    assert len(writes) == 8
+    for _ in range(2):
+        decoded.clear()
+        assert scan(kept.over(few, 0)) == plain
+        assert decoded == [0, 2]
+    assert len(writes) == 8
+    # Memory is kept in as before.
+    assert scan(kept.over(few, BLOCK)) == plain
+    decoded.clear()
+    assert scan(kept.over(few, 0)) == plain
+    assert (decoded, len(writes), kept.bytes) == ([0], 8, BLOCK)
+    kept.close()
 
 
 def test_a_disk_that_loses_kept_blocks_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

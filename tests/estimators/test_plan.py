@@ -27,7 +27,7 @@ from eigenmill.reduce import (
     connect,
     scan,
 )
-from eigenmill.reduce.engines import local
+from eigenmill.reduce.engines import tasks
 from eigenmill.reduce.engines.costs import Cluster
 from eigenmill.reduce.method import Bound
 from eigenmill.reduce.plan import Outcome, explain
@@ -70,8 +70,8 @@ MODELS = {
 def test_a_fit_keeps_to_its_plan(
     model: Any, clip_sd: float | None, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leaves, fold = [], local.fold_leaf
-    monkeypatch.setattr(local, "fold_leaf", lambda *args, **kw: (leaves.append(1), fold(*args, **kw))[1])
+    leaves, fold = [], tasks.fold_leaf
+    monkeypatch.setattr(tasks, "fold_leaf", lambda *args, **kw: (leaves.append(1), fold(*args, **kw))[1])
     model, data = clone(model), data.with_cleaning(clip_sd=clip_sd)
     engine, sink = CountingEngine(connect("local", workers=2)), Sink(tmp_path / "out", part_bytes=9000)
     plan = model.plan(data, engine=engine, sink=sink)

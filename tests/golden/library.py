@@ -30,9 +30,10 @@ class Counter:
         self.scans: list[tuple[str, int]] = []
         self.stop = stop
 
-    def begin(self, stage: str, rows: int, size: int) -> None:
+    def begin(self, stage: str, rows: int, size: int) -> Counter:
         self.scans.append((stage, 0))
         self._stop()
+        return self
 
     def advance(self, rows: int) -> None:
         stage, before = self.scans[-1]
@@ -100,6 +101,22 @@ def stop_before(pattern: str, number: int = 1) -> Iterator[None]:
     finally:
         os.replace = replace
     assert not left, f"expected {number} files like {pattern}, found {left} fewer"
+
+
+@contextlib.contextmanager
+def files_written() -> Iterator[list[str]]:
+    """The paths of all files that appear meanwhile, in order."""
+    replace, found = os.replace, list[str]()
+
+    def tell(source: Any, target: Any, **options: Any) -> None:
+        replace(source, target, **options)
+        found.append(os.fspath(target))
+
+    os.replace = tell
+    try:
+        yield found
+    finally:
+        os.replace = replace
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@
     ba05dba/versions.json                      for each room, what its bytes depend on: see :func:`versions`
 
 ``python -m tests.golden.make ROOM ...`` makes some rooms. Without a change of machine or versions the same files come
-out, to the byte. With ``inputs`` for a room the inputs are made; all references must follow.
+out, to the byte (Spark's apart, which have times in them). With ``inputs`` for a room the inputs are made; all
+references must follow.
 
 The wheel writes in a process of its own, ``python -P -m tests.golden.make ROOM --into DIRECTORY``, whose PYTHONPATH
 begins with the unpacked wheel. Tests call it where this machine's versions are others than the kept ones.
@@ -38,7 +39,7 @@ import numpy as np
 
 from tests.golden import inputs
 from tests.golden.library import Library
-from tests.golden.rooms import fits, jobs
+from tests.golden.rooms import clusters, fits, jobs, recipes
 
 ROOT = Path(__file__).parents[2]
 KEPT = Path(__file__).parent / "ba05dba"
@@ -51,7 +52,14 @@ ROOMS: dict[str, Callable[[Library], None]] = {
     "outputs": fits.outputs,
     "jobs": jobs.jobs,
     "daily": jobs.daily,
+    "recipes": recipes.recipes,
+    "dask": clusters.dask,
+    "spark": clusters.spark,
 }
+
+
+MORE = {"recipes": ("torch", "constriction", "zstandard", "onnx"), "dask": ("distributed",), "spark": ("pyspark",)}
+"""What else the bytes of a room depend on."""
 
 
 def versions(room: str) -> dict[str, Any]:
@@ -62,7 +70,7 @@ def versions(room: str) -> dict[str, Any]:
     blas = {
         f"{i['internal_api']} {i['version']} {i['architecture']}" for i in threadpool_info() if i["user_api"] == "blas"
     }
-    packages = ["numpy", "scipy", "pyarrow"]
+    packages = ["numpy", "scipy", "pyarrow", *MORE.get(room, ())]
     return {
         "python": ".".join(platform.python_version_tuple()[:2]),
         "libc": " ".join(platform.libc_ver()),

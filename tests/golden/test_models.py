@@ -17,8 +17,9 @@ Golden = Callable[[str], Path]
 
 
 @pytest.mark.filterwarnings("ignore:expected singular values")
-def test_today_writes_the_same_models(golden: Golden, today: Golden) -> None:
-    same(today("models"), golden("models"))
+@pytest.mark.parametrize("name", fits.MODELS)
+def test_today_writes_the_same_models(name: str, golden: Golden, today: Golden) -> None:
+    same(today("models") / name, golden("models") / name)
 
 
 @pytest.mark.parametrize("name", fits.MODELS)
@@ -33,8 +34,9 @@ def test_a_model_is_read(name: str, lib: Library, golden: Golden, place: Path) -
     same(place / "copy", saved)
 
 
-def test_today_writes_the_same_states(golden: Golden, today: Golden) -> None:
-    same(today("states"), golden("states"))
+@pytest.mark.parametrize("name", [*fits.STATES, "long"])
+def test_today_writes_the_same_states(name: str, golden: Golden, today: Golden) -> None:
+    same(today("states") / name, golden("states") / name)
 
 
 @pytest.mark.parametrize("after", [1, 3])

@@ -16,8 +16,9 @@ from tests.golden.rooms import fits
 Golden = Callable[[str], Path]
 
 
-def test_today_writes_the_same_outputs(golden: Golden, today: Golden) -> None:
-    same(today("outputs"), golden("outputs"))
+@pytest.mark.parametrize("name", [*fits.OUTPUTS, "versions"])
+def test_today_writes_the_same_outputs(name: str, golden: Golden, today: Golden) -> None:
+    same(today("outputs") / name, golden("outputs") / name)
 
 
 @pytest.mark.parametrize("ending", ["whole", "begun", "unmarked"])

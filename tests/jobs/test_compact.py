@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime
 import hashlib
 import html
+import importlib
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +138,36 @@ def test_a_second_run_finds_everything_done_and_scores_no_test(
     other = invoke(str(done), "--set", "steps.3.bits=5")
     assert [stage["resumed"] for stage in other["stages"]] == [True, True, True, False]
     assert [json.loads(line)["file"] for line in log.read_text().splitlines()][2:] == [other["test"]["after"]["file"]]
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ([], {"packed": 3, "weight_bytes": 9, "_read": 3}),
+        (["output.coder=huffman"], {"packed": 4, "weight_bytes": 12, "_read": 4}),
+        (["target.max_bytes=9", "target.trials=2", "target.epochs=1"], {"packed": 5, "weight_bytes": 15, "_read": 5}),
+    ],
+    ids=["three steps", "another coder", "and two trials of a search"],
+)
+def test_every_model_is_packed_once(
+    more: list[str], found: dict[str, int], digit_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And read once; of a net of two layers that may read a picture the first one is coded twice, the last once."""
+    counts, module = Counter[str](), importlib.import_module("eigenmill.compress.pack")
+
+    def counting(name: str, true: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given, **named: (counts.update([name]), true(*given, **named))[1]
+
+    for name in found:
+        monkeypatch.setattr(module, name, counting(name, getattr(module, name)))
+    text = RECIPE.replace("  - step: train\n    epochs: 6\n", "").replace("epochs: 12", "epochs: 1")
+    recipe = read_recipe(text.format(data=digit_files, out=tmp_path / "out"), "recipe.yaml", more)
+    assert len(recipe.recipe.steps) == 3
+    assert compact.run(recipe).after.bytes == (tmp_path / "out/model.emill").stat().st_size
+    assert counts == found
+    counts.clear()
+    compact.run(recipe)
+    assert counts["packed"] == counts["_read"] == 1  # all steps are done; the file is written again
 
 
 def test_the_same_file_is_scored_again_on_other_test_rows(done: Path, digit_files: Path, tmp_path: Path) -> None:

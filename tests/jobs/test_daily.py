@@ -72,8 +72,9 @@ def test_only_the_new_files_are_scanned(three_days: DailyFile) -> None:
     scanned: list[tuple[str, int]] = []
 
     class Count:
-        def begin(self, stage: str, total: int, size: int) -> None:
+        def begin(self, stage: str, total: int, size: int) -> Count:
             scanned.append((stage, total))
+            return self
 
         def advance(self, count: int) -> None: ...
         def end(self) -> None: ...

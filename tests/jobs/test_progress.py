@@ -20,15 +20,15 @@ def test_bars_show_rows_rate_and_what_remains() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=140)
     with Bars(console) as bars:
         meter = Meter(bars)
-        meter.begin("gram", 80_000, 0)
-        threads = [threading.Thread(target=lambda: [meter.advance(10) for _ in range(1000)]) for _ in range(4)]
+        scan = meter.begin("gram", 80_000, 0)
+        threads = [threading.Thread(target=lambda: [scan.advance(10) for _ in range(1000)]) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         bars._progress.refresh()
-        meter.end()
-        bars.advance(1)  # after the end: nothing
+        scan.end()
+        scan._shown.advance(1)  # after the end: nothing
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "forming the products" in text
     assert "40,000 of 80,000 rows" in text

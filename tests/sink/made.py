@@ -15,6 +15,7 @@ import pyarrow as pa
 from eigenmill.reduce.blocks import Block, Columns, Origin, Workspace
 from eigenmill.reduce.catalog import FileInfo, Fragment
 from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.format import FORMAT_1, Format
 from eigenmill.reduce.manifest import Manifest
 from eigenmill.reduce.parts import Part
 from eigenmill.reduce.sink import Job, Sink
@@ -32,6 +33,7 @@ class MadeSource:
     step: int = 100
     form: str = "dense"
     tag: str = ""
+    format: Format = FORMAT_1
     files: tuple[FileInfo, ...] = ()
     fragments: tuple[Fragment, ...] = field(init=False)
 

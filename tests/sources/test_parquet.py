@@ -18,12 +18,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eigenmill.reduce import parquet, source_base
+from eigenmill.reduce import parquet
 from eigenmill.reduce.blocks import Workspace
 from eigenmill.reduce.catalog import FileInfo, Fragments
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ChangedInputError, DataError, SchemaError
-from eigenmill.reduce.source_base import leaf_rows
+from eigenmill.reduce.format import FORMAT_1
+from tests.support.formats import other
 
 
 def table(n: int, start: int = 0) -> pa.Table:
@@ -54,16 +55,14 @@ def test_blocks_have_the_asked_height_across_row_groups(files: Path, whole: Any)
     assert whole(Dataset.from_parquet(files, carry="id"), height=64).blocks == [64, 64, 64, 58, 64, 64, 2, 20]
 
 
-def test_small_row_groups_join_and_files_do_not(files: Path, monkeypatch: pytest.MonkeyPatch, whole: Any) -> None:
+def test_small_row_groups_join_and_files_do_not(files: Path, whole: Any) -> None:
     data = Dataset.from_parquet(files, carry="id")
     assert [(f.file, f.start, f.stop, f.rows) for f in data.fragments] == [
         (0, 0, 3, 250),
         (1, 0, 2, 130),
         (3, 0, 1, 20),
     ]
-    monkeypatch.setattr(source_base, "LEAF_BYTES", 150 * 8 * 2)
-    monkeypatch.setattr(parquet, "leaf_rows", lambda d: 150)
-    cut = Dataset.from_parquet(files, carry="id")
+    cut = Dataset.from_parquet(files, carry="id", format=other(leaf_bytes=150 * 8 * 2))
     assert [(f.file, f.start, f.stop, f.rows) for f in cut.fragments] == [
         (0, 0, 1, 100),
         (0, 1, 3, 150),
@@ -205,6 +204,32 @@ def test_carried_columns_of_any_type(tmp_path: Path, whole: Any) -> None:
     assert read.carried.schema.types == pq.read_schema(tmp_path / "t.parquet").types[:6]
 
 
+# Vectors that are decoded in pieces
+
+
+WIDTH = 1 << 10
+"""Columns of which a block holds 8,192 rows, decoded 256 (float32) or 128 (float64) at a time."""
+
+
+@pytest.mark.parametrize("gaps", [[700], [0], [255, 256], [300, 900], [1023], []])
+@pytest.mark.parametrize("kind", ["uint8", "int16", "int32"])
+@pytest.mark.parametrize("fixed", [True, False], ids=["fixed", "lists"])
+def test_pieces_of_whole_numbers_become_floats_at_the_first_gap(
+    tmp_path: Path, whole: Any, kind: str, gaps: list[int], fixed: bool
+) -> None:
+    """Pieces without a gap are whole numbers, those with one are floats, and a block holds both."""
+    info = np.iinfo(kind)
+    numbers = np.random.default_rng(1).integers(info.min, info.max, size=(1024, WIDTH), dtype=kind, endpoint=True)
+    type_ = pa.list_(pa.from_numpy_dtype(np.dtype(kind)), WIDTH if fixed else -1)
+    rows = [None if i in gaps else row for i, row in enumerate(numbers)]
+    pq.write_table(pa.table({"v": pa.array(rows, type_)}), tmp_path / "t.parquet", use_dictionary=False)
+    expected = numbers.astype(np.float64)
+    expected[gaps] = np.nan
+    read = whole(Dataset.from_parquet(tmp_path / "t.parquet"))
+    assert read.blocks == [1024]
+    np.testing.assert_array_equal(read.X, expected)
+
+
 # Damage and change
 
 
@@ -325,7 +350,7 @@ def test_interleaved_streams_do_not_disturb_each_other(files: Path) -> None:
 
 
 def test_leaf_rows_decide_the_cut() -> None:
-    assert leaf_rows(2) == (64 << 20) // 16
+    assert FORMAT_1.leaf_rows(2) == (64 << 20) // 16
 
 
 def test_a_large_row_group_streams_in_little_memory(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,18 @@ def test_sparse_and_mixed_spark_vectors_are_csr(tmp_path: Path, whole: Any) -> N
     assert isinstance(X, sparse.csr_array)
     assert X.has_canonical_format
     assert X.nnz == 2 + 4 + 4 + 0 + 4 + 1  # explicit zeros stay
+
+
+@pytest.mark.parametrize("statistics", [True, False, ["f.values.list.element"]], ids=["all", "none", "of_values"])
+def test_without_statistics_spark_vectors_may_be_sparse(tmp_path: Path, whole: Any, statistics: Any) -> None:
+    """Only the statistics of every row group can promise that all vectors are dense."""
+    one, other = spark_dense([1.0, 2.0, 3.0]), spark_sparse(3, {1: 7.0})
+    for rows, group in itertools.product(([one, one], [one, other], [other, one]), (1, 2)):
+        table = pa.table({"f": pa.array(rows, SPARK_VECTOR)})
+        pq.write_table(table, tmp_path / "t.parquet", row_group_size=group, write_statistics=statistics)
+        data = Dataset.from_parquet(tmp_path / "t.parquet")
+        assert data.source.sparse == (statistics is not True or other in rows)
+        np.testing.assert_array_equal(whole(data).X, [[1, 2, 3] if row is one else [0, 7, 0] for row in rows])
 
 
 def test_bad_spark_vectors_name_the_row(whole: Any) -> None:
