@@ -28,7 +28,7 @@ from eigenmill.jobs.report import finite
 from eigenmill.jobs.run import explained, run
 from eigenmill.reduce import Dataset, __version__, connect, load, places
 from eigenmill.reduce import files as store
-from eigenmill.reduce.errors import ConfigError, DoesNotFitError
+from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.sink import read_manifest
 
@@ -191,8 +191,7 @@ def explain(
         print(json.dumps(finite(found.as_json())))
         raise typer.Exit(exits.DOES_NOT_FIT)
     console.show(show.plan(found), found.as_json(), json_)
-    if not found.fits:
-        raise DoesNotFitError(f"expected a plan within engine.memory, found that {found.advice}")
+    found.refuse("engine.memory")
 
 
 @app.command()

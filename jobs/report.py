@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from eigenmill.jobs.meter import Meter, Scan
 from eigenmill.reduce import files, places
 from eigenmill.reduce.about import versions
+from eigenmill.reduce.plan import Outcome
 
 
 class Record(BaseModel):
@@ -103,6 +104,17 @@ class RunReport(Record):
         """Plain JSON values; NaN and infinities become null."""
         plain: dict[str, Any] = finite(self.model_dump(mode="json"))
         return plain
+
+    def outcome(self) -> Outcome:
+        """What the run has come to, in the terms of its plan: of a run that did all, and went on from nothing."""
+        return Outcome(
+            solver=self.solver,
+            scans=[scan.name for scan in self.scans],
+            rows=self.rows,
+            components=self.components,
+            files=self.output.parts,
+            peak=self.peak_memory,
+        )
 
     def save(self, path: str) -> None:
         """Write it to ``path``, whole or not at all.
