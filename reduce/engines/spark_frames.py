@@ -21,6 +21,7 @@ from pyspark.sql.functions import sum as total
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import ArrayType, DoubleType, FloatType, StructField, StructType
 
+from eigenmill.reduce.about import versions
 from eigenmill.reduce.arrow import field_of, numbers, weights_field
 from eigenmill.reduce.blocks import Block, Origin, Workspace
 from eigenmill.reduce.catalog import Fragment
@@ -170,13 +171,13 @@ class FrameSource(LaidOut, Collection):
             raise ConfigError(f"expected no column {column!r} in the DataFrame, found one; rename or drop it")
         element = FloatType() if data.dtype == np.float32 else DoubleType()
         schema = StructType([*before, StructField(column, udt or ArrayType(element, False), False)])
-        mapped = applier(pack(self.reader(data)), names, column, udt is not None, _expected())
+        mapped = applier(pack(self.reader(data)), names, column, udt is not None, versions())
         return self._selected(names).mapInArrow(mapped, schema)
 
     def folded(self, pass_: Pass[Any, Any], data: Matrix, first: int, work: str | None, schema: str) -> Any:
         """A DataFrame with one tree per partition, whose only leaf is number ``first`` + the partition's."""
         payload = pack((pass_, self.reader(data)), work)
-        return self._selected([]).mapInArrow(folder(payload, first, _expected()), schema)
+        return self._selected([]).mapInArrow(folder(payload, first, versions()), schema)
 
     def reader(self, data: Matrix) -> Reader:
         """How workers read ``data``."""
@@ -210,12 +211,6 @@ def _plain(frame: Any, column: str) -> StructType:
     """The column's type without the wrapping of ML vectors, which not every way to Arrow knows."""
     kind = frame.schema[column].dataType
     return StructType([StructField(column, kind.sqlType() if hasattr(kind, "sqlType") else kind)])
-
-
-def _expected() -> dict[str, str]:
-    from eigenmill.reduce.about import versions
-
-    return versions()
 
 
 # In the Python workers.

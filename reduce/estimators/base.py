@@ -36,7 +36,8 @@ from eigenmill.reduce.estimators.solver import Shape
 from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.method import Method, Stage
 from eigenmill.reduce.passes.base import Pass
-from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.plan import Plan, Run, plan_of
 from eigenmill.reduce.sink import Sink
 from eigenmill.reduce.transforms import Input, Transform
