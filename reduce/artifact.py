@@ -27,10 +27,9 @@ from typing import Any
 from pyarrow import fs as pafs
 
 from eigenmill.reduce import files, places, plain, tensors
-from eigenmill.reduce.blocks import Array
 from eigenmill.reduce.digest import sha256_of, size_and_sha256
 from eigenmill.reduce.errors import ArtifactError, OutputError
-from eigenmill.reduce.tensors import damaged, expect
+from eigenmill.reduce.tensors import Array, damaged, expect
 
 FORMAT, VERSION = "eigenmill-model", 1
 CHECKPOINT = "eigenmill-arrays 1"

@@ -19,9 +19,9 @@ from urllib.parse import unquote
 
 from pyarrow import fs
 
-from eigenmill.reduce.catalog import Texts
 from eigenmill.reduce.errors import ConfigError, DataError, EigenmillError, SchemaError
 from eigenmill.reduce.places import Store, locate
+from eigenmill.reduce.sequences import Texts
 
 MAGIC = re.compile(r"[*?\[]")
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"

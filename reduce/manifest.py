@@ -14,10 +14,10 @@ from typing import Any
 from pyarrow import fs as pafs
 
 from eigenmill.reduce import files, places, plain
-from eigenmill.reduce.catalog import Made
 from eigenmill.reduce.digest import items_of, named, tagged
 from eigenmill.reduce.errors import OutputError
 from eigenmill.reduce.long_lists import Each, Packed
+from eigenmill.reduce.sequences import Made
 
 FORMAT, VERSION = "eigenmill-output", 1
 MANIFEST = "_manifest.json"

@@ -33,13 +33,14 @@ from pyarrow import fs as pafs
 
 from eigenmill.reduce import arrow, encode, files, output, partition, places, plain, versions
 from eigenmill.reduce.blocks import NO_COLUMNS, Block
-from eigenmill.reduce.catalog import FileInfo, Some, total_rows
+from eigenmill.reduce.catalog import FileInfo, total_rows
 from eigenmill.reduce.encode import Encoding, Layout
 from eigenmill.reduce.errors import ChangedInputError, ConfigError, OutputError, SchemaError
 from eigenmill.reduce.long_lists import Each
 from eigenmill.reduce.manifest import FORMAT, VERSION, Manifest, PartRecord, read_at, read_manifest
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.parts import Part, plan_parts
+from eigenmill.reduce.sequences import Some
 from eigenmill.reduce.source_base import Source
 
 LAYOUTS = ("list", "columns")

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import fs as pafs
 
 from eigenmill.reduce import files, places, plain
-from eigenmill.reduce.blocks import Array
 from eigenmill.reduce.errors import ArtifactError
 
+Array = npt.NDArray[Any]
 MAX_HEADER = 64 << 20
 """Bytes of the largest safetensors header that is read."""
 MAX_ELEMENTS = 1 << 48

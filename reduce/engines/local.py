@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from eigenmill.reduce.blocks import Array
-from eigenmill.reduce.catalog import Some
 from eigenmill.reduce.engines.base import (
     Engine,
     Merger,
@@ -35,6 +34,7 @@ from eigenmill.reduce.manifest import Manifest
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.places import absolute
+from eigenmill.reduce.sequences import Some
 from eigenmill.reduce.sink import Sink
 
 S = TypeVar("S")

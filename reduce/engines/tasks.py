@@ -18,11 +18,11 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from eigenmill.reduce.blocks import Array, Workspace
-from eigenmill.reduce.catalog import Made
 from eigenmill.reduce.engines.base import Merger, Tree, fold_leaf, one_blas_thread, plan_leaves
 from eigenmill.reduce.errors import EigenmillError, EngineError
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.sequences import Made
 from eigenmill.reduce.sink import Job, Part, PartRecord
 
 S = TypeVar("S")
