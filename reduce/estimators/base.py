@@ -26,7 +26,7 @@ from eigenmill.reduce.dataset import Dataset, as_dataset
 from eigenmill.reduce.engines import connect
 from eigenmill.reduce.engines.base import Engine, Tree, one_blas_thread
 from eigenmill.reduce.engines.collections import ROOMS, Collection, package_of
-from eigenmill.reduce.engines.costs import Cluster
+from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.engines.memory import format_bytes
 from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.estimators.fitted import Snapshot
