@@ -27,7 +27,7 @@ from eigenmill.compress.onnx_export import Agreement, agreement, run_onnx, to_on
 from eigenmill.compress.pack import load, pack
 from eigenmill.compress.prune import prune, prune_neurons, regrow
 from eigenmill.compress.quantize import quantize, share_weights
-from eigenmill.compress.search import Candidate, Search, Target, search
+from eigenmill.compress.search import Candidate, Search, SearchSettings, Target, search
 from eigenmill.compress.train import train
 from eigenmill.compress.transforms import dct, pooling
 
@@ -44,6 +44,7 @@ __all__ = [
     "Model",
     "Samples",
     "Search",
+    "SearchSettings",
     "Target",
     "Validation",
     "agreement",
@@ -79,7 +80,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # scikit-learn is most of the time of an import, and a prediction never needs it.
     if name not in ("CompactClassifier", "CompactRegressor"):
-        raise AttributeError(f"module 'compress' has no attribute {name!r}")
+        raise AttributeError(f"module 'eigenmill.compress' has no attribute {name!r}")
     from eigenmill.compress import estimators
 
     return getattr(estimators, name)

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ import pyarrow.compute as pc
 from eigenmill.compress.front import Codes, Front, read_front, with_categories
 from eigenmill.compress.layers import F32, Label
 from eigenmill.compress.model import Model, begun
-from eigenmill.compress.split import Validation, split_of
+from eigenmill.compress.split import Split, Validation, split_of
 from eigenmill.reduce import Dataset, connect
 from eigenmill.reduce.blocks import Block, Workspace
 from eigenmill.reduce.cleaning import DROP
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, text_of
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
 from eigenmill.reduce.layouts import Scalars
@@ -38,7 +38,7 @@ PIECE_BYTES = 16 << 20
 """Size of a piece that training holds in memory. A format constant: it shapes the order of the rows."""
 MAX_CLASSES = 1 << 12
 
-Targets = npt.NDArray[Any]
+Targets = npt.NDArray[np.int64 | np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class Samples:
     held: tuple[int, ...]
     counts: npt.NDArray[np.int64]
     digest: str
-    owner: Any = None
+    owner: Samples | None = None
     taught: bool = False
 
     @property
@@ -129,17 +129,22 @@ class Samples:
         return codes.reshape(rows, d), np.fromfile(self.directory / f"{part}-{piece}.targets", kind)
 
 
+Unscattered = Dataset | tuple[npt.ArrayLike, npt.ArrayLike]
+"""A data set that carries labels, or a pair of arrays X (n, d) and y (n,)."""
+Labelled = Unscattered | Samples
+
+
 def _three(arrays: list[npt.NDArray[Any]]) -> tuple[Codes, Targets, F32 | None]:
     return arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else None
 
 
 def gather(
     model: Model,
-    data: Any,
+    data: Unscattered,
     label: str = "label",
     *,
     teacher: str | None = None,
-    validation: Validation | Mapping[str, Any] | float | None = 0.1,
+    validation: Split = 0.1,
     seed: int = 0,
     engine: Engine | None = None,
     directory: str | os.PathLike[str] | None = None,
@@ -163,9 +168,28 @@ def gather(
     """
     if isinstance(data, Samples):
         raise ConfigError("expected a data set, found samples; hand them to train as they are")
-    data = as_labelled(data, label)
-    split = split_of(validation)
-    needed = [label, *(name for name in (split.by, teacher) if name)]
+    data, split = as_labelled(data, label), split_of(validation)
+    _check_columns(model, data, [label, *(name for name in (split.by, teacher) if name)])
+    front = _front(model, data, split, engine or connect("local"))
+    model = begun(model, front, *_targets(data, label, model))
+    labels = model.labels
+    place = Path(tempfile.mkdtemp(prefix="eigenmill-samples-", dir=directory))
+    try:
+        pieces, held, counts = _scatter(model, front, data, label, teacher, split, seed, place)
+        _check_rows(sum(pieces), sum(held), split)
+        digest = digest_of(
+            [data.digest, label, teacher, model.task, front, list(labels), text_of(split), seed, pieces, held]
+        )
+        samples = Samples(place, model, pieces, held, counts, digest, taught=teacher is not None)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+    weakref.finalize(samples, shutil.rmtree, place, ignore_errors=True)
+    return samples
+
+
+def _check_columns(model: Model, data: Dataset, needed: Sequence[str]) -> None:
+    """Refuses data without the carried columns that are needed, or whose features the model cannot take."""
     for column in needed:
         if column not in data.source.carried.names:
             raise SchemaError(
@@ -177,13 +201,17 @@ def gather(
         wanted = list(model.columns["columns"])
         if list(data.feature_names) != wanted:
             raise SchemaError(f"expected the features {wanted}, found {list(data.feature_names)}; read these columns")
+
+
+def _front(model: Model, data: Dataset, split: Validation, engine: Engine) -> Front:
+    """The model's input; what it does not know of it yet is learnt from the data."""
     asked = {k: v for k, v in model.columns.items() if k != "columns"}
-    front, place_of = model.front, engine or connect("local")
+    front = model.front
     if front is None:
-        front = read_front(data, place_of, model.bits, split=split, **asked)
+        front = read_front(data, engine, model.bits, split=split, **asked)
     elif asked and not front.categories:  # of a projection
         limits = asked["max_categories"], asked["min_frequency"]
-        front = with_categories(front, data, place_of, asked["categories"], *limits, split)
+        front = with_categories(front, data, engine, asked["categories"], *limits, split)
     absent = [name for name in front.carried if name not in data.source.carried.names]
     if absent:
         raise SchemaError(
@@ -193,31 +221,22 @@ def gather(
         raise SchemaError(
             f"expected {front.n_features} raw, dense features, found {data.n_features}; give the columns of the model"
         )
-    model = begun(model, front, *_targets(data, label, model))
-    labels = model.labels
-    place = Path(tempfile.mkdtemp(prefix="eigenmill-samples-", dir=directory))
-    try:
-        pieces, held, counts = _scatter(model, front, data, label, teacher, split, seed, place)
-        if sum(pieces) == 0:
-            raise DataError("expected rows to train on, found none left after cleaning and validation; give more rows")
-        if sum(held) == 0 and (split.equals is not None or split.since is not None):
-            chosen = f"equal to {split.equals!r}" if split.equals is not None else f"since {split.since!r}"
-            raise DataError(
-                f"expected rows to hold out with {split.by!r} {chosen}, found none; give a value that is there, or "
-                "hold out a share"
-            )
-        digest = digest_of(
-            [data.digest, label, teacher, model.task, front, list(labels), repr(split), seed, pieces, held]
+    return front
+
+
+def _check_rows(trained: int, held: int, split: Validation) -> None:
+    """Refuses a split that leaves no rows on a side that was asked for."""
+    if trained == 0:
+        raise DataError("expected rows to train on, found none left after cleaning and validation; give more rows")
+    if held == 0 and (split.equals is not None or split.since is not None):
+        chosen = f"equal to {split.equals!r}" if split.equals is not None else f"since {split.since!r}"
+        raise DataError(
+            f"expected rows to hold out with {split.by!r} {chosen}, found none; give a value that is there, or "
+            "hold out a share"
         )
-        samples = Samples(place, model, pieces, held, counts, digest, taught=teacher is not None)
-    except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
-        raise
-    weakref.finalize(samples, shutil.rmtree, place, ignore_errors=True)
-    return samples
 
 
-def as_labelled(data: Any, label: str = "label") -> Dataset:
+def as_labelled(data: object, label: str = "label") -> Dataset:
     """The data set of a pair of arrays (X, y), or the data set itself."""
     if isinstance(data, Dataset):
         return data
@@ -423,7 +442,7 @@ def _logits(block: Block, teacher: str, model: Model) -> F32:
     return values.reshape(block.rows, model.outputs)
 
 
-def samples_of(model: Model, data: Any, label: str, **options: Any) -> Samples:
+def samples_of(model: Model, data: Labelled, label: str, **options: Any) -> Samples:
     """``data`` as samples: gathered now, or at hand already and fit for the model."""
     if not isinstance(data, Samples):
         return gather(model, data, label, **options)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from eigenmill.reduce.arrow import Mask
+from eigenmill.reduce.digest import digest_of_bytes
 from eigenmill.reduce.errors import ConfigError
 
 
@@ -32,7 +32,7 @@ class RowFilter:
     @property
     def digest(self) -> str:
         # The text of an expression leaves out the middle of long lists; its serialized form is whole.
-        return blake2b(pickle.dumps(self.expression, protocol=5), digest_size=16).hexdigest()
+        return digest_of_bytes([pickle.dumps(self.expression, protocol=5)])
 
     def keeps(self, batch: pa.RecordBatch, keys: Mapping[str, Any]) -> Mask:
         """(h,) true for the rows that are kept; ``keys`` are the file's hive keys."""

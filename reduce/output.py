@@ -12,13 +12,14 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
 from pyarrow import fs as pafs
 
 from eigenmill.reduce import about, files, plain, versions
+from eigenmill.reduce.digest import named
 from eigenmill.reduce.errors import OutputError
 from eigenmill.reduce.long_lists import Packed
 from eigenmill.reduce.manifest import (
@@ -100,6 +101,8 @@ def _read_job(fs: pafs.FileSystem, directory: str) -> dict[str, Any]:
         "transforms": list,
         "options": dict,
     }
+    if isinstance(value, dict) and "constants" in value:  # of another format than the first
+        fields["constants"] = dict
     expect(value, {**fields, "input": dict, "schema": list, "parts": list}, where)
     if value["key"] != plain.digest({name: v for name, v in value.items() if name != "key"}):
         raise OutputError(f"expected {where} to match its key {value['key']}, found other content; {RESTORE}")
@@ -128,7 +131,7 @@ def _record_path(directory: str, index: int) -> str:
 
 def write_record(fs: pafs.FileSystem, directory: str, key: str, record: PartRecord) -> None:
     """Says that a part is finished; goes after its files."""
-    files.write_json(fs, _record_path(directory, record.index), {"key": key, "part": asdict(record)})
+    files.write_json(fs, _record_path(directory, record.index), {"key": key, "part": named(record)})
 
 
 def read_records(fs: pafs.FileSystem, directory: str, key: str, planned: Sequence[Part]) -> Sequence[PartRecord]:

@@ -20,15 +20,15 @@ from typing import Any, ClassVar, Generic, NoReturn, Protocol, Self, TypeVar
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
 from eigenmill.reduce.blocks import Array, Workspace
-from eigenmill.reduce.catalog import Integers, Made, runs_of
+from eigenmill.reduce.catalog import runs_of
 from eigenmill.reduce.engines.costs import Costs
 from eigenmill.reduce.engines.kinds import Cluster, costs_of
 from eigenmill.reduce.errors import ArtifactError, EngineError
 from eigenmill.reduce.manifest import Manifest
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass, from_arrays, to_arrays
+from eigenmill.reduce.sequences import Integers, Made
 from eigenmill.reduce.sink import Sink
-from eigenmill.reduce.source_base import leaf_rows
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -129,15 +129,12 @@ class Leaves(Made[Leaf]):
         return Leaf(self.first + index, fragments, int(self.rows[index]), full, self.continues and index == 0)
 
 
-def plan_leaves(
-    data: Matrix, *, after: Tree[Any] | None = None, fragments: range | None = None, target: int | None = None
-) -> Leaves:
+def plan_leaves(data: Matrix, *, after: Tree[Any] | None = None, fragments: range | None = None) -> Leaves:
     """The leaves of ``data``; its rows come after those of the tree, whose open leaf the first one continues.
 
-    ``fragments`` are a run of its fragments that begins where a leaf does, by default all; ``target`` rows close
-    a leaf.
+    ``fragments`` are a run of its fragments that begins where a leaf does, by default all.
     """
-    target = leaf_rows(data.n_features) if target is None else target
+    target = data.format.leaf_rows(data.n_features)
     held = after.open_rows if after else 0
     stops, rows, full = runs_of(data.fragments, target, among=fragments, held=held)
     start = 0 if fragments is None else fragments.start

@@ -33,6 +33,7 @@ from eigenmill.reduce.about import versions
 from eigenmill.reduce.blocks import Array
 from eigenmill.reduce.engines.base import ClusterEngine, Progress, Session, Tree, scan_name, staged, tree_arrays
 from eigenmill.reduce.engines.checkpoint import scanned
+from eigenmill.reduce.engines.dask_frames import Parts
 from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.engines.load import worker_memory
 from eigenmill.reduce.engines.memory import Work, format_bytes, parse_bytes
@@ -428,7 +429,7 @@ class _Graph:
 
 def _gathers(data: Matrix) -> bool:
     """Whether the rows are partitions of a collection."""
-    return hasattr(data.source, "parts")
+    return isinstance(data.source, Parts)
 
 
 def _explained(error: BaseException) -> BaseException:
@@ -473,7 +474,8 @@ def _call(
     def work() -> Any:
         task = unpack(payload, common)
         if _gathers(task.data):
-            task = replace(task, data=replace(task.data, source=task.data.source.loaded(*gathered)))
+            source = task.data.source.loaded(*gathered)
+            task = replace(task, data=replace(task.data, source=source), fragments=range(len(source.fragments)))
         return task()
 
     return attempt(work, retries)

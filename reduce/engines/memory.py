@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from eigenmill.reduce.blocks import MAX_HEIGHT, block_height
 from eigenmill.reduce.catalog import row_counts
 from eigenmill.reduce.engines.base import plan_leaves
 from eigenmill.reduce.errors import ConfigError, DoesNotFitError
@@ -104,11 +103,12 @@ def estimate(work: Work, data: Matrix, workers: int, *, process: int | None = No
     process = resident() if process is None else process
     source = data.source
     d, leaves = len(source.names), plan_leaves(data)
-    height, largest = block_height(d), max((rows for rows, _ in row_counts(data.fragments)), default=0)
+    format = data.format
+    height, largest = format.block_height(d), max((rows for rows, _ in row_counts(data.fragments)), default=0)
     rows = min(height, largest)
     workers = max(min(workers, work.parts if isinstance(work, Writing) else len(leaves)), 1)
     block, row = rows * d * data.dtype.itemsize, float(d * source.dtype.itemsize)
-    low = MAX_HEIGHT if source.sparse else None
+    low = format.max_height if source.sparse else None
     if data.sparse:
         low = work.sparse_height if isinstance(work, Pass) else None
     if low is not None:
@@ -120,7 +120,7 @@ def estimate(work: Work, data: Matrix, workers: int, *, process: int | None = No
         group = int(largest * row)
         # Measured: Arrow holds pages compressed, decompressed and decoded, and the last batch while it makes the next.
         decoding = int(4 * block + 2.5 * min(group, source.stored_columns * PAGE))
-    blocks = 2 * block + sum(min(rows, block_height(len(t.names))) * len(t.names) * 8 for t in data.transforms)
+    blocks = 2 * block + sum(min(rows, format.block_height(len(t.names))) * len(t.names) * 8 for t in data.transforms)
     if not isinstance(work, Pass):
         given = GIVING if work is None else work.memory
         return Memory(workers, process, 0, blocks - block + given, decoding, 0, 0)

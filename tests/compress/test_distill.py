@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,33 @@ def test_teachers_are_asked_once_and_their_logits_lie_beside_the_rows(
     assert asked[0] == once
     teach(members, read(folder), path, seed=1)
     assert asked[0] == 2 * once
+
+
+@pytest.mark.parametrize("error", [ValueError("no more answers"), KeyboardInterrupt()], ids=["error", "stopped"])
+def test_a_teacher_that_fails_half_way_leaves_the_file_that_was_there(error: BaseException, tmp_path: Path) -> None:
+    for part in range(2):
+        rows = {"a": np.arange(4.0) + part, "label": [0, 1, 0, 1]}
+        pq.write_table(pa.table(rows), tmp_path / f"part-{part}.parquet")
+    data = Dataset.from_parquet(str(tmp_path / "part-*.parquet"), columns=["a"], carry=["label"])
+    place, asked = tmp_path / "taught", list[int]()
+    place.mkdir()
+    teach(lambda X: np.c_[-X, X], data, place / "taught.parquet")
+    before = (place / "taught.parquet").read_bytes()
+
+    def failing(X: Any) -> Any:
+        asked.append(len(X))
+        if len(asked) == 2:
+            raise error
+        return np.c_[X, -X]
+
+    with pytest.raises(type(error)) as caught:
+        teach(failing, data, place / "taught.parquet")
+    assert caught.value is error
+    assert asked == [4, 4]
+    del caught
+    gc.collect()  # the encoder goes without a word
+    assert [path.name for path in place.iterdir()] == ["taught.parquet"]
+    assert (place / "taught.parquet").read_bytes() == before
 
 
 def test_copies_stay_on_the_side_of_their_row(folder: Path, trained: Model, tmp_path: Path, digits: Any) -> None:

@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from eigenmill.jobs import exits
-from eigenmill.reduce import PCA, Dataset, EigenmillError, connect, source_base
+from eigenmill.reduce import PCA, Dataset, EigenmillError, connect
 from eigenmill.reduce.engines import ENGINES, spark_watch
 from eigenmill.reduce.engines.spark_session import session, stop
+from eigenmill.reduce.format import CURRENT
 
 LEAF = 50
 """Rows of a leaf: many tasks over few bytes."""
@@ -38,9 +39,8 @@ def fit_and_write(data: Dataset, out: str, engine: Any, solver: str) -> None:
 
 
 def main(path: str, out: str, solver: str = "gram", remote: str | None = None) -> None:
-    source_base.LEAF_BYTES = LEAF * Dataset.from_parquet(path, vector="x").n_features * 8
-    # Opened under the new size: fragments are cut by it.
-    data = Dataset.from_parquet(path, vector="x", carry=["id"])
+    small = replace(CURRENT, leaf_bytes=LEAF * Dataset.from_parquet(path, vector="x").n_features * 8)
+    data = Dataset.from_parquet(path, vector="x", carry=["id"], format=small)
     spark_watch.POLL, kind = 1.0, ENGINES["spark"]
     assert kind.costs is not None
     ENGINES["spark"] = replace(kind, costs=replace(kind.costs, tasks=64, round_parts=64, at_once=1))

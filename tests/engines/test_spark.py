@@ -14,6 +14,7 @@ from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.engines.load import fold_load, write_load
 from eigenmill.reduce.engines.spark import SparkScans
 from tests.engines.contract import D, EngineContract, costing, open_input, pass_of, reference, tree_of, write_files
+from tests.support.formats import use
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
 
@@ -25,7 +26,7 @@ class TestSpark(EngineContract):
 
     @pytest.fixture(autouse=True)
     def tiny_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
+        use(monkeypatch, leaf_bytes=1)
         # A task then folds runs of four leaves.
         costing(monkeypatch, "spark", tasks=4)
 
@@ -71,7 +72,7 @@ def test_what_does_not_fit_names_the_line_of_the_configuration(spark: Any, tmp_p
 
 def test_explain_counts_the_tasks_that_are_cut(spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some per core of the cluster, several leaves or parts in each."""
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
+    use(monkeypatch, leaf_bytes=1)
     costing(monkeypatch, "spark", per_core=1, few=2, tasks=3, round_parts=3)
     engine, data = connect("spark", spark), open_input("scalar", tmp_path)
     pass_ = pass_of("gram", data)
