@@ -121,7 +121,7 @@ class Sink:
                 return _start(fs, job, description)
             if found.key == job.key:
                 return _go_on(fs, job)
-            raise OutputError(output.refusal(found, job.directory, job.key))
+            raise OutputError(output.refusal(found, job.directory, job.key, description["input"]["digest"]))
         except OutputError:
             # A damaged output of the same job is replaced as well; a directory of someone else's never is.
             if not self.overwrite or output.look(fs, job.directory).state not in ("begun", "finished"):
