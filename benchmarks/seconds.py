@@ -37,7 +37,7 @@ def fastest(work: Callable[[], Any], repeat: int) -> float:
 def sides(data: Dataset, engine: Any, out: Path, repeat: int) -> dict[str, tuple[float, float]]:
     """(predicted, measured) seconds of the fit and of the write."""
     model, target = PCA(50, scale=True), out / "written"
-    place = getattr(engine, "cluster", engine)
+    place = engine.cluster or engine
     if isinstance(place, Cluster):
         place = replace(place, link=float("inf"))  # all on one machine
     plan = explain(model, data, place, Sink(target))

@@ -19,12 +19,13 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
 from eigenmill.reduce.blocks import Array, Workspace
-from eigenmill.reduce.catalog import Integers, Made, runs_of
+from eigenmill.reduce.catalog import runs_of
 from eigenmill.reduce.engines.costs import Cluster
 from eigenmill.reduce.errors import ArtifactError
 from eigenmill.reduce.manifest import Manifest
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass, from_arrays, to_arrays
+from eigenmill.reduce.sequences import Integers, Made
 from eigenmill.reduce.sink import Sink
 
 S = TypeVar("S")

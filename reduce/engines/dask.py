@@ -34,6 +34,7 @@ from eigenmill.reduce.blocks import Array
 from eigenmill.reduce.engines.base import Engine, Progress, Session, Tree, scan_name, staged, tree_arrays
 from eigenmill.reduce.engines.checkpoint import scanned
 from eigenmill.reduce.engines.costs import TASKS, Cluster
+from eigenmill.reduce.engines.dask_frames import Parts
 from eigenmill.reduce.engines.load import LARGE_STATE, fan_in, worker_memory
 from eigenmill.reduce.engines.memory import format_bytes, parse_bytes
 from eigenmill.reduce.engines.ship import Common, pack, unpack, unpack_common, workplace
@@ -405,7 +406,7 @@ class _Graph:
 
 def _gathers(data: Matrix) -> bool:
     """Whether the rows are partitions of a collection."""
-    return hasattr(data.source, "parts")
+    return isinstance(data.source, Parts)
 
 
 def _explained(error: BaseException) -> BaseException:
@@ -450,7 +451,8 @@ def _call(
     def work() -> Any:
         task = unpack(payload, common)
         if _gathers(task.data):
-            task = replace(task, data=replace(task.data, source=task.data.source.loaded(*gathered)))
+            source = task.data.source.loaded(*gathered)
+            task = replace(task, data=replace(task.data, source=source), fragments=range(len(source.fragments)))
         return task()
 
     return attempt(work, retries)

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from eigenmill.reduce.blocks import Array
-from eigenmill.reduce.catalog import Some
 from eigenmill.reduce.engines.base import (
     Engine,
     Merger,
@@ -34,6 +33,8 @@ from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.manifest import Manifest
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.places import absolute
+from eigenmill.reduce.sequences import Some
 from eigenmill.reduce.sink import Sink
 
 S = TypeVar("S")
@@ -70,7 +71,7 @@ class LocalEngine(Engine):
             raise ConfigError(f"expected workers >= 1, found {workers}")
         self._workers = workers or len(os.sched_getaffinity(0))
         self.memory = parse_bytes(memory)
-        self.work = None if work is None else Path(work)
+        self.work = None if work is None else Path(absolute(work))
         self.disk = parse_bytes(disk) or 0
         if self.disk and self.work is None:
             raise ConfigError("expected work= with disk=, found none; name a directory on a local disk")

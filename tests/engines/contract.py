@@ -35,7 +35,8 @@ from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.engines.base import Tree
 from eigenmill.reduce.passes.base import to_arrays
 from eigenmill.reduce.passes.gram import GramPass
-from eigenmill.reduce.passes.moments import Intake, MomentsPass
+from eigenmill.reduce.passes.intake import Intake
+from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.passes.rows import RowsPass
 from eigenmill.reduce.passes.sketch import SketchPass
 from eigenmill.reduce.passes.tsqr import TsqrPass

@@ -25,7 +25,7 @@ from eigenmill.reduce.engines.memory import estimate, format_bytes, parse_bytes
 from eigenmill.reduce.engines.threads import run_tasks
 from eigenmill.reduce.format import CURRENT, Format
 from eigenmill.reduce.passes.gram import GramPass
-from eigenmill.reduce.passes.moments import Intake
+from eigenmill.reduce.passes.intake import Intake
 from eigenmill.reduce.passes.rows import RowsPass
 from tests.engines.contract import EngineContract, bytes_of, open_input, pass_of
 from tests.engines.counting import WatchedSource, failing_at

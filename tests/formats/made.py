@@ -1,19 +1,19 @@
-"""One value of every class whose names are in digests or files, made by any version of the program.
+"""One value of every class whose names are in digests or files, by any version of the program.
 
-``python tests/formats/made.py PREFIX`` prints their digests as JSON; ``PREFIX`` is ``eigenmill.`` now, and was empty up
-to ba05dba. ``digests.json`` holds what ba05dba printed.
+``python tests/formats/made.py``, where ba05dba is installed, prints what ``digests.json`` holds.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
+Get = Callable[[str, str], Any]
+"""The class that ba05dba has in a module under a name."""
 NAMES = ("a", "b")
 A, B = np.arange(2.0), np.array([1.5, -2.0])
 SQUARE = np.array([[1.0, 2.0], [3.0, 4.0]])
@@ -21,7 +21,7 @@ WHOLE = np.array([3, 4], dtype=np.int64)
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
-def of_reduce(get: Callable[[str, str], Any]) -> dict[str, Any]:
+def of_reduce(get: Get) -> dict[str, Any]:
     """Values of ``reduce``; ``get(module, name)`` finds a class."""
     resolved = get("reduce.cleaning", "Resolved")(np.array([2, 3], dtype=np.int8), A, None, B)
     intake = get("reduce.passes.moments", "Intake")(NAMES, F32, resolved)
@@ -68,7 +68,7 @@ def of_reduce(get: Callable[[str, str], Any]) -> dict[str, Any]:
     }
 
 
-def of_compress(get: Callable[[str, str], Any]) -> dict[str, Any]:
+def of_compress(get: Get) -> dict[str, Any]:
     """Values of ``compress``."""
     category = get("compress.categories", "Category")("month(day)", "whole", (1, 2), True)
     low, step = A.astype(np.float32), B.astype(np.float32)
@@ -97,7 +97,7 @@ def of_compress(get: Callable[[str, str], Any]) -> dict[str, Any]:
     }
 
 
-def of_jobs(get: Callable[[str, str], Any]) -> dict[str, Any]:
+def of_jobs(get: Get) -> dict[str, Any]:
     """Records of a day-by-day job, as the JSON that they write."""
     records = {
         "Settings": ({"reduce": {"components": 5}},),
@@ -111,39 +111,27 @@ def of_jobs(get: Callable[[str, str], Any]) -> dict[str, Any]:
     return {f"daily {name}": get("jobs.daily_records", name)(*values).as_json() for name, values in records.items()}
 
 
-def values(prefix: str) -> dict[str, Any]:
-    """All of them, by the name that their classes had in format 1."""
+STATES = ("Moments", "GramState", "RowsState", "SketchState", "TsqrState", "Counted", "Resolved")
+TEXTS = ("Cleaning", "Validation", "Affine")
 
-    def get(module: str, name: str) -> Any:
-        return getattr(import_module(prefix + module), name)
 
+def values(get: Get) -> dict[str, Any]:
+    """All of them, by the names that their classes have in ba05dba."""
     return {**of_reduce(get), **of_compress(get), **of_jobs(get)}
 
 
-def texts(prefix: str) -> dict[str, str]:
-    """The representations that went into digests in format 1."""
-    found = values("") if not prefix else values(prefix)
-    return {name: repr(found[name]) for name in ("Cleaning", "Validation", "Affine")}
-
-
-def arrays(prefix: str) -> dict[str, dict[str, Any]]:
-    """The states as the arrays that are written, by their names."""
-    to_arrays = import_module(prefix + "reduce.passes.base").to_arrays
-    states = ("Moments", "GramState", "RowsState", "SketchState", "TsqrState", "Counted", "Resolved")
-    return {name: to_arrays(values(prefix)[name]) for name in states}
+def described() -> dict[str, Any]:
+    """Digests of values and of states as arrays, texts of values and names of arrays, by ba05dba."""
+    digest_of, to_arrays = import_module("reduce.digest").digest_of, import_module("reduce.passes.base").to_arrays
+    found = values(lambda module, name: getattr(import_module(module), name))
+    arrays = {name: to_arrays(found[name]) for name in STATES}
+    return {
+        "values": {name: digest_of(value) for name, value in found.items()},
+        "texts": {name: repr(found[name]) for name in TEXTS},
+        "arrays": {name: digest_of(each) for name, each in arrays.items()},
+        "names": {name: sorted(each) for name, each in arrays.items()},
+    }
 
 
 if __name__ == "__main__":
-    prefix = sys.argv[1] if len(sys.argv) > 1 else ""
-    digest_of = import_module(prefix + "reduce.digest").digest_of
-    print(
-        json.dumps(
-            {
-                "values": {name: digest_of(value) for name, value in values(prefix).items()},
-                "texts": texts(prefix),
-                "arrays": {name: digest_of(found) for name, found in arrays(prefix).items()},
-                "names": {name: sorted(found) for name, found in arrays(prefix).items()},
-            },
-            indent=1,
-        )
-    )
+    print(json.dumps(described(), indent=1))

@@ -22,7 +22,18 @@ import pytest
 from scipy import sparse
 
 import eigenmill.reduce
-from eigenmill.reduce import PCA, ConfigError, DataError, Dataset, Sink, StandardScaler, connect, load, partition
+from eigenmill.reduce import (
+    PCA,
+    ConfigError,
+    DataError,
+    Dataset,
+    Sink,
+    StandardScaler,
+    connect,
+    encode,
+    load,
+    partition,
+)
 from eigenmill.reduce.blocks import Block, Workspace
 from eigenmill.reduce.catalog import FileInfo, Files, RowGroups
 from eigenmill.reduce.cleaning import Cleaning
@@ -40,7 +51,7 @@ from eigenmill.reduce.layouts import Vector
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.parquet import ParquetSource
 from eigenmill.reduce.passes.gram import Gram, GramPass
-from eigenmill.reduce.passes.moments import Intake, Moments
+from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.passes.thin import thin_rows
 from eigenmill.reduce.passes.tsqr import TsqrPass
 from eigenmill.reduce.transforms import Input, Project
@@ -66,7 +77,11 @@ def unread(format: Format, d: int, rows: int, files: int = 2, group: int = 100_0
     """Files of which only the metadata exist."""
     groups = RowGroups.of([group] * (rows // group) + ([rows % group] if rows % group else []))
     infos = Files(FileInfo(f"{i}.parquet", 9, f"{i:032x}", groups, 9) for i in range(files))
-    return Dataset(ParquetSource(Store(None), "", infos, Vector("v", d, F32), pa.schema([]), format=format))
+    return Dataset(_source(infos, Vector("v", d, F32), format))
+
+
+def _source(files: Files, layout: Vector, format: Format) -> ParquetSource:
+    return ParquetSource(store=Store(None), root="", files=files, layout=layout, carried=pa.schema([]), format=format)
 
 
 def cut(d: int, rows: int, group: int) -> Callable[[Format, Path], Any]:
@@ -240,7 +255,7 @@ def refused_above(format: Format, place: Path) -> Any:
 
 def starts(format: Format, place: Path) -> Any:
     """Gaussian vectors for 20 and 80 components, and for a share."""
-    return [PCA(k)._wanted(10_000, format).width for k in (20, 80, 0.9)]
+    return [PCA(k)._wanted(10_000, 0, format).width for k in (20, 80, 0.9)]
 
 
 def refined_widths(fit: Callable[[Format], Any]) -> Callable[[Format, Path], Any]:
@@ -415,16 +430,11 @@ def rounds(format: Format, place: Path) -> Any:
     job = Sink(place / "out", partition_by="key", compression="none").open(data)
     block = Block(np.broadcast_to(np.float32(0), (1024, 1024)))
     block = replace(block, carried=pa.record_batch([["k"] * 1024], schema=pa.schema(names)))
-    told: list[int] = []
-
-    class Counts:
-        def write_table(self, table: pa.Table, row_group_size: int) -> None:
-            told.append(table.num_rows)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partition, "write_file", lambda *given: given[-1](Counts()))
-        partition.write_values(job.filesystem, job.directory, job.encoding, job.parts[0], [block] * 33)
-    return told
+    out = encode.PartFiles(job.filesystem, job.directory, job.encoding, job.parts[0])
+    with partition.partitioned_part(out) as made:
+        for _ in range(33):
+            made.add(block)
+    return [file.rows for file in out.written]
 
 
 def compressed(format: Format, place: Path) -> Any:
