@@ -154,7 +154,7 @@ class Sink:
         try:
             if found.key == job.key:
                 return _go_on(fs, job, found)
-            raise OutputError(output.refusal(found, job.directory, job.key))
+            raise OutputError(output.refusal(found, job.directory, job.key, description["input"]["digest"]))
         except OutputError:
             # A damaged output of the same job is replaced as well; a directory of someone else's never is.
             if not self.overwrite or found.state == "foreign":

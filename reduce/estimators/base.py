@@ -101,6 +101,8 @@ def lazy_data_passes_by(method: Callable[..., Any]) -> Callable[..., Any]:
 class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Base of PCA, TruncatedSVD and StandardScaler: everything but their algebra."""
 
+    kind: ClassVar[str]
+    """What a model file calls it, whatever the class is called."""
     _array_policy: ClassVar[str] = "error"
     _least_rows: ClassVar[int] = 2
     fitted_attributes: ClassVar[tuple[str, ...]]
@@ -307,7 +309,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             else:
                 values[name] = value.item() if isinstance(value, np.generic) else value
         return Snapshot(
-            kind=type(self).__name__,
+            kind=self.kind,
             parameters=self.get_params(deep=False),
             arrays=arrays,
             values=values,
