@@ -25,13 +25,14 @@ from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.engines.kept import Kept
 from eigenmill.reduce.engines.local import LocalEngine
 from tests.engines.contract import INPUTS, bytes_of, open_input, pass_of, reference, tree_of
+from tests.support import formats
 
 THREADS = 8
 
 
 @pytest.fixture
 def tiny_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
+    formats.use(monkeypatch, leaf_bytes=1)
 
 
 @dataclass(frozen=True)
