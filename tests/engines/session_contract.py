@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from eigenmill.reduce import PCA, Dataset, EngineError, Sink, StandardScaler, TruncatedSVD
-from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.engines import ENGINES, Engine
+from eigenmill.reduce.storage.digest import digest_of
 from tests.engines.contract import INPUTS, N, bytes_of, open_input, pass_of, reference, tree_of
 
 

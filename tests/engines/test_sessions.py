@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from eigenmill.reduce import PCA, Dataset, TruncatedSVD
-from eigenmill.reduce.engines.kept import Kept
-from eigenmill.reduce.engines.local import LocalEngine
+from eigenmill.reduce.engines.local.engine import LocalEngine
+from eigenmill.reduce.engines.local.kept import Kept
 from tests.engines.contract import bytes_of, open_input, pass_of, reference
 from tests.engines.session_contract import at_once, equal_to_the_same_alone
 from tests.support import formats
