@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +83,7 @@ class EntropyPenalty:
 Constraint = Magnitude | LearnedStep | EntropyPenalty
 
 
-def smallest(sizes: Sequence[npt.NDArray[Any]], sparsity: float, scope: str) -> list[npt.NDArray[np.bool_]]:
+def smallest(sizes: Sequence[npt.NDArray[np.floating]], sparsity: float, scope: str) -> list[npt.NDArray[np.bool_]]:
     """Masks that drop the share ``sparsity`` of the smallest entries, of all arrays together or of each.
 
     Of equal entries the first ones go, so that the share is exact.

@@ -17,6 +17,8 @@ I64 = npt.NDArray[np.int64]
 
 Task = Literal["classification", "regression"]
 Label = bool | int | str
+Predicted = npt.NDArray[np.generic]
+"""(n,) labels, or values of a regression."""
 MAX_WIDTH, MAX_LAYERS = 1 << 16, 32
 
 
@@ -61,6 +63,17 @@ class Dense:
         """Share of the weights that are 0."""
         return float(np.mean(self.weights == 0)) if self.weights.size else 0.0
 
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The arrays that it has, by the names that files have for them."""
+        named = {
+            "weights": self.weights,
+            "bias": self.bias,
+            "mask": self.mask,
+            "codes": self.codes,
+            "codebook": self.codebook,
+        }
+        return {name: array for name, array in named.items() if array is not None}
+
     def whole(self) -> I64:
         """(n_in, n_out) the weights in steps."""
         if self.step is None:
@@ -83,4 +96,4 @@ def softmax(scores: F64) -> F64:
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
 
-__all__ = ["F32", "I64", "MAX_LAYERS", "MAX_WIDTH", "Activations", "Dense", "Label", "Task", "softmax"]
+__all__ = ["F32", "I64", "MAX_LAYERS", "MAX_WIDTH", "Activations", "Dense", "Label", "Predicted", "Task", "softmax"]

@@ -26,7 +26,7 @@ from eigenmill.jobs.config import Job, Section, load_job
 from eigenmill.jobs.daily_cli import commands as daily
 from eigenmill.jobs.report import finite
 from eigenmill.jobs.run import explained, run
-from eigenmill.reduce import Dataset, __version__, connect, load
+from eigenmill.reduce import Dataset, __version__, connect, load, places
 from eigenmill.reduce import files as store
 from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.estimators.fitted import Snapshot
@@ -433,7 +433,7 @@ def _with_engine(overrides: list[str] | None, engine: str | None) -> list[str]:
 
 
 def _holds(path: str, name: str) -> bool:
-    fs, directory = store.resolve(path)
+    fs, directory = places.resolve(path)
     return store.exists(fs, f"{directory}/{name}")
 
 

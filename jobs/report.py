@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from eigenmill.jobs.meter import Meter, Scan
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
 from eigenmill.reduce.about import versions
 from eigenmill.reduce.plan import Outcome
 
@@ -122,7 +122,7 @@ class RunReport(Record):
         Raises:
             OutputError: it cannot be written.
         """
-        fs, target = files.resolve(path)
+        fs, target = places.resolve(path)
         files.write_json(fs, target, self.as_json())
 
 

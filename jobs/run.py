@@ -15,10 +15,10 @@ from eigenmill.jobs.config import Job, JobFile
 from eigenmill.jobs.fitted import Fitted, fit_key, found_model, save_fitted
 from eigenmill.jobs.meter import Meter, forget_peak, peak_memory
 from eigenmill.jobs.report import Bytes, Digests, RunReport, Written, all_versions, scan_records, stage_seconds
-from eigenmill.reduce import Dataset, Manifest, Sink, files
+from eigenmill.reduce import Dataset, Manifest, Sink, files, places
 from eigenmill.reduce.discovery import MAGIC
 from eigenmill.reduce.engines.base import Engine, Progress
-from eigenmill.reduce.engines.costs import Cluster
+from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.errors import ConfigError, OutputError
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.plan import Plan
@@ -216,12 +216,12 @@ def _begun(work: str | None) -> bool:
     """Whether an earlier run has left something to go on from."""
     if work is None:
         return False
-    fs, directory = files.resolve(work)
+    fs, directory = places.resolve(work)
     return any(name.endswith(".state") for name in files.names(fs, directory))
 
 
 def _exists(path: str) -> bool:
-    fs, target = files.resolve(path)
+    fs, target = places.resolve(path)
     return files.exists(fs, target)
 
 
@@ -229,7 +229,7 @@ def _refuse_other_features(ready: Prepared) -> None:
     """Refuse an output that the write would refuse, before the fit and not after it."""
     if ready.sink is None or ready.job.output.overwrite:
         return
-    fs, path = files.resolve(ready.sink.path)
+    fs, path = places.resolve(ready.sink.path)
     names = files.names(fs, path) if files.exists(fs, path) else []
     if "_manifest.json" in names:
         found = read_manifest(ready.sink.path)
@@ -248,9 +248,9 @@ def _refuse_other_features(ready: Prepared) -> None:
 def _refuse_overlap(job: Job) -> None:
     """Refuse outputs that lie in one another or in a directory of the input, where a later run would read them."""
     paths = [job.input.path] if isinstance(job.input.path, str) else job.input.path
-    places: list[tuple[str, str | None]] = [("input.path", path) for path in paths if not MAGIC.search(path)]
-    places += [("output.features", job.output.features), ("output.model", job.output.model)]
-    found = [(name, files.resolve(path)[1].rstrip("/") + "/") for name, path in places if path is not None]
+    outputs: list[tuple[str, str | None]] = [("input.path", path) for path in paths if not MAGIC.search(path)]
+    outputs += [("output.features", job.output.features), ("output.model", job.output.model)]
+    found = [(name, places.resolve(path)[1].rstrip("/") + "/") for name, path in outputs if path is not None]
     for name, path in found:
         for other, outer in found:
             if name == other or not path.startswith(outer):

@@ -26,7 +26,7 @@ from eigenmill.reduce.dataset import Dataset, as_dataset
 from eigenmill.reduce.engines import connect
 from eigenmill.reduce.engines.base import Engine, Tree, one_blas_thread
 from eigenmill.reduce.engines.collections import ROOMS, Collection, package_of
-from eigenmill.reduce.engines.costs import Cluster
+from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.engines.memory import format_bytes
 from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.estimators.fitted import Snapshot
@@ -36,7 +36,8 @@ from eigenmill.reduce.estimators.solver import Shape
 from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.method import Method, Stage
 from eigenmill.reduce.passes.base import Pass
-from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.plan import Plan, Run, plan_of
 from eigenmill.reduce.sink import Sink
 from eigenmill.reduce.transforms import Input, Transform
@@ -57,7 +58,8 @@ def engine_for(data: Dataset, engine: Engine | Cluster | None) -> Engine | Clust
     """The engine asked for, else the one that a collection belongs to, else this process."""
     if engine is not None:
         return engine
-    return data.source.engine() if isinstance(data.source, Collection) else connect("local")
+    source = data.source
+    return connect(source.home, source.connection()) if isinstance(source, Collection) else connect("local")
 
 
 def _refuse(plan: Plan, record: Record | None, *, keep: bool) -> None:

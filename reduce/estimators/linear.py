@@ -25,7 +25,8 @@ from eigenmill.reduce.format import Format
 from eigenmill.reduce.method import Bound, Method
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.gram import Gram
-from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass, imputed
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass, imputed
 from eigenmill.reduce.passes.rows import RowsState
 from eigenmill.reduce.passes.sketch import Sketch, SketchPass
 from eigenmill.reduce.passes.tsqr import TsqrPass

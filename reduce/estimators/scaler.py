@@ -13,7 +13,8 @@ from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.estimators.solver import Shape
 from eigenmill.reduce.method import Bound, Method, Stage
-from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass, imputed
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass, imputed
 from eigenmill.reduce.plan import Run
 from eigenmill.reduce.transforms import Input, Standardize, Transform, Unscale
 

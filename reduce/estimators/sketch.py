@@ -29,7 +29,8 @@ from eigenmill.reduce.estimators.spectrum import Spectrum, gamma, orient
 from eigenmill.reduce.format import Format
 from eigenmill.reduce.method import Bound, Stage
 from eigenmill.reduce.passes.base import Pass
-from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.passes.sketch import Sketch, SketchPass, add_low_rank
 from eigenmill.reduce.passes.thin import known_pivot
 from eigenmill.reduce.plan import Run

@@ -14,7 +14,8 @@ from eigenmill.reduce.format import FORMAT_1, Format
 from eigenmill.reduce.method import Stage
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.gram import GramPass
-from eigenmill.reduce.passes.moments import Intake, MomentsPass
+from eigenmill.reduce.passes.intake import Intake
+from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.passes.rows import RowsPass
 from eigenmill.reduce.passes.tsqr import TsqrPass
 

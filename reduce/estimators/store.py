@@ -31,7 +31,7 @@ from eigenmill.reduce.estimators.svd import TruncatedSVD
 from eigenmill.reduce.format import Format
 from eigenmill.reduce.long_lists import Each
 from eigenmill.reduce.passes.base import from_arrays, to_arrays
-from eigenmill.reduce.passes.moments import Intake, Moments
+from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.source_base import Numbered
 
 log = logging.getLogger("eigenmill")

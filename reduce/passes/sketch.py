@@ -26,7 +26,7 @@ import numpy as np
 from eigenmill.reduce.blocks import F64, Block, Floats, dense_slices
 from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.passes.base import Pass
-from eigenmill.reduce.passes.moments import Intake, Moments, merge_moments
+from eigenmill.reduce.passes.intake import Intake, Moments, merge_moments
 from eigenmill.reduce.passes.thin import Thin, thin_rows
 
 

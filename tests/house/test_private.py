@@ -11,7 +11,7 @@ MODULES = sorted(path for folder in ("reduce", "compress", "jobs") for path in (
 
 OTHERS = {
     # fsspec offers no other way from a URI to the path that its file systems take.
-    "_strip_protocol": {"reduce/discovery.py", "reduce/files.py"},
+    "_strip_protocol": {"reduce/places.py"},
     # What a Dask collection would compute: names and types of its columns; its key.
     "_meta": {"reduce/engines/dask_frames.py"},
     "_name": {"reduce/engines/dask_frames.py"},
