@@ -17,7 +17,7 @@ import numpy as np
 
 from eigenmill.reduce.engines.base import Engine, Session, Tree, plan_leaves, scan_name
 from eigenmill.reduce.engines.kinds import Cluster
-from eigenmill.reduce.engines.memory import format_bytes
+from eigenmill.reduce.engines.memory import estimate, format_bytes
 from eigenmill.reduce.errors import DoesNotFitError
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.method import ONCE, Bound, Method
@@ -150,6 +150,14 @@ class Plan:
     @property
     def fits(self) -> bool:
         return self.memory_limit is None or self.peak <= self.memory_limit
+
+    @property
+    def need(self) -> int:
+        """Bytes that the largest scan of the fit takes with one worker, beside what is reserved to its end."""
+        if self.method.reserve is None:
+            return 0
+        peaks = (estimate(stage.pass_, self.data, 1, process=stage.held).peak for stage in self.method.stages)
+        return max(peaks) - self.method.reserve
 
     @property
     def n_scans(self) -> Bound:

@@ -35,12 +35,14 @@ class Claim:
         before: what the process held when it began, other sessions apart.
         bytes: claimed now. standing: claimed until the session ends.
         asks: what it waits for; 0 when it does not.
-        thread: that uses the session.
+        stuck: whether it has looked since something was given back, and has to wait on.
+        thread: that began its last scan.
     """
 
     def __init__(self, limit: int, reserve: int | None, need: int, before: int) -> None:
         self.limit, self.reserve, self.need, self.before = limit, reserve, need, before
         self.bytes = self.standing = self.asks = 0
+        self.stuck = False
         self.thread = threading.get_ident()
 
 
@@ -69,7 +71,7 @@ class Ledger:
         with self._turn:
             if claim in self._claims:
                 self._claims.remove(claim)
-            self._turn.notify_all()
+            self._look_again()
 
     @property
     def crowded(self) -> bool:
@@ -101,6 +103,7 @@ class Ledger:
         """
         least, held = size(1), kept + (claim.reserve or 0)
         with self._turn:
+            claim.thread = threading.get_ident()
             if claim.reserve is not None:
                 claim.standing = max(claim.standing, claim.reserve + max(claim.need, least))
             process, others = self._admitted(claim, least, held, refusal)
@@ -114,7 +117,13 @@ class Ledger:
         """Give back what the session does not hold between scans."""
         with self._turn:
             claim.bytes = 0 if claim.reserve is None else max(claim.standing, claim.reserve + kept)
-            self._turn.notify_all()
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """Let all who wait see whether they still have to."""
+        for claim in self._queue:
+            claim.stuck = False
+        self._turn.notify_all()
 
     def _others(self, claim: Claim | None) -> int:
         return sum(other.bytes for other in self._claims if other is not claim)
@@ -149,7 +158,7 @@ class Ledger:
                 first = bool(claim.bytes) or self._queue[:1] in ([], [claim])
                 if first and (not others or process + rest + others <= claim.limit):
                     return process, others
-                if all(other.asks or other.thread == claim.thread for other in self._claims if other.bytes):
+                if others and all(c.stuck or c.thread == claim.thread for c in self._claims if c.bytes):
                     raise DoesNotFitError(
                         f"expected {format_bytes(least)} of memory={format_bytes(claim.limit)} for a scan, found that "
                         f"sessions which cannot end before it hold {format_bytes(others)}; "
@@ -158,12 +167,13 @@ class Ledger:
                 if claim not in self._queue:
                     claim.asks = held + rest
                     self._queue.append(claim)
+                claim.stuck = True
                 self._turn.wait()
         finally:
-            claim.asks = 0
+            claim.asks, claim.stuck = 0, False
             if claim in self._queue:
                 self._queue.remove(claim)
-                self._turn.notify_all()
+                self._look_again()
 
     def _promised(self, claim: Claim, least: int) -> int:
         """What more workers and kept blocks leave to the first who waits, where that lets it begin."""

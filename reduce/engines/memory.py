@@ -128,7 +128,7 @@ def estimate(work: Work, data: Matrix, workers: int, *, process: int | None = No
     # The counter's own nodes, and those that wait for leaves still running, which are at most 4 per worker behind.
     waiting = workers * math.ceil(math.log2(4 * workers)) if workers > 1 else 0
     pending = min(math.ceil(math.log2(len(leaves) + 1)) + waiting, len(leaves))
-    return Memory(workers, process + work.held, state, blocks + scratch, decoding, pending * state, final)
+    return Memory(workers, process, state, blocks + scratch, decoding, pending * state, final)
 
 
 def sparse_row(data: Matrix) -> float:

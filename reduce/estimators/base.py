@@ -258,7 +258,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """Do what ``plan`` says, going on from a ``record`` if there is one."""
         _refuse(plan, record, keep=keep)
         self._drawn(plan)
-        with engine.session(plan.method.reserve) as session:
+        with engine.session(plan.method.reserve, plan.need) as session:
             run = Run(plan, session)
             if record is None:
                 record = Record(Tree(), (), 0, "", self._limited(data, run), self._dtype(data), data.format)
