@@ -16,7 +16,7 @@ from eigenmill.reduce.method import Bound, Method, Stage
 from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.passes.moments import MomentsPass, imputed
 from eigenmill.reduce.plan import Run
-from eigenmill.reduce.transforms import Input, Standardize, Transform, Unscale
+from eigenmill.reduce.rows.transforms import Input, Standardize, Transform, Unscale
 
 
 def scale_of(variance: Any) -> Any:
@@ -45,6 +45,7 @@ class StandardScaler(OneToOneFeatureMixin, Estimator):
     """
 
     fitted_attributes = ("mean_", "var_", "scale_", "n_samples_seen_")
+    kind = "StandardScaler"
     _array_policy: ClassVar[str] = "keep"
     _least_rows: ClassVar[int] = 1
 
