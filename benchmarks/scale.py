@@ -30,7 +30,9 @@ from benchmarks.data import CACHE, feature_names
 from eigenmill.reduce import PCA, Dataset, Sink
 from eigenmill.reduce.blocks import Block, Workspace
 from eigenmill.reduce.catalog import FileInfo, Files, Fragment, RowGroups
-from eigenmill.reduce.engines.load import Cluster, Load, fold_load
+from eigenmill.reduce.digest import tagged
+from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.engines.load import Load, fold_load
 from eigenmill.reduce.parquet import ParquetSource
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.plan import explain
@@ -47,6 +49,7 @@ class Unread(ParquetSource):
         yield Block(np.full((1, 1), int(self.files[fragment.file].path[5:13]), np.float64), workspace=workspace)
 
 
+@tagged("Run", "first last burden")
 @dataclass
 class Run:
     """Files ``first`` to ``last``, and a burden."""
@@ -56,6 +59,7 @@ class Run:
     burden: npt.NDArray[np.float64]
 
 
+@tagged("NullPass", "state")
 @dataclass(frozen=True)
 class NullPass(Pass[Run, Run]):
     """Does nothing but keep account of files, in states of ``state`` bytes."""

@@ -80,7 +80,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # scikit-learn is most of the time of an import, and a prediction never needs it.
     if name not in ("CompactClassifier", "CompactRegressor"):
-        raise AttributeError(f"module 'compress' has no attribute {name!r}")
+        raise AttributeError(f"module 'eigenmill.compress' has no attribute {name!r}")
     from eigenmill.compress import estimators
 
     return getattr(estimators, name)

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from eigenmill.compress.layers import F32
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError, SchemaError
 
 
+@tagged("Affine", "height width shift turn zoom shear")
 @dataclass(frozen=True)
 class Affine:
     """A random affine map of every picture, drawn anew each time (Simard, Steinkraus and Platt 2003, section 2).

@@ -31,13 +31,14 @@ import pyarrow.compute as pc
 
 from eigenmill.compress.split import Validation
 from eigenmill.reduce.blocks import Block
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.tables import as_table, pandas_table
 
 Kind = Literal["whole", "text", "boolean"]
 Value = bool | int | str
-Codes = npt.NDArray[np.uint16]
+Codes = npt.NDArray[np.uint8 | np.uint16]
 
 MAX_CATEGORIES = 1 << 15
 """Of one column. Half of what two bytes count, so that null has a place."""
@@ -59,6 +60,7 @@ _PARTS = {
 _PART = re.compile(rf"({'|'.join(_PARTS)})\((.+)\)", re.DOTALL)
 
 
+@tagged("Category", "name kind values nulls")
 @dataclass(frozen=True)
 class Category:
     """One category and its vocabulary.
@@ -116,7 +118,7 @@ class Category:
             codes[np.asarray(found.is_null().to_numpy(zero_copy_only=False))] = self.null
         return codes
 
-    def array(self, codes: Any) -> pa.Array:
+    def array(self, codes: Codes) -> pa.Array:
         """Values (n,) that have these codes."""
         table = pa.array([self.stranger, *self.values, *([None] if self.nulls else [])], TYPES[self.kind])
         return table.take(pa.array(codes))
@@ -183,6 +185,7 @@ def values_of(column: pa.Array, name: str, kind: Kind | None = None) -> pa.Array
         ) from error
 
 
+@tagged("Counted", "entries nulls taken")
 @dataclass
 class Counted:
     """How often the values of each category occur.
@@ -214,6 +217,7 @@ def _entries(state: Counted) -> pa.Table:
     return pa.ipc.open_stream(pa.py_buffer(state.entries.tobytes())).read_all()
 
 
+@tagged("VocabularyPass", "names kinds most least counted split")
 @dataclass(frozen=True)
 class VocabularyPass(Pass[Counted, tuple[Category, ...]]):
     """Counts the values of categories in one scan; the result is the list of :class:`Category`.
@@ -347,7 +351,7 @@ def vocabulary_pass(
 # Raw rows in memory
 
 
-def is_table(X: Any) -> bool:
+def is_table(X: object) -> bool:
     """Whether X holds named columns: a dict, an Arrow table or batch, a DataFrame, or a list of dicts."""
     named = isinstance(X, Mapping | pa.Table | pa.RecordBatch) or hasattr(X, "columns")
     return named or (isinstance(X, list) and bool(X) and isinstance(X[0], Mapping))
@@ -370,7 +374,7 @@ def as_rows(X: Any) -> pa.Table:
     return pandas_table(X) if hasattr(X, "iloc") else as_table(X)
 
 
-def taken(X: Any, rows: Any) -> Any:
+def taken(X: Any, rows: npt.NDArray[np.intp]) -> Any:
     """Some of the raw rows, in an array or table of their own."""
     return X.take(pa.array(rows)) if isinstance(X, pa.Table) else np.ascontiguousarray(X[rows])
 

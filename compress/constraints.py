@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError
 
 
+@tagged("Magnitude", "sparsity schedule until scope")
 @dataclass(frozen=True)
 class Magnitude:
     """Gradual pruning of the smallest weights (Zhu and Gupta 2017, equation 1).
@@ -41,6 +42,7 @@ class Magnitude:
         return self.sparsity * (1 - (1 - progress / self.until) ** 3)
 
 
+@tagged("LearnedStep", "bits start")
 @dataclass(frozen=True)
 class LearnedStep:
     """Weights are whole multiples of a step that is trained with them (Esser et al. 2020, LSQ).
@@ -59,6 +61,7 @@ class LearnedStep:
             raise ConfigError(f"expected 2 to 16 bits and a start above 0, found {self}")
 
 
+@tagged("EntropyPenalty", "weight")
 @dataclass(frozen=True)
 class EntropyPenalty:
     """A price for the bits that weights take once packed (after Oktay et al. 2020); with :class:`LearnedStep`.
@@ -80,7 +83,7 @@ class EntropyPenalty:
 Constraint = Magnitude | LearnedStep | EntropyPenalty
 
 
-def smallest(sizes: Sequence[npt.NDArray[Any]], sparsity: float, scope: str) -> list[npt.NDArray[np.bool_]]:
+def smallest(sizes: Sequence[npt.NDArray[np.floating]], sparsity: float, scope: str) -> list[npt.NDArray[np.bool_]]:
     """Masks that drop the share ``sparsity`` of the smallest entries, of all arrays together or of each.
 
     Of equal entries the first ones go, so that the share is exact.

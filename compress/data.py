@@ -28,7 +28,7 @@ from eigenmill.compress.split import Split, Validation, split_of
 from eigenmill.reduce import Dataset, connect
 from eigenmill.reduce.blocks import Block, Workspace
 from eigenmill.reduce.cleaning import DROP
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, text_of
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
 from eigenmill.reduce.layouts import Scalars
@@ -38,7 +38,7 @@ PIECE_BYTES = 16 << 20
 """Size of a piece that training holds in memory. A format constant: it shapes the order of the rows."""
 MAX_CLASSES = 1 << 12
 
-Targets = npt.NDArray[Any]
+Targets = npt.NDArray[np.int64 | np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,13 +129,18 @@ class Samples:
         return codes.reshape(rows, d), np.fromfile(self.directory / f"{part}-{piece}.targets", kind)
 
 
+Unscattered = Dataset | tuple[npt.ArrayLike, npt.ArrayLike]
+"""A data set that carries labels, or a pair of arrays X (n, d) and y (n,)."""
+Labelled = Unscattered | Samples
+
+
 def _three(arrays: list[npt.NDArray[Any]]) -> tuple[Codes, Targets, F32 | None]:
     return arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else None
 
 
 def gather(
     model: Model,
-    data: Any,
+    data: Unscattered,
     label: str = "label",
     *,
     teacher: str | None = None,
@@ -173,7 +178,7 @@ def gather(
         pieces, held, counts = _scatter(model, front, data, label, teacher, split, seed, place)
         _check_rows(sum(pieces), sum(held), split)
         digest = digest_of(
-            [data.digest, label, teacher, model.task, front, list(labels), repr(split), seed, pieces, held]
+            [data.digest, label, teacher, model.task, front, list(labels), text_of(split), seed, pieces, held]
         )
         samples = Samples(place, model, pieces, held, counts, digest, taught=teacher is not None)
     except BaseException:
@@ -231,7 +236,7 @@ def _check_rows(trained: int, held: int, split: Validation) -> None:
         )
 
 
-def as_labelled(data: Any, label: str = "label") -> Dataset:
+def as_labelled(data: object, label: str = "label") -> Dataset:
     """The data set of a pair of arrays (X, y), or the data set itself."""
     if isinstance(data, Dataset):
         return data
@@ -437,7 +442,7 @@ def _logits(block: Block, teacher: str, model: Model) -> F32:
     return values.reshape(block.rows, model.outputs)
 
 
-def samples_of(model: Model, data: Any, label: str, **options: Any) -> Samples:
+def samples_of(model: Model, data: Labelled, label: str, **options: Any) -> Samples:
     """``data`` as samples: gathered now, or at hand already and fit for the model."""
     if not isinstance(data, Samples):
         return gather(model, data, label, **options)

@@ -10,14 +10,15 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eigenmill.compress.augment import augmentation
-from eigenmill.compress.data import as_labelled, clean_blocks
+from eigenmill.compress.data import Unscattered, as_labelled, clean_blocks
 from eigenmill.compress.evaluate import logits
 from eigenmill.compress.integer import WholeNet
 from eigenmill.compress.layers import F32
@@ -25,12 +26,29 @@ from eigenmill.compress.model import Model
 from eigenmill.compress.pack import packed
 from eigenmill.compress.split import Split, Validation, split_of
 from eigenmill.compress.train import Augmentation, train
-from eigenmill.reduce import Dataset, files
+from eigenmill.reduce import Dataset, files, places
 from eigenmill.reduce.blocks import F64
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, text_of
 from eigenmill.reduce.errors import ConfigError, DataError
 
-Teacher = Model | WholeNet | Callable[[Any], Any] | Any
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A teacher of one's own that answers with probabilities, such as scikit-learn's."""
+
+    def predict_proba(self, X: npt.NDArray[np.generic], /) -> npt.ArrayLike:
+        """(n, outputs)."""
+        ...
+
+
+@runtime_checkable
+class Known(Protocol):
+    """A teacher of one's own of which ``digest`` says all that its answers depend on."""
+
+    digest: str | None
+
+
+Teacher = Model | WholeNet | Classifier | Callable[[npt.NDArray[np.generic]], npt.ArrayLike]
 """A model, a packed model, anything with ``predict_proba``, or a function from raw rows to logits (n, outputs)."""
 KEY = b"eigenmill.taught"
 VERSION = 2
@@ -44,7 +62,7 @@ HELD = "held_out"
 def distill(
     student: Model,
     teachers: Teacher | Sequence[Teacher],
-    data: Any,
+    data: Unscattered,
     path: str | os.PathLike[str],
     *,
     label: str = "label",
@@ -78,7 +96,7 @@ def distill(
 
 def teach(
     teachers: Teacher | Sequence[Teacher],
-    data: Any,
+    data: Unscattered,
     path: str | os.PathLike[str],
     *,
     label: str = "label",
@@ -131,10 +149,11 @@ def teach(
     questions = _Questions(members, data, label, column, copies, moved, kind, split, seed)
     questions.check()
     key = questions.key()
-    fs, target = files.resolve(path)
+    fs, target = places.resolve(path)
     known = files.exists(fs, target) and (pq.read_schema(target, filesystem=fs).metadata or {}).get(KEY)
     if not key or known != key:
-        files.publish(fs, target, lambda file: _write(file, questions.answered(), {KEY: key}))
+        with files.draft(fs, target) as made:
+            _write(made.file, questions.answered(), {KEY: key})
     carry = [*questions.kept, *questions.added]
     return replace(Dataset.from_parquet(path, **questions.layout, carry=carry), cleaning=data.cleaning)
 
@@ -179,8 +198,8 @@ class _Questions:
     def key(self) -> bytes:
         """A digest of all that decides the answers; empty if they cannot be known without asking."""
         known = [_digest(member) for member in self.members]
-        settings = [VERSION, self.label, self.column, self.copies, repr(self.moved), self.kind, repr(self.split)]
-        settings += [repr(self.data.cleaning), self.seed]
+        settings = [VERSION, self.label, self.column, self.copies, text_of(self.moved), self.kind, text_of(self.split)]
+        settings += [text_of(self.data.cleaning), self.seed]
         return b"" if None in known else digest_of([self.data.digest, known, settings]).encode()
 
     def answered(self) -> Iterator[pa.Table]:
@@ -194,8 +213,9 @@ class _Questions:
                 if not block.rows:
                     break
                 X = block.dense(np.float64 if self.kind == "float64" else np.float32)
-                Z = X if copy == 0 or self.moved is None else self.moved(np.asarray(X, dtype=np.float32), rng)
-                Z = np.clip(np.rint(Z), 0, 255).astype(np.uint8) if self.kind == "uint8" else Z.astype(self.kind)
+                if copy and self.moved is not None:
+                    X = self.moved(np.asarray(X, dtype=np.float32), rng)
+                Z = np.clip(np.rint(X), 0, 255).astype(np.uint8) if self.kind == "uint8" else X.astype(self.kind)
                 assert block.carried is not None
                 rows = _features(Z, self.layout) | {name: block.carried.column(name) for name in self.kept}
                 said = _ensemble(self.members, Z, rows, named="columns" in self.layout)
@@ -227,7 +247,7 @@ def _same_labels(members: Sequence[Teacher]) -> None:
         )
 
 
-def _features(X: Any, layout: Mapping[str, Any]) -> dict[str, Any]:
+def _features(X: npt.NDArray[np.generic], layout: Mapping[str, Any]) -> dict[str, pa.Array]:
     """The feature columns of rows X (h, d), laid out and named as they came."""
     if "vector" in layout:
         flat = pa.array(np.ascontiguousarray(X).ravel())
@@ -240,11 +260,16 @@ def _digest(teacher: Teacher) -> str | None:
         return digest_of([teacher.front, list(teacher.layers), teacher.activations])
     if isinstance(teacher, WholeNet):
         return digest_of([packed(teacher).hex()])
-    given = getattr(teacher, "digest", None)
-    return None if given is None else str(given)
+    return _own_digest(teacher)
 
 
-def _ensemble(teachers: Sequence[Teacher], X: Any, rows: Mapping[str, Any], *, named: bool) -> F32:
+def _own_digest(teacher: object) -> str | None:
+    return None if not isinstance(teacher, Known) or teacher.digest is None else str(teacher.digest)
+
+
+def _ensemble(
+    teachers: Sequence[Teacher], X: npt.NDArray[np.generic], rows: Mapping[str, pa.Array], *, named: bool
+) -> F32:
     """What the teachers say of numbers X (h, d), which are also among the columns ``rows``: (h, outputs)."""
     answers = [_answer(teacher, X, rows, named=named) for teacher in teachers]
     if len({answer.shape for answer in answers}) > 1 or not all(np.isfinite(answer).all() for answer in answers):
@@ -255,7 +280,7 @@ def _ensemble(teachers: Sequence[Teacher], X: Any, rows: Mapping[str, Any], *, n
     return np.asarray(np.mean(answers, axis=0), dtype=np.float32)
 
 
-def _answer(teacher: Teacher, X: Any, rows: Mapping[str, Any], *, named: bool) -> F64:
+def _answer(teacher: Teacher, X: npt.NDArray[np.generic], rows: Mapping[str, pa.Array], *, named: bool) -> F64:
     """Log-probabilities (n, classes), or values (n, 1)."""
     if isinstance(teacher, Model | WholeNet):
         front = teacher.trained().front if isinstance(teacher, Model) else teacher.front
@@ -263,7 +288,7 @@ def _answer(teacher: Teacher, X: Any, rows: Mapping[str, Any], *, named: bool) -
         # Columns are found by name; the numbers of a vector, whatever it is called, by their place.
         by_name = front.categories or (named and "columns" in front.layout)
         scores = logits(teacher, pa.table(dict(rows)) if by_name else X)
-    elif hasattr(teacher, "predict_proba"):
+    elif isinstance(teacher, Classifier):
         with np.errstate(divide="ignore"):
             scores = np.maximum(np.log(np.asarray(teacher.predict_proba(X), dtype=np.float64)), -30.0)
     else:

@@ -10,17 +10,26 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from eigenmill.compress.categories import joined, taken
-from eigenmill.compress.data import Samples, as_labelled, clean_blocks, indices_of, target_column, values_of
-from eigenmill.compress.front import Front
+from eigenmill.compress.data import (
+    Labelled,
+    Samples,
+    Targets,
+    as_labelled,
+    clean_blocks,
+    indices_of,
+    target_column,
+    values_of,
+)
+from eigenmill.compress.front import Codes, Front, Raw, Rows
 from eigenmill.compress.integer import WholeNet
 from eigenmill.compress.latency import Latency, latency
-from eigenmill.compress.layers import Label
+from eigenmill.compress.layers import F32, I64, Label
 from eigenmill.compress.model import Model, whole_net
 from eigenmill.compress.pack import PackedModel, packed_model, read_packed
 from eigenmill.reduce import Dataset
@@ -33,6 +42,16 @@ CALIBRATION_BINS = 15
 SCORE_BINS = 1 << 16
 
 Net = Model | WholeNet
+
+
+class Predictor(Protocol):
+    """What a model is compared with."""
+
+    def predict(self, X: Rows, /) -> npt.ArrayLike:
+        """(n,) labels or values."""
+        ...
+
+
 Given = Net | PackedModel | str | os.PathLike[str]
 """A model, its file in memory, or the path of its file."""
 
@@ -159,13 +178,13 @@ class Evaluation:
 
 def evaluate(
     model: Given,
-    data: Any,
+    data: Labelled,
     *,
     label: str = "label",
     against: Given | None = None,
-    teacher: Any = None,
+    teacher: Predictor | None = None,
     batches: Sequence[int] = (),
-    backends: Mapping[str, Callable[[Any], Any]] | None = None,
+    backends: Mapping[str, Callable[[Rows], object]] | None = None,
 ) -> Evaluation:
     """Score a model on labelled rows.
 
@@ -197,14 +216,14 @@ def evaluate(
     if isinstance(data, Samples):
         if teacher is not None or batches:
             raise ConfigError("expected raw rows for a teacher and for latency, found samples; give the data set")
-        score, first = _score_of_codes(found, before, data), list[Any]()
+        score, first = _score_of_codes(found, before, data), list[Rows]()
     else:
         data = as_labelled(data, label)
         score, first = _score(found, before, teacher, rows_of(found, front, data, label), max(batches, default=0))
     if not score.rows:
         raise DataError("expected rows to score, found none; give more rows")
     shapes, parameters, nonzero = _sizes(found)
-    calls: dict[str, Callable[[Any], Any]] = {"numpy": found.predict, **(backends or {})}
+    calls: dict[str, Callable[[Rows], object]] = {"numpy": found.predict, **(backends or {})}
     X = joined(first) if batches else None
     return Evaluation(
         task=found.task,
@@ -222,7 +241,7 @@ def evaluate(
     )
 
 
-def rows_of(model: Net, front: Front, data: Dataset, label: str) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
+def rows_of(model: Net, front: Front, data: Dataset, label: str) -> Iterator[tuple[Rows, Targets]]:
     """Raw rows, an array X (h, d) or a table, and their targets (h,), places among the labels or values, by blocks.
 
     Raises:
@@ -244,10 +263,10 @@ def rows_of(model: Net, front: Front, data: Dataset, label: str) -> Iterator[tup
 
 
 def _score(
-    model: Net, before: Net | None, teacher: Any, rows: Iterator[tuple[Any, npt.NDArray[Any]]], wanted: int
-) -> tuple[_Classes | _Values, list[Any]]:
+    model: Net, before: Net | None, teacher: Predictor | None, rows: Iterator[tuple[Rows, Targets]], wanted: int
+) -> tuple[_Classes | _Values, list[Rows]]:
     """The counts of raw rows, and the first rows, as many as ``wanted``."""
-    score, first, held = _nothing_yet(model), list[Any](), 0
+    score, first, held = _nothing_yet(model), list[Rows](), 0
     for X, targets in rows:
         was = None if before is None else logits(before, X)
         score.add(logits(model, X), was, _taught(model, teacher, X), targets)
@@ -270,17 +289,17 @@ def _nothing_yet(model: Net) -> _Classes | _Values:
     return _Classes(len(model.labels)) if model.task == "classification" else _Values()
 
 
-def _held_rows(model: Net, samples: Samples) -> Iterator[tuple[Any, npt.NDArray[Any]]]:
+def _held_rows(model: Net, samples: Samples) -> Iterator[tuple[Rows, Targets]]:
     """Codes (h, d) of validation rows and their targets (h,)."""
     known = (model.front, samples.front)
     fronts = [(f.n_features, f.bits, f.low, f.step, f.fill, f.categories, f.hot) for f in known if f is not None]
     if digest_of(fronts[0]) != digest_of(fronts[-1]) or model.labels != samples.model.labels:
         raise ConfigError("expected samples gathered for this model, found those of another; gather them anew")
     for codes, targets in samples.blocks("held" if samples.n_held else "train"):
-        yield codes, targets if model.labels else targets * samples.model.scale + samples.model.offset
+        yield codes, targets if model.labels else np.asarray(targets * samples.model.scale + samples.model.offset)
 
 
-def _taught(model: Net, teacher: Any, X: Any) -> npt.NDArray[Any] | None:
+def _taught(model: Net, teacher: Predictor | None, X: Rows) -> Targets | None:
     """What a teacher predicts of raw rows: places among the model's labels (-1: none of them), or values."""
     if teacher is None:
         return None
@@ -307,20 +326,19 @@ def _net(model: Given) -> Net:
     return model.net if isinstance(model, PackedModel) else read_packed(model).net
 
 
-def _sizes(model: Net) -> tuple[list[npt.NDArray[Any]], int, int]:
+def _sizes(model: Net) -> tuple[list[F32 | I64], int, int]:
     """The weights by layer; how many parameters there are, and how many are not 0."""
-    layers: Any = model.layers
-    weights = [layer.weights for layer in layers]
-    arrays = [*weights, *(layer.bias for layer in layers)]
+    weights = [layer.weights for layer in model.layers]
+    arrays = [*weights, *(layer.bias for layer in model.layers)]
     return weights, sum(a.size for a in arrays), sum(int(np.count_nonzero(a)) for a in arrays)
 
 
-def logits(model: Net, X: Any) -> F64:
+def logits(model: Net, X: Raw) -> F64:
     """Scores (n, outputs) in double precision: logits, or values of a regression."""
     return model.scores(X) if isinstance(model, Model) else model.decision(X)
 
 
-def _logits_of_codes(model: Net, codes: Any) -> F64:
+def _logits_of_codes(model: Net, codes: Codes) -> F64:
     if isinstance(model, WholeNet):
         return np.asarray(model.scores_of(codes) * model.scale + model.offset)
     assert model.front is not None
@@ -345,7 +363,7 @@ class _Classes:
         self.bins = np.zeros((3, CALIBRATION_BINS))
         self.curve = np.zeros((2, SCORE_BINS), np.int64)
 
-    def add(self, scores: F64, before: F64 | None, taught: npt.NDArray[Any] | None, targets: npt.NDArray[Any]) -> None:
+    def add(self, scores: F64, before: F64 | None, taught: Targets | None, targets: Targets) -> None:
         chosen = scores.argmax(axis=1)
         right = chosen == targets
         self.rows += len(targets)
@@ -404,7 +422,7 @@ class _Values:
     mean: float = 0.0
     m2: float = 0.0
 
-    def add(self, scores: F64, before: F64 | None, taught: npt.NDArray[Any] | None, targets: npt.NDArray[Any]) -> None:
+    def add(self, scores: F64, before: F64 | None, taught: Targets | None, targets: Targets) -> None:
         if not len(targets):
             return
         found = scores[:, 0]

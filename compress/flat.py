@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 from eigenmill.compress.categories import MAX_TEXT
 from eigenmill.reduce.errors import ArtifactError, ConfigError
 
+T = TypeVar("T")
 MAX_FILE = 1 << 28
 """Bytes of a packed file."""
 
@@ -94,7 +95,7 @@ class Reader:
     def text(self) -> str:
         return self.take(self.varint(MAX_TEXT)).decode()
 
-    def many(self, count: int, read: Callable[[], Any]) -> list[Any]:
+    def many(self, count: int, read: Callable[[], T]) -> list[T]:
         """``count`` items of at least one byte each."""
         if count > self.left:
             raise ArtifactError(f"expected {count} items, found {self.left} bytes")

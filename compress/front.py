@@ -32,17 +32,24 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy import sparse
 
-from eigenmill.compress.categories import Category, as_rows, columns_of, is_table, vocabulary_pass
+from eigenmill.compress.categories import Category, Codes, as_rows, columns_of, is_table, vocabulary_pass
 from eigenmill.compress.layers import F32
 from eigenmill.compress.split import Validation
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.blocks import F64, Block, Workspace
-from eigenmill.reduce.cleaning import DROP, ERROR, KEEP
+from eigenmill.reduce.cleaning import DROP, ERROR, KEEP, Resolved
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, SchemaError
-from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass
 
-Codes = npt.NDArray[np.uint16]
+Raw = Any
+"""Raw rows from whoever has some: an array, an Arrow table, a DataFrame, a dict of columns, a list of dicts."""
+Rows = Any
+"""Raw rows as we hand them on: a float64 array (n, d), or an Arrow table where there are categories."""
+Scaled = Any
+"""What a net reads while training: float32 (n, width), or a SciPy sparse array where there are categories."""
 
 MAX_BITS, MAX_INPUTS = 16, 1 << 16
 RUN = 1024
@@ -51,6 +58,7 @@ OUTLIER = 8.0
 """Codes reach as far as the data does, but no farther than so many standard deviations from the mean."""
 
 
+@tagged("Front", "layout n_features bits low step fill centre spread categories hot")
 @dataclass(frozen=True)
 class Front:
     """The input of a model.
@@ -129,7 +137,7 @@ class Front:
         prefix = f"{self.layout['vector']}_" if "vector" in self.layout else "x"
         return [f"{prefix}{j}" for j in range(self.n_features)]
 
-    def codes(self, X: Any, where: str = "row 0") -> Codes:
+    def codes(self, X: Raw, where: str = "row 0") -> Codes:
         """The codes (n, d) of raw values X (n, d), or of a table of named columns.
 
         Args:
@@ -166,7 +174,7 @@ class Front:
         carried = block.carried
         return np.column_stack([c.codes(carried.column(c.column)) for c in self.categories])
 
-    def parts(self, X: Any) -> tuple[F64, Codes]:
+    def parts(self, X: Raw) -> tuple[F64, Codes]:
         """Of a table the numbers (n, d), and the codes (n, c) of the categories."""
         if not is_table(X):
             raise SchemaError(
@@ -174,7 +182,7 @@ class Front:
                 "give a DataFrame, an Arrow table or a dict of columns"
             )
         data = Dataset.from_arrow(as_rows(X), **(self.layout or {"columns": self.names}), carry=self.carried)
-        numbers: list[npt.NDArray[Any]] = [np.empty((0, self.n_features))]
+        numbers: list[npt.NDArray[np.floating]] = [np.empty((0, self.n_features))]
         codes, workspace = list[Codes](), Workspace()
         for fragment in data.fragments:
             for block in data.blocks(fragment, workspace, carry=True):
@@ -182,14 +190,14 @@ class Front:
                 codes.append(self._named(block))
         return np.concatenate(numbers), np.concatenate([np.empty((0, len(self.categories)), np.uint16), *codes])
 
-    def rows(self, block: Block) -> Any:
+    def rows(self, block: Block) -> Rows:
         """The raw rows of a block, as ``codes`` takes them: an array, or a table of the model's columns."""
         X = block.dense(np.float64)
         if not self.categories or block.carried is None:
             return X
         return self.table(X, [block.carried.column(name) for name in self.carried])
 
-    def table(self, X: Any, carried: Sequence[Any]) -> pa.Table:
+    def table(self, X: npt.NDArray[np.floating], carried: Sequence[pa.Array]) -> pa.Table:
         """A table of the model's columns: numbers X (n, d), and the columns that categories read."""
         if "vector" in self.layout:
             flat = pa.array(np.ascontiguousarray(X).ravel())
@@ -198,7 +206,7 @@ class Front:
             numeric = {name: pa.array(np.ascontiguousarray(x)) for name, x in zip(self.names, X.T, strict=True)}
         return pa.table(numeric | dict(zip(self.carried, carried, strict=True)))
 
-    def example(self, codes: Any) -> Any:
+    def example(self, codes: Codes) -> Rows:
         """Raw rows that have these codes, as ``codes`` takes them.
 
         Of parts of dates there are none: such categories keep the code of null or of any other value.
@@ -207,13 +215,13 @@ class Front:
         X = self.low.astype(np.float64) + self.step.astype(np.float64) * codes[:, :d]
         if not self.categories:
             return X
-        columns: dict[str, Any] = {name: pa.nulls(len(codes), pa.timestamp("s")) for name in self.carried}
+        columns: dict[str, pa.Array] = {name: pa.nulls(len(codes), pa.timestamp("s")) for name in self.carried}
         for j, category in enumerate(self.categories):
             if category.column == category.name:
                 columns[category.name] = category.array(codes[:, d + j])
         return self.table(X, list(columns.values()))
 
-    def _numbers(self, X: npt.NDArray[Any], where: str) -> Codes:
+    def _numbers(self, X: npt.NDArray[np.generic], where: str) -> Codes:
         if X.ndim != 2 or X.shape[1] != self.n_features:
             raise SchemaError(f"expected rows of {self.n_features} features, found shape {X.shape}; give those columns")
         if len(X) <= RUN:
@@ -223,7 +231,7 @@ class Front:
             codes[a : a + RUN] = self._run(X[a : a + RUN], a, where)
         return codes
 
-    def _run(self, X: npt.NDArray[Any], first: int, where: str) -> Codes:
+    def _run(self, X: npt.NDArray[np.generic], first: int, where: str) -> Codes:
         """Codes of a run that begins ``first`` rows after ``where``."""
         values = X.astype(np.float64)
         bad = ~np.isfinite(values) if X.dtype.kind == "f" else np.zeros((0, 0), bool)
@@ -246,21 +254,21 @@ class Front:
             codes[bad] = np.broadcast_to(self.fill, codes.shape)[bad]
         return codes
 
-    def inputs(self, codes: Any) -> Any:
+    def inputs(self, codes: Codes) -> Codes | sparse.csr_array:
         """What an integer net reads: the codes (n, d) themselves, or sparse rows (n, width) if there are categories."""
         return self._sparse(codes[:, : self.n_features], codes, self.hot) if self.categories else codes
 
-    def scaled(self, codes: Any) -> Any:
+    def scaled(self, codes: Codes) -> Scaled:
         """What a net reads while training: (n, d) float32, or sparse rows (n, width) if there are categories."""
         numbers = codes[:, : self.n_features].astype(np.float32)
         z = (numbers - np.float32(self.centre)) / np.float32(self.spread)
         return self._sparse(z, codes, np.float32(self.hot / self.spread)) if self.categories else z
 
-    def picked(self, codes: Any) -> npt.NDArray[np.int64]:
+    def picked(self, codes: Codes) -> npt.NDArray[np.int64]:
         """(n, c) the inputs of the categories that are hot."""
         return np.asarray(codes[:, self.n_features :].astype(np.int64) + self.starts)
 
-    def _sparse(self, numbers: Any, codes: Any, hot: Any) -> sparse.csr_array:
+    def _sparse(self, numbers: Codes | F32, codes: Codes, hot: int | np.float32) -> sparse.csr_array:
         n, d = numbers.shape
         place = np.column_stack([np.broadcast_to(np.arange(d), (n, d)), self.picked(codes)])
         kind = np.float32 if isinstance(hot, np.float32) else np.int64
@@ -306,7 +314,7 @@ def read_front(
     if (policy.code == KEEP).any():
         raise ConfigError("expected a policy for missing values other than 'keep'; choose 'mean', 'zero' or a number")
     if names:
-        found: Moments = engine.run(MomentsPass(Intake(names, np.dtype(np.float64), policy)), data)
+        found: Moments = engine.run(MomentsPass(Intake(names, np.dtype(np.float64), policy, data.format)), data)
         front = front_of(found, policy, data.source.describe(), names, bits)
     elif categories:
         nothing = np.empty(0, np.float32)
@@ -340,7 +348,9 @@ def with_categories(
     return front
 
 
-def front_of(found: Moments, policy: Any, layout: Mapping[str, Any], names: Sequence[str], bits: int | None) -> Front:
+def front_of(
+    found: Moments, policy: Resolved, layout: Mapping[str, Any], names: Sequence[str], bits: int | None
+) -> Front:
     """The front for columns of known moments and cleaning policy."""
     if not found.rows or (found.count == 0).any():
         column = "" if not found.rows else f" in column {names[int(np.argmin(found.count))]!r}"

@@ -21,7 +21,7 @@ from eigenmill.compress.integer import MAX_PARAMETERS
 from eigenmill.compress.layers import MAX_LAYERS, MAX_WIDTH, Dense, Label, Task
 from eigenmill.compress.model import Model
 from eigenmill.compress.onnx_import import chain
-from eigenmill.reduce import Dataset, connect, files
+from eigenmill.reduce import Dataset, connect, places
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
@@ -126,7 +126,7 @@ def from_safetensors(
 
     layers = []
     try:
-        with safe_open(os.fspath(path), framework="numpy") as file:
+        with safe_open(places.absolute(path), framework="numpy") as file:
             keys = list(file.keys())
             names = list(order) if order is not None else _ordered(keys)
             used = {f"{name}.{part}" for name in names for part in ("weight", "bias")}
@@ -197,7 +197,7 @@ def from_sklearn(
     layers = [Affine(_numbers(w, 2), _numbers(b, 1), relu and i + 1 < len(pairs)) for i, (w, b) in enumerate(pairs)]
     for step in reversed(steps[:-1]):
         layers = _before(step, layers)
-    labels = [label.item() if hasattr(label, "item") else label for label in last.classes_] if classifier else None
+    labels = last.classes_.tolist() if classifier else None
     task: Task = "classification" if classifier else "regression"
     return _model(layers, data, classifier and last.n_outputs_ == 1, labels, task, input_bits, engine)
 
@@ -249,7 +249,7 @@ def from_onnx(
         ArtifactError: there is no such file, or it is damaged.
         ConfigError, SchemaError: it holds something else, or data does not fit it.
     """
-    fs, target = files.resolve(path)
+    fs, target = places.resolve(path)
     try:
         with fs.open_input_stream(target) as file:
             content = bytes(file.read(MAX_BYTES + 1))

@@ -17,14 +17,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from eigenmill.compress.front import RUN, Front
-from eigenmill.compress.layers import I64, MAX_LAYERS, MAX_WIDTH, Activations, Dense, Label, Task, softmax
+from eigenmill.compress.front import RUN, Codes, Front, Raw
+from eigenmill.compress.layers import (
+    I64,
+    MAX_LAYERS,
+    MAX_WIDTH,
+    Activations,
+    Dense,
+    Label,
+    Predicted,
+    Task,
+    softmax,
+)
 from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError
 
 MAX_ACC = 1 << 47
@@ -36,6 +46,7 @@ LOGIT = 1 / 16
 """What a quarter of is no matter in a score of a class."""
 
 
+@tagged("WholeLayer", "weights bias relu multiplier shift bits")
 @dataclass(frozen=True)
 class WholeLayer:
     """One layer in whole numbers; ``multiplier``, ``shift`` and ``bits`` are 0 for the last one."""
@@ -58,6 +69,7 @@ class WholeLayer:
         return (1 << self.bits) - 1 if self.relu else (1 << (self.bits - 1)) - 1
 
 
+@tagged("WholeNet", "task labels front layers scale offset")
 @dataclass(frozen=True)
 class WholeNet:
     """A model in whole numbers.
@@ -76,26 +88,26 @@ class WholeNet:
     offset: float
 
     @cached_property
-    def _weights(self) -> list[npt.NDArray[Any]]:
+    def _weights(self) -> list[npt.NDArray[np.floating]]:
         """Floating point adds up whole numbers exactly, in any order and far faster: single precision to 2**24."""
         return [
             layer.weights.astype(np.float32 if max(sums, default=0) <= 1 << 24 else np.float64)
             for layer, sums in zip(self.layers, largest_sums(self), strict=True)
         ]
 
-    def scores(self, X: Any) -> I64:
+    def scores(self, X: Raw) -> I64:
         """Integer scores (n, outputs) of raw rows X, as ``Front.codes`` takes them."""
         return self.scores_of(self.front.codes(X))
 
-    def scores_of(self, codes: Any) -> I64:
+    def scores_of(self, codes: Codes) -> I64:
         """Integer scores (n, outputs) of codes (n, d)."""
         if len(codes) <= RUN:
             return self._run(codes)
         return np.concatenate([self._run(codes[a : a + RUN]) for a in range(0, len(codes), RUN)])
 
-    def _run(self, codes: Any) -> I64:
+    def _run(self, codes: Codes) -> I64:
         # No limit on BLAS threads: exact sums are the same with any number, and to set one takes milliseconds.
-        a: Any = self.front.inputs(codes)
+        a: Codes | I64 = self.front.inputs(codes)
         for layer, weights in zip(self.layers, self._weights, strict=True):
             acc: I64 = (a.astype(weights.dtype) @ weights).astype(np.int64) + layer.bias
             if layer.bits == 0:
@@ -106,21 +118,21 @@ class WholeNet:
             a = np.clip(acc, layer.low, layer.high)
         raise AssertionError("the last layer gives the scores")
 
-    def decision(self, X: Any) -> F64:
+    def decision(self, X: Raw) -> F64:
         """Logits, or values of a regression: (n, outputs)."""
         return np.asarray(self.scores(X) * self.scale + self.offset)
 
-    def predict_proba(self, X: Any) -> F64:
+    def predict_proba(self, X: Raw) -> F64:
         """Probabilities (n, classes)."""
         if self.task == "regression":
             raise ConfigError("expected a classifier, found a regression; call predict")
         return softmax(self.decision(X))
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Raw) -> Predicted:
         """Labels (n,), or values of a regression."""
         if self.task == "regression":
             return self.decision(X)[:, 0]
-        return np.asarray(self.labels)[self.scores(X).argmax(axis=1)]
+        return np.asarray(np.asarray(self.labels)[self.scores(X).argmax(axis=1)])
 
 
 def first_sums(weights: I64, front: Front) -> tuple[list[int], list[int]]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError
 
 F32 = npt.NDArray[np.float32]
@@ -16,9 +17,12 @@ I64 = npt.NDArray[np.int64]
 
 Task = Literal["classification", "regression"]
 Label = bool | int | str
+Predicted = npt.NDArray[np.generic]
+"""(n,) labels, or values of a regression."""
 MAX_WIDTH, MAX_LAYERS = 1 << 16, 32
 
 
+@tagged("Dense", "weights bias relu mask codes codebook step most frozen")
 @dataclass(frozen=True)
 class Dense:
     """One layer: ``y = x @ weights + bias``, then ReLU.
@@ -59,6 +63,17 @@ class Dense:
         """Share of the weights that are 0."""
         return float(np.mean(self.weights == 0)) if self.weights.size else 0.0
 
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The arrays that it has, by the names that files have for them."""
+        named = {
+            "weights": self.weights,
+            "bias": self.bias,
+            "mask": self.mask,
+            "codes": self.codes,
+            "codebook": self.codebook,
+        }
+        return {name: array for name, array in named.items() if array is not None}
+
     def whole(self) -> I64:
         """(n_in, n_out) the weights in steps."""
         if self.step is None:
@@ -66,6 +81,7 @@ class Dense:
         return np.rint(self.weights.astype(np.float64) / self.step).astype(np.int64)
 
 
+@tagged("Activations", "steps bits")
 @dataclass(frozen=True)
 class Activations:
     """How hidden results are rounded: ``steps`` one per hidden layer, ``bits`` of the whole numbers."""
@@ -80,4 +96,4 @@ def softmax(scores: F64) -> F64:
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
 
-__all__ = ["F32", "I64", "MAX_LAYERS", "MAX_WIDTH", "Activations", "Dense", "Label", "Task", "softmax"]
+__all__ = ["F32", "I64", "MAX_LAYERS", "MAX_WIDTH", "Activations", "Dense", "Label", "Predicted", "Task", "softmax"]

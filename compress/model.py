@@ -9,17 +9,18 @@ Every step is ``step(model, ...) -> model``: models are frozen, and arrays in th
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from eigenmill.compress.categories import Category
-from eigenmill.compress.front import Front, front_of
+from eigenmill.compress.front import Front, Raw, Scaled, front_of
 from eigenmill.compress.integer import LOGIT, WholeNet, check, whole_layers
-from eigenmill.compress.layers import F32, MAX_LAYERS, MAX_WIDTH, Activations, Dense, Label, Task, softmax
+from eigenmill.compress.layers import F32, MAX_LAYERS, MAX_WIDTH, Activations, Dense, Label, Predicted, Task, softmax
 from eigenmill.reduce.artifact import load_arrays, save_arrays
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.engines.base import one_blas_thread
@@ -107,9 +108,9 @@ class Model:
             return model
         if isinstance(source, Dense):
             return replace(model, layers=(source,))
-        if hasattr(source, "components_"):
-            return _with_projection(model, source)
-        return replace(model, columns={"columns": [str(name) for name in source], **model.columns})
+        if isinstance(source, Iterable):
+            return replace(model, columns={"columns": [str(name) for name in source], **model.columns})
+        return _with_projection(model, source)
 
     @classmethod
     def linear(cls, source: Any = None, classes: int | None = None, **options: Any) -> Model:
@@ -118,7 +119,7 @@ class Model:
 
     # What it does to rows.
 
-    def scores(self, X: Any) -> F64:
+    def scores(self, X: Raw) -> F64:
         """Raw results (n, outputs): logits, or the value to predict.
 
         Raises:
@@ -136,7 +137,7 @@ class Model:
     def _whole(self) -> WholeNet:
         return whole_net(self)
 
-    def forward(self, z: Any) -> list[F32]:
+    def forward(self, z: Scaled) -> list[F32]:
         """The result (n, n_out) of every layer for scaled inputs z (n, width), in single precision."""
         results = []
         for layer in self.layers:
@@ -145,13 +146,13 @@ class Model:
             results.append(z)
         return results
 
-    def predict_proba(self, X: Any) -> F64:
+    def predict_proba(self, X: Raw) -> F64:
         """Probabilities (n, classes) of raw rows X (n, d)."""
         if self.task == "regression":
             raise ConfigError("expected a classifier, found a regression; call predict")
         return softmax(self.scores(X))
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Raw) -> Predicted:
         """Labels (n,), or values of a regression, of raw rows X (n, d)."""
         scores = self.scores(X)
         return scores[:, 0] if self.task == "regression" else np.asarray(self.labels)[scores.argmax(axis=1)]
@@ -277,27 +278,33 @@ def _with_projection(model: Model, pca: Any) -> Model:
 
 # To arrays and back
 
-_FRONT = ("low", "step", "fill")
-_DENSE = ("weights", "bias", "mask", "codes", "codebook")
+Arrays = dict[str, npt.NDArray[Any]]
 
 
-def to_arrays(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arrays by name, and everything else as plain values."""
-    arrays: dict[str, Any] = {}
+def to_arrays(model: Model) -> tuple[Arrays, dict[str, Any]]:
+    """Arrays by name, and everything else as plain values; the names are those of files."""
+    arrays: Arrays = {}
     front = model.front
     if front is not None:
-        arrays |= {f"front.{n}": getattr(front, n) for n in _FRONT if getattr(front, n) is not None}
+        arrays |= {"front.low": front.low, "front.step": front.step, "front.fill": front.fill}
     for i, layer in enumerate(model.layers):
-        arrays |= {f"{i}.{n}": getattr(layer, n) for n in _DENSE if getattr(layer, n) is not None}
-    plain = ("task", "hidden", "outputs", "labels", "offset", "scale", "bits", "seed")
-    meta: dict[str, Any] = {name: getattr(model, name) for name in plain}
-    meta |= {"hidden": list(model.hidden), "labels": list(model.labels), "columns": dict(model.columns)}
+        arrays |= {f"{i}.{name}": array for name, array in layer.arrays().items()}
+    meta: dict[str, Any] = {
+        "task": model.task,
+        "hidden": list(model.hidden),
+        "outputs": model.outputs,
+        "labels": list(model.labels),
+        "offset": model.offset,
+        "scale": model.scale,
+        "bits": model.bits,
+        "seed": model.seed,
+        "columns": dict(model.columns),
+        "front": None,
+    }
     if front is not None:
         named = [[c.name, c.kind, list(c.values), c.nulls] for c in front.categories]
         plain_front = [dict(front.layout), front.n_features, front.bits, front.centre, front.spread]
         meta["front"] = [*plain_front, *([named, front.hot] if named else [])]
-    else:
-        meta["front"] = None
     meta["layers"] = [[layer.relu, layer.step, layer.most, layer.frozen] for layer in model.layers]
     meta["activations"] = None if model.activations is None else [list(model.activations.steps), model.activations.bits]
     return arrays, meta
@@ -310,13 +317,14 @@ def from_arrays(arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> Model:
         layout, n_features, bits, centre, spread, *more = meta["front"]
         named, hot = more or ([], 1)
         categories = tuple(Category(name, kind, tuple(values), nulls) for name, kind, values, nulls in named)
-        held: dict[str, Any] = {name: arrays[f"front.{name}"] for name in _FRONT}
-        front = Front(layout, int(n_features), int(bits), **held, centre=float(centre), spread=float(spread))
-        front = replace(front, categories=categories, hot=int(hot))
+        measured = arrays["front.low"], arrays["front.step"], arrays["front.fill"]
+        ends = float(centre), float(spread)
+        front = Front(layout, int(n_features), int(bits), *measured, *ends, categories, int(hot))
     layers = []
     for i, (relu, step, most, *frozen) in enumerate(meta["layers"]):
-        own: dict[str, Any] = {name: arrays.get(f"{i}.{name}") for name in _DENSE}
-        layers.append(Dense(relu=bool(relu), step=step, most=int(most), frozen=frozen == [True], **own))
+        weights, bias = arrays[f"{i}.weights"], arrays[f"{i}.bias"]
+        mask, codes, codebook = (arrays.get(f"{i}.{name}") for name in ("mask", "codes", "codebook"))
+        layers.append(Dense(weights, bias, bool(relu), mask, codes, codebook, step, int(most), frozen == [True]))
     activations = meta["activations"]
     return Model(
         meta["task"],

@@ -9,13 +9,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from eigenmill.compress.c import Number, score_type, source
+from eigenmill.compress.front import Raw
 from eigenmill.compress.integer import WholeNet
-from eigenmill.compress.layers import I64, softmax
+from eigenmill.compress.layers import I64, Predicted, softmax
 from eigenmill.compress.model import Model
 from eigenmill.compress.pack import net_of
 from eigenmill.reduce.blocks import F64
@@ -82,7 +83,7 @@ class Native:
     score: str
     rows: Callable[..., int]
 
-    def scores(self, X: Any) -> I64:
+    def scores(self, X: Raw) -> I64:
         """Integer scores (n, outputs) of raw rows X (n, d), or of a table if there are categories.
 
         Raises:
@@ -91,25 +92,25 @@ class Native:
         """
         return self._run(X, None)
 
-    def seconds(self, X: Any) -> F64:
+    def seconds(self, X: Raw) -> F64:
         """How long the scores of each row took (n,), measured in C around the call."""
         found = np.zeros(len(X))
         self._run(X, found)
         return found
 
-    def _run(self, X: Any, seconds: F64 | None) -> I64:
+    def _run(self, X: Raw, seconds: F64 | None) -> I64:
         net, d = self.net, self.net.front.n_features
-        codes: Any = None
+        codes: npt.NDArray[np.int32] | None = None
         if net.front.categories:
-            X, codes = net.front.parts(X)
-            codes = np.ascontiguousarray(codes, dtype=np.int32)
+            X, named = net.front.parts(X)
+            codes = np.ascontiguousarray(named, dtype=np.int32)
         rows = np.ascontiguousarray(X, dtype=np.float64 if self.number == "double" else np.float32)
         if rows.ndim != 2 or rows.shape[1] != d:
             raise SchemaError(f"expected rows of {d} numbers, found shape {rows.shape}; give those columns")
         found = np.empty((len(rows), net.layers[-1].weights.shape[1]), self.score.removesuffix("_t"))
         clock = None if seconds is None else seconds.ctypes.data
-        named = None if codes is None else codes.ctypes.data
-        refused = self.rows(rows.ctypes.data, named, len(rows), found.ctypes.data, clock)
+        places = None if codes is None else codes.ctypes.data
+        refused = self.rows(rows.ctypes.data, places, len(rows), found.ctypes.data, clock)
         if refused:
             row, column = divmod(refused - 1, d)
             raise MissingValueError(
@@ -118,16 +119,16 @@ class Native:
             )
         return found.astype(np.int64)
 
-    def predict_proba(self, X: Any) -> F64:
+    def predict_proba(self, X: Raw) -> F64:
         """Probabilities (n, classes)."""
         return softmax(np.asarray(self.scores(X) * self.net.scale + self.net.offset))
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Raw) -> Predicted:
         """Labels (n,), or values of a regression."""
         scores = self.scores(X)
         if self.net.task == "regression":
             return scores[:, 0] * self.net.scale + self.net.offset
-        return np.asarray(self.net.labels)[scores.argmax(axis=1)]
+        return np.asarray(np.asarray(self.net.labels)[scores.argmax(axis=1)])
 
 
 def compiled(

@@ -28,19 +28,23 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from eigenmill.compress.categories import as_rows, column_of, is_table, values_of
+from eigenmill.compress.categories import Value, as_rows, column_of, is_table, values_of
+from eigenmill.compress.front import Raw, Rows
 from eigenmill.compress.integer import WholeLayer, WholeNet, bounds, largest_sums
-from eigenmill.compress.layers import I64
+from eigenmill.compress.layers import I64, Predicted
 from eigenmill.compress.model import Model
 from eigenmill.compress.pack import net_of
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.errors import ConfigError, SchemaError
 
 OPSET, IR_VERSION = 17, 8
 """Of ONNX 1.12: what runtimes from 2022 on read."""
 SINGLE, DOUBLE = 1 << 24, 1 << 53
-NULLS: dict[str, Any] = {"text": "", "whole": -(1 << 63), "boolean": -(1 << 63)}
+Proto = Any
+"""A message of protobuf, which has no types."""
+Element = type[np.generic] | np.dtype[np.generic]
+NULLS: dict[str, str | int] = {"text": "", "whole": -(1 << 63), "boolean": -(1 << 63)}
 """What stands for null, since tensors have none; a vocabulary that has such a value keeps its code."""
 MARGIN = 1e-5
 """Rows whose two largest probabilities differ by more have one class, whoever computes them."""
@@ -61,7 +65,7 @@ def to_onnx(model: Model | WholeNet | str | os.PathLike[str], path: str | os.Pat
         OutputError: it cannot be written.
     """
     content: bytes = graph(net_of(model)).SerializeToString(deterministic=True)
-    fs, target = files.resolve(path)
+    fs, target = places.resolve(path)
     files.write_bytes(fs, target, content)
     return len(content)
 
@@ -70,8 +74,8 @@ def to_onnx(model: Model | WholeNet | str | os.PathLike[str], path: str | os.Pat
 class _Graph:
     """Nodes and constants in the making; they are named by numbers, so that no data names anything."""
 
-    nodes: list[Any] = field(default_factory=list)
-    constants: list[Any] = field(default_factory=list)
+    nodes: list[Proto] = field(default_factory=list)
+    constants: list[Proto] = field(default_factory=list)
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """The name of what a node gives."""
@@ -84,10 +88,10 @@ class _Graph:
         self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
         return name
 
-    def cast(self, name: str, dtype: Any) -> str:
+    def cast(self, name: str, dtype: Element) -> str:
         return self.add("Cast", name, to=_type(dtype))
 
-    def constant(self, values: Any) -> str:
+    def constant(self, values: npt.ArrayLike) -> str:
         from onnx import numpy_helper
 
         self.constants.append(numpy_helper.from_array(np.asarray(values), f"c{len(self.constants)}"))
@@ -106,13 +110,13 @@ class _Graph:
         return str(self.constants[-1].name)
 
 
-def _type(dtype: Any) -> Any:
+def _type(dtype: Element) -> int:
     from onnx import helper
 
-    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
-def graph(net: WholeNet) -> Any:
+def graph(net: WholeNet) -> Proto:
     """The ``onnx.ModelProto`` that :func:`to_onnx` writes."""
     from onnx import TensorProto, checker, helper
 
@@ -188,20 +192,20 @@ def _codes(made: _Graph, net: WholeNet) -> tuple[str, str | None]:
     return q, refused
 
 
-def _product(made: _Graph, codes: str, layer: WholeLayer, dtype: Any) -> str:
+def _product(made: _Graph, codes: str, layer: WholeLayer, dtype: Element) -> str:
     """The sums of a layer."""
     weights = made.cast(made.constant(_small(layer.weights)), dtype)
     return made.add("Gemm", made.cast(codes, dtype), weights, made.constant(layer.bias.astype(dtype)))
 
 
-def _first(made: _Graph, net: WholeNet, codes: str, dtype: Any) -> str:
+def _first(made: _Graph, net: WholeNet, codes: str, dtype: Element) -> str:
     """The sums of a first layer with categories."""
     front, layer = net.front, net.layers[0]
     d = front.n_features
     rows = made.cast(made.constant(_small(layer.weights[d:])), dtype)
     total = ""
     for j, (category, (start, _)) in enumerate(zip(front.categories, front.spans, strict=True)):
-        values: list[Any] = list(category.values) if category.kind == "text" else [int(v) for v in category.values]
+        values: list[Value] = list(category.values) if category.kind == "text" else [int(v) for v in category.values]
         places = list(range(1, len(values) + 1))
         if category.nulls and NULLS[category.kind] not in values:
             values, places = [*values, NULLS[category.kind]], [*places, category.null]
@@ -220,7 +224,7 @@ def _first(made: _Graph, net: WholeNet, codes: str, dtype: Any) -> str:
     return made.add("Add", total, made.constant(layer.bias.astype(dtype)))
 
 
-def _small(weights: I64) -> npt.NDArray[Any]:
+def _small(weights: I64) -> npt.NDArray[np.signedinteger]:
     return weights.astype(np.int8 if np.abs(weights).max(initial=0) < 128 else np.int16)
 
 
@@ -244,7 +248,7 @@ def _layer(made: _Graph, acc: str, layer: WholeLayer, largest: int) -> str:
     return made.add("Clip", scaled, made.constant(np.float64(layer.low)), made.constant(np.float64(layer.high)))
 
 
-def _label(made: _Graph, net: WholeNet, scores: str) -> Any:
+def _label(made: _Graph, net: WholeNet, scores: str) -> Proto:
     """Adds the output ``label`` and gives its type."""
     from onnx import TensorProto
 
@@ -266,21 +270,21 @@ class OnnxNet:
 
     session: Any
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Raw) -> Predicted:
         """Labels (n,), or values of a regression, of raw rows X (n, d), or of a table if there are categories."""
-        return self.session.run(None, self._feeds(X))[0]
+        return np.asarray(self.session.run(None, self._feeds(X))[0])
 
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:
+    def predict_proba(self, X: Raw) -> npt.NDArray[np.float32]:
         """Probabilities (n, classes)."""
         found: npt.NDArray[np.float32] = self.session.run(["probabilities"], self._feeds(X))[0]
         return found
 
-    def _feeds(self, X: Any) -> dict[str, Any]:
+    def _feeds(self, X: Raw) -> dict[str, npt.NDArray[Any]]:
         if not is_table(X):
             return {"X": np.ascontiguousarray(X, np.float32)}
         table, known = as_rows(X).combine_chunks(), self.session.get_modelmeta().custom_metadata_map
         columns = json.loads(known["columns"])
-        feeds: dict[str, Any] = {}
+        feeds: dict[str, npt.NDArray[Any]] = {}
         if columns:
             arrays = [np.asarray(table[name].to_numpy(), np.float32) for name in columns]
             feeds["X"] = np.column_stack(arrays)
@@ -327,7 +331,7 @@ class Agreement:
     same_decided: int
 
 
-def agreement(model: Model | WholeNet | str | os.PathLike[str], exported: OnnxNet, X: Any) -> Agreement:
+def agreement(model: Model | WholeNet | str | os.PathLike[str], exported: OnnxNet, X: Raw) -> Agreement:
     """Compare an exported model with what it was exported from, on raw rows X (n, d) without refused values.
 
     Raises:
@@ -338,7 +342,7 @@ def agreement(model: Model | WholeNet | str | os.PathLike[str], exported: OnnxNe
         raise SchemaError("expected rows to compare on, found none; give some")
     if net.task == "regression":
         wanted: F64 = np.asarray(net.predict(rows))
-        gap = np.abs(exported.predict(rows) - wanted) / np.maximum(np.abs(wanted), 1.0)
+        gap = np.abs(np.asarray(exported.predict(rows), dtype=np.float64) - wanted) / np.maximum(np.abs(wanted), 1.0)
         return Agreement(len(rows), float(gap.max()), len(rows), 0, 0)
     chances = net.predict_proba(rows)
     first, second = np.partition(chances, -2, axis=1)[:, -2:].T[::-1]
@@ -353,7 +357,7 @@ def agreement(model: Model | WholeNet | str | os.PathLike[str], exported: OnnxNe
     )
 
 
-def _single(X: Any) -> Any:
+def _single(X: Rows) -> Rows:
     """Raw rows with their numbers in single precision."""
     if not is_table(X):
         return np.ascontiguousarray(X, np.float32)

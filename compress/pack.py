@@ -11,7 +11,6 @@ detects damage, **not forgery**: who can write a file can write a digest.
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 import os
 import struct
@@ -41,7 +40,8 @@ from eigenmill.compress.pack_weights import (
     word_bytes,
 )
 from eigenmill.compress.transforms import picture_of
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
+from eigenmill.reduce.digest import sha256_of
 from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
 
 MAGIC = b"EMILL\x01"
@@ -78,7 +78,7 @@ class PackedModel:
     @property
     def sha256(self) -> str:
         """Of the file."""
-        return hashlib.sha256(self.content).hexdigest()
+        return sha256_of([self.content])
 
 
 def pack(
@@ -103,7 +103,7 @@ def pack(
         OutputError: it cannot be written.
     """
     content = packed(model, coder=coder, width=width)
-    fs, target = files.resolve(path)
+    fs, target = places.resolve(path)
     files.write_bytes(fs, target, content)
     return len(content)
 
@@ -132,7 +132,7 @@ def packed(model: Model | WholeNet, *, coder: str = "range", width: int | None =
         raise ConfigError(f"expected a file of at most {MAX_FILE} bytes, found {len(body)}; prune or take fewer bits")
     cosine = any(kind == COSINES for kind, _, _ in plans[0])
     magic = MAGIC_CATEGORIES if net.front.categories else MAGIC_COSINES if cosine else MAGIC
-    return magic + hashlib.sha256(body).digest()[:DIGEST] + body
+    return magic + _checksum(body) + body
 
 
 def packed_model(model: Model | WholeNet, *, coder: str = "range", width: int | None = None) -> PackedModel:
@@ -162,7 +162,7 @@ def content_of(path: str | os.PathLike[str]) -> tuple[bytes, str]:
     Raises:
         ArtifactError: there is no such file, or it is too large for one.
     """
-    fs, target = files.resolve(path)
+    fs, target = places.resolve(path)
     try:
         return files.read_bytes(fs, target, MAX_FILE + len(MAGIC) + DIGEST, ArtifactError), target
     except FileNotFoundError as error:
@@ -195,7 +195,7 @@ def sections(content: bytes, where: str = "the file") -> tuple[WholeNet, dict[st
             "load it with the eigenmill that packed it"
         )
     body = content[len(MAGIC) + DIGEST :]
-    if hashlib.sha256(body).digest()[:DIGEST] != content[len(MAGIC) : len(MAGIC) + DIGEST]:
+    if _checksum(body) != content[len(MAGIC) : len(MAGIC) + DIGEST]:
         raise ArtifactError(f"expected {where} as it was packed, found another digest; restore it, or pack again")
     reader = Reader(body)
     try:
@@ -206,6 +206,11 @@ def sections(content: bytes, where: str = "the file") -> tuple[WholeNet, dict[st
 
 
 # Writing
+
+
+def _checksum(body: bytes) -> bytes:
+    """The first bytes of the SHA-256 of what follows them in a file."""
+    return bytes.fromhex(sha256_of([body]))[:DIGEST]
 
 
 def _body(net: WholeNet, variant: int, plan: Sequence[Plan], weights: Callable[[int, Plan], bytes]) -> bytes:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from eigenmill.compress.constraints import smallest
-from eigenmill.compress.data import samples_of
+from eigenmill.compress.data import Labelled, Targets, samples_of
+from eigenmill.compress.front import Scaled
 from eigenmill.compress.layers import F32, Dense, softmax
 from eigenmill.compress.model import Model
 from eigenmill.reduce.errors import ConfigError
@@ -35,7 +35,7 @@ def prune(model: Model, sparsity: float, *, scope: str = "global") -> Model:
     return replace(model, layers=tuple(layers), activations=None)
 
 
-def regrow(model: Model, data: Any, share: float = 0.1, *, label: str = "label", rows: int = 4096) -> Model:
+def regrow(model: Model, data: Labelled, share: float = 0.1, *, label: str = "label", rows: int = 4096) -> Model:
     """Open masks again where the loss asks for it most (Evci et al. 2020, RigL): the only step that does.
 
     Of all pruned weights, those with the largest gradients of the loss over a sample are no longer held at 0; they
@@ -74,7 +74,7 @@ def regrow(model: Model, data: Any, share: float = 0.1, *, label: str = "label",
     return replace(model, layers=tuple(layers), activations=None)
 
 
-def _gradients(model: Model, z: Any, targets: npt.NDArray[Any]) -> list[F32]:
+def _gradients(model: Model, z: Scaled, targets: Targets) -> list[F32]:
     """Gradients of the mean loss by the weights of each layer."""
     results = model.forward(z)
     if model.task == "classification":
@@ -93,7 +93,7 @@ def _gradients(model: Model, z: Any, targets: npt.NDArray[Any]) -> list[F32]:
 
 
 def prune_neurons(
-    model: Model, data: Any = None, keep: float = 0.5, *, label: str = "label", rows: int = 4096
+    model: Model, data: Labelled | None = None, keep: float = 0.5, *, label: str = "label", rows: int = 4096
 ) -> Model:
     """Take out the hidden neurons that matter least; the layers become narrower.
 
@@ -141,7 +141,7 @@ def _masked(layer: Dense, mask: npt.NDArray[np.bool_]) -> Dense:
     return replace(layer, weights=layer.weights * mask, mask=mask if layer.mask is None else mask & layer.mask)
 
 
-def _taken(layer: Dense, index: Any, bias: Any) -> Dense:
+def _taken(layer: Dense, index: tuple[slice | npt.NDArray[np.intp], ...], bias: F32) -> Dense:
     weights = np.ascontiguousarray(layer.weights[index])
     mask = None if layer.mask is None else np.ascontiguousarray(layer.mask[index])
     return replace(layer, weights=weights, bias=bias, mask=mask)

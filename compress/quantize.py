@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from eigenmill.compress.data import samples_of
+from eigenmill.compress.data import Labelled, samples_of
 from eigenmill.compress.layers import Activations, Dense
 from eigenmill.compress.model import Model, whole_net
 from eigenmill.reduce.blocks import F64
@@ -72,7 +71,7 @@ def _shared(layer: Dense, bits: int, rounds: int) -> Dense:
 
 def quantize(
     model: Model,
-    data: Any,
+    data: Labelled,
     bits: int | Sequence[int] = 8,
     *,
     activations: int = 8,

@@ -14,16 +14,18 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from eigenmill.compress.constraints import EntropyPenalty, LearnedStep, Magnitude
-from eigenmill.compress.data import Samples, samples_of
+from eigenmill.compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude
+from eigenmill.compress.data import Labelled, Samples, samples_of
 from eigenmill.compress.evaluate import evaluate
+from eigenmill.compress.front import Raw
 from eigenmill.compress.latency import machine, time_calls
+from eigenmill.compress.layers import Predicted
 from eigenmill.compress.model import Model, whole_net
 from eigenmill.compress.native import compiled
 from eigenmill.compress.onnx_export import run_onnx, to_onnx
@@ -31,8 +33,8 @@ from eigenmill.compress.pack import packed_model
 from eigenmill.compress.quantize import quantize
 from eigenmill.compress.split import Split
 from eigenmill.compress.train import Epoch, train
-from eigenmill.reduce import files
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce import files, places
+from eigenmill.reduce.digest import digest_of, named, tagged
 from eigenmill.reduce.errors import ConfigError, OutputError
 
 MIN_PENALTY, MAX_PENALTY = 1e-8, 1e-2
@@ -42,6 +44,7 @@ PATIENCE = 3
 BACKENDS = ("numpy", "onnxruntime", "c")
 
 
+@tagged("Target", "max_bytes max_error max_latency_us backend batch quantile")
 @dataclass(frozen=True)
 class Target:
     """What a model must keep to; None asks nothing.
@@ -79,6 +82,7 @@ class Target:
         return max(value / limit - 1 for value, limit in pairs if limit is not None and value is not None)
 
 
+@tagged("Candidate", "hidden bits penalty sparsity components")
 @dataclass(frozen=True)
 class Candidate:
     """One point of the search; ``components`` None keeps a projection as it is."""
@@ -90,6 +94,7 @@ class Candidate:
     components: int | None = None
 
 
+@tagged("Trial", "candidate bytes error latency_us excess seconds")
 @dataclass(frozen=True)
 class Trial:
     """What a candidate came to: bytes of its file, error on the rows held out, microseconds if they were asked for."""
@@ -176,10 +181,16 @@ class SearchSettings:
 
     def training(self) -> dict[str, Any]:
         """Keywords of :func:`eigenmill.compress.train` for every trial."""
-        names = ["epochs", "batch", "class_weight", "forget", "seed"]
+        told: dict[str, Any] = {
+            "epochs": self.epochs,
+            "batch": self.batch,
+            "class_weight": self.class_weight,
+            "forget": self.forget,
+            "seed": self.seed,
+        }
         if self.teacher is not None:
-            names += ["teacher", "temperature", "share"]
-        return {name: value for name, value in asdict(self).items() if name in names}
+            told |= {"teacher": self.teacher, "temperature": self.temperature, "share": self.share}
+        return told
 
 
 class SearchKeywords(TypedDict, total=False):
@@ -204,7 +215,7 @@ class SearchKeywords(TypedDict, total=False):
 
 def search(
     model: Model,
-    data: Any,
+    data: Labelled,
     target: Target,
     settings: SearchSettings = SearchSettings(),
     *,
@@ -234,7 +245,9 @@ def search(
     samples = samples_of(model, data, given.label, **options)
     if not samples.n_held and target.max_error is not None:
         raise ConfigError("expected validation rows to measure max_error on, found none; set validation")
-    log = _Log(None if given.directory is None else Path(given.directory), _key(model, samples, target, given))
+    log = _Log(
+        None if given.directory is None else Path(places.absolute(given.directory)), _key(model, samples, target, given)
+    )
     best_model = log.best()
     while (candidate := _candidate(model, samples, target, log.trials, given)) is not None:
         found, trial = _tried(model, samples, target, candidate, given, log.checkpoint(candidate), epoch)
@@ -253,7 +266,7 @@ def _key(model: Model, samples: Samples, target: Target, given: SearchSettings) 
     """A digest of all that decides what trials come to."""
     # Another machine takes another time.
     here = [] if target.max_latency_us is None else [machine()]
-    return digest_of([samples.digest, _bare(model, samples), asdict(target), given.lr, given.training(), *here])
+    return digest_of([samples.digest, _bare(model), named(target), given.lr, given.training(), *here])
 
 
 def _rank(trial: Trial) -> tuple[float, float, int]:
@@ -273,7 +286,7 @@ def _ended(trials: Sequence[Trial], *, judged: bool) -> bool:
 # One trial
 
 
-def _bare(model: Model, samples: Samples) -> list[Any]:
+def _bare(model: Model) -> list[object]:
     return [model.task, list(model.hidden), model.seed, model.bits, [layer.weights for layer in model.layers]]
 
 
@@ -310,7 +323,7 @@ def _tried(
 
 def _train(model: Model, samples: Samples, candidate: Candidate, **options: Any) -> Model:
     start = _start(model, candidate)
-    constraints: list[Any] = [LearnedStep(candidate.bits, start=0.6), EntropyPenalty(candidate.penalty)]
+    constraints: list[Constraint] = [LearnedStep(candidate.bits, start=0.6), EntropyPenalty(candidate.penalty)]
     if candidate.sparsity:
         constraints.append(Magnitude(candidate.sparsity))
     # Labels and targets are those of the samples; the weights are not.
@@ -324,7 +337,7 @@ def _latency(model: Model, samples: Samples, target: Target) -> float:
     return float(np.quantile(time_calls(_predictor(model, target.backend), X, target.batch), target.quantile) * 1e6)
 
 
-def _predictor(model: Model, backend: str) -> Callable[[Any], Any]:
+def _predictor(model: Model, backend: str) -> Callable[[Raw], Predicted]:
     """What predicts by a backend.
 
     Raises:
@@ -417,7 +430,7 @@ class _Log:
         self.trials: list[Trial] = []
         if directory is None:
             return
-        fs, path = files.resolve(directory / TRIALS)
+        fs, path = places.resolve(directory / TRIALS)
         if not files.exists(fs, path):
             return
         held = files.read_json(fs, path)
@@ -433,7 +446,7 @@ class _Log:
     def checkpoint(self, candidate: Candidate) -> str | None:
         if self.directory is None:
             return None
-        return str(self.directory / f"{digest_of(asdict(candidate))[:12]}.checkpoint")
+        return str(self.directory / f"{digest_of(named(candidate))[:12]}.checkpoint")
 
     def best(self) -> Model | None:
         return Model.restore(self.directory / "best.model") if self.directory is not None and self.trials else None
@@ -445,8 +458,8 @@ class _Log:
     def add(self, trial: Trial) -> None:
         self.trials.append(trial)
         if self.directory is not None:
-            fs, path = files.resolve(self.directory / TRIALS)
-            files.write_json(fs, path, {"key": self.key, "trials": [asdict(t) for t in self.trials]})
+            fs, path = places.resolve(self.directory / TRIALS)
+            files.write_json(fs, path, {"key": self.key, "trials": [named(t) for t in self.trials]})
 
 
 def _trial(value: Any) -> Trial:

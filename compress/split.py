@@ -14,9 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eigenmill.reduce.blocks import Block
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError, SchemaError
 
+CarriedValue = bool | int | float | str | datetime.date | None
 
+
+@tagged("Validation", "share by equals since")
 @dataclass(frozen=True)
 class Validation:
     """Which rows are held out, to stop early and to choose by; they are never trained on.
@@ -33,8 +37,8 @@ class Validation:
 
     share: float = 0.1
     by: str | None = None
-    equals: Any = None
-    since: Any = None
+    equals: CarriedValue = None
+    since: CarriedValue = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1:
@@ -67,7 +71,7 @@ class Validation:
         return _hashed(key) < self.share
 
 
-def _like(value: Any, kind: pa.DataType) -> pa.Scalar[Any]:
+def _like(value: CarriedValue, kind: pa.DataType) -> pa.Scalar:
     """The value as one of a column; of times also as text or as a day, in UTC where the column has a zone."""
     if pa.types.is_timestamp(kind) and isinstance(value, str):
         return pa.scalar(value).cast(pa.timestamp(kind.unit)).cast(kind)

@@ -10,26 +10,24 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eigenmill.compress.augment import augmentation
+from eigenmill.compress.augment import Affine, augmentation
 from eigenmill.compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude, smallest
-from eigenmill.compress.data import Samples, samples_of
+from eigenmill.compress.data import Labelled, Samples, Targets, samples_of
 from eigenmill.compress.front import Codes
-from eigenmill.compress.layers import Dense
+from eigenmill.compress.layers import F32, Dense
 from eigenmill.compress.model import Model
 from eigenmill.compress.split import Split
 from eigenmill.compress.trained import Trained
 from eigenmill.reduce.artifact import load_arrays, save_arrays
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, named, tag_of
 from eigenmill.reduce.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
-
     import torch
 
 OPTIMIZERS: dict[str, dict[str, float]] = {
@@ -42,7 +40,7 @@ OPTIMIZERS: dict[str, dict[str, float]] = {
 SCHEDULES = ("constant", "cosine")
 REFRESH = 100
 """Steps after which the price of bits follows the frequencies."""
-Augmentation = Callable[[Any, np.random.Generator], Any]
+Augmentation = Callable[[F32, np.random.Generator], F32]
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Epoch:
 
 def train(
     model: Model,
-    data: Any,
+    data: Labelled,
     *,
     label: str = "label",
     optimizer: Mapping[str, Any] | str = "adam",
@@ -136,16 +134,20 @@ def train(
         run.forget = forget if samples.front.categories else 0.0
         key = digest_of(
             [
-                *(samples.digest, settings, epochs, batch, schedule, [asdict(c) for c in constraints], class_weight),
+                *(samples.digest, settings, epochs, batch, schedule, [named(c) for c in constraints], class_weight),
                 *(seed, patience, run.fingerprint, _named(moved), temperature, run.share, run.forget),
             ]
         )
         return run.go(patience, checkpoint, key, progress)
 
 
-def _named(augment: Augmentation | None) -> Any:
+def _named(augment: Augmentation | None) -> list[str] | None:
     """What a checkpoint remembers of an augmentation."""
-    return augment if augment is None else [type(augment).__name__, repr(getattr(augment, "__dict__", ""))]
+    if augment is None:
+        return None
+    if isinstance(augment, Affine):
+        return [tag_of(Affine).name, repr(named(augment))]
+    return [type(augment).__name__, repr(getattr(augment, "__dict__", ""))]  # of somebody else
 
 
 @contextlib.contextmanager
@@ -320,7 +322,7 @@ class _Run:
         codes[:, d:][rng.random((len(codes), self.front.n_codes - d)) < self.forget] = 0
         return codes
 
-    def _inputs(self, codes: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _inputs(self, codes: Codes) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Scaled numbers (b, d), and which inputs of the categories are hot (b, c)."""
         import torch
 
@@ -342,7 +344,7 @@ class _Run:
             z = torch.relu(z) if layer.layer.relu else z
         return z
 
-    def _loss(self, scores: torch.Tensor, wanted: Any, *, plain: bool = False) -> torch.Tensor:
+    def _loss(self, scores: torch.Tensor, wanted: Targets, *, plain: bool = False) -> torch.Tensor:
         import torch
 
         if self.samples.model.task == "regression":
@@ -398,10 +400,18 @@ class _Run:
 
     # Checkpoints.
 
-    def _save(self, path: Any, key: str, epoch: int, best: list[Dense] | None, best_loss: float, waited: int) -> None:
+    def _save(
+        self,
+        path: str | os.PathLike[str],
+        key: str,
+        epoch: int,
+        best: list[Dense] | None,
+        best_loss: float,
+        waited: int,
+    ) -> None:
         import torch
 
-        arrays: MutableMapping[str, Any] = {}
+        arrays: dict[str, Any] = {}
         for i, layer in enumerate(self.layers):
             for j, parameter in enumerate(layer.parameters):
                 arrays[f"now.{i}.{j}"] = parameter.detach().numpy()
@@ -412,14 +422,12 @@ class _Run:
         for i, kept in enumerate(best or []):
             if kept.frozen:
                 continue
-            for name in ("weights", "bias", "mask", "codebook"):
-                if getattr(kept, name) is not None:
-                    arrays[f"best.{i}.{name}"] = getattr(kept, name)
+            arrays |= {f"best.{i}.{name}": array for name, array in kept.arrays().items() if name != "codes"}
             arrays[f"best.{i}.step"] = np.asarray(-1.0 if kept.step is None else kept.step)
         loss = None if math.isinf(best_loss) else best_loss
         save_arrays(path, arrays, {"key": key, "epoch": epoch, "best_loss": loss, "waited": waited})
 
-    def _resume(self, path: Any, key: str) -> tuple[int, list[Dense] | None, float, int]:
+    def _resume(self, path: str | os.PathLike[str], key: str) -> tuple[int, list[Dense] | None, float, int]:
         import torch
 
         arrays, meta = load_arrays(path)

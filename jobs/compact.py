@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import importlib.util
 import json
 import shutil
@@ -48,9 +47,9 @@ from eigenmill.jobs.compact_report import CompactReport, Exported, Histogram, St
 from eigenmill.jobs.compact_steps import STEPS, VERSION, checkpoint_of, epochs, keep, kept, plain
 from eigenmill.jobs.compact_teach import Lesson
 from eigenmill.jobs.recipe import Recipe, RecipeFile
-from eigenmill.reduce import Dataset, files
+from eigenmill.reduce import Dataset, files, places
 from eigenmill.reduce import load as load_reduction
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.digest import digest_of, sha256_of
 from eigenmill.reduce.engines.base import Progress
 from eigenmill.reduce.errors import ConfigError
 
@@ -62,8 +61,8 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
         EigenmillError: see :mod:`eigenmill.reduce.errors`. What is finished stays, and running again goes on from it.
     """
     recipe = source.recipe
-    place = Path(recipe.output.path)
-    files.make_directory(*files.resolve(place))
+    place = Path(recipe.output.path).expanduser()
+    files.make_directory(*places.resolve(place))
     with source.blame("input"):
         data = _dataset(recipe.input, recipe.label)
     with source.blame("model"):
@@ -71,7 +70,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
     with _samples(recipe, start, data, place) as samples:
         lesson = None
         if recipe.teachers is not None:
-            folder = Path(recipe.teachers.path or place / "teachers")
+            folder = Path(recipe.teachers.path or place / "teachers").expanduser()
             lesson = Lesson(source, data, samples, folder, samples.directory.parent, progress)
         results = run_steps(source, start, samples, lesson, place, progress)
         last, found = results[-1], None
@@ -79,7 +78,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
             with source.blame("target"):
                 last, found = _targeted(recipe, start, lesson, samples, last, place, progress)
         file = _file(recipe, last)
-        files.write_bytes(*files.resolve(place / "model.emill"), file.content)
+        files.write_bytes(*places.resolve(place / "model.emill"), file.content)
         with source.blame("output"):
             exported = _exported(recipe, file, place, samples)
         baseline, taught = results[0].model, None if lesson is None else lesson.error()
@@ -100,7 +99,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
         machine(),
         recipe.echo(),
     )
-    fs, target = files.resolve(place / "report.json")
+    fs, target = places.resolve(place / "report.json")
     files.write_json(fs, target, report.as_json())
     return report
 
@@ -322,7 +321,7 @@ def _tested(
 def _once(place: Path, file: Path, data: Dataset, score: Callable[[], Evaluation]) -> Evaluation:
     """The figures of a file on the test rows, scored now or found in the log of an earlier run."""
     log = place / "test.jsonl"
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = sha256_of([file.read_bytes()])
     text = log.read_text() if log.exists() else ""
     for line in text.splitlines():
         with contextlib.suppress(ValueError):  # a line that was cut short by a kill

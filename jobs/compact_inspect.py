@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from rich.console import Group, RenderableType
 from eigenmill.compress.pack import MAGIC, content_of, sections
 from eigenmill.jobs.show import facts, grid
 from eigenmill.jobs.words import count, number, percent
+from eigenmill.reduce.digest import sha256_of
 
 
 def described(path: str) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def described(path: str) -> dict[str, Any]:
         "format": content[len(MAGIC) - 1],
         "bytes": len(content),
         "float_bytes": 4 * parameters,
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "sha256": sha256_of([content]),
         "task": net.task,
         "labels": list(net.labels),
         "input": {

@@ -89,10 +89,14 @@ def before_and_after(before: Evaluation, after: Evaluation, *, tested: bool, mac
     if before.accuracy is not None and after.accuracy is not None:
         ranges = [f"{percent(1 - s.high)} to {percent(1 - s.low)}" for s in (before.accuracy, after.accuracy)]
         table.add_row("  95 % interval", *ranges)
-    for name in ("log_loss", "calibration_error", "auc", "r2"):
-        pair = [getattr(e, name) for e in (before, after)]
-        if pair[1] is not None:
-            table.add_row(name.replace("_", " "), *map(number, pair))
+    for name, first, last in (
+        ("log loss", before.log_loss, after.log_loss),
+        ("calibration error", before.calibration_error, after.calibration_error),
+        ("auc", before.auc, after.auc),
+        ("r2", before.r2, after.r2),
+    ):
+        if last is not None:
+            table.add_row(name, number(first), number(last))
     if after.mcnemar is not None:
         only = f"{after.mcnemar.only_before} / {after.mcnemar.only_after}"
         table.add_row("right alone (before / after)", only, f"p = {number(after.mcnemar.p_value)}")

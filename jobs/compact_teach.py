@@ -8,7 +8,6 @@ there whole or not.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,8 +25,8 @@ from eigenmill.compress.integer import WholeNet
 from eigenmill.jobs import recipe as spec
 from eigenmill.jobs.compact_steps import STEPS, VERSION, checkpoint_of, keep, kept, plain
 from eigenmill.jobs.recipe import RecipeFile
-from eigenmill.reduce import Dataset
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce import Dataset, places
+from eigenmill.reduce.digest import digest_of, sha256_of_file
 from eigenmill.reduce.engines.base import Progress
 from eigenmill.reduce.errors import ArtifactError, SchemaError
 
@@ -152,8 +151,8 @@ class Lesson:
 
 def _sha256(path: str) -> str:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with open(places.absolute(path), "rb") as file:
+            return sha256_of_file(file)
     except OSError as error:
         raise ArtifactError(f"expected a teacher at {path}, found: {error}; check the path") from error
 

@@ -25,8 +25,8 @@ from eigenmill.jobs import drift
 from eigenmill.jobs.build import build_dataset, build_engine, build_estimator, sink_options, work_directory
 from eigenmill.jobs.daily_config import DailyFile, checked_day
 from eigenmill.jobs.daily_records import Fit, Gate, Place, Pointer, Project, Publish, Settings, Version, folder
-from eigenmill.reduce import Dataset, Sink, files, load
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce import Dataset, Sink, files, load, places
+from eigenmill.reduce.digest import digest_of, tag_of
 from eigenmill.reduce.discovery import MAGIC
 from eigenmill.reduce.engines.base import Engine, Progress, one_blas_thread
 from eigenmill.reduce.errors import ChangedInputError, ConfigError, OutputError
@@ -215,7 +215,7 @@ def _engine(source: DailyFile, day: str, progress: Progress | None) -> Iterator[
         yield engine
     if work is not None:
         with contextlib.suppress(OutputError):
-            fs, directory = files.resolve(work)
+            fs, directory = places.resolve(work)
             files.remove(fs, directory, "directory")
 
 
@@ -294,7 +294,7 @@ def _keep_settings(source: DailyFile, place: Place) -> None:
 def _needed(place: Place, kind: Any, day: str) -> Any:
     found = place.read(kind, "days", day)
     if found is None:
-        stage = kind.__name__.lower()
+        stage = tag_of(kind).name
         raise ConfigError(f"expected the stage {stage} of {day} to be done, found no record of it; run {stage} first")
     return found
 

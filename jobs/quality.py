@@ -12,7 +12,8 @@ import numpy as np
 from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Engine
-from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def measure(data: Dataset, engine: Engine) -> Moments:
     """The moments of the raw columns in one scan; gaps are counted whatever they are, and left out."""
     # Under "mean" the pass counts gaps of both kinds and refuses none; nothing is filled in, for no mean is used.
     policy = Cleaning(missing="mean").resolve(data.feature_names)
-    return engine.run(MomentsPass(Intake(data.feature_names, np.dtype(np.float64), policy)), data)
+    return engine.run(MomentsPass(Intake(data.feature_names, np.dtype(np.float64), policy, data.format)), data)
 
 
 def _plain(value: Any) -> float | None:

@@ -104,7 +104,8 @@ class Net(Section):
 
     @model_validator(mode="after")
     def _one_first_layer(self) -> Net:
-        found = [name for name in ("pca", "pooling", "dct") if getattr(self, name) is not None]
+        given = {"pca": self.pca, "pooling": self.pooling, "dct": self.dct}
+        found = [name for name, layer in given.items() if layer is not None]
         if len(found) > 1:
             raise ValueError(f"pca, pooling or dct as first layer; found {' and '.join(found)}, keep one")
         return self

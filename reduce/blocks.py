@@ -17,29 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from scipy import sparse
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+from eigenmill.reduce.format import Format
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.floating[Any]]
 F64 = npt.NDArray[np.float64]
-
-BLOCK_BYTES = 64 << 20
-"""Upper bound of one dense float64 block. A format constant: block height is part of every result."""
-MAX_HEIGHT = 8192
-MIN_HEIGHT = 16
-
-
-def block_height(n_features: int) -> int:
-    """Rows of one block: the largest power of two up to 8,192 whose dense float64 form stays within 64 MiB."""
-    fit = max(BLOCK_BYTES // (8 * max(n_features, 1)), MIN_HEIGHT)
-    return min(MAX_HEIGHT, 1 << (fit.bit_length() - 1))
 
 
 class Columns:
@@ -56,7 +45,11 @@ class Columns:
         return Columns(arrays, len(arrays[0]) if arrays else 0)
 
 
-Matrix = Any
+NO_COLUMNS = pa.schema([])
+"""The schema of rows that carry nothing."""
+
+
+Values = Any
 """A dense array, :class:`Columns`, or ``scipy.sparse.csr_array``, of shape (h, d)."""
 
 
@@ -96,7 +89,7 @@ class Block:
     Missing values are NaN in every form of ``X`` (integer columns with nulls arrive as floats).
     """
 
-    X: Matrix
+    X: Values
     weights: F64 | None = None
     carried: pa.RecordBatch | None = None
     origin: Origin = field(default_factory=Origin)
@@ -131,7 +124,7 @@ class Block:
             offsets=(np.arange(self.rows) if self.offsets is None else self.offsets)[keep],
         )
 
-    def with_matrix(self, X: Matrix) -> Block:
+    def with_matrix(self, X: Values) -> Block:
         return replace(self, X=X)
 
     def dense(self, dtype: npt.DTypeLike, shift: Array | None = None, *, name: str = "dense") -> Floats:
@@ -200,9 +193,9 @@ class Block:
         return low, high
 
 
-def dense_slices(block: Block) -> Iterator[Block]:
+def dense_slices(block: Block, format: Format) -> Iterator[Block]:
     """A sparse block in pieces low enough to be made dense."""
-    height = block_height(block.n_features)
+    height = format.block_height(block.n_features)
     for a in range(0, block.rows, height):
         b = min(a + height, block.rows)
         yield replace(

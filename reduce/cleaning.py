@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eigenmill.reduce.blocks import F64, Block, Floats
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError, MissingValueError
 
 Mask = npt.NDArray[np.bool_]
@@ -26,6 +27,7 @@ POLICIES = ("error", "drop", "mean", "zero", "keep")
 ERROR, DROP, MEAN, FILL, KEEP = range(5)
 
 
+@tagged("Cleaning", "missing clip clip_sd")
 @dataclass(frozen=True)
 class Cleaning:
     """The policy of a data set.
@@ -80,6 +82,7 @@ class Cleaning:
         return Resolved(code, fill, low, high)
 
 
+@tagged("Resolved", "code fill low high")
 @dataclass(frozen=True)
 class Resolved:
     """Per column: policy ``code`` (d,), ``fill`` (d,; NaN where it is yet to be learnt), bounds (d,) or None."""

@@ -32,9 +32,10 @@ from eigenmill.reduce.arrow import (
     unwrapped,
     wrong_length,
 )
-from eigenmill.reduce.blocks import Array, Columns, Matrix, Origin
+from eigenmill.reduce.blocks import Array, Columns, Origin, Values
+from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
-from eigenmill.reduce.source_base import Numbered, feature_dtype
+from eigenmill.reduce.source_base import Numbered, Source, feature_dtype
 
 SPARK_VECTOR = pa.struct(
     {"type": pa.int8(), "size": pa.int32(), "indices": pa.list_(pa.int32()), "values": pa.list_(pa.float64())}
@@ -62,14 +63,14 @@ class Layout(Protocol):
     def sparse(self) -> bool:
         """Whether blocks are CSR."""
 
-    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Matrix:
+    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Values:
         """The batch's rows, (h, d); ``origin`` says in errors where they come from."""
 
     def describe(self) -> Mapping[str, Any]:
         """JSON-able keywords that choose this layout again."""
 
 
-class LaidOut:
+class LaidOut(Source):
     """What every source of rows in columns takes from its layout."""
 
     layout: Layout
@@ -86,11 +87,16 @@ class LaidOut:
     def sparse(self) -> bool:
         return self.layout.sparse
 
+    @property
+    def stored_columns(self) -> int:
+        return len(self.layout.columns)
+
     def describe(self) -> Mapping[str, Any]:
         """The layout only: what is carried, weighted and filtered is a matter of one run, not of a model."""
         return self.layout.describe()
 
 
+@tagged("Scalars", "columns dtype plain")
 @dataclass(frozen=True)
 class Scalars:
     """One column per feature; ``plain`` when all are of one of Arrow's floating types of 32 or 64 bits."""
@@ -104,7 +110,7 @@ class Scalars:
     def names(self) -> Sequence[str]:
         return self.columns
 
-    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Matrix:
+    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Values:
         d = len(self.columns)
         if self.plain:
             # One copy in C++: a loop over hundreds of columns holds the interpreter's lock as long as it takes.
@@ -117,6 +123,7 @@ class Scalars:
         return {"columns": list(self.columns)}
 
 
+@tagged("Vector", "column width dtype")
 @dataclass(frozen=True)
 class Vector:
     """One column of lists of ``width`` numbers; features are called ``{column}_0 ...``."""
@@ -134,13 +141,14 @@ class Vector:
     def names(self) -> Sequence[str]:
         return Numbered(f"{self.column}_", self.width)
 
-    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Matrix:
+    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Values:
         return list_rows(batch.column(0), self.width, self.column, origin)
 
     def describe(self) -> Mapping[str, Any]:
         return {"vector": self.column, "n_features": self.width}
 
 
+@tagged("SparkVector", "column width dtype sparse")
 @dataclass(frozen=True)
 class SparkVector:
     """One column of Spark ML vectors: ``sparse`` unless all of them are dense, which the source finds out."""
@@ -158,7 +166,7 @@ class SparkVector:
     def names(self) -> Sequence[str]:
         return Numbered(f"{self.column}_", self.width)
 
-    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Matrix:
+    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Values:
         kinds, sizes, indices, values = batch.column(0).flatten()
         missing = missing_rows(batch.column(0))
         kind = np.where(missing, -1, kinds.fill_null(-1).to_numpy())
@@ -184,6 +192,7 @@ class SparkVector:
         return {"vector": self.column, "n_features": self.width}
 
 
+@tagged("SparsePair", "indices values width dtype")
 @dataclass(frozen=True)
 class SparsePair:
     """Two list columns, indices and values; features are called ``{values}_0 ...``."""
@@ -202,7 +211,7 @@ class SparsePair:
     def names(self) -> Sequence[str]:
         return Numbered(f"{self.values}_", self.width)
 
-    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Matrix:
+    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Values:
         where = f"columns {self.indices!r} and {self.values!r}"
         return sparse_rows(batch.column(0), batch.column(1), self.width, self.dtype, where, origin)
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import files, plain
-from eigenmill.reduce.catalog import Made
+from eigenmill.reduce import files, places, plain
+from eigenmill.reduce.digest import items_of, named, tagged
 from eigenmill.reduce.errors import OutputError
 from eigenmill.reduce.long_lists import Each, Packed
+from eigenmill.reduce.sequences import Made
 
 FORMAT, VERSION = "eigenmill-output", 1
 MANIFEST = "_manifest.json"
@@ -25,6 +26,7 @@ LISTS = (("input", "files"), ("parts",))
 RESTORE = "the file is damaged or not ours: restore it, or write the output again"
 
 
+@tagged("FileRecord", "path rows bytes sha256")
 @dataclass(frozen=True, slots=True)
 class FileRecord:
     """A finished file: ``path`` relative to the output directory, its rows and bytes, SHA-256 in hex."""
@@ -35,6 +37,7 @@ class FileRecord:
     sha256: str
 
 
+@tagged("PartRecord", "index rows files source")
 @dataclass(frozen=True, slots=True)
 class PartRecord:
     """A finished part: its files (none when a partitioned part has no rows), and where it came from."""
@@ -46,7 +49,7 @@ class PartRecord:
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> PartRecord:
-        """Raises OutputError when ``value`` is not what ``asdict`` made of a record."""
+        """Raises OutputError when ``value`` is not what ``digest.named`` made of a record."""
         expect(value, {"index": int, "rows": int, "files": list, "source": list}, where)
         for item in value["files"]:
             expect(item, {"path": str, "rows": int, "bytes": int, "sha256": str}, where)
@@ -64,11 +67,12 @@ class PartRecord:
         return cls(
             value["index"],
             value["rows"],
-            tuple(FileRecord(**item) for item in value["files"]),
+            tuple(FileRecord(f["path"], f["rows"], f["bytes"], f["sha256"]) for f in value["files"]),
             tuple((a, b, c) for a, b, c in value["source"]),
         )
 
 
+@tagged("Manifest", "key model transforms options input schema rows parts versions")
 @dataclass(frozen=True)
 class Manifest:
     """What an output is: ``_manifest.json``, checked.
@@ -101,8 +105,7 @@ class Manifest:
     @property
     def content(self) -> dict[str, Any]:
         """What ``_manifest.json`` says but for its digest; long lists as :mod:`eigenmill.reduce.plain` writes them."""
-        value = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {"format": FORMAT, "version": VERSION, **value, "parts": Each(asdict, self.parts)}
+        return {"format": FORMAT, "version": VERSION, **dict(items_of(self)), "parts": Each(named, self.parts)}
 
     @property
     def digest(self) -> str:
@@ -122,7 +125,7 @@ def read_manifest(path: str | os.PathLike[str], filesystem: Any = None) -> Manif
     Raises:
         OutputError: there is none, or it is damaged, of a newer format, or names files outside the directory.
     """
-    fs, directory = files.resolve(path, filesystem)
+    fs, directory = places.resolve(path, filesystem)
     return read_at(fs, directory)
 
 

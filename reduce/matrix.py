@@ -12,11 +12,12 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from eigenmill.reduce.blocks import MAX_HEIGHT, Block, Workspace, block_height
-from eigenmill.reduce.catalog import Files, Fragment, total_rows
+from eigenmill.reduce.blocks import Block, Workspace
+from eigenmill.reduce.catalog import Fragment, total_rows
 from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.errors import SchemaError
+from eigenmill.reduce.format import FORMAT_1, Format
 from eigenmill.reduce.source_base import Source
 from eigenmill.reduce.transforms import Transform, applied
 
@@ -36,6 +37,11 @@ class Matrix:
     transforms: tuple[Transform, ...] = ()
 
     @property
+    def format(self) -> Format:
+        """The constants that decide the bytes of all that is computed from the data; its source is cut by them."""
+        return self.source.format
+
+    @property
     def feature_names(self) -> Sequence[str]:
         return self.transforms[-1].names if self.transforms else self.source.names
 
@@ -53,12 +59,11 @@ class Matrix:
         return self.source.sparse and all(t.sparse for t in self.transforms)
 
     @property
-    def carried(self) -> Any:
+    def carried(self) -> pa.Schema:
         """Arrow schema of the carried columns: those of the source, without what transforms hide, and what they add."""
         fields = list(self.source.carried)
         for step in self.transforms:
-            hidden = getattr(step, "hidden", ())
-            fields = [*(f for f in fields if f.name not in hidden), *getattr(step, "carried", ())]
+            fields = [*(f for f in fields if f.name not in step.hidden), *step.carried]
         return pa.schema(fields)
 
     @property
@@ -69,14 +74,7 @@ class Matrix:
     @property
     def stored(self) -> int:
         """Numbers stored, by the metadata: the entries of sparse rows, else n d."""
-        n, d = self.n_rows, self.n_features
-        if not self.sparse:
-            return n * d
-        source: Any = self.source
-        if source.files:
-            values = source.files.values if isinstance(source.files, Files) else [f.values for f in source.files]
-            return min(sum(map(int, values)), n * d)
-        return int(getattr(source, "values", n * d))
+        return self.source.values if self.sparse else self.n_rows * self.n_features
 
     @property
     def fragments(self) -> Sequence[Fragment]:
@@ -98,18 +96,20 @@ class Matrix:
     @property
     def digest(self) -> str:
         """Identifies the input: files (path, size, footer digest) or arrays, how they are read, and the transforms."""
-        return digest_of([self.source.digest, list(self.feature_names), [t.digest for t in self.transforms]])
+        parts = [self.source.digest, list(self.feature_names), [t.digest for t in self.transforms]]
+        return digest_of(parts if self.format == FORMAT_1 else [*parts, self.format])
 
     def blocks(
         self, fragment: Fragment, workspace: Workspace, *, carry: bool = False, height: int | None = None
     ) -> Iterator[Block]:
         """The fragment's blocks with all transforms applied, in row order.
 
-        They have :func:`block_height` rows by default; sparse rows that come out dense are read :data:`MAX_HEIGHT` at
-        a time, and lower blocks are cut where a transform makes them dense at full width.
+        They have :meth:`Format.block_height` rows by default; sparse rows that come out dense are read ``max_height``
+        at a time, and lower blocks are cut where a transform makes them dense at full width.
         """
         if height is None:
-            height = MAX_HEIGHT if self.source.sparse and not self.sparse else block_height(len(self.source.names))
+            many = self.source.sparse and not self.sparse
+            height = self.format.max_height if many else self.format.block_height(len(self.source.names))
         for block in self.source.blocks(fragment, height, workspace, carry=carry):
-            yield from applied(block, self.transforms)
+            yield from applied(block, self.transforms, self.format)
             del block

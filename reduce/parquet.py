@@ -14,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -25,12 +24,13 @@ import pyarrow.parquet as pq
 from eigenmill.reduce.arrow import field_of, numbers, plain, weights_field
 from eigenmill.reduce.blocks import F64, Block, Origin, Workspace
 from eigenmill.reduce.catalog import FileInfo, Files, Fragment, Fragments, RowGroups
-from eigenmill.reduce.digest import digest_of
-from eigenmill.reduce.discovery import Listing, PartitionValue, Store, join
+from eigenmill.reduce.digest import digest_of, digest_of_bytes
+from eigenmill.reduce.discovery import Listing, PartitionValue, join
 from eigenmill.reduce.errors import ChangedInputError, DataError, EigenmillError, SchemaError
 from eigenmill.reduce.filters import RowFilter, constant, row_filter
+from eigenmill.reduce.format import FORMAT_1, Format, current
 from eigenmill.reduce.layouts import DENSE, LaidOut, Layout, SparkVector, Vector, Wanted, choose
-from eigenmill.reduce.source_base import leaf_rows
+from eigenmill.reduce.places import Store
 
 TAIL = 64 << 10
 """Bytes read from a file's end to get its footer; a longer footer costs a second read."""
@@ -70,10 +70,7 @@ class Footer:
     @property
     def digest(self) -> str:
         # Without statistics, files of equal size may have equal footers: the last data tell most apart.
-        h = blake2b(self.before, digest_size=16)
-        h.update(self.tail)
-        h.update(self.size.to_bytes(8, "little"))
-        return h.hexdigest()
+        return digest_of_bytes([self.before, self.tail, self.size.to_bytes(8, "little")])
 
     @property
     def metadata(self) -> pq.FileMetaData:
@@ -127,7 +124,7 @@ def locate(path: str, spans: Sequence[tuple[int, int]], position: int) -> Origin
     return Origin(path, None, position)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ParquetSource(LaidOut):
     """Parquet files of one schema. Small and picklable: descriptions only, no open files.
 
@@ -141,7 +138,7 @@ class ParquetSource(LaidOut):
         where: the rows to keep.
         keys: per file, the hive keys that ``carried`` or ``where`` need.
         listed: whether the files are all that directories or patterns hold.
-        target: rows up to which row groups make one fragment. It travels, so that a worker cuts as the planner did.
+        format: by which the rows are cut. It travels, so that a worker cuts as the planner did.
     """
 
     store: Store = field(repr=False)
@@ -153,16 +150,23 @@ class ParquetSource(LaidOut):
     where: RowFilter | None = None
     keys: tuple[Mapping[str, PartitionValue], ...] = ()
     listed: bool = False
-    target: int = 0
+    format: Format = FORMAT_1
 
     @property
     def stored_columns(self) -> int:
         return len(self.columns(carry=False))
 
+    @property
+    def values(self) -> int:
+        if not self.sparse:
+            return super().values
+        values = self.files.values if isinstance(self.files, Files) else [f.values for f in self.files]
+        return min(sum(map(int, values)), super().values)
+
     @cached_property
     def fragments(self) -> Sequence[Fragment]:
         """Files without rows have none."""
-        return Fragments(self.files, self.target)
+        return Fragments(self.files, self.format.leaf_rows(len(self.names)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("fragments", "digest")}
@@ -170,7 +174,8 @@ class ParquetSource(LaidOut):
     @cached_property
     def digest(self) -> str:
         where = None if self.where is None else self.where.digest
-        return digest_of([self.files, self.layout, str(self.carried), self.weights, where, self.keys])
+        found = digest_of([self.files, self.layout, str(self.carried), self.weights, where, self.keys])
+        return found + ("" if self.where is None else self.where.bound)
 
     def only(self, files: Sequence[int]) -> ParquetSource:
         """The same source over some of its files, by their numbers."""
@@ -331,7 +336,7 @@ def _changed(path: str, found: str) -> ChangedInputError:
     )
 
 
-def plan(listing: Listing, want: Wanted, filters: Any = None) -> ParquetSource:
+def plan(listing: Listing, want: Wanted, filters: Any = None, format: Format | None = None) -> ParquetSource:
     """The source over the listed files; reads footers, and the first rows if a vector's width must be found.
 
     Raises:
@@ -370,7 +375,18 @@ def plan(listing: Listing, want: Wanted, filters: Any = None) -> ParquetSource:
     if used:
         each = {id(values): {name: values[name] for name in used} for values in listing.partitions}
         keys = tuple(each[id(values)] for values in listing.partitions)
-    source = ParquetSource(listing.store, listing.root, (), layout, carried, want.weights, where, keys, listing.listed)
+    source = ParquetSource(
+        store=listing.store,
+        root=listing.root,
+        files=(),
+        layout=layout,
+        carried=carried,
+        weights=want.weights,
+        where=where,
+        keys=keys,
+        listed=listing.listed,
+        format=format or current(),
+    )
     columns = source.columns(carry=True)
     expected = {name: schema.field(name).type for name in columns}
     remote = listing.store.remote
@@ -391,7 +407,7 @@ def plan(listing: Listing, want: Wanted, filters: Any = None) -> ParquetSource:
     files = Files(infos())
     if isinstance(layout, SparkVector):
         layout = replace(layout, sparse=not dense)
-    return replace(source, files=files, layout=layout, target=leaf_rows(len(source.names)))
+    return replace(source, files=files, layout=layout)
 
 
 def _ahead(read: Callable[[str], Footer], files: Sequence[str], readers: int) -> Iterator[tuple[str, Footer]]:

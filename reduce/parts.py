@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eigenmill.reduce.catalog import Fragment, Integers, Made, runs_of, total_rows
-
-PART_BYTES = (8 << 20, 128 << 20)
-"""Bounds of a part's feature bytes; between them an output has about 64 parts. Format constants."""
+from eigenmill.reduce.catalog import Fragment, runs_of, total_rows
+from eigenmill.reduce.format import Format
+from eigenmill.reduce.sequences import Integers, Made
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +44,18 @@ class Parts(Made[Part]):
         return Part(index, range(start, stop), int(self.rows[index]), _sources(self.fragments[start:stop]))
 
 
-def plan_parts(fragments: Sequence[Fragment], n_features: int, itemsize: int, part_bytes: int | None) -> Sequence[Part]:
+def plan_parts(
+    fragments: Sequence[Fragment], n_features: int, itemsize: int, part_bytes: int | None, format: Format
+) -> Sequence[Part]:
     """Cuts ``fragments`` into parts: runs, closed as soon as they hold the target's rows.
 
-    The target depends on the numbers of rows and features and on ``itemsize`` (bytes of one value) only.
+    The target depends on the numbers of rows and features, on ``itemsize`` (bytes of one value) and the format only.
     Data without fragments make one empty part, so that an output always has a schema.
     """
     row_bytes = max(n_features * itemsize, 1)
     total = total_rows(fragments) * row_bytes
-    target = max((part_bytes or min(max(total // 64, PART_BYTES[0]), PART_BYTES[1])) // row_bytes, 1)
+    usual = min(max(total // format.parts, format.part_least), format.part_most)
+    target = max((part_bytes or usual) // row_bytes, 1)
     if not len(fragments):
         return (Part(0, range(0), 0, ()),)
     stops, rows, _ = runs_of(fragments, target)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -11,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from eigenmill.reduce.catalog import Made
+from eigenmill.reduce.digest import sha256_of
 from eigenmill.reduce.errors import ArtifactError, EigenmillError, OutputError
+from eigenmill.reduce.sequences import Made
 
 MAX_DEPTH = 64
 """Deepest nesting of a JSON file."""
@@ -78,10 +78,7 @@ class _Items(list[Any]):
 
 def digest(value: Any) -> str:
     """SHA-256 (hex) of the canonical JSON of ``value``."""
-    h = hashlib.sha256()
-    for piece in pieces(value):
-        h.update(piece)
-    return h.hexdigest()
+    return sha256_of(pieces(value))
 
 
 def checked(value: Any, where: str, depth: int = MAX_DEPTH - 8) -> Any:

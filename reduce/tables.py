@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -14,27 +13,24 @@ import pyarrow.compute as pc
 
 from eigenmill.reduce.arrow import field_of, numbers, weights_field
 from eigenmill.reduce.blocks import F64, Block, Origin, Workspace
-from eigenmill.reduce.catalog import FileInfo, Fragment
-from eigenmill.reduce.digest import digest_of
+from eigenmill.reduce.catalog import Fragment
+from eigenmill.reduce.digest import digest_of, digest_of_bytes
 from eigenmill.reduce.errors import ConfigError, SchemaError
+from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.layouts import DENSE, LaidOut, Layout, SparkVector, Wanted, choose
-from eigenmill.reduce.source_base import leaf_rows
 
 WHERE = "<table>"
 """What errors call a table."""
-DIGEST_ROWS = 1 << 16
 
 
 class TableSource(LaidOut):
     """The rows of an Arrow table. Only the columns that are used are kept."""
 
-    files: tuple[FileInfo, ...] = ()
-    root, listed = "", False
-
-    def __init__(self, table: pa.Table, want: Wanted) -> None:
+    def __init__(self, table: pa.Table, want: Wanted, format: Format | None = None) -> None:
         def first(column: str) -> Iterator[pa.Array]:
             yield from table.column(column).chunks
 
+        self.format = format or current()
         schema = table.schema
         layout = choose(schema, want, first, WHERE)
         if isinstance(layout, SparkVector):
@@ -47,18 +43,15 @@ class TableSource(LaidOut):
         for name in weights:
             weights_field(schema, name, WHERE)
         self.table = table.select(list(dict.fromkeys([*layout.columns, *weights, *want.carry])))
-        n, step = table.num_rows, leaf_rows(len(layout.names))
-        self.fragments = tuple(
+        n, step = table.num_rows, self.format.leaf_rows(len(layout.names))
+        self.fragments: Sequence[Fragment] = tuple(
             Fragment(i, 0, a, min(a + step, n), min(a + step, n) - a) for i, a in enumerate(range(0, n, step))
         )
 
     @property
-    def stored_columns(self) -> int:
-        return len(self.layout.columns)
-
-    @property
     def values(self) -> int:
-        """Numbers stored in the rows."""
+        if not self.sparse:
+            return super().values
         column = self.table.column(self.layout.columns[-1])
         values = pc.struct_field(column, "values") if isinstance(self.layout, SparkVector) else column
         return pc.sum(pc.list_value_length(values)).as_py() or 0
@@ -66,19 +59,20 @@ class TableSource(LaidOut):
     @cached_property
     def digest(self) -> str:
         """Of the content, whatever its chunks."""
-        h, table = blake2b(digest_size=16), self.table.replace_schema_metadata(None)
-        for a in range(0, table.num_rows, DIGEST_ROWS):
-            part = table.slice(a, DIGEST_ROWS)
+        content = digest_of_bytes(self._streams())
+        return digest_of([content, self.layout, self.carried.names, self.weights])
+
+    def _streams(self) -> Iterator[pa.Buffer]:
+        """The table as Arrow streams of some rows each."""
+        table, rows = self.table.replace_schema_metadata(None), self.format.digest_rows
+        for a in range(0, table.num_rows, rows):
+            part = table.slice(a, rows)
             # Taking copies: bits and bytes around a slice would otherwise leak into the stream.
             part = part.take(pa.array(np.arange(part.num_rows))).combine_chunks()
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, table.schema) as writer:
                 writer.write_table(part)
-            h.update(sink.getvalue())
-        return digest_of([h.hexdigest(), self.layout, self.carried.names, self.weights])
-
-    def only(self, files: Sequence[int]) -> TableSource:
-        return self
+            yield sink.getvalue()
 
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         for a in range(fragment.start, fragment.stop, height):

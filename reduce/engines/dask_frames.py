@@ -6,7 +6,7 @@ many rows there are; to transform needs none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -19,16 +19,17 @@ from dask import delayed
 from distributed import get_client
 
 from eigenmill.reduce.arrays import ArraySource
-from eigenmill.reduce.blocks import MAX_HEIGHT, Block, Workspace, block_height
-from eigenmill.reduce.catalog import FileInfo, Fragment
-from eigenmill.reduce.cleaning import DROP
+from eigenmill.reduce.blocks import Block, Workspace
+from eigenmill.reduce.catalog import Fragment
 from eigenmill.reduce.digest import digest_of
-from eigenmill.reduce.engines.base import Engine, one_blas_thread
+from eigenmill.reduce.engines.base import one_blas_thread
+from eigenmill.reduce.engines.collections import FEATURES, Collection
 from eigenmill.reduce.engines.ship import pack, unpack
 from eigenmill.reduce.errors import ConfigError, EngineError, SchemaError
+from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.layouts import wanted
 from eigenmill.reduce.matrix import Matrix
-from eigenmill.reduce.source_base import Numbered, Source, feature_dtype
+from eigenmill.reduce.source_base import Numbered, Source, StandIn, feature_dtype
 from eigenmill.reduce.tables import TableSource, pandas_table
 from eigenmill.reduce.transforms import applied
 
@@ -36,7 +37,7 @@ POSITION = "__position__"
 """Carried through transforms to tell which rows they have kept."""
 
 
-def source_of(X: Any) -> Any:
+def source_of(X: Any, format: Format | None = None) -> Any:
     """The source of a Dask array (n, d) in row chunks, or of a Dask DataFrame of numeric columns.
 
     Raises:
@@ -44,36 +45,28 @@ def source_of(X: Any) -> Any:
         ConfigError: it is another kind of Dask collection.
     """
     if hasattr(X, "chunks") and hasattr(X, "map_blocks"):
-        return ArrayParts(X)
+        return ArrayParts(X, format or current())
     if hasattr(X, "divisions") and hasattr(X, "columns"):
-        return FrameParts(X)
+        return FrameParts(X, format or current())
     raise ConfigError(
         f"expected a Dask array or DataFrame, found {type(X).__name__}; "
         "turn it into one with .to_dataframe(), .to_dask_array() or da.stack"
     )
 
 
-class Parts:
+class Parts(Collection):
     """What both have in common: rows in partitions on a cluster. Pickles without the collection and its graph."""
 
-    files: Sequence[FileInfo] = ()
-    root, listed, weighted = "", False, False
+    home = "dask"
     names: Sequence[str]
     dtype: np.dtype[Any]
     sparse = False
     digest: str
+    format: Format
     collection: Any
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("names", "dtype", "sparse", "digest")}
-
-    @property
-    def carried(self) -> Any:
-        return pa.schema([])
-
-    @property
-    def stored_columns(self) -> int:
-        return len(self.names)
+        return {name: getattr(self, name) for name in ("names", "dtype", "sparse", "digest", "format")}
 
     @cached_property
     def fragments(self) -> tuple[Fragment, ...]:
@@ -83,23 +76,15 @@ class Parts:
     def _lengths(self) -> Sequence[int]:
         raise NotImplementedError
 
-    def only(self, files: Sequence[int]) -> Source:
-        return self
-
-    def describe(self) -> Mapping[str, Any]:
-        return {}
-
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         raise EngineError(
             "expected the engine of the cluster that a Dask collection lives on, found one that cannot reach its "
             "rows; leave engine= away, or give engine=connect('dask', client)"
         )
 
-    def engine(self) -> Engine:
-        """The engine on the current ``distributed.Client``."""
-        from eigenmill.reduce.engines.dask import DaskEngine
-
-        return DaskEngine(_client())
+    def connection(self) -> Any:
+        """The current ``distributed.Client``."""
+        return _client()
 
     @cached_property
     def _delayed(self) -> list[Any]:
@@ -109,8 +94,8 @@ class Parts:
         """The partitions behind ``fragments``, not yet computed."""
         return [self._delayed[fragment.file] for fragment in fragments]
 
-    def loaded(self, fragments: Sequence[Fragment], parts: Sequence[Any]) -> Any:
-        """On a worker: the source of these partitions, there in memory."""
+    def loaded(self, fragments: Sequence[Fragment], parts: Sequence[Any]) -> Loaded:
+        """On a worker: the source of these partitions alone, there in memory."""
         return Loaded(self, fragments, [self._source(part) for part in parts])
 
     def _source(self, part: Any) -> Source:
@@ -120,7 +105,7 @@ class Parts:
 class ArrayParts(Parts):
     """Rows of a Dask array of NumPy arrays or SciPy sparse matrices."""
 
-    def __init__(self, X: Any) -> None:
+    def __init__(self, X: Any, format: Format) -> None:
         if X.ndim != 2:
             raise SchemaError(f"expected a matrix with 2 dimensions, found {X.ndim}; reshape the array")
         if X.dtype.kind not in "fiub":
@@ -129,7 +114,7 @@ class ArrayParts(Parts):
             raise SchemaError("expected a known number of columns, found none; call X.compute_chunk_sizes() first")
         # All columns of a row in one place.
         self.collection = X.rechunk({1: -1}) if X.numblocks[1] > 1 else X
-        self.names = Numbered("x", X.shape[1])
+        self.names, self.format = Numbered("x", X.shape[1]), format
         self.dtype = feature_dtype([X.dtype])
         self.sparse = bool(scipy.sparse.issparse(X._meta))
         self.digest = digest_of(["dask array", str(X.name), X.shape[1]])
@@ -142,7 +127,9 @@ class ArrayParts(Parts):
 
     @property
     def values(self) -> int:
-        """Numbers stored, counted on the workers when the partitions are sparse."""
+        """Numbers stored, those of sparse partitions counted on the workers."""
+        if not self.sparse:
+            return super().values
         return sum(stored for _, stored in self._counted)
 
     @cached_property
@@ -151,13 +138,14 @@ class ArrayParts(Parts):
         return list(dask.compute(*(delayed(_counts)(part) for part in self._delayed)))
 
     def _source(self, part: Any) -> Source:
-        return ArraySource(part)
+        return ArraySource(part, format=self.format)
 
-    def applied(self, data: Matrix) -> Any:
+    def applied(self, data: Matrix, column: str = FEATURES) -> Any:
         """``data`` as a Dask array, still lazy."""
         X, k = self.collection, data.n_features
-        rows = tuple(np.nan for _ in X.chunks[0]) if _drops(data) else X.chunks[0]
-        payload = delayed(_identity)(pack(data.transforms))
+        drops = any(t.drops for t in data.transforms)
+        rows = tuple(np.nan for _ in X.chunks[0]) if drops else X.chunks[0]
+        payload = delayed(_identity)(pack((data.transforms, self.format)))
         return X.map_blocks(
             _apply_array, payload=payload, dtype=data.dtype, chunks=(rows, (k,)), meta=np.empty((0, 0), data.dtype)
         )
@@ -166,7 +154,7 @@ class ArrayParts(Parts):
 class FrameParts(Parts):
     """Rows of a Dask DataFrame with numeric and boolean columns."""
 
-    def __init__(self, X: Any) -> None:
+    def __init__(self, X: Any, format: Format) -> None:
         if not hasattr(X, "to_delayed") or not hasattr(X._meta, "columns"):
             raise ConfigError(f"expected a Dask DataFrame, found {type(X).__name__}; select columns with a list")
         columns = list(X.columns)
@@ -182,8 +170,8 @@ class FrameParts(Parts):
                 f"expected columns named by text, found {columns[0]!r}; rename them with df.rename(columns=str)"
             )
         self.collection = X
-        self.names = tuple(columns)
-        self.dtype = _table(self.collection._meta, self.names).dtype
+        self.names, self.format = tuple(columns), format
+        self.dtype = _table(self.collection._meta, self.names, format).dtype
         self.digest = digest_of(["dask frame", str(self.collection._name), list(columns)])
 
     def _lengths(self) -> Sequence[int]:
@@ -192,27 +180,27 @@ class FrameParts(Parts):
         return _computed([delayed(len)(part) for part in first.to_delayed()])
 
     def _source(self, part: Any) -> Source:
-        return _table(part, self.names)
+        return _table(part, self.names, self.format)
 
-    def applied(self, data: Matrix) -> Any:
+    def applied(self, data: Matrix, column: str = FEATURES) -> Any:
         """``data`` as a Dask DataFrame with the same index, still lazy."""
         names, meta = list(data.feature_names), self.collection._meta
         empty = type(meta)(np.empty((0, len(names)), data.dtype), columns=names, index=meta.index)
-        payload = delayed(_identity)(pack((data.transforms, self.names, names)))
+        payload = delayed(_identity)(pack((data.transforms, self.format, self.names, names)))
         return self.collection.map_partitions(_apply_frame, payload, meta=empty)
 
 
-class Loaded:
+class Loaded(StandIn):
     """Partitions in a worker's memory, in the place of the collection that they are of."""
 
     def __init__(self, whole: Parts, fragments: Sequence[Fragment], sources: Sequence[Source]) -> None:
-        self._whole, self._sources = whole, {f.file: source for f, source in zip(fragments, sources, strict=True)}
-        self.fragments = {f.index: f for f in fragments}
+        super().__init__(whole)
+        self._fragments = fragments
+        self._sources = {f.file: source for f, source in zip(fragments, sources, strict=True)}
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._whole, name)
+    @property
+    def fragments(self) -> Sequence[Fragment]:
+        return self._fragments
 
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         rows = Fragment(0, 0, 0, fragment.rows, fragment.rows)
@@ -235,19 +223,13 @@ def _computed(counts: list[Any]) -> list[int]:
     return [int(rows) for rows in dask.compute(*counts)]
 
 
-def _drops(data: Matrix) -> bool:
-    """Whether a transform may leave rows out."""
-    policies = [t.input.policy for t in data.transforms if hasattr(t, "input")]
-    return any(bool((policy.code == DROP).any()) for policy in policies)
-
-
 def _numeric(dtype: Any) -> bool:
     kind = getattr(dtype, "kind", "O")
     return kind in "fiub"
 
 
-def _table(frame: Any, names: Sequence[str]) -> TableSource:
-    return TableSource(pandas_table(frame[list(names)]), wanted(columns=list(names)))
+def _table(frame: Any, names: Sequence[str], format: Format) -> TableSource:
+    return TableSource(pandas_table(frame[list(names)]), wanted(columns=list(names)), format)
 
 
 # On the workers.
@@ -266,11 +248,12 @@ def _transformed(source: Source, rows: int, transforms: Sequence[Any], width: in
     out, kept = np.empty((rows, width), dtype), np.empty(rows, np.int64)
     workspace, at, start = Workspace(), 0, 0
     with one_blas_thread():
-        height = MAX_HEIGHT if source.sparse else block_height(len(source.names))
+        format = source.format
+        height = format.max_height if source.sparse else format.block_height(len(source.names))
         for block in source.blocks(Fragment(0, 0, 0, rows, rows), height, workspace, carry=False):
             numbers = pa.record_batch({POSITION: pa.array(np.arange(start, start + block.rows))})
             start += block.rows
-            for made in applied(Block(block.X, None, numbers, block.origin, workspace), transforms):
+            for made in applied(Block(block.X, None, numbers, block.origin, workspace), transforms, format):
                 out[at : at + made.rows] = made.dense(dtype)
                 kept[at : at + made.rows] = made.carried.column(0).to_numpy() if made.carried is not None else ()
                 at += made.rows
@@ -278,14 +261,14 @@ def _transformed(source: Source, rows: int, transforms: Sequence[Any], width: in
 
 
 def _apply_array(part: Any, payload: bytes) -> Any:
-    transforms = unpack(payload)
+    transforms, format = unpack(payload)
     last = transforms[-1]
-    return _transformed(ArraySource(part), part.shape[0], transforms, len(last.names), last.dtype)[0]
+    return _transformed(ArraySource(part, format=format), part.shape[0], transforms, len(last.names), last.dtype)[0]
 
 
 def _apply_frame(part: Any, payload: bytes) -> Any:
-    transforms, columns, names = unpack(payload)
-    X, kept = _transformed(_table(part, columns), len(part), transforms, len(names), transforms[-1].dtype)
+    transforms, format, columns, names = unpack(payload)
+    X, kept = _transformed(_table(part, columns, format), len(part), transforms, len(names), transforms[-1].dtype)
     return type(part)(X, columns=names, index=part.index[kept])
 
 

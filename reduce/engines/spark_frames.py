@@ -21,14 +21,17 @@ from pyspark.sql.functions import sum as total
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import ArrayType, DoubleType, FloatType, StructField, StructType
 
+from eigenmill.reduce.about import versions
 from eigenmill.reduce.arrow import field_of, numbers, weights_field
-from eigenmill.reduce.blocks import MAX_HEIGHT, Block, Origin, Workspace, block_height
-from eigenmill.reduce.catalog import FileInfo, Fragment
-from eigenmill.reduce.engines.base import Engine, Tree, one_blas_thread
+from eigenmill.reduce.blocks import Block, Origin, Workspace
+from eigenmill.reduce.catalog import Fragment
+from eigenmill.reduce.engines.base import Tree, one_blas_thread
+from eigenmill.reduce.engines.collections import FEATURES, Collection
 from eigenmill.reduce.engines.ship import pack, unpack
 from eigenmill.reduce.engines.spark_rows import Mapper, answer, check
 from eigenmill.reduce.engines.wire import to_bytes
 from eigenmill.reduce.errors import ConfigError, SchemaError
+from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.layouts import SPARSE, LaidOut, Layout, SparkVector, SparsePair, Wanted, choose, wanted
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass
@@ -36,8 +39,6 @@ from eigenmill.reduce.transforms import applied
 
 WHERE = "<DataFrame>"
 """What errors call a DataFrame."""
-FEATURES = "features"
-"""The column that a transform adds."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,13 @@ class Reader:
         layout: its columns come first in every batch.
         weights: the column of row weights.
         transforms: applied to every block.
+        format: how high blocks are.
     """
 
     layout: Layout
     weights: str | None
     transforms: tuple[Any, ...]
+    format: Format
 
     @property
     def sparse(self) -> bool:
@@ -64,13 +67,13 @@ class Reader:
         workspace, row = Workspace(), 0
         if height is None:
             many = self.layout.sparse and not self.sparse
-            height = MAX_HEIGHT if many else block_height(len(self.layout.names))
+            height = self.format.max_height if many else self.format.block_height(len(self.layout.names))
         for batch in batches:
             pieces = -(-batch.num_rows // height)
             for i in range(pieces):
                 a, b = (batch.num_rows * k // pieces for k in (i, i + 1))
                 block = self._block(batch.slice(a, b - a), Origin(where, row=row + a), workspace)
-                yield from applied(block, self.transforms)
+                yield from applied(block, self.transforms, self.format)
             row += batch.num_rows
 
     def _block(self, batch: pa.RecordBatch, origin: Origin, workspace: Workspace) -> Block:
@@ -83,18 +86,19 @@ class Reader:
         return Block(X.toarray() if densify else X, weights, batch, origin, workspace)
 
 
-class FrameSource(LaidOut):
+class FrameSource(LaidOut, Collection):
     """A Spark DataFrame as a source. Its rows are counted when the number is first asked for.
 
     Args:
         frame: a ``pyspark.sql.DataFrame``, classic or Connect.
         want: which of its columns make the matrix.
+        format: by which workers read it.
     """
 
-    files: tuple[FileInfo, ...] = ()
-    root, listed = "", False
+    home = "spark"
 
-    def __init__(self, frame: Any, want: Wanted) -> None:
+    def __init__(self, frame: Any, want: Wanted, format: Format | None = None) -> None:
+        self.format = format or current()
         schema = to_arrow_schema(frame.schema)
         twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
         if twice:
@@ -108,15 +112,7 @@ class FrameSource(LaidOut):
         if want.weights is not None:
             weights_field(schema, want.weights, WHERE)
         # Nothing finished is ever taken for this: the same query may give other rows tomorrow.
-        self.digest = uuid.uuid4().hex
-
-    @property
-    def weighted(self) -> bool:
-        return self.weights is not None
-
-    @property
-    def stored_columns(self) -> int:
-        return len(self.layout.columns)
+        self.digest: str = uuid.uuid4().hex
 
     @cached_property
     def fragments(self) -> Sequence[Fragment]:
@@ -130,7 +126,9 @@ class FrameSource(LaidOut):
 
     @property
     def values(self) -> int:
-        """Numbers stored in sparse rows, counted with the rows."""
+        """Numbers stored, those of sparse rows counted with the rows."""
+        if not self.sparse:
+            return super().values
         return sum(stored for _, stored in self._counted.values())
 
     @cached_property
@@ -150,9 +148,6 @@ class FrameSource(LaidOut):
         wrapped = hasattr(self.frame.schema[self.layout.columns[0]].dataType, "sqlType")
         return (unwrap_udt(column) if wrapped else column).getField("values")
 
-    def only(self, files: Sequence[int]) -> FrameSource:
-        return self
-
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         raise ConfigError(
             "expected the Spark engine for a Spark DataFrame, found another; leave engine out, or give "
@@ -161,12 +156,9 @@ class FrameSource(LaidOut):
 
     # A collection of a cluster.
 
-    def engine(self) -> Engine:
-        """An engine on the session of the DataFrame."""
-        from eigenmill.reduce.engines.spark import SparkEngine
-
-        engine: Engine = SparkEngine(self.frame.sparkSession)
-        return engine
+    def connection(self) -> Any:
+        """The session of the DataFrame."""
+        return self.frame.sparkSession
 
     def applied(self, data: Matrix, column: str = FEATURES, udt: Any = None) -> Any:
         """The DataFrame with one more column: the transformed rows as an array, or as the ``udt`` of ML vectors.
@@ -179,17 +171,17 @@ class FrameSource(LaidOut):
             raise ConfigError(f"expected no column {column!r} in the DataFrame, found one; rename or drop it")
         element = FloatType() if data.dtype == np.float32 else DoubleType()
         schema = StructType([*before, StructField(column, udt or ArrayType(element, False), False)])
-        mapped = applier(pack(self.reader(data)), names, column, udt is not None, _expected())
+        mapped = applier(pack(self.reader(data)), names, column, udt is not None, versions())
         return self._selected(names).mapInArrow(mapped, schema)
 
     def folded(self, pass_: Pass[Any, Any], data: Matrix, first: int, work: str | None, schema: str) -> Any:
         """A DataFrame with one tree per partition, whose only leaf is number ``first`` + the partition's."""
         payload = pack((pass_, self.reader(data)), work)
-        return self._selected([]).mapInArrow(folder(payload, first, _expected()), schema)
+        return self._selected([]).mapInArrow(folder(payload, first, versions()), schema)
 
     def reader(self, data: Matrix) -> Reader:
         """How workers read ``data``."""
-        return Reader(self.layout, self.weights, data.transforms)
+        return Reader(self.layout, self.weights, data.transforms, self.format)
 
     def _selected(self, others: Sequence[str]) -> Any:
         weights = [] if self.weights is None else [self.weights]
@@ -197,11 +189,11 @@ class FrameSource(LaidOut):
         return self.frame.select(*map(_column, names))
 
 
-def source_of(frame: Any, **options: Any) -> FrameSource:
+def source_of(frame: Any, format: Format | None = None, **options: Any) -> FrameSource:
     """The source of a Spark DataFrame; options as of ``Dataset.from_spark``."""
     if not hasattr(frame, "mapInArrow"):
         raise ConfigError(f"expected a Spark DataFrame, found {type(frame).__module__}.{type(frame).__name__}")
-    return FrameSource(frame, wanted(**options))
+    return FrameSource(frame, wanted(**options), format)
 
 
 def _column(name: str) -> Any:
@@ -219,12 +211,6 @@ def _plain(frame: Any, column: str) -> StructType:
     """The column's type without the wrapping of ML vectors, which not every way to Arrow knows."""
     kind = frame.schema[column].dataType
     return StructType([StructField(column, kind.sqlType() if hasattr(kind, "sqlType") else kind)])
-
-
-def _expected() -> dict[str, str]:
-    from eigenmill.reduce.about import versions
-
-    return versions()
 
 
 # In the Python workers.

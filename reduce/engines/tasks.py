@@ -11,20 +11,19 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from eigenmill.reduce.blocks import Array, Block, Workspace
-from eigenmill.reduce.catalog import Made
+from eigenmill.reduce.blocks import Array, Workspace
 from eigenmill.reduce.engines.base import Merger, Tree, fold_leaf, one_blas_thread, plan_leaves
 from eigenmill.reduce.errors import EigenmillError, EngineError
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.sequences import Made
 from eigenmill.reduce.sink import Job, Part, PartRecord
-from eigenmill.reduce.source_base import leaf_rows
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -49,18 +48,17 @@ class Task(ABC, Generic[T]):
 
 @dataclass(frozen=True)
 class FoldTask(Task[Tree[S]]):
-    """Fold the leaves of ``target`` rows that ``fragments`` of ``data`` make; they come after those of ``after``."""
+    """Fold the leaves that ``fragments`` of ``data`` make; they come after those of ``after``."""
 
     pass_: Pass[S, Any]
     data: Matrix
     fragments: range
-    target: int
     after: Tree[S]
 
     def __call__(self, workspace: Workspace | None = None, watch: Watch | None = None) -> Tree[S]:
         tree: Tree[S] = Tree()
         merger, workspace = Merger(self.pass_, tree), workspace or Workspace()
-        leaves = plan_leaves(self.data, after=self.after, fragments=self.fragments, target=self.target)
+        leaves = plan_leaves(self.data, after=self.after, fragments=self.fragments)
         with one_blas_thread():
             for leaf in leaves:
                 # A fold consumes its state, and a task may run twice.
@@ -85,15 +83,15 @@ class WriteTask(Task[PartRecord]):
 
     def __call__(self, workspace: Workspace | None = None, watch: Watch | None = None) -> PartRecord:
         with one_blas_thread():
-            return self.job.write_part(self.part, self._blocks(workspace or Workspace(), watch))
-
-    def _blocks(self, workspace: Workspace, watch: Watch | None) -> Iterator[Block]:
-        fragments = self.data.fragments
-        for i in self.fragments:
-            for block in self.data.blocks(fragments[i], workspace, carry=True):
-                yield block
-                if watch is not None:
-                    watch(block.rows)
+            fragments, workspace = self.data.fragments, workspace or Workspace()
+            with self.job.writing(self.part) as writer:
+                for i in self.fragments:
+                    for block in self.data.blocks(fragments[i], workspace, carry=True):
+                        writer.add(block)
+                        if watch is not None:
+                            watch(block.rows)
+                        del block  # its memory is what the next one is decoded into
+        return writer.record
 
 
 @dataclass(frozen=True)
@@ -194,7 +192,7 @@ def fold_tasks(pass_: Pass[S, Any], data: Matrix, tree: Tree[S], most: int | Non
         low, high = leaves[max(start, first) - first], leaves[min(start + (1 << size), end) - first - 1]
         part, fragments = cut(low.fragments.start, high.fragments.stop)
         after: Tree[S] = Tree(leaves=low.index) if number else before
-        return FoldTask(pass_, part, fragments, leaf_rows(data.n_features), after)
+        return FoldTask(pass_, part, fragments, after)
 
     return Tasks((end - 1 >> size) - (first >> size) + 1 if len(leaves) else 0, make)
 

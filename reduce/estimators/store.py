@@ -28,15 +28,16 @@ from eigenmill.reduce.estimators.record import Record
 from eigenmill.reduce.estimators.scaler import StandardScaler
 from eigenmill.reduce.estimators.solver import PASSES
 from eigenmill.reduce.estimators.svd import TruncatedSVD
+from eigenmill.reduce.format import Format
 from eigenmill.reduce.long_lists import Each
 from eigenmill.reduce.passes.base import from_arrays, to_arrays
-from eigenmill.reduce.passes.moments import Intake, Moments
+from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.source_base import Numbered
 
 log = logging.getLogger("eigenmill")
 STRANGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
 """What values of an unexpected kind lead to."""
-KINDS: dict[str, type[Estimator]] = {kind.__name__: kind for kind in (PCA, TruncatedSVD, StandardScaler)}
+KINDS: dict[str, type[Estimator]] = {each.kind: each for each in (PCA, TruncatedSVD, StandardScaler)}
 """The closed registry of what a model file may ask for."""
 
 
@@ -70,6 +71,8 @@ def save(model: Estimator, path: str | os.PathLike[str], *, state: bool, overwri
             "dtype": record.dtype.name,
             "versions": versions(),
         }
+        if changes := record.format.changes():
+            state_meta["constants"] = changes
     return save_model(
         path,
         found.kind,
@@ -167,10 +170,11 @@ def _restore_record(path: str | os.PathLike[str], names: Any) -> Record:
         policy = from_arrays(Resolved, arrays["policy"])
         dtype = np.dtype(meta["dtype"])
         files = Files(FileInfo(p, int(s), g, tuple(map(int, rows)), int(e)) for p, s, g, rows, e in meta["files"])
-        pass_ = PASSES[meta["solver"]](Intake(names, dtype, policy))
+        format = Format.of(meta.get("constants", {}))
+        pass_ = PASSES[meta["solver"]](Intake(names, dtype, policy, format))
         tree: Tree[Any] = Tree()
         restore_tree(arrays["tree"], meta["tree"], pass_.state_type(), tree)
-        return Record(tree, files, int(meta["rows"]), meta["solver"], policy, dtype)
+        return Record(tree, files, int(meta["rows"]), meta["solver"], policy, dtype, format)
     except STRANGE as error:
         if isinstance(error, ArtifactError):
             raise

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 
 from eigenmill.reduce.blocks import Block
+from eigenmill.reduce.digest import tag_of
 from eigenmill.reduce.errors import ArtifactError
 
 S = TypeVar("S")
@@ -25,19 +26,18 @@ R = TypeVar("R")
 class Pass(ABC, Generic[S, R]):
     """One scan. Small and picklable; a frozen dataclass, so that equal passes have equal digests.
 
+    It and its state declare the names by which digests and files know them: :func:`eigenmill.reduce.digest.tagged`.
+
     Attributes:
-        sparse_height: rows of the sparse blocks that it wants; None when it makes them dense and takes the usual
-            height.
         carries: whether it reads the carried columns.
     """
 
-    sparse_height: ClassVar[int | None] = None
     carries: ClassVar[bool] = False
 
     @property
-    def held(self) -> int:
-        """Bytes that its caller will hold beside the scan; for plans."""
-        return 0
+    def sparse_height(self) -> int | None:
+        """Rows of the sparse blocks that it wants; None when it makes them dense and takes the usual height."""
+        return None
 
     @abstractmethod
     def start(self) -> S:
@@ -65,10 +65,10 @@ class Pass(ABC, Generic[S, R]):
 
 
 def to_arrays(state: Any, prefix: str = "") -> dict[str, np.ndarray[Any, Any]]:
-    """The state's arrays and numbers by dotted name; ``None`` fields are left out."""
+    """The state's arrays and numbers by dotted name, as its class declares them; ``None`` fields are left out."""
     found: dict[str, np.ndarray[Any, Any]] = {}
-    for f in dataclasses.fields(state):
-        value, name = getattr(state, f.name), prefix + f.name
+    for attribute, label in tag_of(type(state)).fields:
+        value, name = getattr(state, attribute), prefix + label
         if value is None:
             continue
         if dataclasses.is_dataclass(value):
@@ -82,17 +82,18 @@ def from_arrays(kind: type[S], arrays: typing.Mapping[str, np.ndarray[Any, Any]]
     """The state that :func:`to_arrays` took apart; a missing or strange field is an ArtifactError."""
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
-    for f in dataclasses.fields(kind):  # type: ignore[arg-type]
-        name, hint = prefix + f.name, hints[f.name]
+    tag = tag_of(kind)
+    for attribute, label in tag.fields:
+        name, hint = prefix + label, hints[attribute]
         options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         inner = next((o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)), None)
         if inner is not None and (type(None) not in options or any(each.startswith(name + ".") for each in arrays)):
-            values[f.name] = from_arrays(inner, arrays, name + ".")
+            values[attribute] = from_arrays(inner, arrays, name + ".")
         elif name in arrays:
             array = np.array(arrays[name])
-            values[f.name] = array.item() if hint in (int, float) and array.ndim == 0 else array
+            values[attribute] = array.item() if hint in (int, float) and array.ndim == 0 else array
         elif type(None) in options:
-            values[f.name] = None
+            values[attribute] = None
         else:
-            raise ArtifactError(f"expected the field {name!r} in a saved {kind.__name__}, found none; fit again")
+            raise ArtifactError(f"expected the field {name!r} in a saved {tag.name}, found none; fit again")
     return kind(**values)

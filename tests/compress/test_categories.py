@@ -44,6 +44,7 @@ from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, S
 from eigenmill.reduce.passes.base import from_arrays, to_arrays
 from tests.compress.conftest import error
 from tests.compress.made_tables import CATEGORIES, NAMES, data_of, late, months
+from tests.support.formats import other
 
 GOLDEN = Path(__file__).parent / "golden"
 OPTIMIZER = {"name": "adam", "lr": 0.02}
@@ -186,10 +187,9 @@ def test_vocabularies_are_the_same_on_any_number_of_workers(rows: pa.Table, tmp_
     pq.write_table(rows, tmp_path / "a.parquet", row_group_size=100)
     data = Dataset.from_parquet(tmp_path, columns=["distance"], carry=["city", "when"])
     pass_ = vocabulary_pass(data.carried, NAMES, 1000, 1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 8 * 500)
-        cut = Dataset.from_parquet(tmp_path, columns=["distance"], carry=["city", "when"])
-        found = [connect("local", workers=n).run(pass_, d) for n in (1, 3) for d in (data, cut)]
+    small = other(leaf_bytes=8 * 500)
+    cut = Dataset.from_parquet(tmp_path, columns=["distance"], carry=["city", "when"], format=small)
+    found = [connect("local", workers=n).run(pass_, d) for n in (1, 3) for d in (data, cut)]
     assert all(one == found[0] for one in found)
     assert found[0][0].values == ("ABE", "ABQ", "JFK", "LAX", "ÖSD")
 

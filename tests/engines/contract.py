@@ -33,13 +33,16 @@ from eigenmill.reduce import (
 from eigenmill.reduce.cleaning import MEAN
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.engines.base import Tree
+from eigenmill.reduce.engines.kinds import ENGINES, costs_of
 from eigenmill.reduce.passes.base import to_arrays
 from eigenmill.reduce.passes.gram import GramPass
-from eigenmill.reduce.passes.moments import Intake, MomentsPass
+from eigenmill.reduce.passes.intake import Intake
+from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.passes.rows import RowsPass
 from eigenmill.reduce.passes.sketch import SketchPass
 from eigenmill.reduce.passes.tsqr import TsqrPass
 from tests.engines.counting import FailingScans, failing_at
+from tests.support.formats import use
 
 KINDS = ("moments", "gram", "rows", "tsqr", "sketch")
 INPUTS = (
@@ -119,12 +122,10 @@ def open_input(kind: str, folder: Path) -> Dataset:
 
 def pass_of(kind: str, data: Dataset) -> Any:
     names = data.feature_names
-    intake = Intake(names, data.dtype, data.cleaning.resolve(names))
+    intake = Intake(names, data.dtype, data.cleaning.resolve(names), data.format)
     if kind == "tsqr":
         d = len(names)
-        return TsqrPass(
-            Intake(names, np.dtype(np.float64), intake.policy), np.zeros(d), np.full(d, 0.25), np.eye(d)[:, :2]
-        )
+        return TsqrPass(replace(intake, dtype=np.dtype(np.float64)), np.zeros(d), np.full(d, 0.25), np.eye(d)[:, :2])
     if kind == "sketch":
         d = len(names)
         weights = np.random.default_rng(3).normal(size=(d, 3))
@@ -154,6 +155,12 @@ def tree_of(folder: Path) -> dict[str, str]:
     }
 
 
+def costing(patch: pytest.MonkeyPatch, kind: str, **changes: Any) -> None:
+    """Let a kind of cluster cut, merge and write otherwise."""
+    costs = costs_of(kind)
+    patch.setitem(ENGINES, kind, replace(ENGINES[kind], costs=replace(costs, **changes)))
+
+
 def reference() -> Any:
     return connect("local", workers=1)
 
@@ -178,8 +185,7 @@ class Told:
 
 class EngineContract:
     """Inherit, and define ``make_engine``: a fixture that gives a function of the options ``memory``, ``work`` and
-    ``progress`` to an engine. Leaves are made tiny in this process; an engine with other processes overrides
-    ``tiny_leaves`` to set ``eigenmill.reduce.source_base.LEAF_BYTES`` there as well."""
+    ``progress`` to an engine. Leaves are made tiny in this process; to others they travel with the data."""
 
     @pytest.fixture
     def make_engine(self) -> MakeEngine:
@@ -187,7 +193,7 @@ class EngineContract:
 
     @pytest.fixture(autouse=True)
     def tiny_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)  # a leaf is 12 rows: two row groups
+        use(monkeypatch, leaf_bytes=1)  # a leaf is 12 rows: two row groups
 
     @pytest.fixture
     def engine(self, make_engine: MakeEngine) -> Any:

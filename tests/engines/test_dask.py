@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import eigenmill.reduce.source_base
 from eigenmill.reduce import connect
 from eigenmill.reduce.engines.base import Tree
 from tests.engines.contract import KINDS, EngineContract, bytes_of, open_input, pass_of, reference
 
 pytest.importorskip("distributed")
 dask = pytest.importorskip("dask")
-
-
-WHOLE = eigenmill.reduce.source_base.LEAF_BYTES
-
-
-def set_leaf_bytes(size: int) -> None:
-    eigenmill.reduce.source_base.LEAF_BYTES = size
 
 
 @dataclass(frozen=True)
@@ -40,18 +31,6 @@ class TestDask(EngineContract):
     @pytest.fixture
     def make_engine(self, client: Any) -> Any:  # type: ignore[override]
         return lambda **options: connect("dask", client, **options)
-
-    @pytest.fixture(autouse=True)
-    def tiny_leaves(self, client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # type: ignore[override]
-        self.client = client
-        monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
-        client.run(set_leaf_bytes, 1)
-        yield
-        client.run(set_leaf_bytes, WHOLE)
-
-    def whole_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().whole_leaves(monkeypatch)
-        self.client.run(set_leaf_bytes, WHOLE)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_every_node_may_run_twice(

@@ -19,10 +19,12 @@ import pytest
 
 from eigenmill.jobs import exits
 from eigenmill.reduce import PCA, Dataset, EngineError, connect
+from eigenmill.reduce.format import Format
 from tests.engines.commands import agree
 from tests.engines.contract import bytes_of, pass_of, reference, tree_of
 from tests.engines.dask_processes import ROOT, Cluster, cluster, end, run_job
 from tests.jobs.conftest import D, write_vectors
+from tests.support.formats import other, use
 
 distributed = pytest.importorskip("distributed")
 SchedulerPlugin = distributed.diagnostics.plugin.SchedulerPlugin
@@ -53,7 +55,7 @@ class At:
 
 @pytest.fixture(autouse=True)
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", LEAF_BYTES)
+    use(monkeypatch, leaf_bytes=LEAF_BYTES)
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +66,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two workers that no test kills."""
-    with cluster(tmp_path_factory.mktemp("steady"), leaf_bytes=LEAF_BYTES, env={"AWS_SECRET_ACCESS_KEY": PLANTED}) as c:
+    with cluster(tmp_path_factory.mktemp("steady"), env={"AWS_SECRET_ACCESS_KEY": PLANTED}) as c:
         yield c
 
 
 @pytest.fixture
 def mortal(tmp_path: Path) -> Iterator[Cluster]:
     """Two workers for one test."""
-    with cluster(tmp_path / "cluster", leaf_bytes=LEAF_BYTES) as found:
+    with cluster(tmp_path / "cluster") as found:
         yield found
 
 
@@ -185,22 +187,18 @@ def test_workers_join_and_leave_meanwhile(mortal: Cluster, folder: Path, tmp_pat
     assert tree_of(tmp_path / "dask") == tree_of(tmp_path / "local")
 
 
-def leaves_of(rows: int, patch: pytest.MonkeyPatch) -> None:
+def leaves_of(rows: int, d: int) -> Format:
     """Leaves of so few rows that wide data has several: at least 2 d rows otherwise."""
-    for module in ("eigenmill.reduce.engines.base", "eigenmill.reduce.engines.tasks", "eigenmill.reduce.parquet"):
-        patch.setattr(f"{module}.leaf_rows", lambda d: rows)
+    return other(leaf_bytes=8 * d * rows, leaf_rows_per_column=0)
 
 
-def test_a_large_shared_array_survives_its_readers(
-    mortal: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_shared_array_survives_its_readers(mortal: Cluster, tmp_path: Path) -> None:
     """Above 32 MiB an array goes through ``work=``; a worker that joins after a death reads it there as well."""
-    leaves_of(20, monkeypatch)
     d, k = 3000, 1500
     rows = np.random.default_rng(0).normal(size=(480, d)).astype(np.float32)
     table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), d)})
     pq.write_table(table, tmp_path / "wide.parquet", row_group_size=10)
-    data = Dataset.from_parquet(tmp_path / "wide.parquet")
+    data = Dataset.from_parquet(tmp_path / "wide.parquet", format=leaves_of(20, d))
     pass_ = pass_of("tsqr", data)
     pass_ = type(pass_)(pass_.intake, np.zeros(d), np.ones(d), np.eye(d)[:, :k])
     with client_of(mortal) as client:
@@ -365,7 +363,7 @@ class Dying(SchedulerPlugin):  # type: ignore[misc]
 def test_a_job_whose_cluster_dies(key: str, folder: Path, tmp_path: Path) -> None:
     """It ends by itself, says why, and goes on with another cluster to the bytes of the local engine."""
     path = str(job_file(folder, tmp_path / "out"))
-    with cluster(tmp_path / "first", leaf_bytes=LEAF_BYTES) as first:
+    with cluster(tmp_path / "first") as first:
         with client_of(first) as client:
             client.register_plugin(Dying(key))
         job = run_job(["reduce", path, *on(first)], leaf_bytes=LEAF_BYTES)
@@ -377,7 +375,7 @@ def test_a_job_whose_cluster_dies(key: str, folder: Path, tmp_path: Path) -> Non
     assert "Traceback" not in log
     assert not (tmp_path / "out/features/_SUCCESS").exists()
     assert (tmp_path / "out/model/model.json").exists() == (key == "eigenmill-write-part")
-    with cluster(tmp_path / "second", leaf_bytes=LEAF_BYTES) as second:
+    with cluster(tmp_path / "second") as second:
         finish(["reduce", path, *on(second)])
     finish(["reduce", str(job_file(folder, tmp_path / "local"))])
     for part in ("features", "model"):
@@ -429,14 +427,13 @@ def in_time(act: Callable[[], Any]) -> BaseException:
 
 
 @pytest.mark.slow
-def test_a_state_larger_than_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_larger_than_a_message(tmp_path: Path) -> None:
     """d = 8,000: one state is 260 MB."""
     d = 8000
     rows = np.random.default_rng(0).integers(0, 255, (1200, d), dtype=np.uint8)
     table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), d)})
     pq.write_table(table, tmp_path / "wide.parquet", row_group_size=100)
-    leaves_of(300, monkeypatch)
-    data = Dataset.from_parquet(tmp_path / "wide.parquet")
+    data = Dataset.from_parquet(tmp_path / "wide.parquet", format=leaves_of(300, d))
     pass_ = pass_of("gram", data)
     assert pass_.sizes(0, data.n_rows)[0] > 250 << 20
     with cluster(tmp_path / "cluster", memory="5GiB") as found, client_of(found) as client:

@@ -21,7 +21,8 @@ from benchmarks.scale import FEATURES, Counted, NullPass, simulate, unread
 from eigenmill.reduce import PCA, ConfigError, Dataset, Sink, connect, load
 from eigenmill.reduce.catalog import Files
 from eigenmill.reduce.engines.base import Tree, plan_leaves
-from eigenmill.reduce.engines.load import Cluster, Load, fold_load
+from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.engines.load import Load, fold_load
 from eigenmill.reduce.engines.memory import estimate
 from eigenmill.reduce.engines.ship import pack
 from eigenmill.reduce.engines.tasks import fold_tasks
@@ -67,7 +68,7 @@ def peak_of(work: Callable[[], Any]) -> int:
 def planned(data: Dataset) -> int:
     """Plan a fit and a write of ``data`` on a cluster; the largest description among some of the fit's tasks."""
     assert data.digest
-    assert len(plan_parts(data.fragments, 50, 4, None)) > 1
+    assert len(plan_parts(data.fragments, 50, 4, None, data.format)) > 1
     assert estimate(NullPass(64), data, 1).peak
     assert fold_load(NullPass(64), data, Cluster("dask", 1000), 0).tasks
     tasks = fold_tasks(NullPass(64), data, Tree(), 4096)
@@ -105,7 +106,8 @@ def output_peaks(files: int, space: Path) -> dict[str, int]:
     jobs: list[Job] = []
     peaks["begin"] = peak_of(lambda: jobs.append(sink.open(data)))
     for part in jobs[0].parts:
-        jobs[0].write_part(part, iter(()))
+        with jobs[0].writing(part):
+            pass
     peaks["go on"] = peak_of(lambda: sink.open(data))
     peaks["finish"] = peak_of(jobs[0].commit)
     peaks["read"] = peak_of(lambda: read_manifest(sink.path).digest)

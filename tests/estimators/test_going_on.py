@@ -12,16 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import eigenmill.reduce.source_base
 from eigenmill.reduce import PCA, ChangedInputError, ConfigError, Dataset, StandardScaler, TruncatedSVD, connect, load
 from eigenmill.reduce.errors import MissingValueError
+from tests.support.formats import use
 
 NAMES = [f"c{j}" for j in range(7)]
 
 
 @pytest.fixture(autouse=True)
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eigenmill.reduce.source_base, "LEAF_BYTES", 8 * 7 * 40)
+    use(monkeypatch, leaf_bytes=8 * 7 * 40)
 
 
 def write(path: Path, rows: int, seed: int, *, missing: bool = False, bad: bool = False) -> None:

@@ -20,6 +20,7 @@ from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.parquet import ParquetSource
 from tests.estimators.made_files import dense_parquet, sparse_parquet
 from tests.estimators.truth import thin
+from tests.support.formats import other
 
 
 @pytest.mark.parametrize("memory", ["4GiB", "partly", None])
@@ -104,15 +105,13 @@ BLOCK = 16 * 4 * 8
 
 
 @pytest.fixture
-def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+def few(tmp_path: Path) -> Dataset:
     """Row groups of 80, 48 and 16 rows of 4 columns, each a fragment: 5, 3 and 1 blocks of 16 rows."""
-    monkeypatch.setattr("eigenmill.reduce.blocks.MAX_HEIGHT", 16)
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
     X = np.random.default_rng(0).normal(size=(144, 4))
     with pq.ParquetWriter(tmp_path / "few.parquet", pa.table({f"c{j}": X[:, j] for j in range(4)}).schema) as writer:
         for a, b in ((0, 80), (80, 128), (128, 144)):
             writer.write_table(pa.table({f"c{j}": X[a:b, j] for j in range(4)}))
-    data = Dataset.from_parquet(tmp_path / "few.parquet")
+    data = Dataset.from_parquet(tmp_path / "few.parquet", format=other(max_height=16, leaf_bytes=1))
     assert [fragment.rows for fragment in data.fragments] == [80, 48, 16]
     return data
 

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import pytest
 
-import eigenmill.reduce.source_base
 from eigenmill.jobs import exits
 from eigenmill.jobs.config import load_job, read_job
 from eigenmill.jobs.run import run
 from tests.jobs.conftest import FILES, ROWS, D, job_text, tree, write_vectors
+from tests.support.formats import use
 from tests.support.stopped import Stopped
 
 GROUP = 200
 DRIVER = f"""
 import warnings
 warnings.simplefilter("error", UserWarning)
-import eigenmill.reduce.source_base
-eigenmill.reduce.source_base.LEAF_BYTES = 8 * {D} * {GROUP}
+import eigenmill.reduce.matrix
+from tests.support.formats import switch
+switch(leaf_bytes=8 * {D} * {GROUP})
 blocks = eigenmill.reduce.matrix.Matrix.blocks
 def held(self, fragment, workspace, **options):
     for block in blocks(self, fragment, workspace, **options):
@@ -35,7 +36,7 @@ main()
 
 @pytest.fixture
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eigenmill.reduce.source_base, "LEAF_BYTES", 8 * D * GROUP)
+    use(monkeypatch, leaf_bytes=8 * D * GROUP)
 
 
 def results(out: Path) -> dict[str, bytes]:
