@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from eigenmill.jobs import exits
-from eigenmill.jobs.config import load_job, read_job
-from eigenmill.jobs.run import run
+from eigenmill.jobs.reduction.config import load_job, read_job
+from eigenmill.jobs.reduction.run import run
+from eigenmill.jobs.shown import exits
 from tests.jobs.conftest import FILES, ROWS, D, job_text, tree, write_vectors
 from tests.support.formats import use
 from tests.support.stopped import Stopped
@@ -19,15 +19,15 @@ GROUP = 200
 DRIVER = f"""
 import warnings
 warnings.simplefilter("error", UserWarning)
-import eigenmill.reduce.matrix
+import eigenmill.reduce.sources.matrix
 from tests.support.formats import switch
 switch(leaf_bytes=8 * {D} * {GROUP})
-blocks = eigenmill.reduce.matrix.Matrix.blocks
+blocks = eigenmill.reduce.sources.matrix.Matrix.blocks
 def held(self, fragment, workspace, **options):
     for block in blocks(self, fragment, workspace, **options):
         hold()
         yield block
-eigenmill.reduce.matrix.Matrix.blocks = held
+eigenmill.reduce.sources.matrix.Matrix.blocks = held
 from eigenmill.jobs.cli import main
 main()
 """
