@@ -22,7 +22,8 @@ from typing import Any
 
 from benchmarks.data import CACHE, Spec, make
 from eigenmill.reduce import PCA, Dataset, connect
-from eigenmill.reduce.engines.load import Cluster, Load, fold_load
+from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.engines.load import Load, fold_load
 from eigenmill.reduce.passes.gram import GramPass
 from eigenmill.reduce.passes.intake import Intake
 

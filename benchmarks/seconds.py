@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.data import CACHE, LAYOUTS, Spec, feature_names, make
 from eigenmill.reduce import PCA, Dataset, Sink, connect
-from eigenmill.reduce.engines.load import Cluster
+from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.plan import explain
 
 

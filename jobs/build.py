@@ -9,6 +9,7 @@ from typing import Any
 
 from eigenmill.jobs.config import Input, Job, JobFile, Output, Reduction
 from eigenmill.reduce import PCA, Dataset, Sink, StandardScaler, TruncatedSVD, connect, files, places
+from eigenmill.reduce.engines import ENGINES
 from eigenmill.reduce.engines.base import Engine, Progress
 from eigenmill.reduce.errors import ConfigError, OutputError
 
@@ -97,7 +98,7 @@ def command_engine(
         ConfigError: there is no such engine, no cluster is named, or a cluster is given a number of workers.
         EngineError: the cluster does not answer.
     """
-    if kind not in ("dask", "spark"):
+    if kind not in ENGINES or ENGINES[kind].client is None:
         yield connect(kind, workers=workers, memory=memory, progress=progress)
         return
     if workers is not None:

@@ -104,8 +104,8 @@ def found_model(job: Job, data: Dataset, key: str) -> Any | None:
 def _difference(model: Snapshot, job: Job, data: Dataset) -> str | None:
     """In what a saved model differs from the one that the job would fit, as far as one can tell."""
     wanted = build_estimator(job.reduce)
-    if model.kind != type(wanted).__name__:
-        return f"method {model.kind} instead of {type(wanted).__name__}"
+    if model.kind != wanted.kind:
+        return f"method {model.kind} instead of {wanted.kind}"
     mine, theirs = wanted.get_params(deep=False), model.parameters
     for name, value in mine.items():
         if theirs.get(name) != value:

@@ -18,7 +18,7 @@ from eigenmill.jobs.report import Bytes, Digests, RunReport, Written, all_versio
 from eigenmill.reduce import Dataset, Manifest, Sink, files, places
 from eigenmill.reduce.discovery import MAGIC
 from eigenmill.reduce.engines.base import Engine, Progress
-from eigenmill.reduce.engines.costs import Cluster
+from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.errors import ConfigError, OutputError
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.plan import Plan

@@ -16,7 +16,7 @@ from eigenmill.jobs.quality import Column
 from eigenmill.jobs.report import RunReport
 from eigenmill.jobs.words import SCANS, count, number, percent, seconds, visible
 from eigenmill.reduce import Manifest
-from eigenmill.reduce.engines.costs import Cluster
+from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.engines.memory import Memory, format_bytes
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.method import Bound

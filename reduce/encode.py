@@ -212,10 +212,7 @@ class PartFiles:
                     writer.add_key_value_metadata(labels)
                     writer.close()
             except BaseException:
-                # The file is a local temporary that is never published now; closing only frees the encoder.
-                with contextlib.suppress(Exception):
-                    writer.close()
-                writer.is_open = False
+                writer.is_open = False  # the file will not be published: nothing is left to be written when this goes
                 raise
         self.written.append(FileRecord(name, file.rows, made.written.bytes, made.written.sha256))
 

@@ -174,7 +174,8 @@ class ParquetSource(LaidOut):
     @cached_property
     def digest(self) -> str:
         where = None if self.where is None else self.where.digest
-        return digest_of([self.files, self.layout, str(self.carried), self.weights, where, self.keys])
+        found = digest_of([self.files, self.layout, str(self.carried), self.weights, where, self.keys])
+        return found + ("" if self.where is None else self.where.bound)
 
     def only(self, files: Sequence[int]) -> ParquetSource:
         """The same source over some of its files, by their numbers."""

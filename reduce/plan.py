@@ -16,8 +16,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from eigenmill.reduce.engines.base import Engine, Session, Tree, plan_leaves, scan_name
-from eigenmill.reduce.engines.costs import Cluster
-from eigenmill.reduce.engines.memory import format_bytes
+from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.engines.memory import estimate, format_bytes
 from eigenmill.reduce.errors import DoesNotFitError
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.method import ONCE, Bound, Method
@@ -150,6 +150,14 @@ class Plan:
     @property
     def fits(self) -> bool:
         return self.memory_limit is None or self.peak <= self.memory_limit
+
+    @property
+    def need(self) -> int:
+        """Bytes that the largest scan of the fit takes with one worker, beside what is reserved to its end."""
+        if self.method.reserve is None:
+            return 0
+        peaks = (estimate(stage.pass_, self.data, 1, process=stage.held).peak for stage in self.method.stages)
+        return max(peaks) - self.method.reserve
 
     @property
     def n_scans(self) -> Bound:
@@ -303,11 +311,13 @@ def written(
     output = Output(Bound(n * k.least * item, n * k.most * item, parts.rule), parts, files)
     # The fitted model's own numbers, those of its transform, and these once more in the precision of the blocks.
     held = 3 * sum(value.nbytes for value in vars(model).values() if isinstance(value, np.ndarray))
-    memory, peak = place.memory(None, data.then(model), held)
+    features = data.then(model)
+    writing = sink.writing(features)
+    memory, peak = place.memory(writing, features, held)
     first = fitting[0]
     work = replace(first.work, products=2.0 * n * data.n_features * k.most, written=output.bytes.most)
     why = "to multiply and to write the features"
-    scan = Scan("write", why, ONCE, 1, first.reads_bytes, memory, peak, work, place, data, None, parts=many)
+    scan = Scan("write", why, ONCE, 1, first.reads_bytes, memory, peak, work, place, data, writing, parts=many)
     return output, (scan,)
 
 

@@ -20,9 +20,10 @@ import numpy as np
 
 from eigenmill.reduce.engines import memory
 from eigenmill.reduce.engines.base import Engine, one_blas_thread
-from eigenmill.reduce.engines.costs import Cluster
-from eigenmill.reduce.engines.load import START, Load, fold_load, worker_memory, write_load
+from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.engines.load import Load, fold_load, worker_memory, write_load
 from eigenmill.reduce.engines.memory import Memory, estimate
+from eigenmill.reduce.engines.memory import Work as Task
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.method import Bound, Stage
 from eigenmill.reduce.parts import Part
@@ -59,13 +60,13 @@ class Place:
         here = engine.spare(0) is not None
         return cls(engine.workers, engine.memory_limit(), memory.resident(), engine.cluster, here)
 
-    def memory(self, pass_: Pass[Any, Any] | None, data: Matrix, held: int = 0) -> tuple[Memory, int]:
+    def memory(self, work: Task, data: Matrix, held: int = 0) -> tuple[Memory, int]:
         """(peak of a scan by what takes it, peak in bytes); ``held`` is what this process holds beside it."""
         if self.cluster is not None:
-            return worker_memory(self.cluster.kind, pass_, data, self.cluster.threads)
+            return worker_memory(self.cluster.costs, work, data, self.cluster.threads)
         # As many workers as the limit allows, or one when none fits.
         for workers in range(self.threads, 0, -1):
-            found = estimate(pass_, data, workers, process=self.process + held)
+            found = estimate(work, data, workers, process=self.process + held)
             if self.limit is None or found.peak <= self.limit:
                 break
         return found, found.peak
@@ -97,7 +98,7 @@ class Scan:
         reads_bytes: encoded bytes that one scan reads.
         memory: estimated peak, by what takes it; on a cluster, that of one worker process.
         peak: bytes of the process that must have them: this one, or a worker, where states meet too.
-        work, place, data, pass_, held, parts: what it does, and where; there is no pass for the write.
+        work, place, data, task, held, parts: what it does, and where; the task is a pass, or what a write takes.
     """
 
     name: str
@@ -110,7 +111,7 @@ class Scan:
     work: Work = field(repr=False)
     place: Place = field(repr=False)
     data: Matrix = field(repr=False, compare=False)
-    pass_: Pass[Any, Any] | None = field(repr=False, compare=False)
+    task: Task = field(repr=False, compare=False)
     held: int = 0
     parts: Sequence[Part] = field(default=(), repr=False, compare=False)
 
@@ -127,9 +128,9 @@ class Scan:
         cluster = self.place.cluster
         if cluster is None:
             return None
-        if self.pass_ is None:
-            return write_load(self.data, cluster, self.reads_bytes, self.parts)
-        found = fold_load(self.pass_, self.data, cluster, self.reads_bytes)
+        if not isinstance(self.task, Pass):
+            return write_load(self.data, cluster, self.reads_bytes, self.parts, self.task)
+        found = fold_load(self.task, self.data, cluster, self.reads_bytes)
         return replace(found, driver_bytes=found.driver_bytes + self.held)
 
     @property
@@ -141,7 +142,7 @@ class Scan:
         threads = max(min(cluster.workers * cluster.threads, load.tasks), 1)
         links = max(min(cluster.workers, load.tasks), 1)
         scan = max(self.work.seconds / threads, self.reads_bytes / (links * cluster.link), load.scheduler_seconds)
-        return START[cluster.kind] + scan + load.merge_seconds
+        return cluster.costs.start + scan + load.merge_seconds
 
     def as_json(self) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in ("name", "why", "usual", "reads_bytes", "seconds")}

@@ -51,6 +51,19 @@ COMPRESSIONS = ("zstd", "snappy", "lz4", "gzip", "none")
 
 
 @dataclass(frozen=True)
+class Writing:
+    """What a write takes.
+
+    Attributes:
+        parts: as many as may be written at once.
+        memory: bytes that writing one of them takes at most, the block and long carried values apart (an estimate).
+    """
+
+    parts: int
+    memory: int
+
+
+@dataclass(frozen=True)
 class Sink:
     """An output to be written.
 
@@ -101,6 +114,26 @@ class Sink:
                 raise ConfigError("expected names only with layout='columns', found layout='list'; drop one")
             object.__setattr__(self, "names", tuple(str(n) for n in self.names))
 
+    def writing(self, data: Matrix, n_features: int | None = None) -> Writing:
+        """What writing ``data`` takes, from metadata alone: nothing is looked for at ``path``.
+
+        A row group of features and of carried columns is gathered and encoded; a partitioned part gathers
+        more; what goes to an object store is sent in pieces.
+
+        Args:
+            data: what is written.
+            n_features: as many features of it, by default its own.
+        """
+        k, itemsize = data.n_features if n_features is None else n_features, np.dtype(self.dtype or data.dtype).itemsize
+        format = data.format
+        parts = plan_parts(data.fragments, k, itemsize, self.part_bytes, format)
+        largest = max((part.rows for part in parts), default=0) * k * itemsize
+        gathered = format.partition_bytes if self.partition_by else format.group_bytes
+        carried = format.group_bytes if len(data.carried) else 0
+        local = places.is_local(places.resolve(self.path, self.filesystem)[0])
+        spool = 0 if local else min(largest, 2 * files.IN_FLIGHT)
+        return Writing(len(parts), 3 * min(largest, gathered) + carried + spool + (8 << 20))
+
     def open(self, data: Matrix) -> Job:
         """Begins the job that writes ``data`` here, or finds how far it came. Reads no input but metadata.
 
@@ -121,7 +154,7 @@ class Sink:
         try:
             if found.key == job.key:
                 return _go_on(fs, job, found)
-            raise OutputError(output.refusal(found, job.directory, job.key))
+            raise OutputError(output.refusal(found, job.directory, job.key, description["input"]["digest"]))
         except OutputError:
             # A damaged output of the same job is replaced as well; a directory of someone else's never is.
             if not self.overwrite or found.state == "foreign":
@@ -245,20 +278,6 @@ class Job:
     def filesystem(self) -> pafs.FileSystem:
         """The file system that ``directory`` is on."""
         return places.resolve(self.sink.path, self.sink.filesystem)[0]
-
-    @property
-    def memory(self) -> int:
-        """Bytes that writing one part takes at most, the block and long carried values apart (an estimate).
-
-        A row group of features and of carried columns is gathered and encoded; a partitioned part gathers
-        more; what goes to an object store is sent in pieces.
-        """
-        largest = max(p.rows for p in self.parts) * self.encoding.row_bytes
-        format = self.encoding.format
-        gathered = format.partition_bytes if self.sink.partition_by else format.group_bytes
-        carried = format.group_bytes if len(self.encoding.carried) else 0
-        spool = 0 if places.is_local(self.filesystem) else min(largest, 2 * files.IN_FLIGHT)
-        return 3 * min(largest, gathered) + carried + spool + (8 << 20)
 
     @contextlib.contextmanager
     def writing(self, part: Part) -> Iterator[PartWriter]:
@@ -384,4 +403,4 @@ def _open_version(fs: pafs.FileSystem, job: Job, description: Mapping[str, Any],
     return _start(fs, replace(job, directory=versions.path_of(path, number), link=path), description)
 
 
-__all__ = ["Job", "Manifest", "Part", "PartRecord", "Sink", "plan_parts", "read_manifest"]
+__all__ = ["Job", "Manifest", "Part", "PartRecord", "Sink", "Writing", "plan_parts", "read_manifest"]

@@ -69,6 +69,13 @@ class Kept:
             self._file.close()
             self._file = None
 
+    def forget_all(self) -> None:
+        """Give back the memory of all blocks; those on disk stay."""
+        self._blocks = {
+            key: blocks for key, blocks in self._blocks.items() if all(isinstance(each, OnDisk) for each in blocks)
+        }
+        self.bytes = 0
+
     def over(self, data: Matrix, room: int) -> Matrix:
         """``data`` with what is kept of it in the place of its files; up to ``room`` bytes more are kept in memory."""
         return replace(data, source=_Reread(data.source, self, self.bytes + max(room, 0)))

@@ -26,7 +26,7 @@ from eigenmill.reduce.dataset import Dataset, as_dataset
 from eigenmill.reduce.engines import connect
 from eigenmill.reduce.engines.base import Engine, Tree, one_blas_thread
 from eigenmill.reduce.engines.collections import ROOMS, Collection, package_of
-from eigenmill.reduce.engines.costs import Cluster
+from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.engines.memory import format_bytes
 from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.estimators.fitted import Snapshot
@@ -101,6 +101,8 @@ def lazy_data_passes_by(method: Callable[..., Any]) -> Callable[..., Any]:
 class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Base of PCA, TruncatedSVD and StandardScaler: everything but their algebra."""
 
+    kind: ClassVar[str]
+    """What a model file calls it, whatever the class is called."""
     _array_policy: ClassVar[str] = "error"
     _least_rows: ClassVar[int] = 2
     fitted_attributes: ClassVar[tuple[str, ...]]
@@ -258,7 +260,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """Do what ``plan`` says, going on from a ``record`` if there is one."""
         _refuse(plan, record, keep=keep)
         self._drawn(plan)
-        with engine.session(plan.method.reserve) as session:
+        with engine.session(plan.method.reserve, plan.need) as session:
             run = Run(plan, session)
             if record is None:
                 record = Record(Tree(), (), 0, "", self._limited(data, run), self._dtype(data), data.format)
@@ -307,7 +309,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             else:
                 values[name] = value.item() if isinstance(value, np.generic) else value
         return Snapshot(
-            kind=type(self).__name__,
+            kind=self.kind,
             parameters=self.get_params(deep=False),
             arrays=arrays,
             values=values,

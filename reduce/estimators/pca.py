@@ -65,6 +65,7 @@ class PCA(Linear):
         solver_: the solver used. quality_: what was read, per column. cleaning_: the policy as learnt.
     """
 
+    kind = "PCA"
     _centred = True
     fitted_attributes = (*Linear.fitted_attributes, "noise_variance_", "_floor")
 

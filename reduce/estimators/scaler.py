@@ -45,6 +45,7 @@ class StandardScaler(OneToOneFeatureMixin, Estimator):
     """
 
     fitted_attributes = ("mean_", "var_", "scale_", "n_samples_seen_")
+    kind = "StandardScaler"
     _array_policy: ClassVar[str] = "keep"
     _least_rows: ClassVar[int] = 1
 

@@ -269,6 +269,7 @@ def solve(
         products=products,
         refill=lambda i: gaussian(wanted.seed, f"sketch refill {i}", d, min(wanted.width, d)),
         threads=cores(run.engine),
+        format=format,
     )
     if products == 1:
         steps.krylov.extend()

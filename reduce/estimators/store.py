@@ -37,7 +37,7 @@ from eigenmill.reduce.source_base import Numbered
 log = logging.getLogger("eigenmill")
 STRANGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
 """What values of an unexpected kind lead to."""
-KINDS: dict[str, type[Estimator]] = {kind.__name__: kind for kind in (PCA, TruncatedSVD, StandardScaler)}
+KINDS: dict[str, type[Estimator]] = {each.kind: each for each in (PCA, TruncatedSVD, StandardScaler)}
 """The closed registry of what a model file may ask for."""
 
 

@@ -33,6 +33,7 @@ from eigenmill.reduce import (
 from eigenmill.reduce.cleaning import MEAN
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.engines.base import Tree
+from eigenmill.reduce.engines.kinds import ENGINES, costs_of
 from eigenmill.reduce.passes.base import to_arrays
 from eigenmill.reduce.passes.gram import GramPass
 from eigenmill.reduce.passes.intake import Intake
@@ -152,6 +153,12 @@ def tree_of(folder: Path) -> dict[str, str]:
         for p in sorted(folder.rglob("*"))
         if p.is_file()
     }
+
+
+def costing(patch: pytest.MonkeyPatch, kind: str, **changes: Any) -> None:
+    """Let a kind of cluster cut, merge and write otherwise."""
+    costs = costs_of(kind)
+    patch.setitem(ENGINES, kind, replace(ENGINES[kind], costs=replace(costs, **changes)))
 
 
 def reference() -> Any:

@@ -32,8 +32,8 @@ class Wrapped(Engine):
     def memory_limit(self) -> int | None:
         return self.engine.memory_limit()
 
-    def session(self, reserve: int | None = None) -> Session:
-        return self.made(self.engine.session(reserve))
+    def session(self, reserve: int | None = None, need: int = 0) -> Session:
+        return self.made(self.engine.session(reserve, need))
 
     def made(self, session: Session) -> Session:
         raise NotImplementedError

@@ -21,7 +21,8 @@ from benchmarks.scale import FEATURES, Counted, NullPass, simulate, unread
 from eigenmill.reduce import PCA, ConfigError, Dataset, Sink, connect, load
 from eigenmill.reduce.catalog import Files
 from eigenmill.reduce.engines.base import Tree, plan_leaves
-from eigenmill.reduce.engines.load import Cluster, Load, fold_load
+from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.engines.load import Load, fold_load
 from eigenmill.reduce.engines.memory import estimate
 from eigenmill.reduce.engines.ship import pack
 from eigenmill.reduce.engines.tasks import fold_tasks

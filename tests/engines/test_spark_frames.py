@@ -13,7 +13,7 @@ import pytest
 from eigenmill.reduce import PCA, ConfigError, DataError, Dataset, Sink, StandardScaler, TruncatedSVD, connect
 from eigenmill.reduce.errors import EngineError, MissingValueError, SchemaError
 from eigenmill.reduce.estimators.base import engine_for
-from tests.engines.contract import D, N, pass_of, write_files
+from tests.engines.contract import D, N, costing, pass_of, write_files
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
 
@@ -164,8 +164,7 @@ def test_float32_stays_float32(frame: Any) -> None:
 
 
 def test_states_meet_in_rounds(frame: Any, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.engines.spark.AT_ONCE", 1)
-    monkeypatch.setattr("eigenmill.reduce.engines.load.FAN_IN", 2)
+    costing(monkeypatch, "spark", at_once=1, fan_in=2)
     agree(PCA(2).fit(frame.select("v")), PCA(2).fit(from_files(files, vector="v")))
 
 

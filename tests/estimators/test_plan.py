@@ -28,7 +28,7 @@ from eigenmill.reduce import (
     scan,
 )
 from eigenmill.reduce.engines import tasks
-from eigenmill.reduce.engines.costs import Cluster
+from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.method import Bound
 from eigenmill.reduce.plan import Outcome, explain
 from tests.engines.counting import CountingEngine

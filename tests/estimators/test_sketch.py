@@ -35,8 +35,8 @@ class Counting(LocalEngine):
         super().__init__(**options)
         self.names, self.stop = list[str](), stop
 
-    def session(self, reserve: int | None = None) -> LocalSession:
-        return CountingSession(self, reserve)
+    def session(self, reserve: int | None = None, need: int = 0) -> LocalSession:
+        return CountingSession(self, reserve, need)
 
 
 class CountingSession(LocalSession):
