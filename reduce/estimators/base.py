@@ -19,9 +19,6 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from eigenmill.reduce.about import versions
-from eigenmill.reduce.catalog import Files
-from eigenmill.reduce.cleaning import KEEP, MEAN, Resolved
 from eigenmill.reduce.dataset import Dataset, as_dataset
 from eigenmill.reduce.engines import connect
 from eigenmill.reduce.engines.base import Engine, Tree, one_blas_thread
@@ -32,15 +29,19 @@ from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.panels import cores
 from eigenmill.reduce.estimators.record import Record, fingerprint, located, unseen
+from eigenmill.reduce.estimators.saving import save
 from eigenmill.reduce.estimators.solver import Shape
 from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.method import Method, Stage
+from eigenmill.reduce.output.sink import Sink
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.plan import Plan, Run, plan_of
-from eigenmill.reduce.sink import Sink
-from eigenmill.reduce.transforms import Input, Transform
+from eigenmill.reduce.rows.cleaning import KEEP, MEAN, Resolved
+from eigenmill.reduce.rows.transforms import Input, Transform
+from eigenmill.reduce.sources.catalog import Files
+from eigenmill.reduce.storage.about import versions
 
 
 def is_lazy(X: Any) -> bool:
@@ -483,10 +484,11 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             state: also what :meth:`partial_fit` goes on from; needs ``fit(..., keep_state=True)``.
             overwrite: replace another model.
         """
-        from eigenmill.reduce.estimators.store import save
-
         check_is_fitted(self, "cleaning_")
-        return save(self, path, state=state, overwrite=overwrite)
+        record = self.state() if state else None
+        if state and record is None:
+            raise ConfigError("expected a model that has kept its state, found one without; fit with keep_state=True")
+        return save(self.snapshot(), record, path, overwrite=overwrite)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
