@@ -15,7 +15,7 @@ from eigenmill.reduce.engines.base import one_blas_thread
 from eigenmill.reduce.estimators.sketch import Fit, with_refined
 from eigenmill.reduce.estimators.spectrum import Spectrum, of_gram, orient, refined
 from eigenmill.reduce.passes.gram import Gram
-from eigenmill.reduce.passes.moments import Intake, Moments
+from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.passes.tsqr import TsqrPass
 from eigenmill.reduce.rows.blocks import Block
 from eigenmill.reduce.rows.cleaning import Cleaning
