@@ -20,6 +20,7 @@ from eigenmill.reduce.estimators.bounds import by_trace, chebyshev
 from eigenmill.reduce.estimators.krylov import Krylov
 from eigenmill.reduce.estimators.panels import inner, rotate, take_out
 from eigenmill.reduce.estimators.solver import Shape, choose
+from eigenmill.reduce.format import FORMAT_1
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.rows.blocks import Workspace
 from tests.estimators.made_files import sparse_parquet
@@ -323,9 +324,9 @@ def test_panels_give_the_same_bytes_with_any_number_of_threads() -> None:
     right = RNG(30).normal(size=(70_001, 6))
     both, found = np.concatenate(left, axis=1), []
     for threads in (1, 2, 3):
-        inside, rest = inner(left, right, threads), right.copy()
-        take_out(left, inside, rest, threads)
-        found.append([part.tobytes() for part in (inside, rest, rotate(rest.copy(), inside[:6], threads))])
+        inside, rest = inner(left, right, threads, FORMAT_1), right.copy()
+        take_out(left, inside, rest, threads, FORMAT_1)
+        found.append([part.tobytes() for part in (inside, rest, rotate(rest.copy(), inside[:6], threads, FORMAT_1))])
     assert found[0] == found[1] == found[2]
     np.testing.assert_allclose(inside, both.T @ right, rtol=0, atol=1e-10)
     np.testing.assert_allclose(rest, right - both @ inside, rtol=0, atol=1e-9)
