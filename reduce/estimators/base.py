@@ -84,7 +84,7 @@ def _refuse(plan: Plan, record: Record | None, *, keep: bool) -> None:
         )
     if record is not None and record.rows and plan.times("tsqr").most:
         raise ConfigError("expected refine=False when going on from a state, which lacks the rows; fit all data")
-    if plan.place.here and plan.memory_limit is not None:
+    if (plan.place.here or plan.cluster is not None) and plan.memory_limit is not None:
         plan.refuse(f"memory={format_bytes(plan.memory_limit)}")
 
 

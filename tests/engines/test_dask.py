@@ -11,6 +11,7 @@ import pytest
 from eigenmill.reduce import connect
 from eigenmill.reduce.engines.base import Tree
 from tests.engines.contract import KINDS, EngineContract, bytes_of, open_input, pass_of, reference
+from tests.engines.session_contract import SessionContract
 
 pytest.importorskip("distributed")
 dask = pytest.importorskip("dask")
@@ -27,7 +28,7 @@ class Twice:
         return self.function(*args, **options)
 
 
-class TestDask(EngineContract):
+class TestDask(EngineContract, SessionContract):
     @pytest.fixture
     def make_engine(self, client: Any) -> Any:  # type: ignore[override]
         return lambda **options: connect("dask", client, **options)
