@@ -31,6 +31,10 @@ class Kind:
     package: str | None = None
     collections: str | None = None
 
+    def sessions(self) -> Any:
+        """The module that opens (``session``) and ends (``stop``) sessions for commands that are given none."""
+        return import_module(f"{self.module.rpartition('.')[0]}.session")
+
     def load(self) -> Any:
         """The class."""
         return getattr(import_module(self.module), self.name)
