@@ -204,7 +204,7 @@ class Counted:
 _ENTRY = pa.schema([("category", pa.int32()), ("value", pa.string()), ("count", pa.int64())])
 
 
-def _stored(table: pa.Table) -> npt.NDArray[np.uint8]:
+def _entry_bytes(table: pa.Table) -> npt.NDArray[np.uint8]:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, _ENTRY) as writer:
         writer.write_table(table.combine_chunks())
@@ -266,7 +266,7 @@ class VocabularyPass(Pass[Counted, tuple[Category, ...]]):
             texts = counts.field("values").cast(pa.string())
             place = pa.array(np.full(len(texts), j, np.int32))
             parts.append(pa.table([place, texts, counts.field("counts").cast(pa.int64())], schema=_ENTRY))
-        new = Counted(_stored(pa.concat_tables(parts)), nulls, np.zeros(len(self.names), np.int64))
+        new = Counted(_entry_bytes(pa.concat_tables(parts)), nulls, np.zeros(len(self.names), np.int64))
         return self.merge(state, new)
 
     def merge(self, a: Counted, b: Counted) -> Counted:
@@ -287,7 +287,7 @@ class VocabularyPass(Pass[Counted, tuple[Category, ...]]):
             counts[mine] -= less
             taken[j] += less
         table = table.set_column(2, _ENTRY.field(2), pa.array(counts)).filter(pa.array(counts > 0))
-        return Counted(_stored(table), a.nulls + b.nulls, taken)
+        return Counted(_entry_bytes(table), a.nulls + b.nulls, taken)
 
     def finalize(self, state: Counted) -> tuple[Category, ...]:
         """The vocabularies.
@@ -374,14 +374,23 @@ def as_rows(X: Any) -> pa.Table:
     return pandas_table(X) if hasattr(X, "iloc") else as_table(X)
 
 
-def taken(X: Any, rows: npt.NDArray[np.intp]) -> Any:
+def take_rows(X: Any, rows: npt.NDArray[np.intp]) -> Any:
     """Some of the raw rows, in an array or table of their own."""
     return X.take(pa.array(rows)) if isinstance(X, pa.Table) else np.ascontiguousarray(X[rows])
 
 
-def joined(parts: Sequence[Any]) -> Any:
+def join_rows(parts: Sequence[Any]) -> Any:
     """Raw rows one after the other, as one array or table."""
     return pa.concat_tables(parts).combine_chunks() if isinstance(parts[0], pa.Table) else np.concatenate(parts)
 
 
-__all__ = ["Category", "VocabularyPass", "as_rows", "columns_of", "is_table", "joined", "taken", "vocabulary_pass"]
+__all__ = [
+    "Category",
+    "VocabularyPass",
+    "as_rows",
+    "columns_of",
+    "is_table",
+    "join_rows",
+    "take_rows",
+    "vocabulary_pass",
+]

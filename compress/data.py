@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from eigenmill.compress.front import Codes, Front, read_front, with_categories
 from eigenmill.compress.layers import F32, Label
-from eigenmill.compress.model import Model, begun
+from eigenmill.compress.model import Model, with_first_weights
 from eigenmill.compress.split import Split, Validation, split_of
 from eigenmill.reduce import Dataset, connect
 from eigenmill.reduce.blocks import Block, Workspace
@@ -99,10 +99,10 @@ class Samples:
                 arrays = [np.concatenate(pair) for pair in zip(rest, arrays, strict=True)]
             whole = len(arrays[1]) - len(arrays[1]) % size
             for a in range(0, whole, size):
-                yield _three([array[a : a + size] for array in arrays])
+                yield _batch([array[a : a + size] for array in arrays])
             rest = [array[whole:] for array in arrays]
         if rest and len(rest[1]):
-            yield _three(rest)
+            yield _batch(rest)
 
     def blocks(self, part: str = "train") -> Iterator[tuple[Codes, Targets]]:
         """All rows of ``"train"`` or ``"held"``, at most 4,096 at a time, in the order of the pieces."""
@@ -134,7 +134,7 @@ Unscattered = Dataset | tuple[npt.ArrayLike, npt.ArrayLike]
 Labelled = Unscattered | Samples
 
 
-def _three(arrays: list[npt.NDArray[Any]]) -> tuple[Codes, Targets, F32 | None]:
+def _batch(arrays: list[npt.NDArray[Any]]) -> tuple[Codes, Targets, F32 | None]:
     return arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else None
 
 
@@ -171,7 +171,7 @@ def gather(
     data, split = as_labelled(data, label), split_of(validation)
     _check_columns(model, data, [label, *(name for name in (split.by, teacher) if name)])
     front = _front(model, data, split, engine or connect("local"))
-    model = begun(model, front, *_targets(data, label, model))
+    model = with_first_weights(model, front, *_learn_targets(data, label, model))
     labels = model.labels
     place = Path(tempfile.mkdtemp(prefix="eigenmill-samples-", dir=directory))
     try:
@@ -292,7 +292,7 @@ def target_column(block: Block, label: str) -> pa.Array:
     return column
 
 
-def _only(data: Dataset, label: str) -> Dataset:
+def _label_alone(data: Dataset, label: str) -> Dataset:
     """The rows with no column but the label, as far as files allow."""
     source = data.source
     if not isinstance(source, ParquetSource) or (source.keys and label in source.keys[0]):
@@ -301,9 +301,9 @@ def _only(data: Dataset, label: str) -> Dataset:
     return Dataset(replace(source, layout=bare, carried=pa.schema([source.carried.field(label)])))
 
 
-def _targets(data: Dataset, label: str, model: Model) -> tuple[tuple[Label, ...], tuple[float, float]]:
+def _learn_targets(data: Dataset, label: str, model: Model) -> tuple[tuple[Label, ...], tuple[float, float]]:
     """The classes in order, or mean and standard deviation of the values; one scan of the label alone."""
-    data = _only(data, label)
+    data = _label_alone(data, label)
     kind = data.source.carried.field(label).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
@@ -459,7 +459,9 @@ def samples_of(model: Model, data: Labelled, label: str, **options: Any) -> Samp
     if digest_of(front) != digest_of(theirs) or (model.labels and model.labels != data.model.labels):
         raise ConfigError("expected samples gathered for this model, found those of another; gather them anew")
     return replace(
-        data, owner=data, model=begun(model, front, data.model.labels, (data.model.offset, data.model.scale))
+        data,
+        owner=data,
+        model=with_first_weights(model, front, data.model.labels, (data.model.offset, data.model.scale)),
     )
 
 

@@ -23,7 +23,7 @@ from eigenmill.compress.evaluate import logits
 from eigenmill.compress.integer import WholeNet
 from eigenmill.compress.layers import F32
 from eigenmill.compress.model import Model
-from eigenmill.compress.pack import packed
+from eigenmill.compress.pack import packed_bytes
 from eigenmill.compress.split import Split, Validation, split_of
 from eigenmill.compress.train import Augmentation, train
 from eigenmill.reduce import Dataset, files
@@ -258,7 +258,7 @@ def _digest(teacher: Teacher) -> str | None:
     if isinstance(teacher, Model):
         return digest_of([teacher.front, list(teacher.layers), teacher.activations])
     if isinstance(teacher, WholeNet):
-        return digest_of([packed(teacher).hex()])
+        return digest_of([packed_bytes(teacher).hex()])
     return _own_digest(teacher)
 
 

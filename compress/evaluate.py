@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from eigenmill.compress.categories import joined, taken
+from eigenmill.compress.categories import join_rows, take_rows
 from eigenmill.compress.data import (
     Labelled,
     Samples,
@@ -101,7 +101,7 @@ class Evaluation:
         task: of the model.
         rows: scored.
         data: digest of them.
-        bytes: of the packed file, as the file system says; None when the model cannot be packed yet.
+        bytes: of the packed file; None when the model cannot be packed yet.
         file: SHA-256 of the packed file.
         float_bytes: of all parameters in single precision, of ``against`` if that was given.
         parameters, nonzero: weights and biases of the model.
@@ -205,9 +205,9 @@ def evaluate(
         DataError: there are no rows, a label is missing, or the model does not know it.
         SchemaError: the columns are not those of the model.
     """
-    file = _file(model)
-    found = _net(model if file is None else file)
-    before = None if against is None else _net(against)
+    file = _packed_file(model)
+    found = _predicting(model if file is None else file)
+    before = None if against is None else _predicting(against)
     if before is not None and (before.task, before.labels) != (found.task, found.labels):
         raise ConfigError("expected two models of the same task and labels, found different ones; compare like ones")
     front = found.front
@@ -224,7 +224,7 @@ def evaluate(
         raise DataError("expected rows to score, found none; give more rows")
     shapes, parameters, nonzero = _sizes(found)
     calls: dict[str, Callable[[Rows], object]] = {"numpy": found.predict, **(backends or {})}
-    X = joined(first) if batches else None
+    X = join_rows(first) if batches else None
     return Evaluation(
         task=found.task,
         rows=score.rows,
@@ -266,30 +266,30 @@ def _score(
     model: Net, before: Net | None, teacher: Predictor | None, rows: Iterator[tuple[Rows, Targets]], wanted: int
 ) -> tuple[_Classes | _Values, list[Rows]]:
     """The counts of raw rows, and the first rows, as many as ``wanted``."""
-    score, first, held = _nothing_yet(model), list[Rows](), 0
+    score, first, held = _empty_counts(model), list[Rows](), 0
     for X, targets in rows:
         was = None if before is None else logits(before, X)
-        score.add(logits(model, X), was, _taught(model, teacher, X), targets)
+        score.add(logits(model, X), was, _teacher_answers(model, teacher, X), targets)
         if held < wanted:
-            first.append(taken(X, np.arange(min(wanted - held, len(X)))))
+            first.append(take_rows(X, np.arange(min(wanted - held, len(X)))))
             held += len(first[-1])
     return score, first
 
 
 def _score_of_codes(model: Net, before: Net | None, samples: Samples) -> _Classes | _Values:
     """The counts of validation rows."""
-    score = _nothing_yet(model)
-    for codes, targets in _held_rows(model, samples):
+    score = _empty_counts(model)
+    for codes, targets in _held_out_codes(model, samples):
         was = None if before is None else _logits_of_codes(before, codes)
         score.add(_logits_of_codes(model, codes), was, None, targets)
     return score
 
 
-def _nothing_yet(model: Net) -> _Classes | _Values:
+def _empty_counts(model: Net) -> _Classes | _Values:
     return _Classes(len(model.labels)) if model.task == "classification" else _Values()
 
 
-def _held_rows(model: Net, samples: Samples) -> Iterator[tuple[Rows, Targets]]:
+def _held_out_codes(model: Net, samples: Samples) -> Iterator[tuple[Rows, Targets]]:
     """Codes (h, d) of validation rows and their targets (h,)."""
     known = (model.front, samples.front)
     fronts = [(f.n_features, f.bits, f.low, f.step, f.fill, f.categories, f.hot) for f in known if f is not None]
@@ -299,7 +299,7 @@ def _held_rows(model: Net, samples: Samples) -> Iterator[tuple[Rows, Targets]]:
         yield codes, targets if model.labels else np.asarray(targets * samples.model.scale + samples.model.offset)
 
 
-def _taught(model: Net, teacher: Predictor | None, X: Rows) -> Targets | None:
+def _teacher_answers(model: Net, teacher: Predictor | None, X: Rows) -> Targets | None:
     """What a teacher predicts of raw rows: places among the model's labels (-1: none of them), or values."""
     if teacher is None:
         return None
@@ -310,7 +310,7 @@ def _taught(model: Net, teacher: Predictor | None, X: Rows) -> Targets | None:
     return np.array([place.get(value, -1) for value in found.tolist()])
 
 
-def _file(model: Given) -> PackedModel | None:
+def _packed_file(model: Given) -> PackedModel | None:
     """The file of a model, packed if it is not yet; None while the model cannot be packed."""
     if isinstance(model, Model) and model.trained().activations is None:
         return None
@@ -319,7 +319,7 @@ def _file(model: Given) -> PackedModel | None:
     return model if isinstance(model, PackedModel) else read_packed(model)
 
 
-def _net(model: Given) -> Net:
+def _predicting(model: Given) -> Net:
     """What predicts: the model itself, or what its file gives when it is read."""
     if isinstance(model, Model | WholeNet):
         return model

@@ -87,7 +87,7 @@ def from_torch(
             )
             layers.append(Affine(weights, bias))
         elif kind is nn.ReLU:
-            layers = _rectified(layers)
+            layers = _with_relu(layers)
         else:
             end = kind.__name__
     return _model(layers, data, end == "Sigmoid", labels, task, input_bits, engine)
@@ -128,7 +128,7 @@ def from_safetensors(
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
             keys = list(file.keys())
-            names = list(order) if order is not None else _ordered(keys)
+            names = list(order) if order is not None else _sorted_names(keys)
             used = {f"{name}.{part}" for name in names for part in ("weight", "bias")}
             if not names or set(keys) - used or not {f"{name}.weight" for name in names} <= set(keys):
                 raise ConfigError(
@@ -138,16 +138,16 @@ def from_safetensors(
             if sum(int(np.prod(shape, dtype=object)) for shape in shapes.values()) > MAX_PARAMETERS:
                 raise ConfigError(f"expected at most {MAX_PARAMETERS} parameters, found more; prune before")
             for name in names:
-                weights = _numbers(file.get_tensor(f"{name}.weight"), 2).T
+                weights = _float_array(file.get_tensor(f"{name}.weight"), 2).T
                 given = f"{name}.bias" in keys
-                bias = _numbers(file.get_tensor(f"{name}.bias"), 1) if given else np.zeros(weights.shape[1])
+                bias = _float_array(file.get_tensor(f"{name}.bias"), 1) if given else np.zeros(weights.shape[1])
                 layers.append(Affine(weights, bias, relu=name != names[-1]))
     except (OSError, SafetensorError, TypeError) as error:
         raise ArtifactError(f"expected a safetensors file of float tensors at {path}, found: {error}") from error
     return _model(layers, data, False, labels, task, input_bits, engine)
 
 
-def _ordered(keys: Sequence[str]) -> list[str]:
+def _sorted_names(keys: Sequence[str]) -> list[str]:
     """Names of layers by the numbers in them; without numbers only one layer has a certain place."""
     names = {key.rpartition(".")[0] for key in keys if key.endswith(".weight")}
     if len(names) > 1 and not all(re.search(r"\d", name) for name in names):
@@ -194,15 +194,17 @@ def from_sklearn(
         )
     relu = last.activation == "relu"
     pairs = list(zip(last.coefs_, last.intercepts_, strict=True))
-    layers = [Affine(_numbers(w, 2), _numbers(b, 1), relu and i + 1 < len(pairs)) for i, (w, b) in enumerate(pairs)]
+    layers = [
+        Affine(_float_array(w, 2), _float_array(b, 1), relu and i + 1 < len(pairs)) for i, (w, b) in enumerate(pairs)
+    ]
     for step in reversed(steps[:-1]):
-        layers = _before(step, layers)
+        layers = _with_step(step, layers)
     labels = last.classes_.tolist() if classifier else None
     task: Task = "classification" if classifier else "regression"
     return _model(layers, data, classifier and last.n_outputs_ == 1, labels, task, input_bits, engine)
 
 
-def _before(step: Any, layers: list[Affine]) -> list[Affine]:
+def _with_step(step: Any, layers: list[Affine]) -> list[Affine]:
     """The layers with a transformation in front: scaling goes into the first, a projection becomes one."""
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
@@ -264,7 +266,7 @@ def from_onnx(
 # What they share
 
 
-def _numbers(values: Any, ndim: int) -> F64:
+def _float_array(values: Any, ndim: int) -> F64:
     """(n_in, n_out) weights or (n_out,) biases in double precision."""
     found = np.asarray(values)
     if found.dtype.kind != "f" or found.ndim != ndim or not np.isfinite(found).all():
@@ -275,7 +277,7 @@ def _numbers(values: Any, ndim: int) -> F64:
     return found.astype(np.float64)
 
 
-def _rectified(layers: list[Affine]) -> list[Affine]:
+def _with_relu(layers: list[Affine]) -> list[Affine]:
     if not layers:
         raise ConfigError("expected a linear layer first, found ReLU; apply it to the data")
     return [*layers[:-1], replace(layers[-1], relu=True)]
@@ -291,7 +293,7 @@ def _model(
     engine: Engine | None,
 ) -> Model:
     """A trained model of these layers, its input measured on ``data``."""
-    _fitting(layers)
+    _check_layers(layers)
     outputs = layers[-1].weights.shape[1]
     if task is None:
         task = "regression" if outputs == 1 and not sigmoid else "classification"
@@ -316,7 +318,7 @@ def _model(
         raise SchemaError(
             f"expected rows of {d} features, as the net takes, found {front.n_features}; give those columns"
         )
-    first = _on_codes(layers[0], front)
+    first = _for_codes(layers[0], front)
     made = tuple(
         Dense(layer.weights.astype(np.float32), layer.bias.astype(np.float32), layer.relu)
         for layer in (first, *layers[1:])
@@ -325,7 +327,7 @@ def _model(
     return Model(task, hidden, outputs, front, made, given, bits=bits)
 
 
-def _fitting(layers: Sequence[Affine]) -> None:
+def _check_layers(layers: Sequence[Affine]) -> None:
     """Refuses layers that do not fit together, or are too many, or too wide.
 
     Raises:
@@ -349,7 +351,7 @@ def _fitting(layers: Sequence[Affine]) -> None:
         width = n_out
 
 
-def _on_codes(layer: Affine, front: Front) -> Affine:
+def _for_codes(layer: Affine, front: Front) -> Affine:
     """The layer for what a net reads while training: x = low + step * (centre + spread * z)."""
     low, step = front.low.astype(np.float64), front.step.astype(np.float64)
     gain = np.broadcast_to(step * front.spread, (front.n_features,))

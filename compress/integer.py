@@ -231,7 +231,7 @@ def whole_layers(
             layer.bias / unit - (front.centre * weights[: front.n_features].sum(axis=0) if i == 0 else 0.0)
         )
         ends = i + 1 == len(layers)
-        whole_bias = _grained(whole_bias, last if ends else activations.steps[i], unit)
+        whole_bias = _round_biases(whole_bias, last if ends else activations.steps[i], unit)
         if not np.abs(whole_bias).max() < MAX_ACC:
             raise ConfigError("expected biases of the size of the sums, found larger ones; take fewer bits")
         if ends:
@@ -243,7 +243,7 @@ def whole_layers(
     return tuple(found), unit
 
 
-def _grained(bias: F64, result: float, unit: float) -> F64:
+def _round_biases(bias: F64, result: float, unit: float) -> F64:
     """Biases as multiples of the power of two that is at most a quarter of one step of the results: short in a file."""
     grain = result / unit / 4
     if not grain >= 2:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eigenmill.compress.categories import taken
+from eigenmill.compress.categories import take_rows
 from eigenmill.compress.front import Rows
 from eigenmill.reduce.engines.base import one_blas_thread
 
@@ -45,7 +45,7 @@ def time_calls(predict: Callable[[Rows], object], X: Rows, batch: int) -> list[f
     """
     rows = np.resize(np.arange(len(X)), max(batch, len(X)))
     starts = np.arange(0, len(rows) - batch + 1, batch)
-    parts = [taken(X, rows[start : start + batch]) for start in starts[:64]]
+    parts = [take_rows(X, rows[start : start + batch]) for start in starts[:64]]
     took: list[float] = []
     with one_blas_thread():
         for part in parts[:4]:

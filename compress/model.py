@@ -218,7 +218,7 @@ def whole_net(model: Model) -> WholeNet:
 # From nothing to first weights
 
 
-def begun(model: Model, front: Front, labels: tuple[Label, ...], target: tuple[float, float]) -> Model:
+def with_first_weights(model: Model, front: Front, labels: tuple[Label, ...], target: tuple[float, float]) -> Model:
     """The model with labels and first weights for a front; what it has of them already is kept.
 
     ``target`` is the mean and standard deviation of a regression's values.
@@ -249,13 +249,13 @@ def begun(model: Model, front: Front, labels: tuple[Label, ...], target: tuple[f
         # the rows of data that have it, and are missed less where a value is unseen.
         weights = rng.normal(size=(width, n_out)) * np.sqrt((2.0 if hidden else 1.0) / width)
         if not layers:
-            _silence(weights, front)
+            _zero_unseen(weights, front)
         layers.append(Dense(weights.astype(np.float32), np.zeros(n_out, np.float32), relu=hidden))
         width = n_out
     return replace(model, front=front, layers=tuple(layers), labels=labels, outputs=outputs)
 
 
-def _silence(weights: F64, front: Front) -> None:
+def _zero_unseen(weights: F64, front: Front) -> None:
     """Values that a vocabulary leaves out say nothing until rows have taught what they say."""
     weights[front.starts] = 0
 

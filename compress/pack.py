@@ -102,13 +102,13 @@ def pack(
         ConfigError: the model is not quantized, or too large.
         OutputError: it cannot be written.
     """
-    content = packed(model, coder=coder, width=width)
+    content = packed_bytes(model, coder=coder, width=width)
     fs, target = files.resolve(path)
     files.write_bytes(fs, target, content)
     return len(content)
 
 
-def packed(model: Model | WholeNet, *, coder: str = "range", width: int | None = None) -> bytes:
+def packed_bytes(model: Model | WholeNet, *, coder: str = "range", width: int | None = None) -> bytes:
     """The bytes of the file that :func:`pack` writes."""
     net = net_of(model)
     if coder not in CODERS:
@@ -137,8 +137,8 @@ def packed(model: Model | WholeNet, *, coder: str = "range", width: int | None =
 
 def packed_model(model: Model | WholeNet, *, coder: str = "range", width: int | None = None) -> PackedModel:
     """The file that :func:`pack` writes, in memory, read back."""
-    content = packed(model, coder=coder, width=width)
-    return PackedModel(content, unpacked(content))
+    content = packed_bytes(model, coder=coder, width=width)
+    return PackedModel(content, unpack(content))
 
 
 def load(path: str | os.PathLike[str]) -> WholeNet:
@@ -152,11 +152,11 @@ def load(path: str | os.PathLike[str]) -> WholeNet:
 
 def read_packed(path: str | os.PathLike[str]) -> PackedModel:
     """The packed file at a path; raises as :func:`load` does."""
-    content, where = content_of(path)
-    return PackedModel(content, unpacked(content, where))
+    content, where = read_content(path)
+    return PackedModel(content, unpack(content, where))
 
 
-def content_of(path: str | os.PathLike[str]) -> tuple[bytes, str]:
+def read_content(path: str | os.PathLike[str]) -> tuple[bytes, str]:
     """The bytes of a packed file, not yet looked at, and where it is.
 
     Raises:
@@ -176,7 +176,7 @@ def net_of(model: Model | WholeNet | str | os.PathLike[str]) -> WholeNet:
     return whole_net(model) if isinstance(model, Model) else load(model)
 
 
-def unpacked(content: bytes, where: str = "the file") -> WholeNet:
+def unpack(content: bytes, where: str = "the file") -> WholeNet:
     """The model in the bytes of a packed file; raises as :func:`load` does."""
     return sections(content, where)[0]
 
@@ -334,13 +334,13 @@ def _read_labels(reader: Reader) -> tuple[Label, ...]:
 __all__ = [
     "CODERS",
     "PackedModel",
-    "content_of",
     "load",
     "net_of",
     "pack",
-    "packed",
+    "packed_bytes",
     "packed_model",
+    "read_content",
     "read_packed",
     "sections",
-    "unpacked",
+    "unpack",
 ]

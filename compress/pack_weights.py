@@ -97,7 +97,7 @@ def _huffman(ranks: I64) -> bytes:
         head += varint(len(lengths))
         head += b"".join(signed(symbol) + bytes([lengths[symbol]]) for symbol in sorted(lengths))
         parts.append((symbols, huffman.words_of(lengths)))
-    content = huffman.encoded(parts)
+    content = huffman.encode(parts)
     return head + varint(len(content)) + content
 
 
@@ -173,7 +173,7 @@ def _read_huffman(reader: Reader, shape: tuple[int, int], limit: int) -> I64:
         if symbols != sorted(set(symbols)) or (symbols and not least <= symbols[0] <= symbols[-1] <= most):
             raise ArtifactError(f"expected symbols from {least} to {most} in order, found others")
         tables.append(dict(pairs))
-    return huffman.decoded(reader.take(reader.varint(MAX_FILE)), shape, count, tables[0], tables[1])
+    return huffman.decode(reader.take(reader.varint(MAX_FILE)), shape, count, tables[0], tables[1])
 
 
 def _read_zstd(reader: Reader, shape: tuple[int, int]) -> I64:

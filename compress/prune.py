@@ -31,7 +31,7 @@ def prune(model: Model, sparsity: float, *, scope: str = "global") -> Model:
     if any(layer.codes is not None for layer in model.trained().layers):
         raise ConfigError("expected weights that are not shared, found shared ones; prune before sharing")
     masks = iter(smallest([np.abs(layer.weights) for layer in model.layers if not layer.frozen], sparsity, scope))
-    layers = [layer if layer.frozen else _masked(layer, next(masks)) for layer in model.layers]
+    layers = [layer if layer.frozen else _mask_layer(layer, next(masks)) for layer in model.layers]
     return replace(model, layers=tuple(layers), activations=None)
 
 
@@ -131,17 +131,17 @@ def prune_neurons(
         kept = np.sort(np.argsort(-worth, kind="stable")[: max(1, round(keep * layers[i].n_out))])
         gone = np.setdiff1d(np.arange(layers[i].n_out), kept)
         bias = layers[i + 1].bias + mean[gone] @ layers[i + 1].weights[gone]
-        layers[i] = _taken(layers[i], (slice(None), kept), layers[i].bias[kept])
-        layers[i + 1] = _taken(layers[i + 1], (kept, slice(None)), bias.astype(np.float32))
+        layers[i] = _take_neurons(layers[i], (slice(None), kept), layers[i].bias[kept])
+        layers[i + 1] = _take_neurons(layers[i + 1], (kept, slice(None)), bias.astype(np.float32))
     hidden = tuple(layer.n_out for layer in layers[:-1] if layer.relu and not layer.frozen)
     return replace(model, layers=tuple(layers), hidden=hidden, activations=None)
 
 
-def _masked(layer: Dense, mask: npt.NDArray[np.bool_]) -> Dense:
+def _mask_layer(layer: Dense, mask: npt.NDArray[np.bool_]) -> Dense:
     return replace(layer, weights=layer.weights * mask, mask=mask if layer.mask is None else mask & layer.mask)
 
 
-def _taken(layer: Dense, index: tuple[slice | npt.NDArray[np.intp], ...], bias: F32) -> Dense:
+def _take_neurons(layer: Dense, index: tuple[slice | npt.NDArray[np.intp], ...], bias: F32) -> Dense:
     weights = np.ascontiguousarray(layer.weights[index])
     mask = None if layer.mask is None else np.ascontiguousarray(layer.mask[index])
     return replace(layer, weights=weights, bias=bias, mask=mask)

@@ -135,13 +135,13 @@ def train(
         key = digest_of(
             [
                 *(samples.digest, settings, epochs, batch, schedule, [named(c) for c in constraints], class_weight),
-                *(seed, patience, run.fingerprint, _named(moved), temperature, run.share, run.forget),
+                *(seed, patience, run.fingerprint, _augmentation_values(moved), temperature, run.share, run.forget),
             ]
         )
         return run.go(patience, checkpoint, key, progress)
 
 
-def _named(augment: Augmentation | None) -> list[str] | None:
+def _augmentation_values(augment: Augmentation | None) -> list[str] | None:
     """What a checkpoint remembers of an augmentation."""
     if augment is None:
         return None
@@ -287,7 +287,7 @@ class _Run:
                     if layer.log_step is not None:
                         layer.refresh()
             if self.forget:
-                codes = self._forgetful(codes, rng)
+                codes = self._with_unseen(codes, rng)
             z, picked = self._inputs(codes)
             if self.augment is not None:
                 z = torch.from_numpy(np.ascontiguousarray(self.augment(z.numpy(), rng), dtype=np.float32))
@@ -315,7 +315,7 @@ class _Run:
             )
         return total / rows
 
-    def _forgetful(self, codes: Codes, rng: np.random.Generator) -> Codes:
+    def _with_unseen(self, codes: Codes, rng: np.random.Generator) -> Codes:
         """The codes, some of those of categories at random as of values that the vocabulary leaves out."""
         codes = codes.copy()
         d = self.front.n_features

@@ -216,8 +216,8 @@ def inspect(
     if path.endswith(".emill"):
         from eigenmill.jobs import compact_inspect
 
-        packed = compact_inspect.described(path)
-        console.show(compact_inspect.shown(packed), packed, json_)
+        packed = compact_inspect.describe_file(path)
+        console.show(compact_inspect.tables(packed), packed, json_)
         return
     about: list[RenderableType] = []
     plain: dict[str, Any] = {}

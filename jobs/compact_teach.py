@@ -23,7 +23,7 @@ from eigenmill.compress import Model, Samples, Validation, from_onnx, from_safet
 from eigenmill.compress.distill import HELD, TEACHER
 from eigenmill.compress.integer import WholeNet
 from eigenmill.jobs import recipe as spec
-from eigenmill.jobs.compact_steps import STEPS, VERSION, checkpoint_of, keep, kept, plain
+from eigenmill.jobs.compact_steps import STEPS, VERSION, checkpoint_of, read_kept, section_values, write_kept
 from eigenmill.jobs.recipe import RecipeFile
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.digest import digest_of, sha256_of_file
@@ -63,7 +63,7 @@ class Lesson:
         for number, member in enumerate(self.wanted.members):
             with self.source.blame("teachers", "members", number):
                 files += [] if member.path is None else [_sha256(member.path)]
-        return digest_of([VERSION, self.plainly.digest, plain(wanted), files, seed])
+        return digest_of([VERSION, self.plainly.digest, section_values(wanted), files, seed])
 
     @property
     def path(self) -> Path:
@@ -120,13 +120,13 @@ class Lesson:
         model = replace(model, columns=columns)
         key = digest_of([VERSION, rows.digest, member.hidden, member.seed])
         for place, step in enumerate(member.steps or ()):
-            key = digest_of([key, plain(step)])
+            key = digest_of([key, section_values(step)])
             target = self.place / f"{number}-{place:02d}-{step.step}.model"
-            found = kept(target, key)
+            found = read_kept(target, key)
             if found is None:
                 checkpoint = checkpoint_of(target, key)
                 model = STEPS[step.step](step, model, rows, checkpoint, member.seed, self.progress)
-                keep(target, key, model, {})
+                write_kept(target, key, model, {})
             else:
                 model = found[0]
         return model

@@ -26,7 +26,7 @@ from eigenmill.compress import (
     train,
 )
 from eigenmill.compress.data import clean_blocks
-from eigenmill.compress.pack import packed
+from eigenmill.compress.pack import packed_bytes
 from eigenmill.compress.train import Epoch, _optimizer, _Run
 from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, OutputError, SchemaError
@@ -238,7 +238,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(optimizer: Any, samples:
     )
     assert seen == [5, 6]
     assert same(whole, resumed)
-    assert packed(quantize(whole, samples, bits=4)) == packed(quantize(resumed, samples, bits=4))
+    assert packed_bytes(quantize(whole, samples, bits=4)) == packed_bytes(quantize(resumed, samples, bits=4))
     assert [a.step for a in whole.layers] == [b.step for b in resumed.layers]
     assert not path.exists()
 

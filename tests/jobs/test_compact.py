@@ -29,7 +29,7 @@ pytest.importorskip("torch")
 
 from eigenmill.compress import Model, evaluate, load
 from eigenmill.compress.latency import machine
-from eigenmill.compress.pack import packed
+from eigenmill.compress.pack import packed_bytes
 from eigenmill.jobs import compact, compact_steps, exits
 from eigenmill.jobs.cli import app
 from eigenmill.jobs.compact_page import page
@@ -143,9 +143,12 @@ def test_a_second_run_finds_everything_done_and_scores_no_test(
 @pytest.mark.parametrize(
     ("more", "found"),
     [
-        ([], {"packed": 3, "weight_bytes": 9, "_read": 3}),
-        (["output.coder=huffman"], {"packed": 4, "weight_bytes": 12, "_read": 4}),
-        (["target.max_bytes=9", "target.trials=2", "target.epochs=1"], {"packed": 5, "weight_bytes": 15, "_read": 5}),
+        ([], {"packed_bytes": 3, "weight_bytes": 9, "_read": 3}),
+        (["output.coder=huffman"], {"packed_bytes": 4, "weight_bytes": 12, "_read": 4}),
+        (
+            ["target.max_bytes=9", "target.trials=2", "target.epochs=1"],
+            {"packed_bytes": 5, "weight_bytes": 15, "_read": 5},
+        ),
     ],
     ids=["three steps", "another coder", "and two trials of a search"],
 )
@@ -167,7 +170,7 @@ def test_every_model_is_packed_once(
     assert counts == found
     counts.clear()
     compact.run(recipe)
-    assert counts["packed"] == counts["_read"] == 1  # all steps are done; the file is written again
+    assert counts["packed_bytes"] == counts["_read"] == 1  # all steps are done; the file is written again
 
 
 def test_the_same_file_is_scored_again_on_other_test_rows(done: Path, digit_files: Path, tmp_path: Path) -> None:
@@ -463,7 +466,7 @@ def test_names_in_a_file_are_data_to_the_terminal(tmp_path: Path) -> None:
     columns = ["[bold]", "[/]", "\x1b[2J"]
     made = net(front(3), layer(3, 5, 9, bits=0), labels=labels)
     path = tmp_path / "hostile.emill"
-    path.write_bytes(packed(replace(made, front=replace(made.front, layout={"columns": columns}))))
+    path.write_bytes(packed_bytes(replace(made, front=replace(made.front, layout={"columns": columns}))))
     shown = CliRunner().invoke(app, ["inspect", str(path)], env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output
     assert "5 labels: [/x], [red]b[/red], \\x1b[31mc\\x1b]0;t\\x07, :smile:, \\u202ed\\r" in shown.output
