@@ -21,10 +21,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eigenmill.compress.front import Codes, Front, read_front, with_categories
+from eigenmill.compress.front import Codes, Front, learn_front, with_categories
 from eigenmill.compress.layers import F32, Label
 from eigenmill.compress.model import Model, with_first_weights
-from eigenmill.compress.split import Split, Validation, split_of
+from eigenmill.compress.split import SplitLike, Validation, split_of
 from eigenmill.reduce import Dataset, connect
 from eigenmill.reduce.blocks import Block, Workspace
 from eigenmill.reduce.cleaning import DROP
@@ -144,7 +144,7 @@ def gather(
     label: str = "label",
     *,
     teacher: str | None = None,
-    validation: Split = 0.1,
+    validation: SplitLike = 0.1,
     seed: int = 0,
     engine: Engine | None = None,
     directory: str | os.PathLike[str] | None = None,
@@ -208,7 +208,7 @@ def _front(model: Model, data: Dataset, split: Validation, engine: Engine) -> Fr
     asked = {k: v for k, v in model.columns.items() if k != "columns"}
     front = model.front
     if front is None:
-        front = read_front(data, engine, model.bits, split=split, **asked)
+        front = learn_front(data, engine, model.bits, split=split, **asked)
     elif asked and not front.categories:  # of a projection
         limits = asked["max_categories"], asked["min_frequency"]
         front = with_categories(front, data, engine, asked["categories"], *limits, split)
@@ -314,7 +314,7 @@ def _learn_targets(data: Dataset, label: str, model: Model) -> tuple[tuple[Label
             return (), (model.offset, model.scale)
         count, mean, m2 = 0, 0.0, 0.0
         for block, _ in labelled_blocks(data, label):
-            y = values_of(target_column(block, label), label)
+            y = target_values(target_column(block, label), label)
             if len(y):
                 with np.errstate(over="ignore", invalid="ignore"):
                     delta = y.mean() - mean
@@ -359,7 +359,7 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def values_of(column: pa.Array, label: str) -> npt.NDArray[np.float64]:
+def target_values(column: pa.Array, label: str) -> npt.NDArray[np.float64]:
     """Numbers to predict, refused unless finite."""
     y = np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
     if not np.isfinite(y).all():
@@ -367,17 +367,17 @@ def values_of(column: pa.Array, label: str) -> npt.NDArray[np.float64]:
     return y
 
 
-def indices_of(column: pa.Array, model: Model, label: str) -> npt.NDArray[np.int64]:
-    """Places of the labels among the model's.
+def target_indices(column: pa.Array, labels: Sequence[Label], label: str) -> npt.NDArray[np.int64]:
+    """Places of the labels among those known.
 
     Raises:
         DataError: a label is none of them.
     """
-    known = pa.array(list(model.labels))
+    known = pa.array(list(labels))
     found = pc.index_in(column.cast(known.type), known)
     if found.null_count:
         strange = column.filter(found.is_null())[0].as_py()
-        raise DataError(f"expected labels among {list(model.labels)[:10]}, found {strange!r} in {label!r}")
+        raise DataError(f"expected labels among {list(labels)[:10]}, found {strange!r} in {label!r}")
     return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
@@ -402,9 +402,9 @@ def _scatter(
         codes = front.block_codes(block).astype(front.kind)
         column = target_column(block, label)
         if model.task == "classification":
-            targets: Targets = indices_of(column, model, label)
+            targets: Targets = target_indices(column, model.labels, label)
         else:
-            targets = (values_of(column, label) - model.offset) / model.scale
+            targets = (target_values(column, label) - model.offset) / model.scale
         arrays = {"codes": codes, "targets": targets}
         if teacher is not None:
             arrays["taught"] = _logits(block, teacher, model)

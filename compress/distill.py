@@ -24,7 +24,7 @@ from eigenmill.compress.integer import WholeNet
 from eigenmill.compress.layers import F32
 from eigenmill.compress.model import Model
 from eigenmill.compress.pack import packed_bytes
-from eigenmill.compress.split import Split, Validation, split_of
+from eigenmill.compress.split import SplitLike, Validation, split_of
 from eigenmill.compress.train import Augmentation, train
 from eigenmill.reduce import Dataset, files
 from eigenmill.reduce.blocks import F64
@@ -42,7 +42,7 @@ class Classifier(Protocol):
 
 
 @runtime_checkable
-class Known(Protocol):
+class Digested(Protocol):
     """A teacher of one's own of which ``digest`` says all that its answers depend on."""
 
     digest: str | None
@@ -69,7 +69,7 @@ def distill(
     copies: int = 0,
     augment: Augmentation | Mapping[str, Any] | None = None,
     dtype: str | None = None,
-    validation: Split = 0.1,
+    validation: SplitLike = 0.1,
     seed: int = 0,
     **options: Any,
 ) -> Model:
@@ -104,7 +104,7 @@ def teach(
     copies: int = 0,
     augment: Augmentation | Mapping[str, Any] | None = None,
     dtype: str | None = None,
-    validation: Split = None,
+    validation: SplitLike = None,
     seed: int = 0,
 ) -> Dataset:
     """Write the rows once more with the teachers' logits beside them, and changed copies if wanted.
@@ -263,7 +263,7 @@ def _digest(teacher: Teacher) -> str | None:
 
 
 def _own_digest(teacher: object) -> str | None:
-    return None if not isinstance(teacher, Known) or teacher.digest is None else str(teacher.digest)
+    return None if not isinstance(teacher, Digested) or teacher.digest is None else str(teacher.digest)
 
 
 def _ensemble(

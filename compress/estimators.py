@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from eigenmill.compress.categories import columns_of
 from eigenmill.compress.data import gather
-from eigenmill.compress.front import Raw
+from eigenmill.compress.front import RawLike
 from eigenmill.compress.layers import Predicted, Task, softmax
 from eigenmill.compress.model import Model, whole_net
 from eigenmill.compress.pack import pack
@@ -66,11 +66,11 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
         self.forget = forget
         self.random_state = random_state
 
-    def _read(self, X: Raw, y: object, **options: Any) -> tuple[Raw, npt.NDArray[Any]]:
+    def _read(self, X: RawLike, y: object, **options: Any) -> tuple[RawLike, npt.NDArray[Any]]:
         """X and y as checked; a DataFrame with categories stays one."""
         self.categories_ = self._named(X)
         if not self.categories_:
-            checked: tuple[Raw, npt.NDArray[Any]] = validate_data(
+            checked: tuple[RawLike, npt.NDArray[Any]] = validate_data(
                 self, X, y, dtype=np.float64, ensure_all_finite=self._finite(), **options
             )
             return checked
@@ -85,7 +85,7 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
         self.n_features_in_, self.feature_names_in_ = X.shape[1], np.array([str(n) for n in X.columns], object)
         return frame, labels
 
-    def _named(self, X: Raw) -> tuple[str, ...]:
+    def _named(self, X: RawLike) -> tuple[str, ...]:
         """The columns whose values are names."""
         frame = hasattr(X, "iloc") and hasattr(X, "columns")
         if isinstance(self.categories, str):
@@ -98,7 +98,7 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
             raise SchemaError(f"expected a DataFrame with the columns {unknown}, found none such; give categories=()")
         return asked
 
-    def _search(self, X: Raw, y: npt.NDArray[np.generic], class_weight: str | None) -> Search:
+    def _search(self, X: RawLike, y: npt.NDArray[np.generic], class_weight: str | None) -> Search:
         if not isinstance(self.random_state, int | np.integer):
             raise ConfigError(f"expected a whole number as random_state, found {self.random_state!r}; give a seed")
         n = len(X)
@@ -132,7 +132,7 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
             )
         return found
 
-    def _dataset(self, X: Raw, y: npt.NDArray[np.generic]) -> Dataset:
+    def _dataset(self, X: RawLike, y: npt.NDArray[np.generic]) -> Dataset:
         """The rows as a table of named columns; pixels as one column of lists."""
         if self.categories_:
             frame = pandas_table(X)
@@ -162,7 +162,7 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
         self.model_ = model
         self.n_bytes_ = found.best.bytes
 
-    def _scores(self, X: Raw) -> npt.NDArray[np.float64]:
+    def _scores(self, X: RawLike) -> npt.NDArray[np.float64]:
         """Logits or values (n, outputs), as the packed file gives them."""
         check_is_fitted(self)
         if not self.categories_:
@@ -234,7 +234,7 @@ class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
         )
         self.balanced = balanced
 
-    def fit(self, X: Raw, y: npt.ArrayLike) -> Self:
+    def fit(self, X: RawLike, y: npt.ArrayLike) -> Self:
         """Search for a model of X (n, d) and labels y (n,).
 
         Raises:
@@ -256,16 +256,16 @@ class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
         self._finish(found, model)
         return self
 
-    def decision_function(self, X: Raw) -> npt.NDArray[np.float64]:
+    def decision_function(self, X: RawLike) -> npt.NDArray[np.float64]:
         """Scores (n, classes); of two classes (n,), above 0 for the second."""
         scores = self._scores(X)
         return np.asarray(scores[:, 1] - scores[:, 0]) if scores.shape[1] == 2 else scores
 
-    def predict_proba(self, X: Raw) -> npt.NDArray[np.float64]:
+    def predict_proba(self, X: RawLike) -> npt.NDArray[np.float64]:
         """Probabilities (n, classes)."""
         return softmax(self._scores(X))
 
-    def predict(self, X: Raw) -> Predicted:
+    def predict(self, X: RawLike) -> Predicted:
         """Labels (n,)."""
         scores = self._scores(X)
         return np.asarray(self.classes_[scores.argmax(axis=1)])
@@ -276,7 +276,7 @@ class CompactRegressor(RegressorMixin, _Compact):  # type: ignore[misc]
 
     task: ClassVar[Task] = "regression"
 
-    def fit(self, X: Raw, y: npt.ArrayLike) -> Self:
+    def fit(self, X: RawLike, y: npt.ArrayLike) -> Self:
         """Search for a model of X (n, d) and values y (n,).
 
         Raises:
@@ -289,7 +289,7 @@ class CompactRegressor(RegressorMixin, _Compact):  # type: ignore[misc]
         self._finish(found, found.model)
         return self
 
-    def predict(self, X: Raw) -> npt.NDArray[np.float64]:
+    def predict(self, X: RawLike) -> npt.NDArray[np.float64]:
         """Values (n,)."""
         return self._scores(X)[:, 0]
 

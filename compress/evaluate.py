@@ -22,11 +22,11 @@ from eigenmill.compress.data import (
     Targets,
     as_labelled,
     clean_blocks,
-    indices_of,
     target_column,
-    values_of,
+    target_indices,
+    target_values,
 )
-from eigenmill.compress.front import Codes, Front, Raw, Rows
+from eigenmill.compress.front import Codes, Front, RawLike, RawRows
 from eigenmill.compress.integer import WholeNet
 from eigenmill.compress.latency import Latency, latency
 from eigenmill.compress.layers import F32, I64, Label
@@ -41,18 +41,18 @@ Z95 = 1.959963984540054
 CALIBRATION_BINS = 15
 SCORE_BINS = 1 << 16
 
-Net = Model | WholeNet
+AnyModel = Model | WholeNet
 
 
 class Predictor(Protocol):
     """What a model is compared with."""
 
-    def predict(self, X: Rows, /) -> npt.ArrayLike:
+    def predict(self, X: RawRows, /) -> npt.ArrayLike:
         """(n,) labels or values."""
         ...
 
 
-Given = Net | PackedModel | str | os.PathLike[str]
+ModelLike = AnyModel | PackedModel | str | os.PathLike[str]
 """A model, its file in memory, or the path of its file."""
 
 
@@ -177,14 +177,14 @@ class Evaluation:
 
 
 def evaluate(
-    model: Given,
+    model: ModelLike,
     data: Labelled,
     *,
     label: str = "label",
-    against: Given | None = None,
+    against: ModelLike | None = None,
     teacher: Predictor | None = None,
     batches: Sequence[int] = (),
-    backends: Mapping[str, Callable[[Rows], object]] | None = None,
+    backends: Mapping[str, Callable[[RawRows], object]] | None = None,
 ) -> Evaluation:
     """Score a model on labelled rows.
 
@@ -216,14 +216,14 @@ def evaluate(
     if isinstance(data, Samples):
         if teacher is not None or batches:
             raise ConfigError("expected raw rows for a teacher and for latency, found samples; give the data set")
-        score, first = _score_of_codes(found, before, data), list[Rows]()
+        score, first = _score_of_codes(found, before, data), list[RawRows]()
     else:
         data = as_labelled(data, label)
         score, first = _score(found, before, teacher, rows_of(found, front, data, label), max(batches, default=0))
     if not score.rows:
         raise DataError("expected rows to score, found none; give more rows")
     shapes, parameters, nonzero = _sizes(found)
-    calls: dict[str, Callable[[Rows], object]] = {"numpy": found.predict, **(backends or {})}
+    calls: dict[str, Callable[[RawRows], object]] = {"numpy": found.predict, **(backends or {})}
     X = join_rows(first) if batches else None
     return Evaluation(
         task=found.task,
@@ -241,7 +241,7 @@ def evaluate(
     )
 
 
-def rows_of(model: Net, front: Front, data: Dataset, label: str) -> Iterator[tuple[Rows, Targets]]:
+def rows_of(model: AnyModel, front: Front, data: Dataset, label: str) -> Iterator[tuple[RawRows, Targets]]:
     """Raw rows, an array X (h, d) or a table, and their targets (h,), places among the labels or values, by blocks.
 
     Raises:
@@ -257,16 +257,20 @@ def rows_of(model: Net, front: Front, data: Dataset, label: str) -> Iterator[tup
         X = front.rows(block)
         column = target_column(block, label)
         if model.task == "classification":
-            yield X, indices_of(column, model, label)  # type: ignore[arg-type]
+            yield X, target_indices(column, model.labels, label)
         else:
-            yield X, values_of(column, label)
+            yield X, target_values(column, label)
 
 
 def _score(
-    model: Net, before: Net | None, teacher: Predictor | None, rows: Iterator[tuple[Rows, Targets]], wanted: int
-) -> tuple[_Classes | _Values, list[Rows]]:
+    model: AnyModel,
+    before: AnyModel | None,
+    teacher: Predictor | None,
+    rows: Iterator[tuple[RawRows, Targets]],
+    wanted: int,
+) -> tuple[_Classes | _Values, list[RawRows]]:
     """The counts of raw rows, and the first rows, as many as ``wanted``."""
-    score, first, held = _empty_counts(model), list[Rows](), 0
+    score, first, held = _empty_counts(model), list[RawRows](), 0
     for X, targets in rows:
         was = None if before is None else logits(before, X)
         score.add(logits(model, X), was, _teacher_answers(model, teacher, X), targets)
@@ -276,7 +280,7 @@ def _score(
     return score, first
 
 
-def _score_of_codes(model: Net, before: Net | None, samples: Samples) -> _Classes | _Values:
+def _score_of_codes(model: AnyModel, before: AnyModel | None, samples: Samples) -> _Classes | _Values:
     """The counts of validation rows."""
     score = _empty_counts(model)
     for codes, targets in _held_out_codes(model, samples):
@@ -285,11 +289,11 @@ def _score_of_codes(model: Net, before: Net | None, samples: Samples) -> _Classe
     return score
 
 
-def _empty_counts(model: Net) -> _Classes | _Values:
+def _empty_counts(model: AnyModel) -> _Classes | _Values:
     return _Classes(len(model.labels)) if model.task == "classification" else _Values()
 
 
-def _held_out_codes(model: Net, samples: Samples) -> Iterator[tuple[Rows, Targets]]:
+def _held_out_codes(model: AnyModel, samples: Samples) -> Iterator[tuple[RawRows, Targets]]:
     """Codes (h, d) of validation rows and their targets (h,)."""
     known = (model.front, samples.front)
     fronts = [(f.n_features, f.bits, f.low, f.step, f.fill, f.categories, f.hot) for f in known if f is not None]
@@ -299,7 +303,7 @@ def _held_out_codes(model: Net, samples: Samples) -> Iterator[tuple[Rows, Target
         yield codes, targets if model.labels else np.asarray(targets * samples.model.scale + samples.model.offset)
 
 
-def _teacher_answers(model: Net, teacher: Predictor | None, X: Rows) -> Targets | None:
+def _teacher_answers(model: AnyModel, teacher: Predictor | None, X: RawRows) -> Targets | None:
     """What a teacher predicts of raw rows: places among the model's labels (-1: none of them), or values."""
     if teacher is None:
         return None
@@ -310,7 +314,7 @@ def _teacher_answers(model: Net, teacher: Predictor | None, X: Rows) -> Targets 
     return np.array([place.get(value, -1) for value in found.tolist()])
 
 
-def _packed_file(model: Given) -> PackedModel | None:
+def _packed_file(model: ModelLike) -> PackedModel | None:
     """The file of a model, packed if it is not yet; None while the model cannot be packed."""
     if isinstance(model, Model) and model.trained().activations is None:
         return None
@@ -319,26 +323,26 @@ def _packed_file(model: Given) -> PackedModel | None:
     return model if isinstance(model, PackedModel) else read_packed(model)
 
 
-def _predicting(model: Given) -> Net:
+def _predicting(model: ModelLike) -> AnyModel:
     """What predicts: the model itself, or what its file gives when it is read."""
     if isinstance(model, Model | WholeNet):
         return model
     return model.net if isinstance(model, PackedModel) else read_packed(model).net
 
 
-def _sizes(model: Net) -> tuple[list[F32 | I64], int, int]:
+def _sizes(model: AnyModel) -> tuple[list[F32 | I64], int, int]:
     """The weights by layer; how many parameters there are, and how many are not 0."""
     weights = [layer.weights for layer in model.layers]
     arrays = [*weights, *(layer.bias for layer in model.layers)]
     return weights, sum(a.size for a in arrays), sum(int(np.count_nonzero(a)) for a in arrays)
 
 
-def logits(model: Net, X: Raw) -> F64:
+def logits(model: AnyModel, X: RawLike) -> F64:
     """Scores (n, outputs) in double precision: logits, or values of a regression."""
     return model.scores(X) if isinstance(model, Model) else model.decision(X)
 
 
-def _logits_of_codes(model: Net, codes: Codes) -> F64:
+def _logits_of_codes(model: AnyModel, codes: Codes) -> F64:
     if isinstance(model, WholeNet):
         return np.asarray(model.scores_of(codes) * model.scale + model.offset)
     assert model.front is not None

@@ -43,9 +43,9 @@ from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, SchemaError
 from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
 
-Raw = Any
+RawLike = Any
 """Raw rows from whoever has some: an array, an Arrow table, a DataFrame, a dict of columns, a list of dicts."""
-Rows = Any
+RawRows = Any
 """Raw rows as we hand them on: a float64 array (n, d), or an Arrow table where there are categories."""
 Scaled = Any
 """What a net reads while training: float32 (n, width), or a SciPy sparse array where there are categories."""
@@ -136,7 +136,7 @@ class Front:
         prefix = f"{self.layout['vector']}_" if "vector" in self.layout else "x"
         return [f"{prefix}{j}" for j in range(self.n_features)]
 
-    def codes(self, X: Raw, where: str = "row 0") -> Codes:
+    def codes(self, X: RawLike, where: str = "row 0") -> Codes:
         """The codes (n, d) of raw values X (n, d), or of a table of named columns.
 
         Args:
@@ -173,7 +173,7 @@ class Front:
         carried = block.carried
         return np.column_stack([c.codes(carried.column(c.column)) for c in self.categories])
 
-    def parts(self, X: Raw) -> tuple[F64, Codes]:
+    def parts(self, X: RawLike) -> tuple[F64, Codes]:
         """Of a table the numbers (n, d), and the codes (n, c) of the categories."""
         if not is_table(X):
             raise SchemaError(
@@ -189,7 +189,7 @@ class Front:
                 codes.append(self._named(block))
         return np.concatenate(numbers), np.concatenate([np.empty((0, len(self.categories)), np.uint16), *codes])
 
-    def rows(self, block: Block) -> Rows:
+    def rows(self, block: Block) -> RawRows:
         """The raw rows of a block, as ``codes`` takes them: an array, or a table of the model's columns."""
         X = block.dense(np.float64)
         if not self.categories or block.carried is None:
@@ -205,7 +205,7 @@ class Front:
             numeric = {name: pa.array(np.ascontiguousarray(x)) for name, x in zip(self.names, X.T, strict=True)}
         return pa.table(numeric | dict(zip(self.carried, carried, strict=True)))
 
-    def example(self, codes: Codes) -> Rows:
+    def example(self, codes: Codes) -> RawRows:
         """Raw rows that have these codes, as ``codes`` takes them.
 
         Of parts of dates there are none: such categories keep the code of null or of any other value.
@@ -276,7 +276,7 @@ class Front:
         return sparse.csr_array((values.ravel(), place.ravel(), ends), shape=(n, self.width))
 
 
-def read_front(
+def learn_front(
     data: Dataset,
     engine: Engine,
     bits: int | None = None,
@@ -332,7 +332,7 @@ def with_categories(
     min_frequency: int,
     split: Validation | None,
 ) -> Front:
-    """The front with categories, whose values one scan of ``data`` counts; arguments as of :func:`read_front`."""
+    """The front with categories, whose values one scan of ``data`` counts; arguments as of :func:`learn_front`."""
     if not names:
         return front
     counts = vocabulary_pass(data.source.carried, names, max_categories, min_frequency, split)
@@ -385,4 +385,4 @@ def front_of(
     return replace(bare, fill=fill[:1] if (fill == fill[0]).all() else fill)
 
 
-__all__ = ["Codes", "Front", "front_of", "read_front", "with_categories"]
+__all__ = ["Codes", "Front", "front_of", "learn_front", "with_categories"]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from eigenmill.compress.data import as_labelled
-from eigenmill.compress.front import Front, read_front
+from eigenmill.compress.front import Front, learn_front
 from eigenmill.compress.integer import MAX_PARAMETERS
 from eigenmill.compress.layers import MAX_LAYERS, MAX_WIDTH, Dense, Label, Task
 from eigenmill.compress.model import Model
@@ -31,7 +31,7 @@ MAX_BYTES = 8 * MAX_PARAMETERS + (1 << 20)
 
 
 @dataclass(frozen=True)
-class Affine:
+class FloatLayer:
     """A layer as it comes in: ``y = x @ weights + bias``, then ReLU; weights (n_in, n_out)."""
 
     weights: F64
@@ -70,7 +70,7 @@ def from_torch(
         raise ConfigError(
             f"expected a live torch.nn.Sequential, found {type(net).__name__}; build one, and load into it"
         )
-    layers: list[Affine] = []
+    layers: list[FloatLayer] = []
     end = ""
     for module in _flat(net, nn.Sequential):
         kind = type(module)
@@ -85,7 +85,7 @@ def from_torch(
             bias = (
                 module.bias.detach().cpu().double().numpy() if module.bias is not None else np.zeros(weights.shape[1])
             )
-            layers.append(Affine(weights, bias))
+            layers.append(FloatLayer(weights, bias))
         elif kind is nn.ReLU:
             layers = _with_relu(layers)
         else:
@@ -141,7 +141,7 @@ def from_safetensors(
                 weights = _float_array(file.get_tensor(f"{name}.weight"), 2).T
                 given = f"{name}.bias" in keys
                 bias = _float_array(file.get_tensor(f"{name}.bias"), 1) if given else np.zeros(weights.shape[1])
-                layers.append(Affine(weights, bias, relu=name != names[-1]))
+                layers.append(FloatLayer(weights, bias, relu=name != names[-1]))
     except (OSError, SafetensorError, TypeError) as error:
         raise ArtifactError(f"expected a safetensors file of float tensors at {path}, found: {error}") from error
     return _model(layers, data, False, labels, task, input_bits, engine)
@@ -195,7 +195,8 @@ def from_sklearn(
     relu = last.activation == "relu"
     pairs = list(zip(last.coefs_, last.intercepts_, strict=True))
     layers = [
-        Affine(_float_array(w, 2), _float_array(b, 1), relu and i + 1 < len(pairs)) for i, (w, b) in enumerate(pairs)
+        FloatLayer(_float_array(w, 2), _float_array(b, 1), relu and i + 1 < len(pairs))
+        for i, (w, b) in enumerate(pairs)
     ]
     for step in reversed(steps[:-1]):
         layers = _with_step(step, layers)
@@ -204,7 +205,7 @@ def from_sklearn(
     return _model(layers, data, classifier and last.n_outputs_ == 1, labels, task, input_bits, engine)
 
 
-def _with_step(step: Any, layers: list[Affine]) -> list[Affine]:
+def _with_step(step: Any, layers: list[FloatLayer]) -> list[FloatLayer]:
     """The layers with a transformation in front: scaling goes into the first, a projection becomes one."""
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
@@ -219,7 +220,7 @@ def _with_step(step: Any, layers: list[Affine]) -> list[Affine]:
         matrix = step.components_.T.astype(np.float64)
         if step.whiten:
             matrix = matrix / np.sqrt(np.maximum(step.explained_variance_, np.finfo(np.float64).tiny))
-        return [Affine(matrix, -(step.mean_ @ matrix)), *layers]
+        return [FloatLayer(matrix, -(step.mean_ @ matrix)), *layers]
     raise ConfigError(
         f"expected StandardScaler and PCA before the net, found {type(step).__name__}; apply it to the data"
     )
@@ -260,7 +261,7 @@ def from_onnx(
     if len(content) > MAX_BYTES:
         raise ConfigError(f"expected at most {MAX_BYTES} bytes, found more; prune before")
     layers, sigmoid = chain(content, target)
-    return _model([Affine(*layer) for layer in layers], data, sigmoid, labels, task, input_bits, engine)
+    return _model([FloatLayer(*layer) for layer in layers], data, sigmoid, labels, task, input_bits, engine)
 
 
 # What they share
@@ -277,14 +278,14 @@ def _float_array(values: Any, ndim: int) -> F64:
     return found.astype(np.float64)
 
 
-def _with_relu(layers: list[Affine]) -> list[Affine]:
+def _with_relu(layers: list[FloatLayer]) -> list[FloatLayer]:
     if not layers:
         raise ConfigError("expected a linear layer first, found ReLU; apply it to the data")
     return [*layers[:-1], replace(layers[-1], relu=True)]
 
 
 def _model(
-    layers: list[Affine],
+    layers: list[FloatLayer],
     data: Any,
     sigmoid: bool,
     labels: Sequence[Label] | None,
@@ -312,7 +313,7 @@ def _model(
         )
     if not isinstance(data, (Dataset, tuple)):
         data = (data, np.zeros(len(data), np.int64))
-    front = read_front(as_labelled(data), engine or connect("local"), bits)
+    front = learn_front(as_labelled(data), engine or connect("local"), bits)
     d = layers[0].weights.shape[0]
     if front.n_features != d:
         raise SchemaError(
@@ -327,7 +328,7 @@ def _model(
     return Model(task, hidden, outputs, front, made, given, bits=bits)
 
 
-def _check_layers(layers: Sequence[Affine]) -> None:
+def _check_layers(layers: Sequence[FloatLayer]) -> None:
     """Refuses layers that do not fit together, or are too many, or too wide.
 
     Raises:
@@ -351,7 +352,7 @@ def _check_layers(layers: Sequence[Affine]) -> None:
         width = n_out
 
 
-def _for_codes(layer: Affine, front: Front) -> Affine:
+def _for_codes(layer: FloatLayer, front: Front) -> FloatLayer:
     """The layer for what a net reads while training: x = low + step * (centre + spread * z)."""
     low, step = front.low.astype(np.float64), front.step.astype(np.float64)
     gain = np.broadcast_to(step * front.spread, (front.n_features,))

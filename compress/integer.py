@@ -21,7 +21,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from eigenmill.compress.front import RUN, Codes, Front, Raw
+from eigenmill.compress.front import RUN, Codes, Front, RawLike
 from eigenmill.compress.layers import (
     I64,
     MAX_LAYERS,
@@ -95,7 +95,7 @@ class WholeNet:
             for layer, sums in zip(self.layers, largest_sums(self), strict=True)
         ]
 
-    def scores(self, X: Raw) -> I64:
+    def scores(self, X: RawLike) -> I64:
         """Integer scores (n, outputs) of raw rows X, as ``Front.codes`` takes them."""
         return self.scores_of(self.front.codes(X))
 
@@ -118,17 +118,17 @@ class WholeNet:
             a = np.clip(acc, layer.low, layer.high)
         raise AssertionError("the last layer gives the scores")
 
-    def decision(self, X: Raw) -> F64:
+    def decision(self, X: RawLike) -> F64:
         """Logits, or values of a regression: (n, outputs)."""
         return np.asarray(self.scores(X) * self.scale + self.offset)
 
-    def predict_proba(self, X: Raw) -> F64:
+    def predict_proba(self, X: RawLike) -> F64:
         """Probabilities (n, classes)."""
         if self.task == "regression":
             raise ConfigError("expected a classifier, found a regression; call predict")
         return softmax(self.decision(X))
 
-    def predict(self, X: Raw) -> Predicted:
+    def predict(self, X: RawLike) -> Predicted:
         """Labels (n,), or values of a regression."""
         if self.task == "regression":
             return self.decision(X)[:, 0]

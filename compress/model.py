@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eigenmill.compress.categories import Category
-from eigenmill.compress.front import Front, Raw, Scaled, front_of
+from eigenmill.compress.front import Front, RawLike, Scaled, front_of
 from eigenmill.compress.integer import LOGIT, WholeNet, check, whole_layers
 from eigenmill.compress.layers import F32, MAX_LAYERS, MAX_WIDTH, Activations, Dense, Label, Predicted, Task, softmax
 from eigenmill.reduce.artifact import load_arrays, save_arrays
@@ -119,7 +119,7 @@ class Model:
 
     # What it does to rows.
 
-    def scores(self, X: Raw) -> F64:
+    def scores(self, X: RawLike) -> F64:
         """Raw results (n, outputs): logits, or the value to predict.
 
         Raises:
@@ -146,13 +146,13 @@ class Model:
             results.append(z)
         return results
 
-    def predict_proba(self, X: Raw) -> F64:
+    def predict_proba(self, X: RawLike) -> F64:
         """Probabilities (n, classes) of raw rows X (n, d)."""
         if self.task == "regression":
             raise ConfigError("expected a classifier, found a regression; call predict")
         return softmax(self.scores(X))
 
-    def predict(self, X: Raw) -> Predicted:
+    def predict(self, X: RawLike) -> Predicted:
         """Labels (n,), or values of a regression, of raw rows X (n, d)."""
         scores = self.scores(X)
         return scores[:, 0] if self.task == "regression" else np.asarray(self.labels)[scores.argmax(axis=1)]

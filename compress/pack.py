@@ -30,8 +30,8 @@ from eigenmill.compress.pack_weights import (
     COSINES,
     PLAIN,
     TILES,
-    Plan,
-    plans_of,
+    Form,
+    forms_of,
     read_weights,
     read_words,
     side_of_tiles,
@@ -121,16 +121,16 @@ def packed_bytes(model: Model | WholeNet, *, coder: str = "range", width: int | 
     waved = picture_of(net.layers[0].weights) if width is None else None
     widths = [width] if width is not None else [waved] if waved else [0, root] if pictured else [0]
     variants = [CODERS.index(coder), *([_CODED_BIASES] if coder == "range" else [])]
-    plans = [plans_of(net, w) for w in widths]
+    choices = [forms_of(net, w) for w in widths]
 
-    @functools.cache  # two variants, and most plans, have most weights in common
-    def weights(layer: int, plan: Plan) -> bytes:
-        return weight_bytes(net.layers[layer].weights, coder, plan)
+    @functools.cache  # two variants, and most choices, have most weights in common
+    def weights(layer: int, form: Form) -> bytes:
+        return weight_bytes(net.layers[layer].weights, coder, form)
 
-    body = min((_body(net, variant, plan, weights) for plan in plans for variant in variants), key=len)
+    body = min((_body(net, variant, forms, weights) for forms in choices for variant in variants), key=len)
     if len(body) > MAX_FILE:
         raise ConfigError(f"expected a file of at most {MAX_FILE} bytes, found {len(body)}; prune or take fewer bits")
-    cosine = any(kind == COSINES for kind, _, _ in plans[0])
+    cosine = any(kind == COSINES for kind, _, _ in choices[0])
     magic = MAGIC_CATEGORIES if net.front.categories else MAGIC_COSINES if cosine else MAGIC
     return magic + _checksum(body) + body
 
@@ -213,12 +213,12 @@ def _checksum(body: bytes) -> bytes:
     return bytes.fromhex(sha256_of([body]))[:DIGEST]
 
 
-def _body(net: WholeNet, variant: int, plan: Sequence[Plan], weights: Callable[[int, Plan], bytes]) -> bytes:
-    """All that follows the digest; ``weights`` gives the bytes of a layer's weights by its plan."""
+def _body(net: WholeNet, variant: int, forms: Sequence[Form], weights: Callable[[int, Form], bytes]) -> bytes:
+    """All that follows the digest; ``weights`` gives the bytes of a layer's weights by its form."""
     parts = [bytes([variant, net.task == "regression"]), struct.pack("<dd", net.scale, net.offset)]
     if net.task == "classification":
         parts.append(_labels(net.labels))
-    parts += [front_bytes(net.front), category_bytes(net.front), varint(plan[0][2]), bytes([len(net.layers)])]
+    parts += [front_bytes(net.front), category_bytes(net.front), varint(forms[0][2]), bytes([len(net.layers)])]
     if sum(layer.weights.size for layer in net.layers) > MAX_CODED:
         raise ConfigError(f"expected at most {MAX_CODED} weights, found more; prune neurons")
     for i, layer in enumerate(net.layers):
@@ -227,7 +227,7 @@ def _body(net: WholeNet, variant: int, plan: Sequence[Plan], weights: Callable[[
             parts += [bytes([layer.bits << 1 | layer.relu]), varint(layer.multiplier), bytes([layer.shift])]
         if variant != _CODED_BIASES:
             parts += [signed(int(b)) for b in layer.bias]
-        parts.append(weights(i, plan[i]))
+        parts.append(weights(i, forms[i]))
     if variant == _CODED_BIASES:
         parts.append(_biases([layer.bias for layer in net.layers]))
     return b"".join(parts)

@@ -23,7 +23,7 @@ import numpy as np
 from eigenmill.compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude
 from eigenmill.compress.data import Labelled, Samples, samples_of
 from eigenmill.compress.evaluate import evaluate
-from eigenmill.compress.front import Raw
+from eigenmill.compress.front import RawLike
 from eigenmill.compress.latency import machine, time_calls
 from eigenmill.compress.layers import Predicted
 from eigenmill.compress.model import Model, whole_net
@@ -31,7 +31,7 @@ from eigenmill.compress.native import compiled
 from eigenmill.compress.onnx_export import run_onnx, to_onnx
 from eigenmill.compress.pack import packed_model
 from eigenmill.compress.quantize import quantize
-from eigenmill.compress.split import Split
+from eigenmill.compress.split import SplitLike
 from eigenmill.compress.train import Epoch, train
 from eigenmill.reduce import files
 from eigenmill.reduce.digest import digest_of, named, tagged
@@ -129,10 +129,10 @@ class Search:
     @property
     def front(self) -> tuple[Trial, ...]:
         """Trials of which none is both smaller and more often right, by size."""
-        return front(self.trials)
+        return pareto_front(self.trials)
 
 
-def front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+def pareto_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     """Those of which none is both smaller and more often right, by size."""
     kept: list[Trial] = []
     for trial in sorted(trials, key=lambda t: (t.bytes, t.error)):
@@ -174,7 +174,7 @@ class SearchSettings:
     first: Sequence[Candidate] = ()
     directory: str | os.PathLike[str] | None = None
     seed: int = 0
-    validation: Split = 0.1
+    validation: SplitLike = 0.1
     teacher: str | None = None
     temperature: float = 2.0
     share: float = 0.5
@@ -207,7 +207,7 @@ class SearchKeywords(TypedDict, total=False):
     first: Sequence[Candidate]
     directory: str | os.PathLike[str] | None
     seed: int
-    validation: Split
+    validation: SplitLike
     teacher: str | None
     temperature: float
     share: float
@@ -335,7 +335,7 @@ def _latency(model: Model, samples: Samples, target: Target) -> float:
     return float(np.quantile(time_calls(_predictor(model, target.backend), X, target.batch), target.quantile) * 1e6)
 
 
-def _predictor(model: Model, backend: str) -> Callable[[Raw], Predicted]:
+def _predictor(model: Model, backend: str) -> Callable[[RawLike], Predicted]:
     """What predicts by a backend.
 
     Raises:
@@ -466,4 +466,4 @@ def _trial_from_json(value: Any) -> Trial:
     return Trial(**{**value, "candidate": Candidate(**given)})
 
 
-__all__ = ["Candidate", "Search", "SearchKeywords", "SearchSettings", "Target", "Trial", "front", "search"]
+__all__ = ["Candidate", "Search", "SearchKeywords", "SearchSettings", "Target", "Trial", "pareto_front", "search"]

@@ -21,8 +21,8 @@ from eigenmill.compress.data import Labelled, Samples, Targets, samples_of
 from eigenmill.compress.front import Codes
 from eigenmill.compress.layers import F32, Dense
 from eigenmill.compress.model import Model
-from eigenmill.compress.split import Split
-from eigenmill.compress.trained import Trained
+from eigenmill.compress.split import SplitLike
+from eigenmill.compress.trained import TrainedLayer
 from eigenmill.reduce.artifact import load_arrays, save_arrays
 from eigenmill.reduce.digest import digest_of, named, tag_of
 from eigenmill.reduce.errors import ConfigError, OutputError
@@ -65,7 +65,7 @@ def train(
     schedule: str = "cosine",
     constraints: Sequence[Constraint] = (),
     patience: int | None = None,
-    validation: Split = 0.1,
+    validation: SplitLike = 0.1,
     class_weight: str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -129,7 +129,7 @@ def train(
             raise ConfigError("expected validation rows to stop early by, found none; set validation, or no patience")
         if settings["name"] == "gradient_descent":
             batch = samples.n_rows
-        run = _Run(samples, settings, epochs, batch, schedule, tuple(constraints), class_weight, seed)
+        run = _Training(samples, settings, epochs, batch, schedule, tuple(constraints), class_weight, seed)
         run.augment, run.temperature, run.share = moved, temperature, share if samples.taught else 0.0
         run.forget = forget if samples.front.categories else 0.0
         key = digest_of(
@@ -180,7 +180,7 @@ def _optimizer(value: Mapping[str, Any] | str) -> dict[str, Any]:
     return settings
 
 
-class _Run:
+class _Training:
     """One training: layers, optimizer, and where it stands."""
 
     augment: Augmentation | None = None
@@ -206,7 +206,7 @@ class _Run:
         self.magnitude = next((c for c in constraints if isinstance(c, Magnitude)), None)
         learned = next((c for c in constraints if isinstance(c, LearnedStep)), None)
         self.penalty = next((c for c in constraints if isinstance(c, EntropyPenalty)), None)
-        self.layers = [Trained(layer, learned) for layer in samples.model.layers]
+        self.layers = [TrainedLayer(layer, learned) for layer in samples.model.layers]
         if self.penalty is not None and all(layer.log_step is None for layer in self.layers):
             raise ConfigError("expected LearnedStep beside EntropyPenalty, found free weights; add LearnedStep")
         self.fingerprint = digest_of([layer.layer for layer in self.layers])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Trained:
+class TrainedLayer:
     """One layer while it is trained: its free parameters, and the weights that they stand for."""
 
     def __init__(self, layer: Dense, learned: LearnedStep | None) -> None:
@@ -98,4 +98,4 @@ class Trained:
         return replace(self.layer, weights=weights, bias=bias, mask=mask, codebook=book, step=step)
 
 
-__all__ = ["Trained"]
+__all__ = ["TrainedLayer"]

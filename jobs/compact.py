@@ -141,7 +141,7 @@ def _samples(recipe: Recipe, start: Model, data: Dataset, place: Path) -> Iterat
 
 
 @dataclass(frozen=True)
-class Result:
+class StepResult:
     """What a step gives: what is known of it, the model, and its file, if this run has packed it.
 
     A model that is not quantized yet has its file with weights of 8 bits.
@@ -154,12 +154,12 @@ class Result:
 
 def run_steps(
     source: RecipeFile, start: Model, samples: Samples, lesson: Lesson | None, place: Path, progress: Progress | None
-) -> list[Result]:
+) -> list[StepResult]:
     """What each step gives, judged by the rows held out."""
     recipe = source.recipe
     if not samples.n_held:
         raise ConfigError("expected rows held out to judge by, found none; raise validation.share or give more rows")
-    model, results = start, list[Result]()
+    model, results = start, list[StepResult]()
     key = digest_of([VERSION, samples.digest, section_values(recipe.model)])
     for number, step in enumerate(recipe.steps):
         taught = lesson if isinstance(step, spec.Distill) else None
@@ -178,7 +178,7 @@ def run_steps(
             (model, held), file = found, None
             lists = {name: tuple(held["stage"][name]) for name in ("sparsity", "widths")}
             stage = Stage(**{**held["stage"], **lists, "resumed": True})
-        results.append(Result(stage, model, file))
+        results.append(StepResult(stage, model, file))
     return results
 
 
@@ -203,7 +203,7 @@ def _judge(name: str, model: Model, samples: Samples, seconds: float) -> tuple[S
     return stage, file
 
 
-def _file_to_ship(recipe: Recipe, last: Result) -> PackedModel:
+def _file_to_ship(recipe: Recipe, last: StepResult) -> PackedModel:
     """The file of a recipe's model, packed as its output says; the step has packed it by default."""
     coder, width = recipe.output.coder, recipe.output.width
     if last.file is not None and (coder, width) == ("range", None):
@@ -224,10 +224,10 @@ def _search_if_missed(
     start: Model,
     lesson: Lesson | None,
     samples: Samples,
-    last: Result,
+    last: StepResult,
     place: Path,
     progress: Progress | None,
-) -> tuple[Result, Search | None]:
+) -> tuple[StepResult, Search | None]:
     """What the last step gives if it keeps to the target, else what a search finds."""
     wanted, target = recipe.target, _target(recipe)
     assert wanted is not None
@@ -347,4 +347,4 @@ def _histograms(model: Model) -> tuple[Histogram, ...]:
     return tuple(found)
 
 
-__all__ = ["Result", "run", "run_steps"]
+__all__ = ["StepResult", "run", "run_steps"]

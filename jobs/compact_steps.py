@@ -38,7 +38,7 @@ def section_values(section: Section) -> dict[str, Any]:
 
 
 def _train(
-    step: spec.Trained, model: Model, samples: Samples, checkpoint: Path, seed: int, progress: Progress | None
+    step: spec.TrainingStep, model: Model, samples: Samples, checkpoint: Path, seed: int, progress: Progress | None
 ) -> Model:
     constraints: list[Constraint] = []
     if step.magnitude is not None:

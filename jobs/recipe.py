@@ -176,7 +176,7 @@ class AffineSpec(Section):
     """Largest slant, in degrees."""
 
 
-class Trained(Section):
+class TrainingStep(Section):
     """What is common to steps that train."""
 
     epochs: int = Field(default=20, ge=1)
@@ -209,14 +209,14 @@ class Trained(Section):
         return self
 
 
-class Train(Trained):
+class Train(TrainingStep):
     """Train, from first weights or onwards."""
 
     step: Literal["train"]
     """The kind of step."""
 
 
-class Distill(Trained):
+class Distill(TrainingStep):
     """Train on the labels and on what the teachers say of the rows and of their copies; see `teachers`."""
 
     step: Literal["distill"]

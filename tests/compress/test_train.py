@@ -27,7 +27,7 @@ from eigenmill.compress import (
 )
 from eigenmill.compress.data import clean_blocks
 from eigenmill.compress.pack import packed_bytes
-from eigenmill.compress.train import Epoch, _optimizer, _Run
+from eigenmill.compress.train import Epoch, _optimizer, _Training
 from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, OutputError, SchemaError
 from eigenmill.reduce.parquet import ParquetSource
@@ -286,7 +286,7 @@ def test_what_is_pruned_stays_pruned(trained: Model, samples: Samples) -> None:
 def test_the_optimizer_forgets_pruned_weights(samples: Samples, trained: Model) -> None:
     settings = _optimizer(OPTIMIZER)
     atonce = (Magnitude(0.5, "at once"),)
-    run = _Run(replace(samples, model=trained), settings, 2, 64, "constant", atonce, None, 0)
+    run = _Training(replace(samples, model=trained), settings, 2, 64, "constant", atonce, None, 0)
     run._epoch(0)
     for layer in run.layers:
         assert layer.mask is not None

@@ -227,9 +227,9 @@ def test_stopped_it_goes_on_to_the_same_bytes(
 def slowly(conf: Path) -> subprocess.Popen[str]:
     """The recipe in a process whose epochs take their time, so that a test can stop it in one."""
     driver = (
-        "import sys, time\nfrom eigenmill.compress.train import _Run\ntrue = _Run._epoch\n"
+        "import sys, time\nfrom eigenmill.compress.train import _Training\ntrue = _Training._epoch\n"
         "def slow(self, number):\n    time.sleep(0.2)\n    return true(self, number)\n"
-        "_Run._epoch = slow\nfrom eigenmill.jobs.cli import main\nmain()\n"
+        "_Training._epoch = slow\nfrom eigenmill.jobs.cli import main\nmain()\n"
     )
     command = [sys.executable, "-c", driver, "compress", str(conf), "--json"]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
