@@ -93,7 +93,7 @@ class Category:
         return self.width - 1 if self.nulls else 0
 
     @property
-    def stranger(self) -> Value | None:
+    def unlisted_value(self) -> Value | None:
         """A value of code 0."""
         if self.kind == "text":
             return f"{self.values[-1]}_" if self.values else ""
@@ -120,7 +120,7 @@ class Category:
 
     def array(self, codes: Codes) -> pa.Array:
         """Values (n,) that have these codes."""
-        table = pa.array([self.stranger, *self.values, *([None] if self.nulls else [])], TYPES[self.kind])
+        table = pa.array([self.unlisted_value, *self.values, *([None] if self.nulls else [])], TYPES[self.kind])
         return table.take(pa.array(codes))
 
 
@@ -317,7 +317,7 @@ class VocabularyPass(Pass[ValueCounts, tuple[Category, ...]]):
         return tuple(found)
 
     def sizes(self, height: int, rows: int) -> tuple[int, int, int]:
-        # Beside a value its count, its place, and where it ends.
+        # 24 bytes beside each value hold its count, its category, and the end of its text.
         state = (HELD + 24) * len(self.names) * min(rows, self.counted)
         return state, 4 * state + 64 * height * len(self.names), 4 * state
 

@@ -209,7 +209,7 @@ def _front(model: Model, data: Dataset, split: Validation, engine: Engine) -> Fr
     front = model.front
     if front is None:
         front = learn_front(data, engine, model.bits, split=split, **asked)
-    elif asked and not front.categories:  # of a projection
+    elif asked and not front.categories:  # the front of a fitted projection knows numbers only
         limits = asked["max_categories"], asked["min_frequency"]
         front = with_categories(front, data, engine, asked["categories"], *limits, split)
     absent = [name for name in front.carried if name not in data.source.carried.names]
@@ -450,7 +450,7 @@ def samples_of(model: Model, data: Labelled, label: str, **options: Any) -> Samp
     asked = model.columns.get("categories", [])
     if asked and asked != [category.name for category in theirs.categories]:
         raise ConfigError("expected samples with the model's categories, found those of another; gather them anew")
-    if front is not None and asked and not front.categories:  # of a projection
+    if front is not None and asked and not front.categories:  # the front of a fitted projection knows numbers only
         front = replace(front, categories=theirs.categories, hot=theirs.hot)
     if model.task != data.model.task or model.outputs not in (0, data.model.outputs):
         raise ConfigError("expected samples gathered for such a model, found those of another; gather them anew")

@@ -66,26 +66,26 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
         self.forget = forget
         self.random_state = random_state
 
-    def _read(self, X: RawLike, y: object, **options: Any) -> tuple[RawLike, npt.NDArray[Any]]:
+    def _check_input(self, X: RawLike, y: object, **options: Any) -> tuple[RawLike, npt.NDArray[Any]]:
         """X and y as checked; a DataFrame with categories stays one."""
-        self.categories_ = self._named(X)
+        self.categories_ = self._category_columns(X)
         if not self.categories_:
             checked: tuple[RawLike, npt.NDArray[Any]] = validate_data(
-                self, X, y, dtype=np.float64, ensure_all_finite=self._finite(), **options
+                self, X, y, dtype=np.float64, ensure_all_finite=self._ensure_finite(), **options
             )
             return checked
         read = columns_of(self.categories_)
         numbers = X.drop(columns=read)
         names = [str(name) for name in numbers.columns]
-        # Without numbers, zeros in their place: the labels want checking too.
+        # scikit-learn checks labels beside a matrix only: where no column holds numbers, it gets zeros.
         given = numbers if names else np.zeros((len(X), 1))
-        options |= {"dtype": np.float64, "ensure_all_finite": self._finite()}
+        options |= {"dtype": np.float64, "ensure_all_finite": self._ensure_finite()}
         values, labels = validate_data(self, given, y, **options)
         frame = X[read].assign(**dict(zip(names, values.T[: len(names)], strict=True)))
         self.n_features_in_, self.feature_names_in_ = X.shape[1], np.array([str(n) for n in X.columns], object)
         return frame, labels
 
-    def _named(self, X: RawLike) -> tuple[str, ...]:
+    def _category_columns(self, X: RawLike) -> tuple[str, ...]:
         """The columns whose values are names."""
         frame = hasattr(X, "iloc") and hasattr(X, "columns")
         if isinstance(self.categories, str):
@@ -166,10 +166,10 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
         """Logits or values (n, outputs), as the packed file gives them."""
         check_is_fitted(self)
         if not self.categories_:
-            X = validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite=self._finite())
+            X = validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite=self._ensure_finite())
         return whole_net(self.model_).decision(X)
 
-    def _finite(self) -> bool | str:
+    def _ensure_finite(self) -> bool | str:
         return True if self.missing == "error" else "allow-nan"
 
     def pack(self, path: str | os.PathLike[str]) -> int:
@@ -242,7 +242,7 @@ class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
             ConfigError: a parameter is out of range, or the loss is no longer finite.
         """
         _refuse_missing(y)
-        X, y = self._read(X, y)
+        X, y = self._check_input(X, y)
         check_classification_targets(y)
         self.classes_, places = np.unique(column_or_1d(y, warn=True), return_inverse=True)
         if len(self.classes_) < 2:
@@ -284,7 +284,7 @@ class CompactRegressor(RegressorMixin, _Compact):  # type: ignore[misc]
             ConfigError: a parameter is out of range, or the loss is no longer finite.
         """
         _refuse_missing(y)
-        X, y = self._read(X, y, y_numeric=True)
+        X, y = self._check_input(X, y, y_numeric=True)
         found = self._search(X, column_or_1d(y, warn=True).astype(np.float64), None)
         self._finish(found, found.model)
         return self

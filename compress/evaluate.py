@@ -348,7 +348,7 @@ def _logits_of_codes(model: AnyModel, codes: Codes) -> F64:
     assert model.front is not None
     if model.activations is not None:
         return _logits_of_codes(whole_net(model), codes)
-    last = model.forward(model.front.scaled(codes))[-1]
+    last = model.forward(model.front.scaled_inputs(codes))[-1]
     return np.asarray(last.astype(np.float64) * model.scale + model.offset)
 
 
@@ -380,7 +380,7 @@ class _Classes:
         for row, weight in enumerate((None, sure, right)):
             self.bins[row] += np.bincount(place, weight, CALIBRATION_BINS)
         if self.count == 2:
-            # Half of the bins below 0, finer where scores are dense: the order is all that counts.
+            # The arctangent keeps the order of scores, on which alone the area depends, and its bins are finer near 0.
             margin = scores[:, 1] - scores[:, 0]
             at = np.minimum((0.5 + np.arctan(margin) / np.pi) * SCORE_BINS, SCORE_BINS - 1).astype(int)
             for label in (0, 1):

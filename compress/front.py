@@ -161,12 +161,12 @@ class Front:
 
     def block_codes(self, block: Block) -> Codes:
         """The codes of a block that carries the columns of the categories."""
-        # Rows that lie one after the other become doubles a run at a time.
+        # Contiguous rows are converted to doubles in runs that stay in cache; others are converted at once.
         rows = block.X if isinstance(block.X, np.ndarray) and block.X.flags.c_contiguous else block.dense(np.float64)
         codes = self._numbers(rows, block.at(0) if block.rows else "")
-        return np.column_stack([codes, self._named(block)]) if self.categories else codes
+        return np.column_stack([codes, self._category_codes(block)]) if self.categories else codes
 
-    def _named(self, block: Block) -> Codes:
+    def _category_codes(self, block: Block) -> Codes:
         if not self.categories:
             return np.empty((block.rows, 0), np.uint16)
         assert block.carried is not None
@@ -186,7 +186,7 @@ class Front:
         for fragment in data.fragments:
             for block in data.blocks(fragment, workspace, carry=True):
                 numbers.append(block.dense(np.float64).copy())
-                codes.append(self._named(block))
+                codes.append(self._category_codes(block))
         return np.concatenate(numbers), np.concatenate([np.empty((0, len(self.categories)), np.uint16), *codes])
 
     def rows(self, block: Block) -> RawRows:
@@ -257,19 +257,19 @@ class Front:
         """What an integer net reads: the codes (n, d) themselves, or sparse rows (n, width) if there are categories."""
         return self._sparse(codes[:, : self.n_features], codes, self.hot) if self.categories else codes
 
-    def scaled(self, codes: Codes) -> Scaled:
+    def scaled_inputs(self, codes: Codes) -> Scaled:
         """What a net reads while training: (n, d) float32, or sparse rows (n, width) if there are categories."""
         numbers = codes[:, : self.n_features].astype(np.float32)
         z = (numbers - np.float32(self.centre)) / np.float32(self.spread)
         return self._sparse(z, codes, np.float32(self.hot / self.spread)) if self.categories else z
 
-    def picked(self, codes: Codes) -> npt.NDArray[np.int64]:
+    def hot_inputs(self, codes: Codes) -> npt.NDArray[np.int64]:
         """(n, c) the inputs of the categories that are hot."""
         return np.asarray(codes[:, self.n_features :].astype(np.int64) + self.starts)
 
     def _sparse(self, numbers: Codes | F32, codes: Codes, hot: int | np.float32) -> sparse.csr_array:
         n, d = numbers.shape
-        place = np.column_stack([np.broadcast_to(np.arange(d), (n, d)), self.picked(codes)])
+        place = np.column_stack([np.broadcast_to(np.arange(d), (n, d)), self.hot_inputs(codes)])
         kind = np.float32 if isinstance(hot, np.float32) else np.int64
         values = np.column_stack([numbers.astype(kind), np.full((n, len(self.categories)), hot, kind)])
         ends = np.arange(n + 1) * self.n_codes
@@ -337,7 +337,7 @@ def with_categories(
         return front
     counts = vocabulary_pass(data.source.carried, names, max_categories, min_frequency, split)
     found: tuple[Category, ...] = engine.run(counts, data)
-    # Like a number one standard deviation from the mean.
+    # A hot input is as large as a number one standard deviation from its mean.
     front = replace(front, categories=found, hot=max(round(front.spread), 1))
     if front.width > MAX_INPUTS:
         raise ConfigError(

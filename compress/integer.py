@@ -42,8 +42,8 @@ MAX_ACC = 1 << 47
 MAX_PARAMETERS = 1 << 24
 MULTIPLIER_BITS = 15
 MAX_SHIFT = 62
-LOGIT = 1 / 16
-"""What a quarter of is no matter in a score of a class."""
+SCORE_STEP = 1 / 16
+"""Of a class's score, as a logit: biases of the last layer are rounded to at most a quarter of it."""
 
 
 @tagged("WholeLayer", "weights bias relu multiplier shift bits")
@@ -216,7 +216,7 @@ def whole_layers(
         front: the input.
         layers: all of them.
         activations: how hidden results are rounded.
-        last: what a quarter of is no matter in a sum of the last layer.
+        last: step of the scores; their biases are rounded to at most a quarter of it, and not at all if it is 0.
 
     Raises:
         ConfigError: a bias is larger than sums may be.

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from eigenmill.compress.categories import Category
 from eigenmill.compress.front import Front, RawLike, Scaled, front_of
-from eigenmill.compress.integer import LOGIT, WholeNet, check, whole_layers
+from eigenmill.compress.integer import SCORE_STEP, WholeNet, check, whole_layers
 from eigenmill.compress.layers import F32, MAX_LAYERS, MAX_WIDTH, Activations, Dense, Label, Predicted, Task, softmax
 from eigenmill.reduce.artifact import load_arrays, save_arrays
 from eigenmill.reduce.blocks import F64
@@ -130,7 +130,7 @@ class Model:
         if self.activations is not None:
             return self._whole.decision(X)
         with one_blas_thread():
-            last = self.forward(front.scaled(front.codes(X)))[-1]
+            last = self.forward(front.scaled_inputs(front.codes(X)))[-1]
             return np.asarray(last.astype(np.float64) * self.scale + self.offset)
 
     @cached_property
@@ -209,7 +209,9 @@ def whole_net(model: Model) -> WholeNet:
     assert front is not None
     if model.activations is None:
         raise ConfigError("expected a quantized model, found one in single precision; call quantize(model, data) first")
-    layers, unit = whole_layers(front, model.layers, model.activations, 0.0 if model.task == "regression" else LOGIT)
+    layers, unit = whole_layers(
+        front, model.layers, model.activations, 0.0 if model.task == "regression" else SCORE_STEP
+    )
     net = WholeNet(model.task, model.labels, front, layers, unit * model.scale, model.offset)
     check(net)
     return net
@@ -238,15 +240,15 @@ def with_first_weights(model: Model, front: Front, labels: tuple[Label, ...], ta
     rng = np.random.default_rng([model.seed, 1])
     layers = list(model.layers)
     if layers and layers[0].n_in < front.width:
-        # A projection of the numbers: categories move what it gives, at first by little.
+        # The first layer projects the numbers. Its new rows, for categories, change its results by little at first.
         first = layers[0]
         more = rng.normal(size=(front.width - first.n_in, first.n_out)) * 0.1
         layers[0] = replace(first, weights=np.concatenate([first.weights, more.astype(np.float32)]))
     width = layers[-1].n_out if layers else front.width
     for n_out in (*model.hidden, outputs):
         hidden = len(layers) < len(model.layers) + len(model.hidden)
-        # All inputs of a category count, though one at a time is hot: rows that start small leave what a value says to
-        # the rows of data that have it, and are missed less where a value is unseen.
+        # The width counts all inputs of a category, though only one of them is hot at a time, so weights of values
+        # start small: training moves those of values that occur, and those of unseen values change a score by little.
         weights = rng.normal(size=(width, n_out)) * np.sqrt((2.0 if hidden else 1.0) / width)
         if not layers:
             _zero_unseen(weights, front)

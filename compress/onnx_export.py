@@ -213,7 +213,7 @@ def _first(made: _Graph, net: WholeNet, codes: str, dtype: Element) -> str:
             keys = {"keys_strings": values} if category.kind == "text" else {"keys_int64s": values}
             given = {**keys, "values_int64s": places, "default_int64": 0}
             place = made.add("LabelEncoder", f"C{j}", domain="ai.onnx.ml", **given)
-        else:  # never anything but code 0: of its length alone
+        else:  # an empty vocabulary gives every row code 0, so only the number of rows matters
             shape = made.add("Shape", f"C{j}")
             place = made.add("Expand", made.constant(np.array([0])), shape)
         row = made.add("Gather", rows, made.add("Add", place, made.constant(np.int64(start - d))))

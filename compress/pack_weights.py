@@ -186,7 +186,7 @@ def _read_zstd(reader: Reader, shape: tuple[int, int]) -> I64:
     kind = "<i2" if content[0] else "<i1"
     wanted = shape[0] * shape[1] * np.dtype(kind).itemsize
     try:
-        # Read as a stream: a frame's own word for its size is not believed.
+        # At most the wanted bytes are read from a stream: the size that a frame states is not trusted.
         source: BinaryIO = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(content[1:])
         raw = source.read(wanted + 1)
     except zstandard.ZstdError as error:

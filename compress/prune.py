@@ -58,7 +58,7 @@ def regrow(model: Model, data: Labelled, share: float = 0.1, *, label: str = "la
         raise ConfigError("expected a pruned model without shared weights, found another; prune it first")
     samples = samples_of(model, data, label)
     codes, targets = samples.sample(rows)
-    slopes = _gradients(model, samples.front.scaled(codes), targets)
+    slopes = _gradients(model, samples.front.scaled_inputs(codes), targets)
     closed = [
         np.where(layer.mask, -np.inf, np.abs(slope)) if layer.mask is not None else np.full(slope.shape, -np.inf)
         for layer, slope in zip(model.layers, slopes, strict=True)
@@ -118,7 +118,7 @@ def prune_neurons(
     results = None
     if data is not None:
         samples = samples_of(model, data, label)
-        results = model.forward(samples.front.scaled(samples.sample(rows)[0]))
+        results = model.forward(samples.front.scaled_inputs(samples.sample(rows)[0]))
     layers = list(model.layers)
     for i in range(len(layers) - 1):
         if not layers[i].relu or layers[i].frozen:

@@ -105,7 +105,7 @@ def quantize(
     rounded = replace(model, layers=layers, activations=None)
     samples = samples_of(rounded, data, label)
     with one_blas_thread():
-        results = rounded.forward(samples.front.scaled(samples.sample(rows)[0]))
+        results = rounded.forward(samples.front.scaled_inputs(samples.sample(rows)[0]))
     steps = []
     for layer, result in zip(layers[:-1], results[:-1], strict=True):
         high = float(np.quantile(np.abs(result), QUANTILE))

@@ -262,7 +262,7 @@ def search(
 
 def _key(model: Model, samples: Samples, target: Target, given: SearchSettings) -> str:
     """A digest of all that decides what trials come to."""
-    # Another machine takes another time.
+    # Times of another machine do not count here, so the key names the processor.
     here = [] if target.max_latency_us is None else [machine()]
     return digest_of([samples.digest, _model_values(model), named(target), given.lr, given.training(), *here])
 
@@ -324,7 +324,7 @@ def _train(model: Model, samples: Samples, candidate: Candidate, **options: Any)
     constraints: list[Constraint] = [LearnedStep(candidate.bits, start=0.6), EntropyPenalty(candidate.penalty)]
     if candidate.sparsity:
         constraints.append(Magnitude(candidate.sparsity))
-    # Labels and targets are those of the samples; the weights are not.
+    # Training takes labels and targets from the samples, and begins with first weights of the candidate.
     trained = train(start, samples, constraints=constraints, **options)
     return quantize(trained, samples, bits=max(candidate.bits, 2))
 
@@ -399,7 +399,7 @@ def _neighbours(trial: Trial, target: Target, model: Model, *, structure: bool) 
         yield replace(c, bits=min(c.bits + 2, 8))
         yield replace(c, sparsity=0.0)
     if target.max_error is None and size <= 1 and slow <= 1:
-        # Room is there to be used; a net that has learnt few rows by heart wants less of everything instead.
+        # A larger net may make fewer errors within the limits; one that has overfitted few rows needs fewer weights.
         wider = _with_widths(c, min(max(size**-0.5, 1.5), 3.0))
         yield from [replace(c, hidden=()), wider] if structure else [wider, replace(c, bits=min(c.bits + 2, 8))]
         yield from (_with_price(c, 0.25), _with_price(c, 4.0))

@@ -129,16 +129,14 @@ def train(
             raise ConfigError("expected validation rows to stop early by, found none; set validation, or no patience")
         if settings["name"] == "gradient_descent":
             batch = samples.n_rows
-        run = _Training(samples, settings, epochs, batch, schedule, tuple(constraints), class_weight, seed)
-        run.augment, run.temperature, run.share = moved, temperature, share if samples.taught else 0.0
-        run.forget = forget if samples.front.categories else 0.0
-        key = digest_of(
-            [
-                *(samples.digest, settings, epochs, batch, schedule, [named(c) for c in constraints], class_weight),
-                *(seed, patience, run.fingerprint, _augmentation_values(moved), temperature, run.share, run.forget),
-            ]
-        )
-        return run.go(patience, checkpoint, key, progress)
+        training = _Training(samples, settings, epochs, batch, schedule, tuple(constraints), class_weight, seed)
+        training.augment, training.temperature = moved, temperature
+        training.share = share if samples.taught else 0.0
+        training.forget = forget if samples.front.categories else 0.0
+        decides: list[object] = [samples.digest, settings, epochs, batch, schedule]
+        decides += [[named(c) for c in constraints], class_weight, seed, patience, training.fingerprint]
+        decides += [_augmentation_values(moved), temperature, training.share, training.forget]
+        return training.run(patience, checkpoint, digest_of(decides), progress)
 
 
 def _augmentation_values(augment: Augmentation | None) -> list[str] | None:
@@ -147,7 +145,8 @@ def _augmentation_values(augment: Augmentation | None) -> list[str] | None:
         return None
     if isinstance(augment, Affine):
         return [tag_of(Affine).name, repr(named(augment))]
-    return [type(augment).__name__, repr(getattr(augment, "__dict__", ""))]  # of somebody else
+    # A user's own function or object is known by its class and by what it holds.
+    return [type(augment).__name__, repr(getattr(augment, "__dict__", ""))]
 
 
 @contextlib.contextmanager
@@ -224,7 +223,8 @@ class _Training:
         s = self.settings
         steps = [layer.log_step for layer in self.layers if layer.log_step is not None]
         others = [p for layer in self.layers for p in layer.parameters[:2]]
-        # A step is one number with the gradient of all its weights: it moves as slowly as Adam lets it.
+        # The gradient of a step is the sum of those of all its weights. Adam scales it; other optimizers would move the
+        # step too far, so they take a hundredth of the learning rate.
         groups: list[dict[str, Any]] = [{"params": others, "weight_decay": s["weight_decay"]}]
         if s["name"] == "adam":
             groups += [{"params": steps, "weight_decay": 0.0}] if steps else []
@@ -232,7 +232,7 @@ class _Training:
         groups += [{"params": steps, "weight_decay": 0.0, "lr": s["lr"] * 1e-2}] if steps else []
         return torch.optim.SGD(groups, lr=s["lr"], momentum=s.get("momentum", 0.0))
 
-    def go(
+    def run(
         self,
         patience: int | None,
         checkpoint: str | os.PathLike[str] | None,
@@ -246,18 +246,18 @@ class _Training:
             if patience is not None and waited >= patience:
                 break
             loss = self._epoch(number)
-            held_loss, held_error = self._held()
+            held_loss, held_error = self._held_out_loss()
             settled = self.magnitude is None or (number + 1) / self.epochs >= self.magnitude.until
             if patience is not None and held_loss is not None and settled:
                 waited += 1
                 if held_loss < best_loss:
-                    best_loss, waited, best = held_loss, 0, [layer.done() for layer in self.layers]
+                    best_loss, waited, best = held_loss, 0, [layer.as_dense() for layer in self.layers]
             if checkpoint is not None:
                 self._save(checkpoint, key, number + 1, best, best_loss, waited)
             if progress is not None:
                 nonzero = sum(int((layer.weights() != 0).sum()) for layer in self.layers)
                 progress(Epoch(number + 1, loss, held_loss, held_error, nonzero))
-        layers = [layer.done() for layer in self.layers] if best is None else best
+        layers = [layer.as_dense() for layer in self.layers] if best is None else best
         if checkpoint is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(checkpoint)
@@ -281,11 +281,11 @@ class _Training:
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * self._rate(at)
             if self.magnitude is not None and (i % 16 == 0 or i + 1 == steps):
-                self._prune(self.magnitude.at(at))
+                self._mask_smallest(self.magnitude.at(at))
             if self.penalty is not None and i % REFRESH == 0:
                 for layer in self.layers:
                     if layer.log_step is not None:
-                        layer.refresh()
+                        layer.update_costs()
             if self.forget:
                 codes = self._with_unseen(codes, rng)
             z, picked = self._inputs(codes)
@@ -298,7 +298,7 @@ class _Training:
                 loss = (1 - self.share) * loss + self.share * distance
             total, rows = total + float(loss.detach()) * len(wanted), rows + len(wanted)
             if self.penalty is not None:
-                # Per bit of the whole net, on the scale of one row's loss.
+                # The bits of all layers are priced at once, beside the mean loss of a row.
                 priced = [layer.bits() for layer in self.layers if layer.log_step is not None]
                 loss = loss + self.penalty.weight * torch.stack(priced).sum()
             self.optimizer.zero_grad()
@@ -328,7 +328,7 @@ class _Training:
 
         front = self.front
         z = torch.from_numpy(codes[:, : front.n_features].astype(np.float32)).sub_(front.centre).div_(front.spread)
-        return z, torch.from_numpy(front.picked(codes)) if front.categories else None
+        return z, torch.from_numpy(front.hot_inputs(codes)) if front.categories else None
 
     def _forward(self, z: torch.Tensor, picked: torch.Tensor | None) -> torch.Tensor:
         import torch
@@ -352,7 +352,7 @@ class _Training:
         weights = None if plain else self.weights
         return torch.nn.functional.cross_entropy(scores, torch.from_numpy(wanted), weights)
 
-    def _held(self) -> tuple[float | None, float | None]:
+    def _held_out_loss(self) -> tuple[float | None, float | None]:
         import torch
 
         if not self.samples.n_held:
@@ -370,7 +370,7 @@ class _Training:
 
     # Masks.
 
-    def _prune(self, sparsity: float) -> None:
+    def _mask_smallest(self, sparsity: float) -> None:
         """Masks of the smallest weights; what is pruned already stays so."""
         import torch
 

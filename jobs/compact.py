@@ -240,7 +240,7 @@ def _search_if_missed(
         if isinstance(step, spec.Distill) and lesson is not None:
             rows, learning = lesson.samples, {"teacher": TEACHER, **step.model_dump(include={"temperature", "share"})}
     learning |= recipe.steps[0].model_dump(include={"batch", "class_weight", "forget"})
-    # Another machine takes another time.
+    # Times of another machine do not count here, so the key names the processor.
     here = machine() if wanted.max_latency_us is not None else ""
     key = digest_of([rows.digest, section_values(recipe.model), section_values(wanted), learning, here])
     with epoch_bar(progress, "search", wanted.epochs * wanted.trials, rows.n_rows) as advance:
@@ -262,7 +262,7 @@ def _search_if_missed(
             epoch=count,
             **learning,
         )
-    # The steps' own model is a trial like any other.
+    # The model of the steps competes with the trials: it stays where it is nearer to the target.
     keeps_own = own < found.best.excess and not found.met
     return last if keeps_own else replace(last, model=found.model, file=None), found
 
@@ -324,14 +324,14 @@ def _score_once(place: Path, file: Path, data: Dataset, score: Callable[[], Eval
     digest = sha256_of([file.read_bytes()])
     text = log.read_text() if log.exists() else ""
     for line in text.splitlines():
-        with contextlib.suppress(ValueError):  # a line that was cut short by a kill
+        with contextlib.suppress(ValueError):  # a kill has cut this line short
             held = json.loads(line)
             if (held["file"], held["data"]) == (digest, data.digest):
                 return Evaluation.from_json(held["found"])
     found = score()
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     entry = {"at": now, "name": file.name, "file": digest, "data": data.digest, "found": found.as_json()}
-    end = "\n" if text and not text.endswith("\n") else ""  # of a line that was cut short
+    end = "\n" if text and not text.endswith("\n") else ""  # of the line that a kill has cut short
     with log.open("a") as lines:
         lines.write(end + json.dumps(entry) + "\n")
     return found

@@ -37,13 +37,13 @@ class Lesson:
 
     Attributes:
         source: the recipe, which has teachers.
-        data: its rows, ``plainly``: gathered without teachers.
+        data: its rows, ``plain_samples``: gathered without teachers.
         place: the directory for teachers and what they say; ``work`` is where samples go.
     """
 
     source: RecipeFile
     data: Dataset
-    plainly: Samples
+    plain_samples: Samples
     place: Path
     work: Path
     progress: Progress | None
@@ -63,7 +63,7 @@ class Lesson:
         for number, member in enumerate(self.wanted.members):
             with self.source.blame("teachers", "members", number):
                 files += [] if member.path is None else [_sha256(member.path)]
-        return digest_of([VERSION, self.plainly.digest, section_values(wanted), files, seed])
+        return digest_of([VERSION, self.plain_samples.digest, section_values(wanted), files, seed])
 
     @property
     def path(self) -> Path:
@@ -92,13 +92,13 @@ class Lesson:
             )
         split = Validation(by=HELD, equals=True)
         options: dict[str, Any] = {"validation": split, "seed": recipe.model.seed, "directory": self.work}
-        return gather(self.plainly.model, taught, recipe.label, teacher=TEACHER, **options)
+        return gather(self.plain_samples.model, taught, recipe.label, teacher=TEACHER, **options)
 
     def _member(self, number: int) -> Model | WholeNet:
         member = self.wanted.members[number]
         if member.path is None:
             return self._trained(number, member)
-        model, ending = self.plainly.model, os.path.splitext(member.path)[1]
+        model, ending = self.plain_samples.model, os.path.splitext(member.path)[1]
         options: dict[str, Any] = {"labels": model.labels or None, "task": model.task}
         found: Model | WholeNet
         if ending in (".onnx", ".safetensors"):
@@ -114,7 +114,7 @@ class Lesson:
 
     def _trained(self, number: int, member: spec.Member) -> Model:
         """A teacher after its own steps, each of which is kept."""
-        rows = self.plainly
+        rows = self.plain_samples
         model = Model.mlp(None, member.hidden, task=rows.model.task, seed=member.seed)
         columns = {name: value for name, value in rows.model.columns.items() if name != "columns"}
         model = replace(model, columns=columns)
@@ -140,7 +140,7 @@ class Lesson:
         if not rows.num_rows:
             return None
         said = rows[TEACHER].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
-        labels = self.plainly.model.labels
+        labels = self.plain_samples.model.labels
         if not labels:
             wanted = rows[label].to_numpy().astype(np.float64)
             return float(np.sqrt(np.mean((said[:, 0] - wanted) ** 2)))

@@ -179,7 +179,7 @@ def test_every_value_has_a_code() -> None:
     assert city.codes(pa.nulls(2)).tolist() == [7, 7]
     for category in (replace(each, name="c") for each in CATEGORIES):
         every = np.arange(category.width)
-        if category.stranger is not None:
+        if category.unlisted_value is not None:
             np.testing.assert_array_equal(category.codes(category.array(every)), every)
 
 

@@ -281,7 +281,7 @@ def test_a_pooled_net_is_small_and_its_tiles_are_declared(digits: Any, samples: 
     front = model.trained().front
     assert front is not None
     pooled = X.reshape(-1, 4, 2, 4, 2).mean((2, 4)).reshape(-1, 16)
-    np.testing.assert_allclose(model.forward(front.scaled(front.codes(X)))[0] * front.spread, pooled, atol=1e-3)
+    np.testing.assert_allclose(model.forward(front.scaled_inputs(front.codes(X)))[0] * front.spread, pooled, atol=1e-3)
     whole = quantize(model, samples, bits=6)
     back = unpack(packed_bytes(whole))
     np.testing.assert_array_equal(back.scores(X), whole_net(whole).scores(X))

@@ -253,7 +253,7 @@ def test_early_stopping_keeps_the_best(samples: Samples) -> None:
     best = min(seen, key=lambda e: e.held_loss or 0)
     assert best.number == len(seen) - 3
     wrong = sum(
-        int((model.forward(samples.front.scaled(c))[-1].argmax(1) != t).sum()) for c, t in samples.blocks("held")
+        int((model.forward(samples.front.scaled_inputs(c))[-1].argmax(1) != t).sum()) for c, t in samples.blocks("held")
     )
     assert wrong / samples.n_held == best.held_error
 
@@ -343,7 +343,7 @@ def test_a_pca_is_the_first_layer(digits: Any, folder: Path) -> None:
     model = Model.mlp(pca, [16], 10)
     front, first = model.front, model.layers[0]
     assert front is not None
-    features = model.forward(front.scaled(front.codes(X_test)))[0]
+    features = model.forward(front.scaled_inputs(front.codes(X_test)))[0]
     expected = pca.transform(X_test.astype(np.float32))
     ratio = expected.std() / features.std()
     np.testing.assert_allclose(features * ratio, expected, atol=2e-3 * np.abs(expected).max())
