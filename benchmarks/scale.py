@@ -31,7 +31,8 @@ from eigenmill.reduce import PCA, Dataset, Sink
 from eigenmill.reduce.blocks import Block, Workspace
 from eigenmill.reduce.catalog import FileInfo, Files, Fragment, RowGroups
 from eigenmill.reduce.digest import tagged
-from eigenmill.reduce.engines.load import Cluster, Load, fold_load
+from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.engines.load import Load, fold_load
 from eigenmill.reduce.parquet import ParquetSource
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.plan import explain

@@ -37,7 +37,7 @@ from eigenmill.compress.c_names import lookups, names, struct
 from eigenmill.compress.integer import WholeNet, bounds
 from eigenmill.compress.model import Model
 from eigenmill.compress.pack import net_of
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
 from eigenmill.reduce.errors import ConfigError
 
 Number = Literal["double", "float"]
@@ -68,7 +68,7 @@ def to_c(
         OutputError: it cannot be written.
     """
     content = source(net_of(model), name=name, number=number).encode("ascii")
-    fs, target = files.resolve(path)
+    fs, target = places.resolve(path)
     files.write_bytes(fs, target, content)
     return len(content)
 

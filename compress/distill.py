@@ -26,7 +26,7 @@ from eigenmill.compress.model import Model
 from eigenmill.compress.pack import packed_bytes
 from eigenmill.compress.split import SplitLike, Validation, split_of
 from eigenmill.compress.train import Augmentation, train
-from eigenmill.reduce import Dataset, files
+from eigenmill.reduce import Dataset, files, places
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.digest import digest_of, text_of
 from eigenmill.reduce.errors import ConfigError, DataError
@@ -149,10 +149,11 @@ def teach(
     questions = _Questions(members, data, label, column, copies, moved, kind, split, seed)
     questions.check()
     key = questions.key()
-    fs, target = files.resolve(path)
+    fs, target = places.resolve(path)
     known = files.exists(fs, target) and (pq.read_schema(target, filesystem=fs).metadata or {}).get(KEY)
     if not key or known != key:
-        files.publish(fs, target, lambda file: _write(file, questions.answered(), {KEY: key}))
+        with files.draft(fs, target) as made:
+            _write(made.file, questions.answered(), {KEY: key})
     carry = [*questions.kept, *questions.added]
     return replace(Dataset.from_parquet(path, **questions.layout, carry=carry), cleaning=data.cleaning)
 

@@ -41,7 +41,8 @@ from eigenmill.reduce.cleaning import DROP, ERROR, KEEP, Resolved
 from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, SchemaError
-from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass
 
 RawLike = Any
 """Raw rows from whoever has some: an array, an Arrow table, a DataFrame, a dict of columns, a list of dicts."""

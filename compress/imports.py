@@ -21,7 +21,7 @@ from eigenmill.compress.integer import MAX_PARAMETERS
 from eigenmill.compress.layers import MAX_LAYERS, MAX_WIDTH, Dense, Label, Task
 from eigenmill.compress.model import Model
 from eigenmill.compress.onnx_import import chain
-from eigenmill.reduce import Dataset, connect, files
+from eigenmill.reduce import Dataset, connect, places
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
@@ -126,7 +126,7 @@ def from_safetensors(
 
     layers = []
     try:
-        with safe_open(os.fspath(path), framework="numpy") as file:
+        with safe_open(places.absolute(path), framework="numpy") as file:
             keys = list(file.keys())
             names = list(order) if order is not None else _sorted_names(keys)
             used = {f"{name}.{part}" for name in names for part in ("weight", "bias")}
@@ -252,7 +252,7 @@ def from_onnx(
         ArtifactError: there is no such file, or it is damaged.
         ConfigError, SchemaError: it holds something else, or data does not fit it.
     """
-    fs, target = files.resolve(path)
+    fs, target = places.resolve(path)
     try:
         with fs.open_input_stream(target) as file:
             content = bytes(file.read(MAX_BYTES + 1))

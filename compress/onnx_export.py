@@ -34,7 +34,7 @@ from eigenmill.compress.integer import WholeLayer, WholeNet, bounds, largest_sum
 from eigenmill.compress.layers import I64, Predicted
 from eigenmill.compress.model import Model
 from eigenmill.compress.pack import net_of
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.errors import ConfigError, SchemaError
 
@@ -65,7 +65,7 @@ def to_onnx(model: Model | WholeNet | str | os.PathLike[str], path: str | os.Pat
         OutputError: it cannot be written.
     """
     content: bytes = graph(net_of(model)).SerializeToString(deterministic=True)
-    fs, target = files.resolve(path)
+    fs, target = places.resolve(path)
     files.write_bytes(fs, target, content)
     return len(content)
 

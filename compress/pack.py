@@ -40,7 +40,7 @@ from eigenmill.compress.pack_weights import (
     word_bytes,
 )
 from eigenmill.compress.transforms import picture_of
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
 from eigenmill.reduce.digest import sha256_of
 from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
 
@@ -103,7 +103,7 @@ def pack(
         OutputError: it cannot be written.
     """
     content = packed_bytes(model, coder=coder, width=width)
-    fs, target = files.resolve(path)
+    fs, target = places.resolve(path)
     files.write_bytes(fs, target, content)
     return len(content)
 
@@ -162,7 +162,7 @@ def read_content(path: str | os.PathLike[str]) -> tuple[bytes, str]:
     Raises:
         ArtifactError: there is no such file, or it is too large for one.
     """
-    fs, target = files.resolve(path)
+    fs, target = places.resolve(path)
     try:
         return files.read_bytes(fs, target, MAX_FILE + len(MAGIC) + DIGEST, ArtifactError), target
     except FileNotFoundError as error:

@@ -16,12 +16,13 @@ from eigenmill.reduce import Dataset
 from eigenmill.reduce.blocks import F64, Block
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.transforms import Transform
 
 F32 = np.dtype(np.float32)
 
 
 @dataclass(frozen=True)
-class Predict:
+class Predict(Transform):
     """What a model says of a block's rows: probabilities, or values, as features; the label as a carried column.
 
     Args:
@@ -47,10 +48,6 @@ class Predict:
     @property
     def dtype(self) -> np.dtype[np.float32]:
         return F32
-
-    @property
-    def sparse(self) -> bool:
-        return False
 
     @cached_property
     def digest(self) -> str:

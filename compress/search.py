@@ -33,7 +33,7 @@ from eigenmill.compress.pack import packed_model
 from eigenmill.compress.quantize import quantize
 from eigenmill.compress.split import SplitLike
 from eigenmill.compress.train import Epoch, train
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
 from eigenmill.reduce.digest import digest_of, named, tagged
 from eigenmill.reduce.errors import ConfigError, OutputError
 
@@ -245,7 +245,9 @@ def search(
     samples = samples_of(model, data, given.label, **options)
     if not samples.n_held and target.max_error is not None:
         raise ConfigError("expected validation rows to measure max_error on, found none; set validation")
-    log = _Log(None if given.directory is None else Path(given.directory), _key(model, samples, target, given))
+    log = _Log(
+        None if given.directory is None else Path(places.absolute(given.directory)), _key(model, samples, target, given)
+    )
     best_model = log.best()
     while (candidate := _next_candidate(model, samples, target, log.trials, given)) is not None:
         found, trial = _run_trial(model, samples, target, candidate, given, log.checkpoint(candidate), epoch)
@@ -428,7 +430,7 @@ class _Log:
         self.trials: list[Trial] = []
         if directory is None:
             return
-        fs, path = files.resolve(directory / TRIALS)
+        fs, path = places.resolve(directory / TRIALS)
         if not files.exists(fs, path):
             return
         held = files.read_json(fs, path)
@@ -456,7 +458,7 @@ class _Log:
     def add(self, trial: Trial) -> None:
         self.trials.append(trial)
         if self.directory is not None:
-            fs, path = files.resolve(self.directory / TRIALS)
+            fs, path = places.resolve(self.directory / TRIALS)
             files.write_json(fs, path, {"key": self.key, "trials": [named(t) for t in self.trials]})
 
 

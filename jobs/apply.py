@@ -12,7 +12,7 @@ import numpy as np
 from eigenmill.jobs.daily_records import Version
 from eigenmill.jobs.drift import Alignment
 from eigenmill.jobs.fitted import Fitted, load_fitted, save_fitted
-from eigenmill.reduce import Dataset, Manifest, Sink, StandardScaler, files, load
+from eigenmill.reduce import Dataset, Manifest, Sink, StandardScaler, files, load, places
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, OutputError
 from eigenmill.reduce.sink import read_manifest
@@ -102,7 +102,7 @@ def _measured(model: Any, against: Any, model_path: str, engine: Engine, out: st
         "rmse_total": float(found["rmse_total"]),
         "unexplained": float(found["unexplained"]),
     }
-    fs, directory = files.resolve(out)
+    fs, directory = places.resolve(out)
     files.write_json(fs, f"{directory}/{ERRORS}", errors)
     return errors
 
@@ -142,7 +142,7 @@ def _digests(model: Any) -> list[str]:
 
 def _alignment(model_path: str) -> Alignment | None:
     """How a day-by-day job aligned the features of this model; None when it did not."""
-    fs, path = files.resolve(model_path)
+    fs, path = places.resolve(model_path)
     record = f"{path.rstrip('/').rpartition('/')[0]}/{Version.name}"
     with contextlib.suppress(FileNotFoundError):
         found = Version.from_json(files.read_json(fs, record), record).alignment

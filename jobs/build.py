@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from eigenmill.jobs.config import Input, Job, JobFile, Output, Reduction
-from eigenmill.reduce import PCA, Dataset, Sink, StandardScaler, TruncatedSVD, connect, files
+from eigenmill.reduce import PCA, Dataset, Sink, StandardScaler, TruncatedSVD, connect, files, places
+from eigenmill.reduce.engines import ENGINES
 from eigenmill.reduce.engines.base import Engine, Progress
 from eigenmill.reduce.errors import ConfigError, OutputError
 
@@ -98,7 +98,7 @@ def command_engine(
         ConfigError: there is no such engine, no cluster is named, or a cluster is given a number of workers.
         EngineError: the cluster does not answer.
     """
-    if kind not in ("dask", "spark"):
+    if kind not in ENGINES or ENGINES[kind].client is None:
         yield connect(kind, workers=workers, memory=memory, progress=progress)
         return
     if workers is not None:
@@ -153,9 +153,9 @@ def work_directory(job: Job, key: str) -> str | None:
     None for a local engine whose output is remote: a cluster's workers see the remote place, and use it.
     """
     if job.engine.work is not None:
-        return _below(job.engine.work, f"eigenmill-{key[:16]}")
+        return places.below(job.engine.work, f"eigenmill-{key[:16]}")
     outputs = [path for path in (job.output.model, job.output.features) if path is not None]
-    beside = next((p for p in outputs if "://" not in p), None)
+    beside = next((p for p in outputs if "://" not in places.absolute(p)), None)
     if job.engine.kind != "local":
         beside = outputs[0]
     if beside is None:
@@ -169,33 +169,18 @@ def workplace(work: str | None) -> Iterator[None]:
     if work is None:
         yield
         return
-    fs, directory = files.resolve(work)
+    fs, directory = places.resolve(work)
     files.make_directory(fs, directory)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            if files.is_local(fs):
+            if places.is_local(fs):
                 os.rmdir(directory)  # an empty one is of no use, whatever happened
     with contextlib.suppress(OutputError):
         files.remove(fs, directory, "directory")
 
 
-def _hidden(beside: str, ending: str) -> str:
+def _hidden(output: str, ending: str) -> str:
     """A directory beside an output, under a name that readers skip."""
-    if "://" in beside:
-        path, query = _split(beside)
-        parent, _, name = path.rstrip("/").rpartition("/")
-        return f"{parent}/.{name}.work{ending}{query}"
-    target = Path(beside).absolute()
-    return str(target.parent / f".{target.name}.work{ending}")
-
-
-def _below(directory: str, name: str) -> str:
-    path, query = _split(directory) if "://" in directory else (directory, "")
-    return f"{path.rstrip('/')}/{name}{query}"
-
-
-def _split(uri: str) -> tuple[str, str]:
-    path, question, query = uri.partition("?")
-    return path, question + query
+    return places.beside(output, ".", f".work{ending}")

@@ -26,9 +26,9 @@ from eigenmill.jobs.config import Job, Section, load_job
 from eigenmill.jobs.daily_cli import commands as daily
 from eigenmill.jobs.report import finite
 from eigenmill.jobs.run import explained, run
-from eigenmill.reduce import Dataset, __version__, connect, load
+from eigenmill.reduce import Dataset, __version__, connect, load, places
 from eigenmill.reduce import files as store
-from eigenmill.reduce.errors import ConfigError, DoesNotFitError
+from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.sink import read_manifest
 
@@ -191,8 +191,7 @@ def explain(
         print(json.dumps(finite(found.as_json())))
         raise typer.Exit(exits.DOES_NOT_FIT)
     console.show(show.plan(found), found.as_json(), json_)
-    if not found.fits:
-        raise DoesNotFitError(f"expected a plan within engine.memory, found that {found.advice}")
+    found.refuse("engine.memory")
 
 
 @app.command()
@@ -434,7 +433,7 @@ def _with_engine(overrides: list[str] | None, engine: str | None) -> list[str]:
 
 
 def _holds(path: str, name: str) -> bool:
-    fs, directory = store.resolve(path)
+    fs, directory = places.resolve(path)
     return store.exists(fs, f"{directory}/{name}")
 
 

@@ -47,7 +47,7 @@ from eigenmill.jobs.compact_report import CompactReport, Exported, Histogram, St
 from eigenmill.jobs.compact_steps import STEPS, VERSION, checkpoint_of, epoch_bar, read_kept, section_values, write_kept
 from eigenmill.jobs.compact_teach import Lesson
 from eigenmill.jobs.recipe import Recipe, RecipeFile
-from eigenmill.reduce import Dataset, files
+from eigenmill.reduce import Dataset, files, places
 from eigenmill.reduce import load as load_reduction
 from eigenmill.reduce.digest import digest_of, sha256_of
 from eigenmill.reduce.engines.base import Progress
@@ -61,8 +61,8 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
         EigenmillError: see :mod:`eigenmill.reduce.errors`. What is finished stays, and running again goes on from it.
     """
     recipe = source.recipe
-    place = Path(recipe.output.path)
-    files.make_directory(*files.resolve(place))
+    place = Path(recipe.output.path).expanduser()
+    files.make_directory(*places.resolve(place))
     with source.blame("input"):
         data = _dataset(recipe.input, recipe.label)
     with source.blame("model"):
@@ -70,7 +70,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
     with _samples(recipe, start, data, place) as samples:
         lesson = None
         if recipe.teachers is not None:
-            folder = Path(recipe.teachers.path or place / "teachers")
+            folder = Path(recipe.teachers.path or place / "teachers").expanduser()
             lesson = Lesson(source, data, samples, folder, samples.directory.parent, progress)
         results = run_steps(source, start, samples, lesson, place, progress)
         last, found = results[-1], None
@@ -78,7 +78,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
             with source.blame("target"):
                 last, found = _search_if_missed(recipe, start, lesson, samples, last, place, progress)
         file = _file_to_ship(recipe, last)
-        files.write_bytes(*files.resolve(place / "model.emill"), file.content)
+        files.write_bytes(*places.resolve(place / "model.emill"), file.content)
         with source.blame("output"):
             exported = _write_exports(recipe, file, place, samples)
         baseline, taught = results[0].model, None if lesson is None else lesson.error()
@@ -99,7 +99,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
         machine(),
         recipe.echo(),
     )
-    fs, target = files.resolve(place / "report.json")
+    fs, target = places.resolve(place / "report.json")
     files.write_json(fs, target, report.as_json())
     return report
 

@@ -11,7 +11,7 @@ from eigenmill.compress.predict import predictions
 from eigenmill.jobs import compact, compact_page, compact_show, console, show
 from eigenmill.jobs.build import command_engine
 from eigenmill.jobs.recipe import load_recipe
-from eigenmill.reduce import Manifest, Sink, files
+from eigenmill.reduce import Manifest, Sink, files, places
 
 Where = Annotated[
     str, typer.Option("--engine", help="local, dask (on DASK_SCHEDULER_ADDRESS) or spark (where its settings say).")
@@ -40,7 +40,7 @@ def compress(
     source = load_recipe(conf, overrides or [])
     with console.bars(quiet or json_) as bars:
         found = compact.run(source, bars)
-    fs, target = files.resolve(f"{source.recipe.output.path}/page.html")
+    fs, target = places.resolve(f"{source.recipe.output.path}/page.html")
     files.write_bytes(fs, target, compact_page.page(found).encode())
     console.show(compact_show.report(found), found.as_json(), json_)
 

@@ -24,7 +24,7 @@ from eigenmill.compress.distill import TEACHER
 from eigenmill.compress.train import Epoch
 from eigenmill.jobs import recipe as spec
 from eigenmill.jobs.config import Section
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
 from eigenmill.reduce.engines.base import Progress
 
 VERSION = 2
@@ -109,7 +109,7 @@ def checkpoint_of(target: Path, key: str) -> Path:
 def write_kept(target: Path, key: str, model: Model, known: Mapping[str, Any]) -> None:
     """Writes the model after a step, and beside it whose result it is and what else is known of it."""
     digest = model.save(target)
-    fs, path = files.resolve(target.with_suffix(".json"))
+    fs, path = places.resolve(target.with_suffix(".json"))
     files.write_json(fs, path, {"key": key, "digest": digest, **known})
 
 
@@ -118,7 +118,7 @@ def read_kept(target: Path, key: str) -> tuple[Model, dict[str, Any]] | None:
     record = target.with_suffix(".json")
     if not (record.exists() and target.exists()):
         return None
-    fs, path = files.resolve(record)
+    fs, path = places.resolve(record)
     held = files.read_json(fs, path)
     return (Model.restore(target), held) if held.get("key") == key else None
 

@@ -25,7 +25,7 @@ from eigenmill.compress.integer import WholeNet
 from eigenmill.jobs import recipe as spec
 from eigenmill.jobs.compact_steps import STEPS, VERSION, checkpoint_of, read_kept, section_values, write_kept
 from eigenmill.jobs.recipe import RecipeFile
-from eigenmill.reduce import Dataset
+from eigenmill.reduce import Dataset, places
 from eigenmill.reduce.digest import digest_of, sha256_of_file
 from eigenmill.reduce.engines.base import Progress
 from eigenmill.reduce.errors import ArtifactError, SchemaError
@@ -151,7 +151,7 @@ class Lesson:
 
 def _sha256(path: str) -> str:
     try:
-        with open(path, "rb") as file:
+        with open(places.absolute(path), "rb") as file:
             return sha256_of_file(file)
     except OSError as error:
         raise ArtifactError(f"expected a teacher at {path}, found: {error}; check the path") from error

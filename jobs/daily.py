@@ -25,7 +25,7 @@ from eigenmill.jobs import drift
 from eigenmill.jobs.build import build_dataset, build_engine, build_estimator, sink_options, work_directory
 from eigenmill.jobs.daily_config import DailyFile, checked_day
 from eigenmill.jobs.daily_records import Fit, Gate, Place, Pointer, Project, Publish, Settings, Version, folder
-from eigenmill.reduce import Dataset, Sink, files, load
+from eigenmill.reduce import Dataset, Sink, files, load, places
 from eigenmill.reduce.digest import digest_of, tag_of
 from eigenmill.reduce.discovery import MAGIC
 from eigenmill.reduce.engines.base import Engine, Progress, one_blas_thread
@@ -215,7 +215,7 @@ def _engine(source: DailyFile, day: str, progress: Progress | None) -> Iterator[
         yield engine
     if work is not None:
         with contextlib.suppress(OutputError):
-            fs, directory = files.resolve(work)
+            fs, directory = places.resolve(work)
             files.remove(fs, directory, "directory")
 
 

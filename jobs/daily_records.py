@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
 from eigenmill.reduce.digest import items_of, tag_of, tagged
 from eigenmill.reduce.errors import OutputError
 
@@ -160,8 +160,7 @@ class Place:
 
     def path(self, *names: str) -> str:
         """A path or URI below the directory."""
-        plain, question, query = self.root.partition("?") if "://" in self.root else (self.root, "", "")
-        return "/".join([plain.rstrip("/"), *names]) + question + query
+        return places.below(self.root, *names)
 
     def read(self, kind: type[R], *folders: str) -> R | None:
         """The record in a folder below the directory; None when there is none.
@@ -169,7 +168,7 @@ class Place:
         Raises:
             OutputError: it is damaged.
         """
-        fs, where = files.resolve(self.path(*folders, kind.name))
+        fs, where = places.resolve(self.path(*folders, kind.name))
         try:
             return kind.from_json(files.read_json(fs, where), where)
         except FileNotFoundError:
@@ -177,7 +176,7 @@ class Place:
 
     def write(self, record: Record, *folders: str) -> bool:
         """Put a record into a folder, unless that very one is there; whether it was not."""
-        fs, where = files.resolve(self.path(*folders, record.name))
+        fs, where = places.resolve(self.path(*folders, record.name))
         with contextlib.suppress(FileNotFoundError, OutputError):
             if files.read_json(fs, where) == record.as_json():
                 return False
@@ -186,22 +185,22 @@ class Place:
 
     def exists(self, *names: str) -> bool:
         """Whether something is there."""
-        fs, where = files.resolve(self.path(*names))
+        fs, where = places.resolve(self.path(*names))
         return files.exists(fs, where)
 
     def remove_version(self, number: int) -> None:
         """Remove a version and its features; it need not be there."""
-        fs, where = files.resolve(self.path("versions", folder(number)))
+        fs, where = places.resolve(self.path("versions", folder(number)))
         files.remove(fs, where, "directory")
 
     def reopen(self, day: str) -> None:
         """Take back that a day is done."""
-        fs, where = files.resolve(self.path("days", day, Publish.name))
+        fs, where = places.resolve(self.path("days", day, Publish.name))
         files.remove(fs, where)
 
     def days(self) -> dict[str, set[str]]:
         """The days that have been fitted, in order, with the names of their records."""
-        fs, where = files.resolve(self.path("days"))
+        fs, where = places.resolve(self.path("days"))
         with files.explained(where, "list"):
             found = fs.get_file_info(pafs.FileSelector(where, allow_not_found=True, recursive=True))
         days: dict[str, set[str]] = {}
@@ -212,7 +211,7 @@ class Place:
 
     def versions(self) -> list[int]:
         """The versions that are there, in order."""
-        fs, where = files.resolve(self.path("versions"))
+        fs, where = places.resolve(self.path("versions"))
         with files.explained(where, "list"):
             found = fs.get_file_info(pafs.FileSelector(where, allow_not_found=True))
         names = [info.base_name for info in found if info.type == pafs.FileType.Directory]
@@ -220,8 +219,8 @@ class Place:
 
     def link(self, target: str) -> None:
         """Make ``published`` a link to a folder below the directory, at once; on local file systems only."""
-        fs, path = files.resolve(self.path("published"))
-        if not files.is_local(fs):
+        fs, path = places.resolve(self.path("published"))
+        if not places.is_local(fs):
             return
         with files.explained(path, "replace"):
             if os.path.islink(path) and os.readlink(path) == target:

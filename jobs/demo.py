@@ -22,7 +22,7 @@ from eigenmill.jobs.digits import Digits, prepare
 from eigenmill.jobs.report import RunReport
 from eigenmill.jobs.run import run
 from eigenmill.jobs.words import count, number, percent, seconds
-from eigenmill.reduce import Dataset, connect, files, load
+from eigenmill.reduce import Dataset, connect, files, load, places
 from eigenmill.reduce.engines.base import Progress
 from eigenmill.reduce.engines.memory import format_bytes
 
@@ -117,7 +117,7 @@ def demonstrate(directory: str, *, small: bool, progress: Progress | None, notic
     digits = prepare(Path(directory), small=small, notice=notice)
     root = Path(digits.path).parent
     job = root / "job.yaml"
-    fs, path = files.resolve(job)
+    fs, path = places.resolve(job)
     files.write_bytes(fs, path, job_text(root, digits.side**2).encode())
     report = run(load_job(job), progress)
     model = load(root / "model")
@@ -127,7 +127,7 @@ def demonstrate(directory: str, *, small: bool, progress: Progress | None, notic
     features, _ = _read(str(root / "features"), "features")
     raw, reduced = _neighbours(pixels, features, labels)
     found = Demo(digits, report, errors, raw, reduced, str(job), str(root / "report.html"), time.perf_counter() - began)
-    fs, path = files.resolve(found.page)
+    fs, path = places.resolve(found.page)
     files.write_bytes(fs, path, page.render(_content(found, model, pixels, features, labels)).encode())
     return found
 

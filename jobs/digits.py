@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
 from eigenmill.reduce.digest import sha256_of
 from eigenmill.reduce.errors import DataError
 
@@ -89,7 +89,7 @@ def prepare(root: Path, *, small: bool, notice: Callable[[str], None]) -> Digits
 
 
 def _about(target: Path) -> dict[str, int] | None:
-    fs, path = files.resolve(target / ABOUT)
+    fs, path = places.resolve(target / ABOUT)
     try:
         value = files.read_json(fs, path)
     except FileNotFoundError:
@@ -108,10 +108,10 @@ def _write(target: Path, kind: Kind, images: Bytes, labels: Bytes) -> dict[str, 
         table = pa.table({"id": ids, "label": names, "pixels": pixels})
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd", row_group_size=5000)
-        fs, path = files.resolve(target / f"part-{part:05d}.parquet")
+        fs, path = places.resolve(target / f"part-{part:05d}.parquet")
         files.write_bytes(fs, path, sink.getvalue())
     about = {"rows": n, "side": int(np.sqrt(d))}
-    fs, path = files.resolve(target / ABOUT)
+    fs, path = places.resolve(target / ABOUT)
     files.write_json(fs, path, {**about, "origin": kind.origin})
     return about
 

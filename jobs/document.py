@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from eigenmill.jobs import redact
+from eigenmill.reduce import places
 from eigenmill.reduce.errors import ConfigError
 
 MAX_BYTES = 1 << 20
@@ -133,7 +134,7 @@ def read(path: str | os.PathLike[str], what: str) -> str:
         ConfigError: there is none, or it is no text; the message calls it ``what``.
     """
     try:
-        return Path(path).read_bytes().decode("utf-8")
+        return Path(places.absolute(path)).read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "bytes that are not UTF-8 text"
         raise ConfigError(f"expected {what} (YAML) at {os.fspath(path)}, found: {reason}; check the path") from error

@@ -12,7 +12,7 @@ from typing import Any
 
 from eigenmill.jobs.build import build_estimator, filters_of
 from eigenmill.jobs.config import Job
-from eigenmill.reduce import Dataset, load
+from eigenmill.reduce import Dataset, load, places
 from eigenmill.reduce import files as store
 from eigenmill.reduce.cleaning import MEAN, Resolved
 from eigenmill.reduce.digest import digest_of
@@ -54,13 +54,13 @@ def fit_key(job: Job, data: Dataset) -> str:
 
 def save_fitted(path: str, fitted: Fitted) -> None:
     """Put ``job.json`` beside the model at ``path``."""
-    fs, directory = store.resolve(path)
+    fs, directory = places.resolve(path)
     store.write_json(fs, f"{directory}/{NAME}", {"format": FORMAT, **vars(fitted)})
 
 
 def load_fitted(path: str) -> Fitted:
     """What ``job.json`` at ``path`` says; the empty record when there is none that can be read."""
-    fs, directory = store.resolve(path)
+    fs, directory = places.resolve(path)
     with contextlib.suppress(FileNotFoundError, ArtifactError, TypeError):
         value = store.read_json(fs, f"{directory}/{NAME}", ArtifactError)
         if isinstance(value, dict) and value.pop("format", None) == FORMAT:
@@ -70,7 +70,7 @@ def load_fitted(path: str) -> Fitted:
 
 def has_model(path: str) -> bool:
     """Whether a model has been saved at ``path``."""
-    fs, directory = store.resolve(path)
+    fs, directory = places.resolve(path)
     return store.exists(fs, f"{directory}/model.json")
 
 
@@ -104,8 +104,8 @@ def found_model(job: Job, data: Dataset, key: str) -> Any | None:
 def _difference(model: Snapshot, job: Job, data: Dataset) -> str | None:
     """In what a saved model differs from the one that the job would fit, as far as one can tell."""
     wanted = build_estimator(job.reduce)
-    if model.kind != type(wanted).__name__:
-        return f"method {model.kind} instead of {type(wanted).__name__}"
+    if model.kind != wanted.kind:
+        return f"method {model.kind} instead of {wanted.kind}"
     mine, theirs = wanted.get_params(deep=False), model.parameters
     for name, value in mine.items():
         if theirs.get(name) != value:

@@ -12,7 +12,8 @@ import numpy as np
 from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Engine
-from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from eigenmill.jobs.meter import Meter, Scan
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
 from eigenmill.reduce.about import versions
+from eigenmill.reduce.plan import Outcome
 
 
 class Record(BaseModel):
@@ -104,13 +105,24 @@ class RunReport(Record):
         plain: dict[str, Any] = finite(self.model_dump(mode="json"))
         return plain
 
+    def outcome(self) -> Outcome:
+        """What the run has come to, in the terms of its plan: of a run that did all, and went on from nothing."""
+        return Outcome(
+            solver=self.solver,
+            scans=[scan.name for scan in self.scans],
+            rows=self.rows,
+            components=self.components,
+            files=self.output.parts,
+            peak=self.peak_memory,
+        )
+
     def save(self, path: str) -> None:
         """Write it to ``path``, whole or not at all.
 
         Raises:
             OutputError: it cannot be written.
         """
-        fs, target = files.resolve(path)
+        fs, target = places.resolve(path)
         files.write_json(fs, target, self.as_json())
 
 

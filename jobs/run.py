@@ -15,12 +15,13 @@ from eigenmill.jobs.config import Job, JobFile
 from eigenmill.jobs.fitted import Fitted, fit_key, found_model, save_fitted
 from eigenmill.jobs.meter import Meter, forget_peak, peak_memory
 from eigenmill.jobs.report import Bytes, Digests, RunReport, Written, all_versions, scan_records, stage_seconds
-from eigenmill.reduce import Dataset, Manifest, Sink, files
+from eigenmill.reduce import Dataset, Manifest, Sink, files, places
 from eigenmill.reduce.discovery import MAGIC
 from eigenmill.reduce.engines.base import Engine, Progress
-from eigenmill.reduce.engines.costs import Cluster
-from eigenmill.reduce.errors import ConfigError, DoesNotFitError, OutputError
-from eigenmill.reduce.plan import Plan, explain
+from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.errors import ConfigError, OutputError
+from eigenmill.reduce.estimators.fitted import Snapshot
+from eigenmill.reduce.plan import Plan
 from eigenmill.reduce.sink import read_manifest
 
 
@@ -41,8 +42,24 @@ class Prepared:
         return self.source.job
 
     def plan(self) -> Plan:
-        """What the job will take."""
-        return explain(self.estimator, self.data, self.engine, self.sink)
+        """What the job will do."""
+        plan: Plan = self.estimator.plan(self.data, engine=self.engine, sink=self.sink)
+        return plan
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a job has made, or found made.
+
+    Attributes:
+        model: fitted. digest: of the saved one. fitted: whether this run did it.
+        manifest: of the features.
+    """
+
+    model: Snapshot
+    digest: str | None
+    fitted: bool
+    manifest: Manifest | None
 
 
 def explained(source: JobFile, workers: int | None = None) -> Plan:
@@ -59,7 +76,8 @@ def explained(source: JobFile, workers: int | None = None) -> Plan:
     with source.blame("engine"):
         cluster = Cluster(spec.kind, workers, memory=spec.memory)
     sink = None if source.job.output.features is None else build_sink(source)
-    return explain(build_estimator(source.job.reduce), build_dataset(source), cluster, sink)
+    plan: Plan = build_estimator(source.job.reduce).plan(build_dataset(source), engine=cluster, sink=sink)
+    return plan
 
 
 def prepare(source: JobFile, progress: Progress | None = None) -> Prepared:
@@ -91,30 +109,35 @@ def run(source: JobFile, progress: Progress | None = None) -> RunReport:
     Raises:
         EigenmillError: see :mod:`eigenmill.reduce.errors`. What is finished stays, and running again goes on from it.
     """
-    with contextlib.ExitStack() as ending:
-        return _run(source, Meter(progress), ending)
-
-
-def _run(source: JobFile, meter: Meter, ending: contextlib.ExitStack) -> RunReport:
-    """The run; what must be closed after it goes to ``ending``."""
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    meter = Meter(progress)
     forget_peak()
-    with meter.stage("plan"):
-        ready = prepare(source, meter)
-        ending.enter_context(ready.engine)
-        output = ready.job.output
-        model = found_model(ready.job, ready.data, ready.key)
-        fitted = model is None
-        plan = ready.plan()
-        if fitted and not plan.fits:
-            raise DoesNotFitError(f"expected a plan within engine.memory, found that {plan.advice}")
-        _refuse_other_features(ready)
-        resumed = _begun(ready.work)
-    manifest: Manifest | None = None
+    with contextlib.ExitStack() as ending:
+        with meter.stage("plan"):
+            ready = prepare(source, meter)
+            ending.enter_context(ready.engine)
+            model = found_model(ready.job, ready.data, ready.key)
+            plan = ready.plan()
+            if model is None:
+                plan.refuse("engine.memory")
+            _refuse_other_features(ready)
+            resumed = _begun(ready.work)
+        results = _made(ready, plan, model, meter)
+        report = _report(ready, plan, results, meter, started=started, resumed=resumed)
+    # The report of the run that did the work is worth more than that of one that found it done.
+    path = ready.job.output.report
+    if path is not None and not (report.status == "unchanged" and _exists(path)):
+        report.save(path)
+    return report
+
+
+def _made(ready: Prepared, plan: Plan, model: Any, meter: Meter) -> Results:
+    """Fit what is not there yet, save and write."""
+    output, manifest, fitted = ready.job.output, None, model is None
     with workplace(ready.work):
-        if model is None:
+        if fitted:
             with meter.stage("fit"):
-                model = ready.estimator.fit(ready.data, engine=ready.engine, keep_state=output.state)
+                model = ready.estimator.fit(ready.data, engine=ready.engine, keep_state=output.state, plan=plan)
         digest = model.digest_
         if output.model is not None and fitted:
             with meter.stage("save"):
@@ -122,58 +145,61 @@ def _run(source: JobFile, meter: Meter, ending: contextlib.ExitStack) -> RunRepo
         if ready.sink is not None:
             with meter.stage("write"):
                 manifest = ready.engine.write(model.transform(ready.data), ready.sink)
+    return Results(model.snapshot(), digest, fitted, manifest)
+
+
+def _report(ready: Prepared, plan: Plan, results: Results, meter: Meter, *, started: str, resumed: bool) -> RunReport:
+    """What the job has done."""
+    model, manifest = results.model, results.manifest
     scans = scan_records(meter.scans)
     written = [s for s in meter.scans if s.name == "write"]
-    resumed |= any(0 < s.planned < ready.data.n_rows for s in written)
-    unchanged = not fitted and not any(s.planned for s in written)
-    encoded = sum(f.encoded for f in ready.data.source.files)
-    share = sum(min(s.rows / max(ready.data.n_rows, 1), 1.0) for s in scans)
-    made = model.snapshot()
-    table = quality.columns(made.quality, made.names)
-    ratio = made.arrays.get("explained_variance_ratio_")
+    unchanged = not results.fitted and not any(s.planned for s in written)
+    share = sum(min(s.rows / max(plan.rows, 1), 1.0) for s in scans)
+    ratio = model.arrays.get("explained_variance_ratio_")
     seconds = stage_seconds(meter)
-    report = RunReport(
+    echo = ready.job.echo()
+    return RunReport(
         status="unchanged" if unchanged else "complete",
-        resumed=resumed,
-        fitted=fitted,
+        resumed=resumed or any(0 < s.planned < plan.rows for s in written),
+        fitted=results.fitted,
         started=started,
         method=ready.job.reduce.method,
-        solver=made.values.get("solver_", plan.solver),
+        solver=model.values.get("solver_", plan.solver),
         reason=plan.reason,
-        rows=made.quality.rows,
-        features=ready.data.n_features,
-        components=made.values.get("n_components_"),
+        rows=model.quality.rows,
+        features=plan.features,
+        components=model.values.get("n_components_"),
         files=plan.files,
         fragments=plan.fragments,
-        bytes=Bytes(input=encoded, read=round(encoded * share), written=manifest.bytes if manifest else 0),
+        bytes=Bytes(
+            input=plan.encoded_bytes,
+            read=round(plan.encoded_bytes * share),
+            written=manifest.bytes if manifest else 0,
+        ),
         scans=scans,
         seconds=seconds,
-        rows_per_second=ready.data.n_rows / seconds["total"] if seconds["total"] else 0.0,
+        rows_per_second=plan.rows / seconds["total"] if seconds["total"] else 0.0,
         peak_memory=peak_memory(),
-        memory_limit=ready.engine.memory_limit(),
-        workers=getattr(ready.engine, "workers", None),
+        memory_limit=plan.memory_limit,
+        workers=ready.engine.workers,
         explained_variance_ratio=None if ratio is None else [float(r) for r in ratio],
         explained_variance=None if ratio is None else float(np.sum(ratio)),
-        quality=quality.summary(table, made.quality.rows),
+        quality=quality.summary(quality.columns(model.quality, model.names), model.quality.rows),
         digests=Digests(
             input=ready.data.source.digest,
-            model=digest,
+            model=results.digest,
             output=None if manifest is None else manifest.digest,
         ),
         output=Written(
-            features=ready.job.echo()["output"]["features"],
-            model=ready.job.echo()["output"]["model"],
+            features=echo["output"]["features"],
+            model=echo["output"]["model"],
             rows=None if manifest is None else manifest.rows,
             parts=None if manifest is None else sum(len(p.files) for p in manifest.parts),
             names=[] if manifest is None else [(name, kind) for name, kind in manifest.schema],
         ),
         versions=all_versions(),
-        job=ready.job.echo(),
+        job=echo,
     )
-    # The report of the run that did the work is worth more than that of one that found it done.
-    if output.report is not None and not (unchanged and _exists(output.report)):
-        report.save(output.report)
-    return report
 
 
 def _save(ready: Prepared, model: Any) -> str:
@@ -190,12 +216,12 @@ def _begun(work: str | None) -> bool:
     """Whether an earlier run has left something to go on from."""
     if work is None:
         return False
-    fs, directory = files.resolve(work)
+    fs, directory = places.resolve(work)
     return any(name.endswith(".state") for name in files.names(fs, directory))
 
 
 def _exists(path: str) -> bool:
-    fs, target = files.resolve(path)
+    fs, target = places.resolve(path)
     return files.exists(fs, target)
 
 
@@ -203,7 +229,7 @@ def _refuse_other_features(ready: Prepared) -> None:
     """Refuse an output that the write would refuse, before the fit and not after it."""
     if ready.sink is None or ready.job.output.overwrite:
         return
-    fs, path = files.resolve(ready.sink.path)
+    fs, path = places.resolve(ready.sink.path)
     names = files.names(fs, path) if files.exists(fs, path) else []
     if "_manifest.json" in names:
         found = read_manifest(ready.sink.path)
@@ -222,9 +248,9 @@ def _refuse_other_features(ready: Prepared) -> None:
 def _refuse_overlap(job: Job) -> None:
     """Refuse outputs that lie in one another or in a directory of the input, where a later run would read them."""
     paths = [job.input.path] if isinstance(job.input.path, str) else job.input.path
-    places: list[tuple[str, str | None]] = [("input.path", path) for path in paths if not MAGIC.search(path)]
-    places += [("output.features", job.output.features), ("output.model", job.output.model)]
-    found = [(name, files.resolve(path)[1].rstrip("/") + "/") for name, path in places if path is not None]
+    outputs: list[tuple[str, str | None]] = [("input.path", path) for path in paths if not MAGIC.search(path)]
+    outputs += [("output.features", job.output.features), ("output.model", job.output.model)]
+    found = [(name, places.resolve(path)[1].rstrip("/") + "/") for name, path in outputs if path is not None]
     for name, path in found:
         for other, outer in found:
             if name == other or not path.startswith(outer):

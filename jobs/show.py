@@ -16,10 +16,12 @@ from eigenmill.jobs.quality import Column
 from eigenmill.jobs.report import RunReport
 from eigenmill.jobs.words import SCANS, count, number, percent, seconds, visible
 from eigenmill.reduce import Manifest
-from eigenmill.reduce.engines.costs import Cluster
+from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.engines.memory import Memory, format_bytes
 from eigenmill.reduce.estimators.fitted import Snapshot
+from eigenmill.reduce.method import Bound
 from eigenmill.reduce.plan import Plan
+from eigenmill.reduce.scan import Scan
 
 if TYPE_CHECKING:
     from eigenmill.jobs.text import Written  # and with it all of scikit-learn's text features
@@ -62,8 +64,7 @@ def bar(share: float, width: int = 30) -> str:
 def plan(found: Plan) -> RenderableType:
     """What ``explain`` shows."""
     limit = "no limit" if found.memory_limit is None else format_bytes(found.memory_limit)
-    k = found.components
-    asked = None if k is None else f"{count(k)} at most" if k == min(found.features, found.rows) else count(k)
+    output, once = found.output, all(scan.times.most == 1 for scan in found.scans)
     about = facts(
         "Plan",
         [
@@ -72,11 +73,9 @@ def plan(found: Plan) -> RenderableType:
             ("files", f"{count(found.files)} in {count(found.fragments)} fragments, {count(found.leaves)} leaves"),
             ("bytes", f"{format_bytes(found.encoded_bytes)} encoded, {format_bytes(found.decoded_bytes)} decoded"),
             ("blocks", f"of {count(found.block_height)} rows"),
-            ("components", asked),
-            (
-                "output",
-                f"about {format_bytes(found.output_bytes)} in {found.parts} parts" if found.output_bytes else None,
-            ),
+            ("components", bounded(found.components)),
+            ("output", None if output is None else f"{sizes(output.bytes)} in {bounded(output.parts)} parts"),
+            ("seed", None if found.seed is None else str(found.seed)),
             ("time", f"about {seconds(found.seconds)}"),
             ("kept blocks", None if found.cache is None else str(found.cache)),
             ("memory", Text(f"{format_bytes(found.peak)} at the peak, {limit}", "" if found.fits else "bold red")),
@@ -85,12 +84,15 @@ def plan(found: Plan) -> RenderableType:
     names = [
         f for f in Memory.__dataclass_fields__ if f != "workers" and any(getattr(s.memory, f) for s in found.scans)
     ]
-    table = grid("scan", "reads", "time", "workers", *names, "peak", title="Scans, and what takes memory in each")
+    times = [] if once else ["times"]
+    heads = ("scan", *times, "reads", "time", "workers", *names, "peak")
+    table = grid(*heads, title="Scans, and what takes memory in each")
     for scan in found.scans:
         parts = [format_bytes(getattr(scan.memory, name)) for name in names]
         fits = found.memory_limit is None or scan.peak <= found.memory_limit
         table.add_row(
             f"{scan.name} ({SCANS[scan.name]})" if scan.name in SCANS else scan.name,
+            *([] if once else [bounded(scan.times)]),
             format_bytes(scan.reads_bytes),
             seconds(scan.seconds),
             str(scan.memory.workers),
@@ -99,7 +101,23 @@ def plan(found: Plan) -> RenderableType:
         )
     loads: list[RenderableType] = [] if found.cluster is None else ["", _loads(found, found.cluster)]
     verdict = [] if found.fits else [Text(f"Does not fit: {found.advice}", "bold red")]
-    return Group(about, "", table, *loads, *verdict)
+    return Group(about, "", table, facts("Why", [(s.name, why(s)) for s in found.scans]), *loads, *verdict)
+
+
+def bounded(number: Bound) -> str:
+    """A number, or from where to where."""
+    return count(number.least) if number.known else f"{count(number.least)} to {count(number.most)}"
+
+
+def sizes(number: Bound) -> str:
+    """Bytes, or from where to where."""
+    least, most = format_bytes(number.least), format_bytes(number.most)
+    return f"about {least if number.known else f'{least} to {most}'}"
+
+
+def why(scan: Scan) -> str:
+    """What a scan is for, and how many there are."""
+    return scan.why if scan.times.most == 1 else f"{scan.why}; {scan.times.rule}, usually {count(scan.usual)}"
 
 
 def _loads(found: Plan, cluster: Cluster) -> RenderableType:

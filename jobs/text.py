@@ -26,7 +26,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.preprocessing import normalize
 
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
 from eigenmill.reduce.errors import ConfigError, DataError, OutputError
 
 FEATURES = 1 << 16
@@ -85,10 +85,10 @@ def write(
     """
     hashing = hashing or Hashing()
     _check(hashing, weights)
-    texts = sorted(Path(source).glob("*.txt"))
+    texts = sorted(Path(places.absolute(source)).glob("*.txt"))
     if not texts:
         raise DataError(f"expected files *.txt in {source}, found none; give a directory of texts, one per line")
-    fs, target = files.resolve(out)
+    fs, target = places.resolve(out)
     names = {f"{path.stem}.parquet" for path in texts}
     if files.exists(fs, target):
         other = sorted(set(files.visible_files(fs, target)) - names)
@@ -138,8 +138,9 @@ def write_part(hashing: Hashing, idf: npt.NDArray[np.float64] | None, out: str, 
             # After an error there must be no footer, which closing would write.
             writer.is_open = False
 
-    fs, target = files.resolve(f"{out.rstrip('/')}/{path.stem}.parquet")
-    files.publish(fs, target, content)
+    fs, target = places.resolve(f"{out.rstrip('/')}/{path.stem}.parquet")
+    with files.draft(fs, target) as made:
+        content(made.file)
     return n, stored
 
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import scipy.sparse
 
 from eigenmill.reduce.blocks import Block, Origin, Workspace
-from eigenmill.reduce.catalog import FileInfo, Fragment
+from eigenmill.reduce.catalog import Fragment
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.errors import SchemaError
 from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.source_base import Numbered, Source, feature_dtype
 
 
-class ArraySource:
+class ArraySource(Source):
     """Rows of a NumPy array (n, d) or a SciPy CSR array (n, d)."""
 
     def __init__(
@@ -38,11 +37,8 @@ class ArraySource:
         self.weights = None if weights is None else np.asarray(weights, dtype=np.float64)
         if self.weights is not None and self.weights.shape != (X.shape[0],):
             raise SchemaError(f"expected weights of shape ({X.shape[0]},), found {self.weights.shape}")
-        self.files: tuple[FileInfo, ...] = ()
-        self.root, self.listed, self.stored_columns = "", False, X.shape[1]
-        self.values = int(X.nnz) if scipy.sparse.issparse(X) else X.size
         step, n = self.format.leaf_rows(X.shape[1]), X.shape[0]
-        self.fragments = tuple(
+        self.fragments: Sequence[Fragment] = tuple(
             Fragment(i, 0, a, min(a + step, n), min(a + step, n) - a) for i, a in enumerate(range(0, n, step))
         )
 
@@ -51,12 +47,12 @@ class ArraySource:
         return feature_dtype([self.X.dtype])
 
     @property
-    def carried(self) -> Any:
-        return pa.schema([])
-
-    @property
     def sparse(self) -> bool:
         return bool(scipy.sparse.issparse(self.X))
+
+    @property
+    def values(self) -> int:
+        return int(self.X.nnz if self.sparse else self.X.size)
 
     @property
     def digest(self) -> str:
@@ -64,14 +60,8 @@ class ArraySource:
         content = [X.indptr, X.indices, X.data, list(X.shape)] if scipy.sparse.issparse(X) else X
         return digest_of([content, self.weights, list(self.names)])
 
-    def only(self, files: Sequence[int]) -> Source:
-        return self
-
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         for a in range(fragment.start, fragment.stop, height):
             b = min(a + height, fragment.stop)
             weights = None if self.weights is None else self.weights[a:b]
             yield Block(self.X[a:b], weights, None, Origin(row=a), workspace)
-
-    def describe(self) -> Mapping[str, Any]:
-        return {}

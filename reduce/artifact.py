@@ -26,11 +26,10 @@ from typing import Any
 
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import files, plain, tensors
-from eigenmill.reduce.blocks import Array
+from eigenmill.reduce import files, places, plain, tensors
 from eigenmill.reduce.digest import sha256_of, size_and_sha256
 from eigenmill.reduce.errors import ArtifactError, OutputError
-from eigenmill.reduce.tensors import damaged, expect
+from eigenmill.reduce.tensors import Array, damaged, expect
 
 FORMAT, VERSION = "eigenmill-model", 1
 CHECKPOINT = "eigenmill-arrays 1"
@@ -92,7 +91,7 @@ def save_model(
         OutputError: another model is at ``path``, or it cannot be written.
         ArtifactError: a value cannot be saved.
     """
-    fs, directory = files.resolve(path, filesystem)
+    fs, directory = places.resolve(path, filesystem)
     listed = {"arrays": _entry("arrays", arrays)}
     if states is not None:
         flat = {f"{state}/{name}": a for state, held in states.items() for name, a in held.items()}
@@ -114,7 +113,7 @@ def save_model(
     present = files.exists(fs, target)
     if present and not overwrite:
         _refuse_other(fs, target, model["digest"])
-    if files.is_local(fs):
+    if places.is_local(fs):
         files.clean(fs, directory)
     for part, held in (("arrays", arrays), ("state", flat if states is not None else None)):
         if held is not None:
@@ -133,7 +132,7 @@ def load_model(path: str | os.PathLike[str], filesystem: Any = None) -> Loaded:
     Raises:
         ArtifactError: there is none, it is damaged, or of a newer format.
     """
-    fs, directory = files.resolve(path, filesystem)
+    fs, directory = places.resolve(path, filesystem)
     model, arrays = _load(fs, directory, "arrays")
     return Loaded(model["kind"], model["parameters"], arrays, model["meta"], model["digest"])
 
@@ -144,7 +143,7 @@ def load_state(path: str | os.PathLike[str], filesystem: Any = None) -> LoadedSt
     Raises:
         ArtifactError: as :func:`load_model`, or the model was saved without a state.
     """
-    fs, directory = files.resolve(path, filesystem)
+    fs, directory = places.resolve(path, filesystem)
     model, arrays = _load(fs, directory, "state")
     states: dict[str, dict[str, Array]] = {name: {} for name in model["state"]["empty"]}
     for name, array in arrays.items():
@@ -252,7 +251,7 @@ def _publish_listed(fs: pafs.FileSystem, path: str, arrays: Mapping[str, Array],
 def _read_listed(fs: pafs.FileSystem, path: str, entry: Mapping[str, Any]) -> dict[str, Array]:
     """The arrays of a file that model.json describes. Raises FileNotFoundError when it is absent."""
     with tensors.opened(fs, path) as file:
-        size = os.fstat(file.fileno()).st_size if files.is_local(fs) else file.size()
+        size = os.fstat(file.fileno()).st_size if places.is_local(fs) else file.size()
         if size != entry["bytes"]:
             raise damaged(f"{path} to have {entry['bytes']} bytes", f"{size}")
         if sha256_of(tensors.pieces(file)) != entry["sha256"]:
@@ -279,7 +278,7 @@ def save_arrays(
         OutputError: it cannot be written.
         ArtifactError: a value cannot be saved.
     """
-    fs, target = files.resolve(path, filesystem)
+    fs, target = places.resolve(path, filesystem)
     texts = {"format": CHECKPOINT, "meta": plain.canonical(plain.checked(dict(meta), "meta")).decode()}
     header = tensors.header_of(arrays, texts)
     digest = _content_digest(
@@ -295,10 +294,10 @@ def load_arrays(path: str | os.PathLike[str], filesystem: Any = None) -> tuple[d
     Raises:
         ArtifactError: there is no such file, or it is damaged.
     """
-    fs, target = files.resolve(path, filesystem)
+    fs, target = places.resolve(path, filesystem)
     try:
         with tensors.opened(fs, target) as file:
-            size = os.fstat(file.fileno()).st_size if files.is_local(fs) else file.size()
+            size = os.fstat(file.fileno()).st_size if places.is_local(fs) else file.size()
             header, start = tensors.read_header(file, size, target)
             texts = header.get("__metadata__", {})
             if set(texts) != {"format", "meta", "sha256"} or texts["format"] != CHECKPOINT:

@@ -17,16 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from scipy import sparse
 
 from eigenmill.reduce.format import Format
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.floating[Any]]
@@ -47,7 +45,11 @@ class Columns:
         return Columns(arrays, len(arrays[0]) if arrays else 0)
 
 
-Matrix = Any
+NO_COLUMNS = pa.schema([])
+"""The schema of rows that carry nothing."""
+
+
+Values = Any
 """A dense array, :class:`Columns`, or ``scipy.sparse.csr_array``, of shape (h, d)."""
 
 
@@ -87,7 +89,7 @@ class Block:
     Missing values are NaN in every form of ``X`` (integer columns with nulls arrive as floats).
     """
 
-    X: Matrix
+    X: Values
     weights: F64 | None = None
     carried: pa.RecordBatch | None = None
     origin: Origin = field(default_factory=Origin)
@@ -122,7 +124,7 @@ class Block:
             offsets=(np.arange(self.rows) if self.offsets is None else self.offsets)[keep],
         )
 
-    def with_matrix(self, X: Matrix) -> Block:
+    def with_matrix(self, X: Values) -> Block:
         return replace(self, X=X)
 
     def dense(self, dtype: npt.DTypeLike, shift: Array | None = None, *, name: str = "dense") -> Floats:

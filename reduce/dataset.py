@@ -15,7 +15,7 @@ from eigenmill.reduce.arrays import ArraySource
 from eigenmill.reduce.blocks import Workspace
 from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.engines import Engine, connect
-from eigenmill.reduce.engines.collections import ROOMS, package_of, source_of
+from eigenmill.reduce.engines.collections import FEATURES, ROOMS, Collection, package_of, source_of
 from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.format import Format
 from eigenmill.reduce.manifest import Manifest
@@ -55,7 +55,7 @@ class Dataset(Matrix):
         manifest: Manifest = _engine(engine).write(self, Sink(path, **options))
         return manifest
 
-    def to_spark(self, column: str = "features") -> Any:
+    def to_spark(self, column: str = FEATURES) -> Any:
         """The rows as a Spark DataFrame, still lazy: the carried columns (all, if none are named) and the features.
 
         What is not carried never returns to Spark's JVM, so name ``carry`` in :meth:`from_spark` when few columns
@@ -67,13 +67,12 @@ class Dataset(Matrix):
         Raises:
             ConfigError: the data are not of :meth:`from_spark`, or the DataFrame has a column of that name.
         """
-        if not hasattr(self.source, "frame"):
+        if not isinstance(self.source, Collection) or self.source.home != "spark":
             raise ConfigError(
                 "expected data of Dataset.from_spark, found another source; write files with to_parquet, and read "
                 "them with Spark"
             )
-        source: Any = self.source
-        return source.applied(self, column)
+        return self.source.applied(self, column)
 
     @classmethod
     def from_numpy(
@@ -160,7 +159,7 @@ class Dataset(Matrix):
         ``model.transform(frame)`` is a DataFrame again, and so is ``model.transform(Dataset).to_spark()``.
         """
         layout, cleaning = _split(options)
-        return cls(source_of(frame, **layout), Cleaning(**cleaning))
+        return cls(source_of(frame, "pyspark", **layout), Cleaning(**cleaning))
 
 
 def _engine(engine: Engine | None) -> Engine:
@@ -195,7 +194,7 @@ def as_dataset(X: Any) -> Dataset:
     if module.startswith("pyarrow._dataset"):
         return Dataset.from_pyarrow(X)
     if package_of(X) in ROOMS:
-        return Dataset(source_of(X))
+        return Dataset(source_of(X, package_of(X)))
     if hasattr(X, "__arrow_c_stream__"):
         return Dataset.from_arrow(X)
     raise ConfigError(

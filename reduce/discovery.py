@@ -12,64 +12,22 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
-import pyarrow as pa
 from pyarrow import fs
 
-from eigenmill.reduce import uris
-from eigenmill.reduce.catalog import Texts
 from eigenmill.reduce.errors import ConfigError, DataError, EigenmillError, SchemaError
+from eigenmill.reduce.places import Store, locate
+from eigenmill.reduce.sequences import Texts
 
-QUERY = re.compile(r"\?(?=[a-z_]+=)")
 MAGIC = re.compile(r"[*?\[]")
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 PartitionValue = int | str | None
-
-
-@dataclass(frozen=True)
-class Store:
-    """A file system by description: workers open it with their own credentials, unless one was given."""
-
-    uri: str | None = field(default=None, repr=False)
-    given: Any = field(default=None, repr=False)
-
-    @property
-    def filesystem(self) -> fs.FileSystem:
-        if self.given is not None:
-            return self.given
-        return _LOCAL if self.uri is None else _from_uri(self.uri)[0]
-
-    @property
-    def remote(self) -> bool:
-        """Whether a read may cost a request."""
-        return not isinstance(self.filesystem, fs.LocalFileSystem)
-
-
-_LOCAL = fs.LocalFileSystem()
-
-
-@lru_cache(maxsize=16)
-def _from_uri(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system and the path in it: pyarrow's own if it knows the scheme, else fsspec's."""
-    try:
-        filesystem, path = fs.FileSystem.from_uri(uri)
-        return filesystem, path
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as unknown:
-        try:
-            from fsspec.core import url_to_fs
-
-            filesystem, path = url_to_fs(uri)
-        except (ImportError, ValueError) as error:
-            advice = "install the fsspec package for it, or give filesystem="
-            raise uris.refused(uri, "pyarrow or fsspec", advice, unknown, error) from None
-        return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
 
 
 @dataclass(frozen=True)
@@ -106,7 +64,7 @@ def discover(path: Any, filesystem: Any = None) -> Listing:
             raise ConfigError(f"expected a path (str or Path) or a list of paths, found {type(item).__name__}")
     if not items:
         raise SchemaError("expected at least one path, found an empty list")
-    stores, paths = zip(*(_locate(os.fspath(item), filesystem) for item in items), strict=True)
+    stores, paths = zip(*(locate(item, filesystem) for item in items), strict=True)
     store = stores[0]
     if any(other.filesystem != store.filesystem for other in stores):
         raise ConfigError(
@@ -173,33 +131,6 @@ def hive_partitions(files: Sequence[str]) -> tuple[Mapping[str, PartitionValue],
 
 def _is_hive(part: str) -> bool:
     return part.find("=") > 0
-
-
-def _locate(path: str, filesystem: Any) -> tuple[Store, str]:
-    """The store, and the path within it; local paths become absolute, for workers run elsewhere."""
-    scheme = uris.SCHEME.match(path)
-    if filesystem is None:
-        if scheme is None:
-            return Store(), os.path.abspath(path).replace(os.sep, "/")
-        # The file system is found by scheme, authority and query alone: a glob or a blank is no valid URI.
-        query = QUERY.search(path)
-        options = path[query.start() :] if query else ""
-        authority, _, rest = path[scheme.end() : len(path) - len(options)].partition("/")
-        uri = scheme.group() + authority + ("/" if scheme[1] == "file" else "") + options
-        rest = unquote(rest) if scheme[1] == "file" else rest
-        return Store(uri=uri), join(_from_uri(uri)[1], rest.rstrip("/")).rstrip("/") or "/"
-    if not isinstance(filesystem, fs.FileSystem):
-        if not hasattr(filesystem, "_strip_protocol"):
-            raise ConfigError(
-                f"expected a pyarrow or fsspec file system in filesystem=, found {type(filesystem).__name__}"
-            )
-        inside = filesystem._strip_protocol(path)
-        return Store(given=fs.PyFileSystem(fs.FSSpecHandler(filesystem))), str(inside)
-    if scheme is not None:
-        path = path[scheme.end() :]
-    if isinstance(filesystem, fs.LocalFileSystem):
-        path = os.path.abspath(path).replace(os.sep, "/")
-    return Store(given=filesystem), path.rstrip("/") or "/"
 
 
 def _expand(filesystem: fs.FileSystem, path: str, *, alone: bool) -> tuple[str, list[str]]:

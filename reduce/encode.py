@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -68,38 +68,6 @@ class Encoding:
     def group_rows(self) -> int:
         """Most rows of a row group."""
         return min(max(self.format.group_bytes // self.row_bytes, 1), self.format.group_rows)
-
-
-def write_file(
-    fs: pafs.FileSystem,
-    directory: str,
-    encoding: Encoding,
-    part: Part,
-    name: str,
-    fill: Callable[[pq.ParquetWriter], int],
-) -> FileRecord:
-    """Publishes the file ``name``, whose rows ``fill`` writes and counts."""
-    path = f"{directory}/{name}"
-    rows = 0
-
-    def write(file: BinaryIO) -> None:
-        nonlocal rows
-        with files.explained(path):
-            writer = _parquet_writer(encoding, file)
-        try:
-            rows = fill(writer)
-            with files.explained(path):
-                writer.add_key_value_metadata({"eigenmill.model": encoding.model, "eigenmill.part": str(part.index)})
-                writer.close()
-        except BaseException:
-            # The file is a local temporary that is never published now; closing only frees the encoder.
-            with contextlib.suppress(Exception):
-                writer.close()
-            writer.is_open = False
-            raise
-
-    written = files.publish(fs, path, write)
-    return FileRecord(name, rows, written.bytes, written.sha256)
 
 
 def _parquet_writer(encoding: Encoding, file: BinaryIO) -> pq.ParquetWriter:
@@ -204,36 +172,73 @@ def matrix(encoding: Encoding, block: Block) -> Array:
             ) from error
 
 
-def _write_groups(encoding: Encoding, part: Part, path: str, writer: pq.ParquetWriter, blocks: Iterable[Block]) -> int:
-    """Streams blocks into row groups of the file ``path``; the number of rows."""
-    limit, written = encoding.group_rows, 0
-    rows = Rows(encoding, min(limit, part.rows))
+class PartFile:
+    """One Parquet file of a part, open for row groups."""
 
-    def flush() -> int:
+    def __init__(self, path: str, writer: pq.ParquetWriter) -> None:
+        self.path, self.writer, self.rows = path, writer, 0
+
+    def write(self, rows: Rows, group_rows: int | None = None) -> None:
+        """Writes what has been gathered, as one row group or as several of ``group_rows`` rows."""
         count = rows.count
         if count:
-            with files.explained(path):
-                writer.write_table(rows.table(), row_group_size=count)
-        return count
+            with files.explained(self.path):
+                self.writer.write_table(rows.table(), row_group_size=group_rows or count)
+        self.rows += count
 
-    for block in blocks:
-        X, start = matrix(encoding, block), 0
+
+@dataclass(frozen=True)
+class PartFiles:
+    """Where the files of one part go, and the records of those that are there."""
+
+    fs: pafs.FileSystem
+    directory: str
+    encoding: Encoding
+    part: Part
+    written: list[FileRecord] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def file(self, name: str) -> Iterator[PartFile]:
+        """The file ``name``, published when the ``with`` statement ends well."""
+        path = f"{self.directory}/{name}"
+        with files.draft(self.fs, path) as made:
+            with files.explained(path):
+                writer = _parquet_writer(self.encoding, made.file)
+            try:
+                file = PartFile(path, writer)
+                yield file
+                labels = {"eigenmill.model": self.encoding.model, "eigenmill.part": str(self.part.index)}
+                with files.explained(path):
+                    writer.add_key_value_metadata(labels)
+                    writer.close()
+            except BaseException:
+                writer.is_open = False  # the file will not be published: nothing is left to be written when this goes
+                raise
+        self.written.append(FileRecord(name, file.rows, made.written.bytes, made.written.sha256))
+
+
+class WholePart:
+    """A part as one file: its blocks go into row groups as they come."""
+
+    def __init__(self, out: PartFiles, file: PartFile) -> None:
+        self.encoding, self.file = out.encoding, file
+        self.rows = Rows(out.encoding, min(out.encoding.group_rows, out.part.rows))
+
+    def add(self, block: Block) -> None:
+        """Takes a block's rows; writes every row group that is full."""
+        X, rows, limit, start = matrix(self.encoding, block), self.rows, self.encoding.group_rows, 0
         while start < len(X):
             stop = min(start + limit - rows.count, len(X))
             rows.add(X[start:stop], None if block.carried is None else block.carried[start:stop])
-            if rows.count == limit or rows.carried_bytes >= encoding.format.group_bytes:
-                written += flush()
+            if rows.count == limit or rows.carried_bytes >= self.encoding.format.group_bytes:
+                self.file.write(rows)
             start = stop
-    return written + flush()
 
 
-def write_part(
-    fs: pafs.FileSystem, directory: str, encoding: Encoding, part: Part, blocks: Iterable[Block]
-) -> list[FileRecord]:
+@contextlib.contextmanager
+def whole_part(out: PartFiles) -> Iterator[WholePart]:
     """Writes a part as one file."""
-    name = f"{part.name}.parquet"
-
-    def fill(writer: pq.ParquetWriter) -> int:
-        return _write_groups(encoding, part, f"{directory}/{name}", writer, blocks)
-
-    return [write_file(fs, directory, encoding, part, name, fill)]
+    with out.file(f"{out.part.name}.parquet") as file:
+        made = WholePart(out, file)
+        yield made
+        file.write(made.rows)

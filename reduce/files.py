@@ -2,8 +2,8 @@
 
 Locally a file is written as ``.NAME.<host>-<pid>-<random>.tmp`` beside its target, synced, and moved onto
 it: a reader sees the old file, the new one or none. Other file systems have no rename that can be relied on:
-a file is made in an anonymous local spool and uploaded by one write. **A remote stream is never closed after
-an exception**: closing is what publishes an object, also a truncated one.
+a file is made in an anonymous local spool and uploaded by one stream, piece by piece. **A remote stream is never closed
+after an exception**: closing is what publishes an object, also a truncated one.
 
 What the operating system refuses (full disk, no permission) becomes an :class:`OutputError` with its errno.
 """
@@ -11,6 +11,7 @@ What the operating system refuses (full disk, no permission) becomes an :class:`
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -19,17 +20,19 @@ import secrets
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, BinaryIO, Literal, cast
 
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import long_lists, plain, uris
+from eigenmill.reduce import long_lists, plain
 from eigenmill.reduce.digest import sha256_of_file, size_and_sha256
-from eigenmill.reduce.errors import ConfigError, EigenmillError, OutputError
+from eigenmill.reduce.errors import EigenmillError, OutputError
+from eigenmill.reduce.places import is_local
 
 MAX_JSON = 256 << 20
 """Bytes of the largest JSON file that is read: a million feature names take 20 MB."""
@@ -40,6 +43,9 @@ SILENT_SECONDS = 3600.0
 OBJECT_STORES = ("s3", "gcs", "abfs")
 """File systems without directories: creating one leaves an empty object behind."""
 
+PIECE, IN_FLIGHT = 4 << 20, 32 << 20
+"""Bytes that an upload reads at a time; bytes that a store may send in the background before they are waited for."""
+
 _ATTEMPT = re.compile(r"\.(?P<host>[0-9A-Za-z]+)-\d+-[0-9a-f]{8}\.tmp$")
 
 
@@ -49,58 +55,6 @@ class Written:
 
     bytes: int
     sha256: str
-
-
-# Where
-
-
-def resolve(path: str | os.PathLike[str], filesystem: Any = None) -> tuple[pafs.FileSystem, str]:
-    """The file system and the path on it; local paths become absolute.
-
-    Args:
-        path: a path, or a URI (``s3://bucket/key``, ``file:///...``) when ``filesystem`` is None.
-        filesystem: a ``pyarrow.fs`` or fsspec file system.
-
-    Raises:
-        ConfigError: the URI or the file system is not one that pyarrow knows.
-    """
-    text = os.fspath(path)
-    if filesystem is None:
-        if "://" not in text:
-            return pafs.LocalFileSystem(), _local_path(text)
-        try:
-            found, inner = pafs.FileSystem.from_uri(text)
-        except (ValueError, OSError, NotImplementedError) as error:
-            raise uris.refused(text, "pyarrow", "give filesystem= for any other file system", error) from None
-        return found, inner.rstrip("/")
-    found = filesystem if isinstance(filesystem, pafs.FileSystem) else _from_fsspec(filesystem)
-    while isinstance(found, pafs.SubTreeFileSystem):
-        text, found = found.base_path.rstrip("/") + "/" + text.lstrip("/"), found.base_fs
-    if isinstance(found, pafs.PyFileSystem) and isinstance(found.handler, pafs.FSSpecHandler):
-        text = found.handler.fs._strip_protocol(text)
-        if "file" in _protocols(found.handler.fs):
-            found = pafs.LocalFileSystem()  # the same disk, with the atomic rename that fsspec does not offer
-    return found, _local_path(text) if is_local(found) else text.rstrip("/")
-
-
-def _from_fsspec(filesystem: Any) -> pafs.FileSystem:
-    if not (hasattr(filesystem, "pipe_file") and hasattr(filesystem, "_strip_protocol")):
-        raise ConfigError(f"expected a pyarrow.fs or fsspec file system, found {type(filesystem).__name__}")
-    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
-
-
-def _protocols(fsspec_filesystem: Any) -> tuple[str, ...]:
-    protocol = fsspec_filesystem.protocol
-    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
-
-
-def _local_path(text: str) -> str:
-    return os.path.abspath(os.path.expanduser(text))
-
-
-def is_local(fs: pafs.FileSystem) -> bool:
-    """Whether files can be moved onto each other atomically."""
-    return isinstance(fs, pafs.LocalFileSystem)
 
 
 def split(path: str) -> tuple[str, str]:
@@ -136,31 +90,45 @@ def _advice(code: int | None) -> str:
     return "repair the cause and run again: finished parts are kept"
 
 
-def publish(fs: pafs.FileSystem, path: str, write: Callable[[BinaryIO], None]) -> Written:
-    """Lets ``write`` fill a local file and makes that file appear as ``path``, whole or not at all.
+@dataclass
+class Draft:
+    """A file in the making.
+
+    Attributes:
+        file: a local file to fill, empty and seekable at first.
+        written: what was published, once the draft has ended.
+    """
+
+    file: BinaryIO
+    written: Written = field(init=False)
+
+
+def draft(fs: pafs.FileSystem, path: str) -> AbstractContextManager[Draft]:
+    """A local file that appears as ``path`` when the ``with`` statement ends, whole or not at all.
 
     Args:
-        fs: the file system, from :func:`resolve`.
+        fs: the file system, from :func:`eigenmill.reduce.places.resolve`.
         path: the target; its parent directory is created; an existing file is replaced.
-        write: fills an empty, seekable local file; its exceptions pass, and nothing is published then.
 
     Raises:
-        OutputError: the file system refused.
+        OutputError: the file system refused. After this and any other exception nothing is published.
     """
-    return _publish_local(path, write) if is_local(fs) else _publish_remote(fs, path, write)
+    return _beside(path) if is_local(fs) else _spooled(fs, path)
 
 
-def _publish_local(path: str, write: Callable[[BinaryIO], None]) -> Written:
+@contextlib.contextmanager
+def _beside(path: str) -> Iterator[Draft]:
     parent, name = os.path.split(path)
     with explained(path):
         _make_local(parent)
         file, temporary = _create_locked(parent, name)
+    made = Draft(file)
     try:
         with file:
-            write(file)
+            yield made
             with explained(path):
                 os.fsync(file.fileno())
-                written = _measure(file)
+                made.written = _measure(file)
                 # Moved while the lock is held: a cleaner never takes a finished file for an abandoned one.
                 os.replace(temporary, path)
     except BaseException:
@@ -169,7 +137,6 @@ def _publish_local(path: str, write: Callable[[BinaryIO], None]) -> Written:
         raise
     with explained(path):
         sync_directory(parent)
-    return written
 
 
 def _create_locked(parent: str, name: str) -> tuple[BinaryIO, str]:
@@ -200,27 +167,50 @@ def _lock(handle: int) -> None:
             raise
 
 
-def _publish_remote(fs: pafs.FileSystem, path: str, write: Callable[[BinaryIO], None]) -> Written:
+@contextlib.contextmanager
+def _spooled(fs: pafs.FileSystem, path: str) -> Iterator[Draft]:
     # Anonymous: the spool is gone with this process, however it ends.
-    with explained("the spool in " + tempfile.gettempdir()):
-        spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-    with spool:
-        write(cast(BinaryIO, spool))
-        with explained("the spool in " + tempfile.gettempdir()):
-            written = _measure(cast(BinaryIO, spool))
-            spool.seek(0)
-            content = spool.read()
+    with _spooling():
+        made = Draft(cast(BinaryIO, tempfile.TemporaryFile(buffering=0)))  # noqa: SIM115
+    with made.file:
+        yield made
+        with _spooling():
+            made.written = _measure(made.file)
+            made.file.seek(0)
+        _upload(fs, path, made.file, made.written.bytes)
+
+
+def _spooling() -> AbstractContextManager[None]:
+    return explained("the spool in " + tempfile.gettempdir())
+
+
+def _upload(fs: pafs.FileSystem, path: str, spool: BinaryIO, size: int) -> None:
+    """Copies ``size`` bytes into an object, a few pieces at a time in memory."""
+    with explained(path):
+        make_directory(fs, split(path)[0])
+        stream = fs.open_output_stream(path)
+    try:
+        sent = 0
+        while sent < size:
+            with _spooling():
+                piece = spool.read(PIECE)
+                if not piece:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+            sent += len(piece)
+            with explained(path):
+                stream.write(piece)
+                if sent % IN_FLIGHT < len(piece):
+                    stream.flush()
         with explained(path):
-            make_directory(fs, split(path)[0])
-            stream = fs.open_output_stream(path)
-            stream.write(content)
             stream.close()
-            size = fs.get_file_info(path).size
-        if size != written.bytes:
-            raise OutputError(
-                f"expected {path} to have {written.bytes} bytes after its upload, found {size}; run again"
-            )
-    return written
+    except BaseException:
+        # One reference too many: a stream that nobody holds is closed, and closing publishes what there is of it.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
+        raise
+    with explained(path):
+        found = fs.get_file_info(path).size
+    if found != size:
+        raise OutputError(f"expected {path} to have {size} bytes after its upload, found {found}; run again")
 
 
 def _measure(file: BinaryIO) -> Written:
@@ -261,12 +251,9 @@ def _make_local(path: str) -> None:
 
 def write_bytes(fs: pafs.FileSystem, path: str, content: bytes) -> Written:
     """Publishes ``content`` as ``path``."""
-
-    def write(file: BinaryIO) -> None:
-        with explained(path):
-            write_all(file, content)
-
-    return publish(fs, path, write)
+    with draft(fs, path) as made, explained(path):
+        write_all(made.file, content)
+    return made.written
 
 
 def write_all(file: BinaryIO, content: Any) -> None:
@@ -278,13 +265,11 @@ def write_all(file: BinaryIO, content: Any) -> None:
 
 def write_json(fs: pafs.FileSystem, path: str, value: Any) -> Written:
     """Publishes ``value`` as indented JSON: keys sorted, floats exact, no NaN or infinity."""
-
-    def write(file: BinaryIO) -> None:
+    with draft(fs, path) as made:
         for piece in chain(plain.pieces(value, indent=1), [b"\n"]):
             with explained(path):
-                write_all(file, piece)
-
-    return publish(fs, path, write)
+                write_all(made.file, piece)
+    return made.written
 
 
 # Reading

@@ -32,10 +32,10 @@ from eigenmill.reduce.arrow import (
     unwrapped,
     wrong_length,
 )
-from eigenmill.reduce.blocks import Array, Columns, Matrix, Origin
+from eigenmill.reduce.blocks import Array, Columns, Origin, Values
 from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
-from eigenmill.reduce.source_base import Numbered, feature_dtype
+from eigenmill.reduce.source_base import Numbered, Source, feature_dtype
 
 SPARK_VECTOR = pa.struct(
     {"type": pa.int8(), "size": pa.int32(), "indices": pa.list_(pa.int32()), "values": pa.list_(pa.float64())}
@@ -63,14 +63,14 @@ class Layout(Protocol):
     def sparse(self) -> bool:
         """Whether blocks are CSR."""
 
-    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Matrix:
+    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Values:
         """The batch's rows, (h, d); ``origin`` says in errors where they come from."""
 
     def describe(self) -> Mapping[str, Any]:
         """JSON-able keywords that choose this layout again."""
 
 
-class LaidOut:
+class LaidOut(Source):
     """What every source of rows in columns takes from its layout."""
 
     layout: Layout
@@ -86,6 +86,10 @@ class LaidOut:
     @property
     def sparse(self) -> bool:
         return self.layout.sparse
+
+    @property
+    def stored_columns(self) -> int:
+        return len(self.layout.columns)
 
     def describe(self) -> Mapping[str, Any]:
         """The layout only: what is carried, weighted and filtered is a matter of one run, not of a model."""
@@ -106,7 +110,7 @@ class Scalars:
     def names(self) -> Sequence[str]:
         return self.columns
 
-    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Matrix:
+    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Values:
         d = len(self.columns)
         if self.plain:
             # One copy in C++: a loop over hundreds of columns holds the interpreter's lock as long as it takes.
@@ -137,7 +141,7 @@ class Vector:
     def names(self) -> Sequence[str]:
         return Numbered(f"{self.column}_", self.width)
 
-    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Matrix:
+    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Values:
         return list_rows(batch.column(0), self.width, self.column, origin)
 
     def describe(self) -> Mapping[str, Any]:
@@ -162,7 +166,7 @@ class SparkVector:
     def names(self) -> Sequence[str]:
         return Numbered(f"{self.column}_", self.width)
 
-    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Matrix:
+    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Values:
         kinds, sizes, indices, values = batch.column(0).flatten()
         missing = missing_rows(batch.column(0))
         kind = np.where(missing, -1, kinds.fill_null(-1).to_numpy())
@@ -207,7 +211,7 @@ class SparsePair:
     def names(self) -> Sequence[str]:
         return Numbered(f"{self.values}_", self.width)
 
-    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Matrix:
+    def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Values:
         where = f"columns {self.indices!r} and {self.values!r}"
         return sparse_rows(batch.column(0), batch.column(1), self.width, self.dtype, where, origin)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from eigenmill.reduce import plain
-from eigenmill.reduce.catalog import Made, Texts
+from eigenmill.reduce.sequences import Made, Texts
 
 T = TypeVar("T", covariant=True)
 Path = tuple[str, ...]

@@ -13,11 +13,11 @@ from typing import Any
 
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import files, plain
-from eigenmill.reduce.catalog import Made
+from eigenmill.reduce import files, places, plain
 from eigenmill.reduce.digest import items_of, named, tagged
 from eigenmill.reduce.errors import OutputError
 from eigenmill.reduce.long_lists import Each, Packed
+from eigenmill.reduce.sequences import Made
 
 FORMAT, VERSION = "eigenmill-output", 1
 MANIFEST = "_manifest.json"
@@ -125,7 +125,7 @@ def read_manifest(path: str | os.PathLike[str], filesystem: Any = None) -> Manif
     Raises:
         OutputError: there is none, or it is damaged, of a newer format, or names files outside the directory.
     """
-    fs, directory = files.resolve(path, filesystem)
+    fs, directory = places.resolve(path, filesystem)
     return read_at(fs, directory)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from eigenmill.reduce.blocks import Block, Workspace
-from eigenmill.reduce.catalog import Files, Fragment, total_rows
+from eigenmill.reduce.catalog import Fragment, total_rows
 from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.errors import SchemaError
@@ -59,12 +59,11 @@ class Matrix:
         return self.source.sparse and all(t.sparse for t in self.transforms)
 
     @property
-    def carried(self) -> Any:
+    def carried(self) -> pa.Schema:
         """Arrow schema of the carried columns: those of the source, without what transforms hide, and what they add."""
         fields = list(self.source.carried)
         for step in self.transforms:
-            hidden = getattr(step, "hidden", ())
-            fields = [*(f for f in fields if f.name not in hidden), *getattr(step, "carried", ())]
+            fields = [*(f for f in fields if f.name not in step.hidden), *step.carried]
         return pa.schema(fields)
 
     @property
@@ -75,14 +74,7 @@ class Matrix:
     @property
     def stored(self) -> int:
         """Numbers stored, by the metadata: the entries of sparse rows, else n d."""
-        n, d = self.n_rows, self.n_features
-        if not self.sparse:
-            return n * d
-        source: Any = self.source
-        if source.files:
-            values = source.files.values if isinstance(source.files, Files) else [f.values for f in source.files]
-            return min(sum(map(int, values)), n * d)
-        return int(getattr(source, "values", n * d))
+        return self.source.values if self.sparse else self.n_rows * self.n_features
 
     @property
     def fragments(self) -> Sequence[Fragment]:

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
+import pyarrow as pa
 from pyarrow import fs as pafs
 
 from eigenmill.reduce import about, files, plain, versions
 from eigenmill.reduce.digest import named
 from eigenmill.reduce.errors import OutputError
+from eigenmill.reduce.filters import bound_to
 from eigenmill.reduce.long_lists import Packed
 from eigenmill.reduce.manifest import (
     FORMAT,
@@ -47,11 +49,12 @@ _PART_FILE = re.compile(r"(?:[^/]+=[^/]+/)?part-(\d{5,})(?:-\d+)?\.parquet")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is at a path: whose output it is (``key``; None when it is damaged: see ``reason``)."""
+    """What is at a path: whose output it is (``key``; None when it is damaged: see ``reason``), and of which input."""
 
     state: Literal["nothing", "begun", "finished", "foreign"]
     key: str | None = None
     reason: str = ""
+    input: str = ""
 
 
 def look(fs: pafs.FileSystem, directory: str) -> Found:
@@ -63,22 +66,31 @@ def look(fs: pafs.FileSystem, directory: str) -> Found:
     present = set(files.names(fs, directory))
     try:
         if {SUCCESS, MANIFEST} <= present:
-            return Found("finished", read_at(fs, directory).key)
+            manifest = read_at(fs, directory)
+            return Found("finished", manifest.key, input=str(manifest.input.get("digest", "")))
         if JOB in present:
-            return Found("begun", _read_job(fs, directory)["key"])
+            job = _read_job(fs, directory)
+            return Found("begun", job["key"], input=str(job["input"].get("digest", "")))
     except OutputError as error:
         return Found("finished" if SUCCESS in present else "begun", reason=str(error))
     visible = list(files.visible_files(fs, directory))
     return Found("foreign", reason=f"files such as {visible[0]}") if visible else Found("nothing")
 
 
-def refusal(found: Found, directory: str, key: str) -> str:
-    """Why the job ``key`` cannot write where ``found`` is, and what to do."""
+def refusal(found: Found, directory: str, key: str, input: str = "") -> str:
+    """Why the job ``key`` over the ``input`` of that digest cannot write where ``found`` is, and what to do."""
     what = {"begun": "an unfinished output", "finished": "a finished output", "foreign": "files"}[found.state]
     if found.reason:
         what = found.reason
     elif found.key != key:
         what += f" of another job (key {str(found.key)[:12]})"
+        theirs, mine = bound_to(found.input), bound_to(input)
+        if theirs != mine:
+            what += (
+                "; a filter given as an expression is known by the bytes of one pyarrow, "
+                f"{theirs or 'up to 26'} there and {mine or pa.__version__} here: "
+                "if it is this job, finish it under that one"
+            )
     advice = "choose another path" + ("" if found.state == "foreign" else ", or write with overwrite=True")
     return (
         f"expected {directory} to be absent, empty, or an output of the same data, model and options "

@@ -25,11 +25,12 @@ from eigenmill.reduce.arrow import field_of, numbers, plain, weights_field
 from eigenmill.reduce.blocks import F64, Block, Origin, Workspace
 from eigenmill.reduce.catalog import FileInfo, Files, Fragment, Fragments, RowGroups
 from eigenmill.reduce.digest import digest_of, digest_of_bytes
-from eigenmill.reduce.discovery import Listing, PartitionValue, Store, join
+from eigenmill.reduce.discovery import Listing, PartitionValue, join
 from eigenmill.reduce.errors import ChangedInputError, DataError, EigenmillError, SchemaError
 from eigenmill.reduce.filters import RowFilter, constant, row_filter
 from eigenmill.reduce.format import FORMAT_1, Format, current
 from eigenmill.reduce.layouts import DENSE, LaidOut, Layout, SparkVector, Vector, Wanted, choose
+from eigenmill.reduce.places import Store
 
 TAIL = 64 << 10
 """Bytes read from a file's end to get its footer; a longer footer costs a second read."""
@@ -123,7 +124,7 @@ def locate(path: str, spans: Sequence[tuple[int, int]], position: int) -> Origin
     return Origin(path, None, position)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ParquetSource(LaidOut):
     """Parquet files of one schema. Small and picklable: descriptions only, no open files.
 
@@ -155,6 +156,13 @@ class ParquetSource(LaidOut):
     def stored_columns(self) -> int:
         return len(self.columns(carry=False))
 
+    @property
+    def values(self) -> int:
+        if not self.sparse:
+            return super().values
+        values = self.files.values if isinstance(self.files, Files) else [f.values for f in self.files]
+        return min(sum(map(int, values)), super().values)
+
     @cached_property
     def fragments(self) -> Sequence[Fragment]:
         """Files without rows have none."""
@@ -166,7 +174,8 @@ class ParquetSource(LaidOut):
     @cached_property
     def digest(self) -> str:
         where = None if self.where is None else self.where.digest
-        return digest_of([self.files, self.layout, str(self.carried), self.weights, where, self.keys])
+        found = digest_of([self.files, self.layout, str(self.carried), self.weights, where, self.keys])
+        return found + ("" if self.where is None else self.where.bound)
 
     def only(self, files: Sequence[int]) -> ParquetSource:
         """The same source over some of its files, by their numbers."""
@@ -367,7 +376,16 @@ def plan(listing: Listing, want: Wanted, filters: Any = None, format: Format | N
         each = {id(values): {name: values[name] for name in used} for values in listing.partitions}
         keys = tuple(each[id(values)] for values in listing.partitions)
     source = ParquetSource(
-        listing.store, listing.root, (), layout, carried, want.weights, where, keys, listing.listed, format or current()
+        store=listing.store,
+        root=listing.root,
+        files=(),
+        layout=layout,
+        carried=carried,
+        weights=want.weights,
+        where=where,
+        keys=keys,
+        listed=listing.listed,
+        format=format or current(),
     )
     columns = source.columns(carry=True)
     expected = {name: schema.field(name).type for name in columns}

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from pyarrow import fs as pafs
 
-from eigenmill.reduce import files
 from eigenmill.reduce.blocks import Array, Block
 from eigenmill.reduce.discovery import HIVE_NULL
-from eigenmill.reduce.encode import Encoding, Rows, matrix, write_file
+from eigenmill.reduce.encode import Encoding, PartFiles, Rows, matrix
 from eigenmill.reduce.errors import ConfigError
-from eigenmill.reduce.manifest import FileRecord
-from eigenmill.reduce.parts import Part
 
 PARTITION_VALUES = 4096
 """Most values of the partition column within one part."""
@@ -44,45 +40,46 @@ def check_column(partition_by: str, carried: pa.Schema) -> None:
         raise ConfigError(f"expected partition_by to hold text, numbers or dates, found {kind}; choose another column")
 
 
-def write_values(
-    fs: pafs.FileSystem, directory: str, encoding: Encoding, part: Part, blocks: Iterable[Block]
-) -> list[FileRecord]:
-    """One file per value of the partition column; more when the part is larger than ``partition_bytes``."""
-    gathered: dict[str, Rows] = {}
-    values: set[str] = set()
-    written: list[FileRecord] = []
-    rounds = 0
+class Values:
+    """A part by value of the partition column: one file for each, and more than one when the part is large."""
 
-    def flush() -> None:
-        for value in sorted(gathered):
-            rows = gathered[value]
-            name = f"{encoding.partition_by}={value}/{part.name}{f'-{rounds}' if rounds else ''}.parquet"
+    def __init__(self, out: PartFiles) -> None:
+        self.out, self.encoding = out, out.encoding
+        self.gathered: dict[str, Rows] = {}
+        self.values: set[str] = set()
+        self.rounds = 0
 
-            def fill(writer: pq.ParquetWriter, rows: Rows = rows, name: str = name) -> int:
-                count = rows.count
-                with files.explained(f"{directory}/{name}"):
-                    writer.write_table(rows.table(), row_group_size=encoding.group_rows)
-                return count
-
-            written.append(write_file(fs, directory, encoding, part, name, fill))
-        gathered.clear()
-
-    for block in blocks:
-        for value, X, carried in _split(encoding, block):
-            values.add(value)
-            if value not in gathered:
-                gathered[value] = Rows(encoding, len(X))
-            gathered[value].add(X, carried)
-        if len(values) > PARTITION_VALUES:
+    def add(self, block: Block) -> None:
+        """Takes a block's rows; writes all that was gathered when it is more than ``partition_bytes``."""
+        for value, X, carried in _split(self.encoding, block):
+            self.values.add(value)
+            if value not in self.gathered:
+                self.gathered[value] = Rows(self.encoding, len(X))
+            self.gathered[value].add(X, carried)
+        if len(self.values) > PARTITION_VALUES:
             raise ConfigError(
-                f"expected at most {PARTITION_VALUES} values of {encoding.partition_by!r} within a part, "
-                f"found {len(values)} by {block.origin.at()}; partition by a column with fewer values"
+                f"expected at most {PARTITION_VALUES} values of {self.encoding.partition_by!r} within a part, "
+                f"found {len(self.values)} by {block.origin.at()}; partition by a column with fewer values"
             )
-        if sum(rows.nbytes for rows in gathered.values()) >= encoding.format.partition_bytes:
-            flush()
-            rounds += 1
-    flush()
-    return written
+        if sum(rows.nbytes for rows in self.gathered.values()) >= self.encoding.format.partition_bytes:
+            self.write()
+            self.rounds += 1
+
+    def write(self) -> None:
+        """Writes what has been gathered, a file for each value."""
+        encoding, ending = self.encoding, f"-{self.rounds}" if self.rounds else ""
+        for value in sorted(self.gathered):
+            with self.out.file(f"{encoding.partition_by}={value}/{self.out.part.name}{ending}.parquet") as file:
+                file.write(self.gathered[value], encoding.group_rows)
+        self.gathered.clear()
+
+
+@contextlib.contextmanager
+def partitioned_part(out: PartFiles) -> Iterator[Values]:
+    """Writes a part by value of the partition column."""
+    made = Values(out)
+    yield made
+    made.write()
 
 
 def _split(encoding: Encoding, block: Block) -> Iterator[tuple[str, Array, pa.RecordBatch]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eigenmill.reduce.catalog import Fragment, Integers, Made, runs_of, total_rows
+from eigenmill.reduce.catalog import Fragment, runs_of, total_rows
 from eigenmill.reduce.format import Format
+from eigenmill.reduce.sequences import Integers, Made
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from eigenmill.reduce.catalog import Made
 from eigenmill.reduce.digest import sha256_of
 from eigenmill.reduce.errors import ArtifactError, EigenmillError, OutputError
+from eigenmill.reduce.sequences import Made
 
 MAX_DEPTH = 64
 """Deepest nesting of a JSON file."""

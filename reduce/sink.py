@@ -22,9 +22,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,15 +31,16 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import encode, files, output, partition, plain, versions
-from eigenmill.reduce.blocks import Block
-from eigenmill.reduce.catalog import FileInfo, Some, total_rows
+from eigenmill.reduce import arrow, encode, files, output, partition, places, plain, versions
+from eigenmill.reduce.blocks import NO_COLUMNS, Block
+from eigenmill.reduce.catalog import FileInfo, total_rows
 from eigenmill.reduce.encode import Encoding, Layout
 from eigenmill.reduce.errors import ChangedInputError, ConfigError, OutputError, SchemaError
 from eigenmill.reduce.long_lists import Each
 from eigenmill.reduce.manifest import FORMAT, VERSION, Manifest, PartRecord, read_at, read_manifest
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.parts import Part, plan_parts
+from eigenmill.reduce.sequences import Some
 from eigenmill.reduce.source_base import Source
 
 LAYOUTS = ("list", "columns")
@@ -48,6 +48,19 @@ COMPRESSIONS = ("zstd", "snappy", "lz4", "gzip", "none")
 
 
 # What a user asks for
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What a write takes.
+
+    Attributes:
+        parts: as many as may be written at once.
+        memory: bytes that writing one of them takes at most, the block and long carried values apart (an estimate).
+    """
+
+    parts: int
+    memory: int
 
 
 @dataclass(frozen=True)
@@ -101,6 +114,26 @@ class Sink:
                 raise ConfigError("expected names only with layout='columns', found layout='list'; drop one")
             object.__setattr__(self, "names", tuple(str(n) for n in self.names))
 
+    def writing(self, data: Matrix, n_features: int | None = None) -> Writing:
+        """What writing ``data`` takes, from metadata alone: nothing is looked for at ``path``.
+
+        A row group of features and of carried columns is gathered and encoded; a partitioned part gathers
+        more; what goes to an object store is sent in pieces.
+
+        Args:
+            data: what is written.
+            n_features: as many features of it, by default its own.
+        """
+        k, itemsize = data.n_features if n_features is None else n_features, np.dtype(self.dtype or data.dtype).itemsize
+        format = data.format
+        parts = plan_parts(data.fragments, k, itemsize, self.part_bytes, format)
+        largest = max((part.rows for part in parts), default=0) * k * itemsize
+        gathered = format.partition_bytes if self.partition_by else format.group_bytes
+        carried = format.group_bytes if len(data.carried) else 0
+        local = places.is_local(places.resolve(self.path, self.filesystem)[0])
+        spool = 0 if local else min(largest, 2 * files.IN_FLIGHT)
+        return Writing(len(parts), 3 * min(largest, gathered) + carried + spool + (8 << 20))
+
     def open(self, data: Matrix) -> Job:
         """Begins the job that writes ``data`` here, or finds how far it came. Reads no input but metadata.
 
@@ -108,23 +141,23 @@ class Sink:
             OutputError: the output belongs to another job or is damaged, or cannot be written.
             ConfigError, SchemaError: the options do not fit the data.
         """
-        fs, path = files.resolve(self.path, self.filesystem)
+        fs, path = places.resolve(self.path, self.filesystem)
         job, description = _describe(self, data, path)
-        if files.is_local(fs):
+        if places.is_local(fs):
             path = versions.follow_foreign_links(path)
             versions.finish_pointing(path)
             link = path if versions.current(path) else None
             job = replace(job, directory=os.path.realpath(path), link=link)
+        found = output.look(fs, job.directory)
+        if found.state == "nothing":
+            return _start(fs, job, description)
         try:
-            found = output.look(fs, job.directory)
-            if found.state == "nothing":
-                return _start(fs, job, description)
             if found.key == job.key:
-                return _go_on(fs, job)
-            raise OutputError(output.refusal(found, job.directory, job.key))
+                return _go_on(fs, job, found)
+            raise OutputError(output.refusal(found, job.directory, job.key, description["input"]["digest"]))
         except OutputError:
             # A damaged output of the same job is replaced as well; a directory of someone else's never is.
-            if not self.overwrite or output.look(fs, job.directory).state not in ("begun", "finished"):
+            if not self.overwrite or found.state == "foreign":
                 raise
         return _open_version(fs, job, description, path)
 
@@ -244,63 +277,25 @@ class Job:
     @property
     def filesystem(self) -> pafs.FileSystem:
         """The file system that ``directory`` is on."""
-        return files.resolve(self.sink.path, self.sink.filesystem)[0]
+        return places.resolve(self.sink.path, self.sink.filesystem)[0]
 
-    @property
-    def memory(self) -> int:
-        """Bytes that writing one part takes at most, the block and long carried values apart (an estimate).
-
-        A row group of features and of carried columns is gathered and encoded; a partitioned part gathers
-        more; what goes to an object store is held once more, encoded.
-        """
-        largest = max(p.rows for p in self.parts) * self.encoding.row_bytes
-        format = self.encoding.format
-        gathered = format.partition_bytes if self.sink.partition_by else format.group_bytes
-        carried = format.group_bytes if len(self.encoding.carried) else 0
-        spool = 0 if files.is_local(self.filesystem) else largest
-        return 3 * min(largest, gathered) + carried + spool + (8 << 20)
-
-    def write_part(self, part: Part, blocks: Iterable[Block]) -> PartRecord:
-        """Writes one part and its record.
+    @contextlib.contextmanager
+    def writing(self, part: Part) -> Iterator[PartWriter]:
+        """Writes one part and its record: the ``with`` statement gives the blocks, and must end well.
 
         Args:
             part: one of ``parts``.
-            blocks: the blocks of its fragments in order, carried columns included; drawn once, in order.
 
         Raises:
             OutputError: the file system refused; nothing half-written is left, the part may be tried again.
-            DataError: the blocks are not what was planned.
         """
-        if self.finished is not None:
-            return self.finished.parts[part.index]
         fs = self.filesystem
-        write = partition.write_values if self.sink.partition_by else encode.write_part
-        written = write(fs, self.directory, self.encoding, part, self._checked(part, blocks))
-        record = PartRecord(part.index, sum(f.rows for f in written), tuple(written), part.source)
-        output.write_record(fs, self.directory, self.key, record)
-        return record
-
-    def _checked(self, part: Part, blocks: Iterable[Block]) -> Iterator[Block]:
-        k, carried, rows = self.encoding.n_features, self.encoding.carried, 0
-        unpickled = pickle.loads(pickle.dumps(carried))  # what the blocks of a worker's source carry
-        for block in blocks:
-            rows += block.rows
-            found = block.carried.schema if block.carried is not None else pa.schema([])
-            if block.carried is not None and found != carried and found == unpickled:
-                block, found = replace(block, carried=block.carried.cast(carried)), carried
-            if block.n_features != k or found != carried:
-                raise SchemaError(
-                    f"expected {k} features and the carried columns {carried.names}, "
-                    f"found {block.n_features} and {found.names} at {block.origin.at()}; "
-                    "draw blocks with carry=True"
-                )
-            if rows > part.rows:
-                raise ChangedInputError(
-                    f"expected at most {part.rows} rows in part {part.index}, found more at "
-                    f"{block.origin.at()}; the input has changed: plan again"
-                )
-            if block.rows:
-                yield block
+        out = encode.PartFiles(fs, self.directory, self.encoding, part)
+        with (partition.partitioned_part if self.sink.partition_by else encode.whole_part)(out) as target:
+            writer = PartWriter(self.encoding, part, target)
+            yield writer
+        writer.record = PartRecord(part.index, sum(f.rows for f in out.written), tuple(out.written), part.source)
+        output.write_record(fs, self.directory, self.key, writer.record)
 
     def commit(self) -> Manifest:
         """Makes the output complete: manifest, then ``_SUCCESS``, then the link. May be repeated.
@@ -321,6 +316,50 @@ class Job:
         return manifest
 
 
+class PartWriter:
+    """Takes the blocks of one part in order, each once.
+
+    Attributes:
+        record: what was written, once the part has ended.
+    """
+
+    record: PartRecord
+
+    def __init__(self, encoding: Encoding, part: Part, target: encode.WholePart | partition.Values) -> None:
+        self._encoding, self._part, self._target, self._rows = encoding, part, target, 0
+
+    def add(self, block: Block) -> None:
+        """Writes a block's rows, carried columns included, in the end.
+
+        Raises:
+            ChangedInputError, SchemaError: the block is not what was planned.
+            DataError: a value does not fit the dtype.
+            OutputError: the file system refused.
+        """
+        k, carried = self._encoding.n_features, self._encoding.carried
+        found = NO_COLUMNS if block.carried is None else block.carried.schema
+        if block.carried is not None and found != carried and _plain(found) == _plain(carried):
+            # The schema of a source that has travelled: pickle forgets name and nullability of lists' elements.
+            block, found = replace(block, carried=block.carried.cast(carried)), carried
+        if block.n_features != k or found != carried:
+            raise SchemaError(
+                f"expected {k} features and the carried columns {carried.names}, found {block.n_features} and "
+                f"{found.names} at {block.origin.at()}; draw blocks with carry=True"
+            )
+        self._rows += block.rows
+        if self._rows > self._part.rows:
+            raise ChangedInputError(
+                f"expected at most {self._part.rows} rows in part {self._part.index}, found more at "
+                f"{block.origin.at()}; the input has changed: plan again"
+            )
+        if block.rows:
+            self._target.add(block)
+
+
+def _plain(schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
+    return [(field.name, arrow.plain(field.type)) for field in schema]
+
+
 # Beginning and going on
 
 
@@ -329,9 +368,9 @@ def _start(fs: pafs.FileSystem, job: Job, description: Mapping[str, Any]) -> Job
     return job
 
 
-def _go_on(fs: pafs.FileSystem, job: Job) -> Job:
+def _go_on(fs: pafs.FileSystem, job: Job, found: output.Found) -> Job:
     """The job as it stands on disk; every finished file is read and compared with its record."""
-    if output.look(fs, job.directory).state == "finished":
+    if found.state == "finished":
         manifest = read_at(fs, job.directory)
         output.check_listing(fs, job.directory, manifest.parts, pending=())
         output.verify(fs, job.directory, manifest.parts)
@@ -345,7 +384,7 @@ def _go_on(fs: pafs.FileSystem, job: Job) -> Job:
 
 
 def _open_version(fs: pafs.FileSystem, job: Job, description: Mapping[str, Any], path: str) -> Job:
-    if not files.is_local(fs):
+    if not places.is_local(fs):
         raise OutputError(
             f"expected no other output at {path}, found one, and overwriting needs a local file system, "
             f"found {fs.type_name}; choose another path or remove the output first"
@@ -359,9 +398,9 @@ def _open_version(fs: pafs.FileSystem, job: Job, description: Mapping[str, Any],
                 return _start(fs, version, description)
             with contextlib.suppress(OutputError):
                 if found.key == job.key:
-                    return _go_on(fs, version)
+                    return _go_on(fs, version, found)
     number = max([current, *versions.numbers(path)]) + 1 + (current == 0)
     return _start(fs, replace(job, directory=versions.path_of(path, number), link=path), description)
 
 
-__all__ = ["Job", "Manifest", "Part", "PartRecord", "Sink", "plan_parts", "read_manifest"]
+__all__ = ["Job", "Manifest", "Part", "PartRecord", "Sink", "Writing", "plan_parts", "read_manifest"]

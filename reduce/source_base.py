@@ -9,14 +9,16 @@ The cut is part of every result, so it depends on the files, the number of colum
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+import pyarrow as pa
 
-from eigenmill.reduce.blocks import Block, Workspace
-from eigenmill.reduce.catalog import FileInfo, Fragment
-from eigenmill.reduce.format import Format
+from eigenmill.reduce.blocks import NO_COLUMNS, Block, Workspace
+from eigenmill.reduce.catalog import FileInfo, Fragment, total_rows
+from eigenmill.reduce.format import FORMAT_1, Format
 
 
 class Numbered(Sequence[str]):
@@ -59,55 +61,63 @@ def feature_dtype(dtypes: Sequence[np.dtype[Any]]) -> np.dtype[Any]:
     return np.dtype(np.float32 if small and dtypes else np.float64)
 
 
-class Source(Protocol):
-    """Where rows come from. Picklable; carries no credentials and no data beyond what the user passed in."""
+class Source(ABC):
+    """Where rows come from, in one of three forms: files, arrays, or a collection of a cluster.
 
-    @property
-    def format(self) -> Format:
-        """The constants by which the rows are cut, and all that is computed from them."""
+    Picklable; carries no credentials and no data beyond what the user passed in.
 
-    @property
-    def names(self) -> Sequence[str]:
-        """Feature names, d of them."""
+    Attributes:
+        files: empty for data in memory and for collections.
+        root: directory that the files' paths are relative to.
+        listed: whether the files are all that a directory or pattern holds, as against an explicit list.
+        carried: schema of the carried columns (possibly empty).
+        format: the constants by which the rows are cut, and all that is computed from them.
+    """
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """float32 when every feature column is exact in it, else float64."""
+    files: Sequence[FileInfo] = ()
+    root: str = ""
+    listed: bool = False
+    carried: pa.Schema = NO_COLUMNS
+    format: Format = FORMAT_1
 
-    @property
-    def fragments(self) -> Sequence[Fragment]: ...
+    if TYPE_CHECKING:  # each source has these as properties or as plain attributes; the base must not be in their way
 
-    @property
-    def files(self) -> Sequence[FileInfo]:
-        """Empty for data in memory."""
+        @property
+        def names(self) -> Sequence[str]:
+            """Feature names, d of them."""
 
-    @property
-    def carried(self) -> Any:
-        """``pyarrow.Schema`` of the carried columns (possibly empty)."""
+        @property
+        def dtype(self) -> np.dtype[Any]:
+            """float32 when every feature column is exact in it, else float64."""
+
+        @property
+        def fragments(self) -> Sequence[Fragment]:
+            """The units of reading, in order."""
+
+        @property
+        def digest(self) -> str:
+            """Identifies the rows and how they are read: the files and the layout, or the content of arrays."""
 
     @property
     def sparse(self) -> bool:
         """Whether blocks arrive as CSR."""
-
-    @property
-    def digest(self) -> str:
-        """Identifies the rows and how they are read: the files and the layout, or the content of arrays."""
+        return False
 
     @property
     def stored_columns(self) -> int:
         """Columns that a fit decodes."""
+        return len(self.names)
 
     @property
-    def root(self) -> str:
-        """Directory that the files' paths are relative to; empty for data in memory."""
-
-    @property
-    def listed(self) -> bool:
-        """Whether the files are all that a directory or pattern holds, as against an explicit list."""
+    def values(self) -> int:
+        """Numbers stored: the entries of sparse rows, else n d."""
+        return total_rows(self.fragments) * len(self.names)
 
     def only(self, files: Sequence[int]) -> Source:
         """The same source over some of its files, by their numbers."""
+        return self
 
+    @abstractmethod
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         """The fragment's rows as blocks of ``height`` rows (the last is shorter), in order.
 
@@ -116,3 +126,46 @@ class Source(Protocol):
 
     def describe(self) -> Mapping[str, Any]:
         """JSON-able keywords with which ``Dataset.from_parquet(path, **keywords)`` reads such input again."""
+        return {}
+
+
+class StandIn(Source):
+    """A source in the place of another one: it makes the blocks in a way of its own, and is the same in all else."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.files, self.root, self.listed = source, source.files, source.root, source.listed
+        self.carried, self.format = source.carried, source.format
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self.source.names
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.source.dtype
+
+    @property
+    def fragments(self) -> Sequence[Fragment]:
+        return self.source.fragments
+
+    @property
+    def digest(self) -> str:
+        return self.source.digest
+
+    @property
+    def sparse(self) -> bool:
+        return self.source.sparse
+
+    @property
+    def stored_columns(self) -> int:
+        return self.source.stored_columns
+
+    @property
+    def values(self) -> int:
+        return self.source.values
+
+    def only(self, files: Sequence[int]) -> Source:
+        return self.source.only(files)
+
+    def describe(self) -> Mapping[str, Any]:
+        return self.source.describe()

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from eigenmill.reduce.arrow import field_of, numbers, weights_field
 from eigenmill.reduce.blocks import F64, Block, Origin, Workspace
-from eigenmill.reduce.catalog import FileInfo, Fragment
+from eigenmill.reduce.catalog import Fragment
 from eigenmill.reduce.digest import digest_of, digest_of_bytes
 from eigenmill.reduce.errors import ConfigError, SchemaError
 from eigenmill.reduce.format import Format, current
@@ -25,9 +25,6 @@ WHERE = "<table>"
 
 class TableSource(LaidOut):
     """The rows of an Arrow table. Only the columns that are used are kept."""
-
-    files: tuple[FileInfo, ...] = ()
-    root, listed = "", False
 
     def __init__(self, table: pa.Table, want: Wanted, format: Format | None = None) -> None:
         def first(column: str) -> Iterator[pa.Array]:
@@ -47,17 +44,14 @@ class TableSource(LaidOut):
             weights_field(schema, name, WHERE)
         self.table = table.select(list(dict.fromkeys([*layout.columns, *weights, *want.carry])))
         n, step = table.num_rows, self.format.leaf_rows(len(layout.names))
-        self.fragments = tuple(
+        self.fragments: Sequence[Fragment] = tuple(
             Fragment(i, 0, a, min(a + step, n), min(a + step, n) - a) for i, a in enumerate(range(0, n, step))
         )
 
     @property
-    def stored_columns(self) -> int:
-        return len(self.layout.columns)
-
-    @property
     def values(self) -> int:
-        """Numbers stored in the rows."""
+        if not self.sparse:
+            return super().values
         column = self.table.column(self.layout.columns[-1])
         values = pc.struct_field(column, "values") if isinstance(self.layout, SparkVector) else column
         return pc.sum(pc.list_value_length(values)).as_py() or 0
@@ -79,9 +73,6 @@ class TableSource(LaidOut):
             with pa.ipc.new_stream(sink, table.schema) as writer:
                 writer.write_table(part)
             yield sink.getvalue()
-
-    def only(self, files: Sequence[int]) -> TableSource:
-        return self
 
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         for a in range(fragment.start, fragment.stop, height):

@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import files, plain
-from eigenmill.reduce.blocks import Array
+from eigenmill.reduce import files, places, plain
 from eigenmill.reduce.errors import ArtifactError
 
+Array = npt.NDArray[Any]
 MAX_HEADER = 64 << 20
 """Bytes of the largest safetensors header that is read."""
 MAX_ELEMENTS = 1 << 48
@@ -96,19 +97,15 @@ def chunks(arrays: Mapping[str, Array], texts: Mapping[str, str]) -> Iterator[An
 
 def publish(fs: pafs.FileSystem, path: str, arrays: Mapping[str, Array], texts: Mapping[str, str]) -> None:
     """Publishes a file of arrays; ``texts`` are its metadata."""
-
-    def write(file: BinaryIO) -> None:
-        with files.explained(path):
-            for chunk in chunks(arrays, texts):
-                files.write_all(file, chunk)
-
-    files.publish(fs, path, write)
+    with files.draft(fs, path) as made, files.explained(path):
+        for chunk in chunks(arrays, texts):
+            files.write_all(made.file, chunk)
 
 
 def opened(fs: pafs.FileSystem, path: str) -> Any:
     """The file for random access. Raises FileNotFoundError, and ArtifactError for any other refusal."""
     try:
-        return open(path, "rb") if files.is_local(fs) else fs.open_input_file(path)
+        return open(path, "rb") if places.is_local(fs) else fs.open_input_file(path)
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:

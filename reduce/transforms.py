@@ -7,50 +7,79 @@ so the first difference costs no digits, and the second enters the product as a 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from eigenmill.reduce.blocks import F64, Block, Floats, dense_slices
-from eigenmill.reduce.cleaning import FILL, MEAN, Resolved, mend
+from eigenmill.reduce.blocks import F64, NO_COLUMNS, Block, Floats, dense_slices
+from eigenmill.reduce.cleaning import DROP, FILL, MEAN, Resolved, mend
 from eigenmill.reduce.digest import digest_of, tagged
 from eigenmill.reduce.format import FORMAT_1, Format
 
 
-class Transform(Protocol):
+class Transform(ABC):
     """A map from a block of (h, d_in) to a block of (h', d_out); it may drop rows, never reorder them.
 
-    One that adds carried columns has an attribute ``carried``, their Arrow schema.
+    Attributes:
+        hidden: names of the carried columns that it reads and does not pass on.
     """
 
+    hidden: tuple[str, ...] = ()
+
+    if TYPE_CHECKING:  # in some a field of the dataclass: a property of the base would be taken for its default
+
+        @property
+        def names(self) -> Sequence[str]:
+            """(d_out,) feature names."""
+
+        @property
+        def dtype(self) -> np.dtype[Any]:
+            """Of the blocks that come out."""
+
     @property
-    def n_features_in(self) -> int: ...
+    @abstractmethod
+    def n_features_in(self) -> int:
+        """d_in."""
+
     @property
-    def names(self) -> Sequence[str]: ...
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
+    def carried(self) -> pa.Schema:
+        """The carried columns that it adds."""
+        return NO_COLUMNS
+
     @property
     def sparse(self) -> bool:
         """Whether blocks may come out as CSR."""
+        return False
 
     @property
+    def drops(self) -> bool:
+        """Whether it may leave rows out."""
+        return False
+
+    @cached_property
     def digest(self) -> str:
         """Identifies the transform and all its numbers."""
+        return digest_of(self)
 
-    def __call__(self, block: Block) -> Block: ...
+    def takes(self, block: Block) -> bool:
+        """Whether sparse rows are taken as they are; otherwise they come dense, a slice at a time."""
+        return False
+
+    @abstractmethod
+    def __call__(self, block: Block) -> Block:
+        """The rows of ``block`` after the transform."""
 
 
 def applied(block: Block, transforms: Sequence[Transform], format: Format) -> Iterator[Block]:
-    """The block after all transforms, in lower blocks from where one would make many sparse rows dense.
-
-    A transform that may take sparse rows as they are has ``takes(block)``, which tells whether it will.
-    """
+    """The block after all transforms, in lower blocks from where one would make many sparse rows dense."""
     for i, transform in enumerate(transforms):
-        if block.sparse and not getattr(transform, "takes", lambda _: False)(block):
+        if block.sparse and not transform.takes(block):
             for piece in dense_slices(block, format):
                 for later in transforms[i:]:
                     piece = later(piece)
@@ -77,6 +106,11 @@ class Input:
     policy: Resolved
     format: Format = FORMAT_1
 
+    @property
+    def drops(self) -> bool:
+        """Whether the policy leaves rows out."""
+        return bool((self.policy.code == DROP).any())
+
     def clean(self, block: Block) -> tuple[Block, Floats]:
         """The rows kept, and their cleaned values (h', d) in a buffer that the caller may overwrite."""
         X = block.dense(self.dtype, name="raw")
@@ -87,22 +121,18 @@ class Input:
         return block, X
 
 
-class _Digested:
-    sparse = False
-
-    @cached_property
-    def digest(self) -> str:
-        return digest_of(self)
-
-
 @tagged("Standardize", "input mean scale")
 @dataclass(frozen=True)
-class Standardize(_Digested):
+class Standardize(Transform):
     """``(x - mean) / scale``; either may be None. CSR stays CSR when there is no mean to subtract."""
 
     input: Input
     mean: F64 | None
     scale: F64 | None
+
+    @property
+    def drops(self) -> bool:
+        return self.input.drops
 
     @property
     def n_features_in(self) -> int:
@@ -117,7 +147,7 @@ class Standardize(_Digested):
         return self.input.dtype
 
     @property
-    def sparse(self) -> bool:  # type: ignore[override]
+    def sparse(self) -> bool:
         return self.mean is None
 
     def takes(self, block: Block) -> bool:
@@ -141,7 +171,7 @@ class Standardize(_Digested):
 
 @tagged("Unscale", "names mean scale dtype")
 @dataclass(frozen=True)
-class Unscale(_Digested):
+class Unscale(Transform):
     """``x * scale + mean``, the inverse of :class:`Standardize`; NaN stays NaN."""
 
     names: Sequence[str]
@@ -172,13 +202,17 @@ class Unscale(_Digested):
 
 @tagged("Project", "input mean weights names")
 @dataclass(frozen=True)
-class Project(_Digested):
+class Project(Transform):
     """``(x - mean) @ weights``, with ``weights`` (d, k) holding basis, scaling and whitening."""
 
     input: Input
     mean: F64
     weights: F64
     names: Sequence[str]
+
+    @property
+    def drops(self) -> bool:
+        return self.input.drops
 
     @property
     def n_features_in(self) -> int:
@@ -250,7 +284,7 @@ class Project(_Digested):
 
 @tagged("Align", "permutation signs names dtype")
 @dataclass(frozen=True)
-class Align(_Digested):
+class Align(Transform):
     """Columns in another order and with other signs: ``z[:, permutation] * signs``; every value stays exact.
 
     With it the features of a new model keep the places and signs that an earlier one gave them.
@@ -279,7 +313,7 @@ class Align(_Digested):
 
 @tagged("Reconstruct", "basis mean names dtype")
 @dataclass(frozen=True)
-class Reconstruct(_Digested):
+class Reconstruct(Transform):
     """``z @ basis + mean``: from k reduced features back to d original columns."""
 
     basis: F64
@@ -298,11 +332,15 @@ class Reconstruct(_Digested):
 
 @tagged("Residual", "project basis")
 @dataclass(frozen=True)
-class Residual(_Digested):
+class Residual(Transform):
     """``x - reconstruct(project(x))`` in original units."""
 
     project: Project
     basis: F64
+
+    @property
+    def drops(self) -> bool:
+        return self.project.drops
 
     @property
     def n_features_in(self) -> int:
@@ -325,7 +363,7 @@ class Residual(_Digested):
 
 @tagged("LogLikelihood", "input mean scale components quadratic noise constant")
 @dataclass(frozen=True)
-class LogLikelihood(_Digested):
+class LogLikelihood(Transform):
     """Log-density of each row under the probabilistic PCA model (Tipping and Bishop 1999, section 3).
 
     ``quadratic`` (k,) holds the inverse variances along the basis, ``noise`` the inverse variance across it.
@@ -338,6 +376,10 @@ class LogLikelihood(_Digested):
     quadratic: F64
     noise: float
     constant: float
+
+    @property
+    def drops(self) -> bool:
+        return self.input.drops
 
     @property
     def n_features_in(self) -> int:

@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, Protocol, Self, TypeVar
 
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
 from eigenmill.reduce.blocks import Array, Workspace
-from eigenmill.reduce.catalog import Integers, Made, runs_of
-from eigenmill.reduce.engines.costs import Cluster
-from eigenmill.reduce.errors import ArtifactError
+from eigenmill.reduce.catalog import runs_of
+from eigenmill.reduce.engines.costs import Costs
+from eigenmill.reduce.engines.kinds import Cluster, costs_of
+from eigenmill.reduce.errors import ArtifactError, EngineError
 from eigenmill.reduce.manifest import Manifest
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass, from_arrays, to_arrays
+from eigenmill.reduce.sequences import Integers, Made
 from eigenmill.reduce.sink import Sink
 
 S = TypeVar("S")
@@ -293,12 +296,15 @@ class Engine(ABC):
         return None
 
     @abstractmethod
-    def session(self, reserve: int | None = None) -> Session:
+    def session(self, reserve: int | None = None, need: int = 0) -> Session:
         """A session, for scans that belong together.
 
         Args:
             reserve: bytes that the caller will hold by the last scan, when the scans read the same files: what
                 :meth:`spare` has room for is then decoded once.
+            need: bytes that the largest of them takes with one worker beside what the process holds, and beside
+                ``reserve``, where it is known: sessions that run at once share ``memory=``, and one that has claimed
+                what it needs does not wait for others between its scans.
         """
 
     def run(self, pass_: Pass[S, R], data: Matrix, *, tree: Tree[S] | None = None) -> R:
@@ -318,6 +324,32 @@ class Engine(ABC):
 
     def close(self) -> None:  # noqa: B027 - most open nothing
         """Let go of what the engine has opened itself; a client or session that it was given stays open."""
+
+
+class ClusterEngine(Engine):
+    """An engine of a cluster, which belongs to the process that has made it: it is neither pickled nor forked."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+
+    @property
+    def costs(self) -> Costs:
+        """What a scan costs there."""
+        return costs_of(self.kind)
+
+    def __reduce__(self) -> NoReturn:
+        raise EngineError(
+            f"expected a {self.kind} engine to stay in its process, found it being pickled; send what the engine is "
+            f"made with, and call connect({self.kind!r}, ...) there"
+        )
+
+    def _stay(self) -> None:
+        """Refuse a process that has inherited the engine by a fork: its threads and connections are the parent's."""
+        if os.getpid() != self._process:
+            raise EngineError(
+                f"expected a {self.kind} engine in the process that has made it, found it in a fork; "
+                f"call connect({self.kind!r}, ...) in this one"
+            )
 
 
 _limit_lock = threading.Lock()

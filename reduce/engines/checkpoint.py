@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
 from eigenmill.reduce.artifact import load_arrays, save_arrays
 from eigenmill.reduce.digest import digest_of, tag_of
 from eigenmill.reduce.engines.base import Tree, one_blas_thread, restore_tree, tree_arrays
@@ -70,7 +70,7 @@ class Checkpoint:
         # A tree that goes on from an earlier day cannot fold that day's leaves again, so it is saved only when whole.
         self.fresh = not tree.nodes and tree.open is None
         past = None if self.fresh else tree_arrays(tree)
-        self.fs, directory = files.resolve(work)
+        self.fs, directory = places.resolve(work)
         self.path = f"{directory}/{digest_of([tag_of(type(pass_)).name, pass_, data.digest, past, form])}.state"
         self.last, self.lock = time.monotonic(), threading.Lock()
 

@@ -16,13 +16,13 @@ import queue
 import threading
 import time
 import uuid
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Self, TypeVar
 
+import dask
 import numpy as np
 from dask import delayed
 from dask.sizeof import sizeof
@@ -31,11 +31,12 @@ from distributed.scheduler import KilledWorker, NoValidWorkerError
 
 from eigenmill.reduce.about import versions
 from eigenmill.reduce.blocks import Array
-from eigenmill.reduce.engines.base import Engine, Progress, Session, Tree, scan_name, staged, tree_arrays
+from eigenmill.reduce.engines.base import ClusterEngine, Progress, Session, Tree, scan_name, staged, tree_arrays
 from eigenmill.reduce.engines.checkpoint import scanned
-from eigenmill.reduce.engines.costs import TASKS, Cluster
-from eigenmill.reduce.engines.load import LARGE_STATE, fan_in, worker_memory
-from eigenmill.reduce.engines.memory import format_bytes, parse_bytes
+from eigenmill.reduce.engines.dask_frames import Parts
+from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.engines.load import worker_memory
+from eigenmill.reduce.engines.memory import Work, format_bytes, parse_bytes
 from eigenmill.reduce.engines.ship import Common, pack, unpack, unpack_common, workplace
 from eigenmill.reduce.engines.tasks import (
     attempt,
@@ -61,13 +62,14 @@ ANSWER = 30.0
 
 CLOSING = 2.0
 """Seconds that ending a connection may take."""
+log = logging.getLogger("eigenmill")
 
 
 def _not_cancelled(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
-class DaskEngine(Engine):
+class DaskEngine(ClusterEngine):
     """Runs passes on the workers of a Dask cluster.
 
     Args:
@@ -95,6 +97,7 @@ class DaskEngine(Engine):
     ) -> None:
         if not isinstance(client, Client | str):
             raise ConfigError(f"expected a distributed.Client or an address, found {type(client).__name__}")
+        super().__init__()
         self._given, self.memory = client, parse_bytes(memory)
         self.work = workplace(work)
         self.retries, self.patience, self.progress = retries, patience, progress
@@ -118,6 +121,7 @@ class DaskEngine(Engine):
         Raises:
             EngineError: no scheduler answers there.
         """
+        self._stay()
         if not isinstance(self._given, str):
             return self._given
         with self._opening:
@@ -138,7 +142,7 @@ class DaskEngine(Engine):
     def cluster(self) -> Cluster:
         workers = workers_of(self.client)
         threads = max((w["nthreads"] for w in workers.values()), default=1)
-        return Cluster("dask", max(len(workers), 1), threads, self._limit(workers))
+        return Cluster(self.kind, max(len(workers), 1), threads, self._limit(workers))
 
     def memory_limit(self) -> int | None:
         return self._limit(workers_of(self.client))
@@ -147,7 +151,7 @@ class DaskEngine(Engine):
         limits = [w["memory_limit"] for w in workers.values() if w["memory_limit"]]
         return self.memory or (min(limits) if limits else None)
 
-    def session(self, reserve: int | None = None) -> DaskSession:
+    def session(self, reserve: int | None = None, need: int = 0) -> DaskSession:
         return DaskSession(self)
 
     def close(self) -> None:
@@ -180,10 +184,10 @@ class DaskSession(Session):
         return scanned(self.engine.work, pass_, data, tree, lambda tree, keep: self._fold(pass_, data, tree, keep=keep))
 
     def _fold(self, pass_: Pass[S, Any], data: Matrix, tree: Tree[S], *, keep: bool) -> None:
-        name = scan_name(pass_)
-        tasks = fold_tasks(pass_, data, tree, TASKS["dask"])
+        name, costs = scan_name(pass_), self.engine.costs
+        tasks = fold_tasks(pass_, data, tree, costs.tasks)
         state = pass_.sizes(0, data.n_rows)[0]
-        fan = fan_in("dask", state)
+        fan = costs.trees_of(state)
         with staged(self.engine.progress, name, data.n_rows) as advance:
             graph = _Graph(f"fold-{name}", tasks, self.engine)
             merged, level = graph.nodes, 0
@@ -193,12 +197,12 @@ class DaskSession(Session):
                 merged, level = graph.node(f"merge-{name}-{level}", delayed(_merge), groups, whole), level + 1
             if merged and not keep and not tree.nodes:
                 merged = graph.node(f"total-{name}", delayed(_total), merged, whole)
-            found = self._compute(graph, merged, advance, direct=state >= LARGE_STATE["dask"])
+            found = self._compute(graph, merged, advance, direct=state >= costs.large_state)
         if found:
             take_in(pass_, tree, found[0])
 
     def write(self, data: Matrix, sink: Sink) -> Manifest:
-        self._admit(None, data)
+        self._admit(sink.writing(data), data)
         job = sink.open(data)
         with staged(self.engine.progress, "write", sum(part.rows for part in job.pending)) as advance:
             self._compute(_Graph("write-part", write_tasks(data, job), self.engine), [], advance)
@@ -206,7 +210,7 @@ class DaskSession(Session):
 
     def collect(self, data: Matrix) -> Array:
         self._admit(None, data)
-        graph = _Graph("collect", rows_tasks(data, TASKS["dask"]), self.engine)
+        graph = _Graph("collect", rows_tasks(data, self.engine.costs.tasks), self.engine)
         found = self._compute(graph, graph.nodes, lambda rows: None)
         return np.concatenate(found) if found else np.empty((0, data.n_features), data.dtype)
 
@@ -218,30 +222,31 @@ class DaskSession(Session):
         """Run a graph to its end; what ``wanted`` nodes give."""
         if not graph.all:
             return []
-        with self._alive(), warnings.catch_warnings():
-            # Arrays that all tasks share travel in the graph, once.
-            warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+        with self._alive(), _large_graphs():
             futures: list[Future] = self.client.compute(graph.all)
-        by_key = {future.key: future for future in futures}
-        results = [by_key.pop(node.key) for node in wanted]
-        by_key.clear()
-        failed = self._watch(futures, graph.rows, advance, keep={future.key for future in results})
-        if failed is not None:
-            with contextlib.suppress(Exception):
-                self.client.cancel(futures)
-            raise failed
+        counts = {future.key: count for future, count in zip(futures, graph.rows, strict=False)}
+        pending = {future.key: future for future in futures}
+        results = [pending[node.key] for node in wanted]
+        futures.clear()
+        try:
+            self._watch(pending, counts, advance)
+        except BaseException:
+            # By Ctrl-C too: nobody waits for the rest.
+            self._cancel([*pending.values(), *results])
+            raise
         with self._alive():
             return list(self.client.gather(results, direct=direct or None))
 
-    def _watch(
-        self, futures: list[Future], rows: Sequence[int], advance: Callable[[int], None], keep: set[str]
-    ) -> BaseException | None:
-        """Wait until all are done, letting go of each one that is; the first error that lasts."""
+    def _cancel(self, futures: list[Future]) -> None:
+        try:
+            self.client.cancel(futures)
+        except Exception as error:
+            log.info("the cluster has not been told that a scan has ended: %r", error)
+
+    def _watch(self, pending: dict[str, Future], counts: dict[str, int], advance: Callable[[int], None]) -> None:
+        """Wait until all are done, letting go of each one that is, and tell of its rows; raises an error that lasts."""
         told: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        counts = {future.key: count for future, count in zip(futures, rows, strict=False)}
-        lives = dict.fromkeys((future.key for future in futures), self.engine.retries)
-        pending = {future.key: future for future in futures}
-        futures.clear()
+        lives = dict.fromkeys(pending, self.engine.retries)
         for future in pending.values():
             future.add_done_callback(told.put)
         lost: list[Future] = []
@@ -266,28 +271,21 @@ class DaskSession(Session):
                 if future.key in counts:
                     advance(counts.pop(future.key))
                 # What the client no longer asks for the cluster forgets as soon as it is merged.
-                done = pending.pop(future.key, None)
-                if done is not None and done.key in keep:
-                    futures.append(done)
+                pending.pop(future.key, None)
                 continue
-            futures.extend(pending.values())
             if status != "error":
-                return EngineError(
+                raise EngineError(
                     "expected a Dask cluster that answers, found that it has cancelled this scan; "
                     "check the scheduler, then run again to go on"
                 )
             error = future.exception()
-            if isinstance(error, KilledWorker) and lives[future.key]:
-                lives[future.key] -= 1
-                with self._alive():
-                    self.client.retry([future])
-                again = [f for f in pending.values() if f.status == "pending"]
-                for other in again:
-                    other.add_done_callback(told.put)
-                futures.clear()
-                continue
-            return _explained(error)
-        return None
+            if not isinstance(error, KilledWorker) or not lives[future.key]:
+                raise _explained(error)
+            lives[future.key] -= 1
+            with self._alive():
+                self.client.retry([future])
+            for other in [f for f in pending.values() if f.status == "pending"]:
+                other.add_done_callback(told.put)
 
     def _still_there(self, alone: float) -> float:
         """Ask a silent cluster for its workers; the time since when there have been none."""
@@ -306,7 +304,7 @@ class DaskSession(Session):
             "start some with `dask worker`, then run again to go on"
         )
 
-    def _admit(self, pass_: Pass[Any, Any] | None, data: Matrix) -> None:
+    def _admit(self, work: Work, data: Matrix) -> None:
         """Refuse before anything is read: a cluster without workers, other versions, too little memory."""
         with self._alive():
             workers = workers_of(self.client)
@@ -323,7 +321,7 @@ class DaskSession(Session):
         memory = self.engine.memory
         # Workers of one size need one estimate, be they a thousand.
         for threads, limit in sorted({(w["nthreads"], memory or w["memory_limit"]) for w in workers.values()}):
-            need = worker_memory("dask", pass_, data, threads)[1]
+            need = worker_memory(self.engine.costs, work, data, threads)[1]
             if limit and need > limit:
                 raise DoesNotFitError(
                     f"expected a plan within {format_bytes(limit)} on every worker, found that {threads} threads need "
@@ -361,6 +359,32 @@ def workers_of(client: Client) -> dict[str, Any]:
         raise OSError("no connection to the scheduler")
     found = client.sync(scheduler.identity, n_workers=-1, callback_timeout=ANSWER)
     return dict(found["workers"])
+
+
+_large_lock = threading.Lock()
+_large_depth = 0
+_large: Any = None
+
+
+@contextlib.contextmanager
+def _large_graphs() -> Iterator[None]:
+    """Let Dask take graphs of any size without a warning: arrays that all tasks share travel in the graph, once.
+
+    Its threshold is of the whole process, as filters of warnings are: the first thread that comes lifts it, and the
+    last one that goes puts it back.
+    """
+    global _large_depth, _large
+    with _large_lock:
+        if _large_depth == 0:
+            _large = dask.config.set({"distributed.admin.large-graph-warning-threshold": 1 << 60})
+        _large_depth += 1
+    try:
+        yield
+    finally:
+        with _large_lock:
+            _large_depth -= 1
+            if _large_depth == 0:
+                _large.__exit__(None, None, None)
 
 
 class _Graph:
@@ -405,7 +429,7 @@ class _Graph:
 
 def _gathers(data: Matrix) -> bool:
     """Whether the rows are partitions of a collection."""
-    return hasattr(data.source, "parts")
+    return isinstance(data.source, Parts)
 
 
 def _explained(error: BaseException) -> BaseException:
@@ -450,7 +474,8 @@ def _call(
     def work() -> Any:
         task = unpack(payload, common)
         if _gathers(task.data):
-            task = replace(task, data=replace(task.data, source=task.data.source.loaded(*gathered)))
+            source = task.data.source.loaded(*gathered)
+            task = replace(task, data=replace(task.data, source=source), fragments=range(len(source.fragments)))
         return task()
 
     return attempt(work, retries)

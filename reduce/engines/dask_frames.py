@@ -6,7 +6,7 @@ many rows there are; to transform needs none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -20,16 +20,16 @@ from distributed import get_client
 
 from eigenmill.reduce.arrays import ArraySource
 from eigenmill.reduce.blocks import Block, Workspace
-from eigenmill.reduce.catalog import FileInfo, Fragment
-from eigenmill.reduce.cleaning import DROP
+from eigenmill.reduce.catalog import Fragment
 from eigenmill.reduce.digest import digest_of
-from eigenmill.reduce.engines.base import Engine, one_blas_thread
+from eigenmill.reduce.engines.base import one_blas_thread
+from eigenmill.reduce.engines.collections import FEATURES, Collection
 from eigenmill.reduce.engines.ship import pack, unpack
 from eigenmill.reduce.errors import ConfigError, EngineError, SchemaError
 from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.layouts import wanted
 from eigenmill.reduce.matrix import Matrix
-from eigenmill.reduce.source_base import Numbered, Source, feature_dtype
+from eigenmill.reduce.source_base import Numbered, Source, StandIn, feature_dtype
 from eigenmill.reduce.tables import TableSource, pandas_table
 from eigenmill.reduce.transforms import applied
 
@@ -54,11 +54,10 @@ def source_of(X: Any, format: Format | None = None) -> Any:
     )
 
 
-class Parts:
+class Parts(Collection):
     """What both have in common: rows in partitions on a cluster. Pickles without the collection and its graph."""
 
-    files: Sequence[FileInfo] = ()
-    root, listed, weighted = "", False, False
+    home = "dask"
     names: Sequence[str]
     dtype: np.dtype[Any]
     sparse = False
@@ -69,14 +68,6 @@ class Parts:
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("names", "dtype", "sparse", "digest", "format")}
 
-    @property
-    def carried(self) -> Any:
-        return pa.schema([])
-
-    @property
-    def stored_columns(self) -> int:
-        return len(self.names)
-
     @cached_property
     def fragments(self) -> tuple[Fragment, ...]:
         lengths = self._lengths()
@@ -85,23 +76,15 @@ class Parts:
     def _lengths(self) -> Sequence[int]:
         raise NotImplementedError
 
-    def only(self, files: Sequence[int]) -> Source:
-        return self
-
-    def describe(self) -> Mapping[str, Any]:
-        return {}
-
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         raise EngineError(
             "expected the engine of the cluster that a Dask collection lives on, found one that cannot reach its "
             "rows; leave engine= away, or give engine=connect('dask', client)"
         )
 
-    def engine(self) -> Engine:
-        """The engine on the current ``distributed.Client``."""
-        from eigenmill.reduce.engines.dask import DaskEngine
-
-        return DaskEngine(_client())
+    def connection(self) -> Any:
+        """The current ``distributed.Client``."""
+        return _client()
 
     @cached_property
     def _delayed(self) -> list[Any]:
@@ -111,8 +94,8 @@ class Parts:
         """The partitions behind ``fragments``, not yet computed."""
         return [self._delayed[fragment.file] for fragment in fragments]
 
-    def loaded(self, fragments: Sequence[Fragment], parts: Sequence[Any]) -> Any:
-        """On a worker: the source of these partitions, there in memory."""
+    def loaded(self, fragments: Sequence[Fragment], parts: Sequence[Any]) -> Loaded:
+        """On a worker: the source of these partitions alone, there in memory."""
         return Loaded(self, fragments, [self._source(part) for part in parts])
 
     def _source(self, part: Any) -> Source:
@@ -144,7 +127,9 @@ class ArrayParts(Parts):
 
     @property
     def values(self) -> int:
-        """Numbers stored, counted on the workers when the partitions are sparse."""
+        """Numbers stored, those of sparse partitions counted on the workers."""
+        if not self.sparse:
+            return super().values
         return sum(stored for _, stored in self._counted)
 
     @cached_property
@@ -155,10 +140,11 @@ class ArrayParts(Parts):
     def _source(self, part: Any) -> Source:
         return ArraySource(part, format=self.format)
 
-    def applied(self, data: Matrix) -> Any:
+    def applied(self, data: Matrix, column: str = FEATURES) -> Any:
         """``data`` as a Dask array, still lazy."""
         X, k = self.collection, data.n_features
-        rows = tuple(np.nan for _ in X.chunks[0]) if _drops(data) else X.chunks[0]
+        drops = any(t.drops for t in data.transforms)
+        rows = tuple(np.nan for _ in X.chunks[0]) if drops else X.chunks[0]
         payload = delayed(_identity)(pack((data.transforms, self.format)))
         return X.map_blocks(
             _apply_array, payload=payload, dtype=data.dtype, chunks=(rows, (k,)), meta=np.empty((0, 0), data.dtype)
@@ -196,7 +182,7 @@ class FrameParts(Parts):
     def _source(self, part: Any) -> Source:
         return _table(part, self.names, self.format)
 
-    def applied(self, data: Matrix) -> Any:
+    def applied(self, data: Matrix, column: str = FEATURES) -> Any:
         """``data`` as a Dask DataFrame with the same index, still lazy."""
         names, meta = list(data.feature_names), self.collection._meta
         empty = type(meta)(np.empty((0, len(names)), data.dtype), columns=names, index=meta.index)
@@ -204,17 +190,17 @@ class FrameParts(Parts):
         return self.collection.map_partitions(_apply_frame, payload, meta=empty)
 
 
-class Loaded:
+class Loaded(StandIn):
     """Partitions in a worker's memory, in the place of the collection that they are of."""
 
     def __init__(self, whole: Parts, fragments: Sequence[Fragment], sources: Sequence[Source]) -> None:
-        self._whole, self._sources = whole, {f.file: source for f, source in zip(fragments, sources, strict=True)}
-        self.fragments = {f.index: f for f in fragments}
+        super().__init__(whole)
+        self._fragments = fragments
+        self._sources = {f.file: source for f, source in zip(fragments, sources, strict=True)}
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._whole, name)
+    @property
+    def fragments(self) -> Sequence[Fragment]:
+        return self._fragments
 
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         rows = Fragment(0, 0, 0, fragment.rows, fragment.rows)
@@ -235,12 +221,6 @@ def _client() -> Any:
 
 def _computed(counts: list[Any]) -> list[int]:
     return [int(rows) for rows in dask.compute(*counts)]
-
-
-def _drops(data: Matrix) -> bool:
-    """Whether a transform may leave rows out."""
-    policies = [t.input.policy for t in data.transforms if hasattr(t, "input")]
-    return any(bool((policy.code == DROP).any()) for policy in policies)
 
 
 def _numeric(dtype: Any) -> bool:

@@ -26,6 +26,7 @@ from eigenmill.reduce.blocks import Array, Block, Workspace
 from eigenmill.reduce.catalog import Fragment
 from eigenmill.reduce.errors import DataError
 from eigenmill.reduce.matrix import Matrix
+from eigenmill.reduce.source_base import Source, StandIn
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,13 @@ class Kept:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def forget_all(self) -> None:
+        """Give back the memory of all blocks; those on disk stay."""
+        self._blocks = {
+            key: blocks for key, blocks in self._blocks.items() if all(isinstance(each, OnDisk) for each in blocks)
+        }
+        self.bytes = 0
 
     def over(self, data: Matrix, room: int) -> Matrix:
         """``data`` with what is kept of it in the place of its files; up to ``room`` bytes more are kept in memory."""
@@ -144,15 +152,12 @@ class Kept:
         return OnDisk(empty, batch.schema, start, start + message.size, block.X.shape, order, canonical)
 
 
-class _Reread:
-    """A source whose blocks are kept; in all else the source itself."""
+class _Reread(StandIn):
+    """A source whose blocks are kept."""
 
-    def __init__(self, source: Any, kept: Kept, limit: int) -> None:
-        self._source, self._kept, self._limit = source, kept, limit
-        self._digest = source.digest
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
+    def __init__(self, source: Source, kept: Kept, limit: int) -> None:
+        super().__init__(source)
+        self._kept, self._limit, self._digest = kept, limit, source.digest
 
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         kept = self._kept.get(self._digest, fragment, height)
@@ -162,7 +167,7 @@ class _Reread:
                 yield replace(block, workspace=workspace)
             return
         copies: list[Block | OnDisk] | None = None if carry else []
-        for block in self._source.blocks(fragment, height, workspace, carry=carry):
+        for block in self.source.blocks(fragment, height, workspace, carry=carry):
             if copies is not None:
                 copy = self._kept.keep(block, self._limit)
                 if copy is None:

@@ -6,14 +6,16 @@ is interrupted, and a later run of the same pass over the same input goes on fro
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from eigenmill.reduce.blocks import Array
-from eigenmill.reduce.catalog import Some
 from eigenmill.reduce.engines.base import (
     Engine,
     Merger,
@@ -27,13 +29,16 @@ from eigenmill.reduce.engines.base import (
 )
 from eigenmill.reduce.engines.checkpoint import Checkpoint
 from eigenmill.reduce.engines.kept import Kept
-from eigenmill.reduce.engines.memory import estimate, parse_bytes, resident, workers_that_fit
+from eigenmill.reduce.engines.ledger import LEDGER
+from eigenmill.reduce.engines.memory import Work, estimate, parse_bytes, refusal
 from eigenmill.reduce.engines.tasks import Watch, fold_tasks, rows_tasks, write_tasks
 from eigenmill.reduce.engines.threads import run_tasks
-from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.errors import ConfigError, DoesNotFitError
 from eigenmill.reduce.manifest import Manifest
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.places import absolute
+from eigenmill.reduce.sequences import Some
 from eigenmill.reduce.sink import Sink
 
 S = TypeVar("S")
@@ -70,7 +75,7 @@ class LocalEngine(Engine):
             raise ConfigError(f"expected workers >= 1, found {workers}")
         self._workers = workers or len(os.sched_getaffinity(0))
         self.memory = parse_bytes(memory)
-        self.work = None if work is None else Path(work)
+        self.work = None if work is None else Path(absolute(work))
         self.disk = parse_bytes(disk) or 0
         if self.disk and self.work is None:
             raise ConfigError("expected work= with disk=, found none; name a directory on a local disk")
@@ -90,8 +95,8 @@ class LocalEngine(Engine):
     def spare(self, peak: int) -> tuple[int, int]:
         return 0 if self.memory is None else max(self.memory - peak, 0), self.disk
 
-    def session(self, reserve: int | None = None) -> LocalSession:
-        return LocalSession(self, reserve)
+    def session(self, reserve: int | None = None, need: int = 0) -> LocalSession:
+        return LocalSession(self, reserve, need)
 
 
 class LocalSession(Session):
@@ -99,32 +104,61 @@ class LocalSession(Session):
 
     engine: LocalEngine
 
-    def __init__(self, engine: LocalEngine, reserve: int | None = None) -> None:
+    def __init__(self, engine: LocalEngine, reserve: int | None = None, need: int = 0) -> None:
         super().__init__(engine)
-        self._kept: Kept | None = None
-        if reserve is not None:
-            self._kept, self._held = Kept(engine.work, engine.disk), resident() + reserve
+        self._kept = None if reserve is None else Kept(engine.work, engine.disk)
+        self._claim = None if engine.memory is None else LEDGER.open(engine.memory, reserve, need)
 
     def close(self) -> None:
         if self._kept is not None:
             self._kept.close()
+        if self._claim is not None:
+            LEDGER.close(self._claim)
 
     def run(self, pass_: Pass[S, R], data: Matrix, *, tree: Tree[S] | None = None) -> R:
-        engine, process = self.engine, None
-        if self._kept is not None:
-            # The allocator still has what the last scan has freed, and this one takes it again: counted as held by
-            # the process it would leave room for fewer workers.
-            held = self._held + self._kept.bytes
-            process = min(resident(), held)
-        workers = workers_that_fit(pass_, data, engine.workers, engine.memory, process)
-        if self._kept is not None and data.source.files:
-            memory, disk = engine.spare(estimate(pass_, data, workers, process=held).peak)
-            if memory or disk or self._kept.bytes:
-                data = self._kept.over(data, memory)
-        keep, tree = tree is not None, Tree() if tree is None else tree
-        with staged(engine.progress, scan_name(pass_), data.n_rows) as advance, one_blas_thread():
-            self._fold(pass_, data, tree, workers, advance)
-            return pass_.finalize(tree.total(pass_, keep=keep))
+        with self._claimed(pass_, data) as (workers, room):
+            if self._kept is not None and data.source.files and (room or self.engine.disk or self._kept.bytes):
+                data = self._kept.over(data, room)
+            keep, tree = tree is not None, Tree() if tree is None else tree
+            with staged(self.engine.progress, scan_name(pass_), data.n_rows) as advance, one_blas_thread():
+                self._fold(pass_, data, tree, workers, advance)
+                return pass_.finalize(tree.total(pass_, keep=keep))
+
+    def write(self, data: Matrix, sink: Sink) -> Manifest:
+        with self._claimed(sink.writing(data), data) as (workers, _):
+            job = sink.open(data)
+            rows = sum(part.rows for part in job.pending)
+            with staged(self.engine.progress, "write", rows) as advance, one_blas_thread():
+                run_tasks(write_tasks(data, job, here=True), workers, advance, lambda number, record: None)
+            return job.commit()
+
+    def collect(self, data: Matrix) -> Array:
+        parts: list[Array] = [np.empty((0, data.n_features), data.dtype)] * len(data.fragments)
+        with one_blas_thread():
+            run_tasks(rows_tasks(data), self.engine.workers, lambda rows: None, parts.__setitem__)
+        return np.concatenate(parts) if parts else np.empty((0, data.n_features), data.dtype)
+
+    @contextlib.contextmanager
+    def _claimed(self, work: Work, data: Matrix) -> Iterator[tuple[int, int]]:
+        """(workers for a scan, bytes for further blocks that are kept), claimed until the scan ends."""
+        claim, kept = self._claim, self._kept
+        if claim is None:
+            yield self.engine.workers, 0
+            return
+        if kept is not None and LEDGER.crowded:
+            kept.forget_all()
+
+        @lru_cache
+        def size(workers: int) -> int:
+            return estimate(work, data, workers, process=0).peak
+
+        def refused(process: int) -> DoesNotFitError:
+            return refusal(estimate(work, data, 1, process=process), data, claim.limit)
+
+        try:
+            yield LEDGER.begin(claim, size, self.engine.workers, 0 if kept is None else kept.bytes, refused)
+        finally:
+            LEDGER.end(claim, 0 if kept is None else kept.bytes)
 
     def _fold(self, pass_: Pass[S, Any], data: Matrix, tree: Tree[S], workers: int, advance: Watch) -> None:
         merger, work, every = Merger(pass_, tree), self.engine.work, self.engine.save_every
@@ -150,17 +184,3 @@ class LocalSession(Session):
         tree.leaves, tree.open_rows = last.index + last.full, 0 if last.full else last.rows
         if checkpoint is not None:
             checkpoint.save(whole=True)
-
-    def write(self, data: Matrix, sink: Sink) -> Manifest:
-        workers = workers_that_fit(None, data, self.engine.workers, self.engine.memory)
-        job = sink.open(data)
-        rows = sum(part.rows for part in job.pending)
-        with staged(self.engine.progress, "write", rows) as advance, one_blas_thread():
-            run_tasks(write_tasks(data, job, here=True), workers, advance, lambda number, record: None)
-        return job.commit()
-
-    def collect(self, data: Matrix) -> Array:
-        parts: list[Array] = [np.empty((0, data.n_features), data.dtype)] * len(data.fragments)
-        with one_blas_thread():
-            run_tasks(rows_tasks(data), self.engine.workers, lambda rows: None, parts.__setitem__)
-        return np.concatenate(parts) if parts else np.empty((0, data.n_features), data.dtype)

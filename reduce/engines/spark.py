@@ -22,11 +22,10 @@ from pyspark.sql.functions import col, floor, lit
 
 from eigenmill.reduce.about import versions
 from eigenmill.reduce.blocks import Array
-from eigenmill.reduce.engines.base import Engine, Progress, Session, Tree, scan_name, staged
+from eigenmill.reduce.engines.base import ClusterEngine, Progress, Session, Tree, scan_name, staged
 from eigenmill.reduce.engines.checkpoint import scanned
-from eigenmill.reduce.engines.costs import TASKS
-from eigenmill.reduce.engines.load import AT_ONCE, fan_in, most_tasks, worker_memory
-from eigenmill.reduce.engines.memory import format_bytes, parse_bytes
+from eigenmill.reduce.engines.load import worker_memory
+from eigenmill.reduce.engines.memory import Work, format_bytes, parse_bytes
 from eigenmill.reduce.engines.ship import Common, pack, workplace
 from eigenmill.reduce.engines.spark_frames import FrameSource
 from eigenmill.reduce.engines.spark_rows import SCHEMA, fold, mapper, merger, restored, rows, rows_of, write
@@ -43,7 +42,7 @@ R = TypeVar("R")
 COLLECTED = "eigenmill_features"
 
 
-class SparkEngine(Engine):
+class SparkEngine(ClusterEngine):
     """Runs passes in the Python workers of a Spark cluster.
 
     Args:
@@ -68,6 +67,7 @@ class SparkEngine(Engine):
     ) -> None:
         if not hasattr(session, "range") or not hasattr(session, "conf"):
             raise ConfigError(f"expected a SparkSession, found {type(session).__name__}")
+        super().__init__()
         self.spark, self.memory, self.progress = session, parse_bytes(memory), progress
         self.work, self.patience = workplace(work), patience
 
@@ -83,11 +83,12 @@ class SparkEngine(Engine):
         # What Spark's own settings allow is compared before every scan, by an error that names the setting.
         return self.memory
 
-    def session(self, reserve: int | None = None) -> SparkScans:
+    def session(self, reserve: int | None = None, need: int = 0) -> SparkScans:
         return SparkScans(self)
 
     def watched(self, group: str, call: Callable[[], S]) -> S:
         """What ``call`` returns, which asks the cluster; a cluster that is gone or says no is an error of ours."""
+        self._stay()
         try:
             return watched(self.spark, group, call, self.patience)
         except PySparkException as error:
@@ -119,16 +120,16 @@ class SparkScans(Session):
         return scanned(work, pass_, data, tree, lambda tree, keep: self._fold(pass_, data, tree, keep=keep))
 
     def _fold(self, pass_: Pass[S, Any], data: Matrix, tree: Tree[S], *, keep: bool) -> None:
-        name, n = scan_name(pass_), data.n_rows
+        name, n, costs = scan_name(pass_), data.n_rows, self.engine.costs
         tasks: Sequence[Any] = ()
         if isinstance(data.source, FrameSource):
             close_leaf(pass_, tree)
             many = len(data.fragments)
         else:
-            tasks = fold_tasks(pass_, data, tree, most_tasks("spark", self._cores()))
+            tasks = fold_tasks(pass_, data, tree, costs.most_tasks(self._cores()))
             many = len(tasks)
         state = pass_.sizes(0, n)[0]
-        fan, total, payload = fan_in("spark", state), not keep and not tree.nodes, pack(pass_, self.engine.work)
+        fan, total, payload = costs.trees_of(state), not keep and not tree.nodes, pack(pass_, self.engine.work)
 
         def merged() -> Any:
             if isinstance(data.source, FrameSource):
@@ -136,7 +137,7 @@ class SparkScans(Session):
             else:
                 frame = self._map(tasks, fold, many)
             count = many
-            while count > 1 and count * state > AT_ONCE:
+            while costs.merges(count, state):
                 count = -(-count // fan)
                 # The last round takes all: a DataFrame may have more partitions than when its rows were counted.
                 group = (lit(0) if count == 1 else floor(col("key") / fan)).cast("long").alias("group")
@@ -156,12 +157,13 @@ class SparkScans(Session):
                 "expected Parquet files for a resumable output, found a Spark DataFrame; "
                 "write with Spark: model.transform(frame).write.parquet(path)"
             )
-        self._admit(None, data)
+        self._admit(sink.writing(data), data)
         job = sink.open(data)
         with staged(self.engine.progress, "write", sum(part.rows for part in job.pending)) as advance:
             # In rounds: every task is sent the descriptions of all tasks of its Spark job.
-            for start in range(0, len(job.pending), TASKS["spark"]):
-                pending = job.pending[start : start + TASKS["spark"]]
+            size = self.engine.costs.round_parts or len(job.pending)
+            for start in range(0, len(job.pending), size):
+                pending = job.pending[start : start + size]
                 tasks, n = write_tasks(data, replace(job, pending=pending)), sum(part.rows for part in pending)
                 for _ in self._collect(partial(self._map, tasks, write), f"write of {n} rows"):
                     pass
@@ -175,7 +177,7 @@ class SparkScans(Session):
             values = table.column(COLLECTED).combine_chunks().flatten().to_numpy(zero_copy_only=False)
             return np.asarray(values, data.dtype).reshape(-1, data.n_features)
         self._admit(None, data)
-        tasks = rows_tasks(data, TASKS["spark"])
+        tasks = rows_tasks(data, self.engine.costs.tasks)
         if not tasks:
             return np.empty((0, data.n_features), data.dtype)
         found = [np.frombuffer(p, data.dtype) for _, p in self._collect(partial(self._map, tasks, rows), "collect")]
@@ -187,7 +189,7 @@ class SparkScans(Session):
         """A frame with the result of ``work`` on every task: at most ``most`` Spark tasks, each does some in a row."""
         common = Common()
         shipped = [pack(task, self.engine.work, common) for task in tasks]
-        cut = min(len(shipped), most or most_tasks("spark", self._cores()))
+        cut = min(len(shipped), most or self.engine.costs.most_tasks(self._cores()))
         run = mapper(shipped, common.pack(), work, versions())
         return self.spark.range(0, len(shipped), 1, cut).mapInArrow(run, SCHEMA)
 
@@ -231,13 +233,13 @@ class SparkScans(Session):
                 return name, parse_bytes(text + "iB" if text[-1:].isalpha() else text + "MiB")
         return "spark.executor.memoryOverhead", None
 
-    def _admit(self, pass_: Pass[Any, Any] | None, data: Matrix) -> None:
+    def _admit(self, work: Work, data: Matrix) -> None:
         name, limit = self._limit()
         limit = self.engine.memory or limit
         if limit is None:
             return
         cores = self.engine.workers
-        need = cores * worker_memory("spark", pass_, data, 1)[1]
+        need = cores * worker_memory(self.engine.costs, work, data, 1)[1]
         if need > limit:
             raise DoesNotFitError(
                 f"expected a plan within {format_bytes(limit)} for the Python workers of an executor, found that "

@@ -21,10 +21,12 @@ from pyspark.sql.functions import sum as total
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import ArrayType, DoubleType, FloatType, StructField, StructType
 
+from eigenmill.reduce.about import versions
 from eigenmill.reduce.arrow import field_of, numbers, weights_field
 from eigenmill.reduce.blocks import Block, Origin, Workspace
-from eigenmill.reduce.catalog import FileInfo, Fragment
-from eigenmill.reduce.engines.base import Engine, Tree, one_blas_thread
+from eigenmill.reduce.catalog import Fragment
+from eigenmill.reduce.engines.base import Tree, one_blas_thread
+from eigenmill.reduce.engines.collections import FEATURES, Collection
 from eigenmill.reduce.engines.ship import pack, unpack
 from eigenmill.reduce.engines.spark_rows import Mapper, answer, check
 from eigenmill.reduce.engines.wire import to_bytes
@@ -37,8 +39,6 @@ from eigenmill.reduce.transforms import applied
 
 WHERE = "<DataFrame>"
 """What errors call a DataFrame."""
-FEATURES = "features"
-"""The column that a transform adds."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Reader:
         return Block(X.toarray() if densify else X, weights, batch, origin, workspace)
 
 
-class FrameSource(LaidOut):
+class FrameSource(LaidOut, Collection):
     """A Spark DataFrame as a source. Its rows are counted when the number is first asked for.
 
     Args:
@@ -95,8 +95,7 @@ class FrameSource(LaidOut):
         format: by which workers read it.
     """
 
-    files: tuple[FileInfo, ...] = ()
-    root, listed = "", False
+    home = "spark"
 
     def __init__(self, frame: Any, want: Wanted, format: Format | None = None) -> None:
         self.format = format or current()
@@ -113,15 +112,7 @@ class FrameSource(LaidOut):
         if want.weights is not None:
             weights_field(schema, want.weights, WHERE)
         # Nothing finished is ever taken for this: the same query may give other rows tomorrow.
-        self.digest = uuid.uuid4().hex
-
-    @property
-    def weighted(self) -> bool:
-        return self.weights is not None
-
-    @property
-    def stored_columns(self) -> int:
-        return len(self.layout.columns)
+        self.digest: str = uuid.uuid4().hex
 
     @cached_property
     def fragments(self) -> Sequence[Fragment]:
@@ -135,7 +126,9 @@ class FrameSource(LaidOut):
 
     @property
     def values(self) -> int:
-        """Numbers stored in sparse rows, counted with the rows."""
+        """Numbers stored, those of sparse rows counted with the rows."""
+        if not self.sparse:
+            return super().values
         return sum(stored for _, stored in self._counted.values())
 
     @cached_property
@@ -155,9 +148,6 @@ class FrameSource(LaidOut):
         wrapped = hasattr(self.frame.schema[self.layout.columns[0]].dataType, "sqlType")
         return (unwrap_udt(column) if wrapped else column).getField("values")
 
-    def only(self, files: Sequence[int]) -> FrameSource:
-        return self
-
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         raise ConfigError(
             "expected the Spark engine for a Spark DataFrame, found another; leave engine out, or give "
@@ -166,12 +156,9 @@ class FrameSource(LaidOut):
 
     # A collection of a cluster.
 
-    def engine(self) -> Engine:
-        """An engine on the session of the DataFrame."""
-        from eigenmill.reduce.engines.spark import SparkEngine
-
-        engine: Engine = SparkEngine(self.frame.sparkSession)
-        return engine
+    def connection(self) -> Any:
+        """The session of the DataFrame."""
+        return self.frame.sparkSession
 
     def applied(self, data: Matrix, column: str = FEATURES, udt: Any = None) -> Any:
         """The DataFrame with one more column: the transformed rows as an array, or as the ``udt`` of ML vectors.
@@ -184,13 +171,13 @@ class FrameSource(LaidOut):
             raise ConfigError(f"expected no column {column!r} in the DataFrame, found one; rename or drop it")
         element = FloatType() if data.dtype == np.float32 else DoubleType()
         schema = StructType([*before, StructField(column, udt or ArrayType(element, False), False)])
-        mapped = applier(pack(self.reader(data)), names, column, udt is not None, _expected())
+        mapped = applier(pack(self.reader(data)), names, column, udt is not None, versions())
         return self._selected(names).mapInArrow(mapped, schema)
 
     def folded(self, pass_: Pass[Any, Any], data: Matrix, first: int, work: str | None, schema: str) -> Any:
         """A DataFrame with one tree per partition, whose only leaf is number ``first`` + the partition's."""
         payload = pack((pass_, self.reader(data)), work)
-        return self._selected([]).mapInArrow(folder(payload, first, _expected()), schema)
+        return self._selected([]).mapInArrow(folder(payload, first, versions()), schema)
 
     def reader(self, data: Matrix) -> Reader:
         """How workers read ``data``."""
@@ -224,12 +211,6 @@ def _plain(frame: Any, column: str) -> StructType:
     """The column's type without the wrapping of ML vectors, which not every way to Arrow knows."""
     kind = frame.schema[column].dataType
     return StructType([StructField(column, kind.sqlType() if hasattr(kind, "sqlType") else kind)])
-
-
-def _expected() -> dict[str, str]:
-    from eigenmill.reduce.about import versions
-
-    return versions()
 
 
 # In the Python workers.

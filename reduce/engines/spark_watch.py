@@ -6,7 +6,7 @@ Spark itself waits for workers without limit, and its Connect client tries a dea
 from __future__ import annotations
 
 import atexit
-import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from eigenmill.reduce.engines.spark_session import call_on, knock, leave
 from eigenmill.reduce.errors import EngineError
 
 T = TypeVar("T")
+log = logging.getLogger("eigenmill")
 POLL = 5.0
 """Seconds after which a silent cluster is asked whether it is still there."""
 FAREWELL = 10.0
@@ -101,9 +102,11 @@ def _let_go(session: Any, group: str, ended: threading.Event) -> None:
 
 
 def _cancel(session: Any, group: str) -> None:
-    with contextlib.suppress(Exception):  # Java may be gone, too
-        context = getattr(session, "_sc", None)
+    context = getattr(session, "_sc", None)
+    try:
         if context is None:
             session.interruptTag(group)
         else:
             context.cancelJobGroup(group)
+    except Exception as error:  # Java may be gone, too
+        log.info("Spark has not been told that nobody waits for a job: %r", error)

@@ -11,18 +11,18 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from eigenmill.reduce.blocks import Array, Block, Workspace
-from eigenmill.reduce.catalog import Made
+from eigenmill.reduce.blocks import Array, Workspace
 from eigenmill.reduce.engines.base import Merger, Tree, fold_leaf, one_blas_thread, plan_leaves
 from eigenmill.reduce.errors import EigenmillError, EngineError
 from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.sequences import Made
 from eigenmill.reduce.sink import Job, Part, PartRecord
 
 S = TypeVar("S")
@@ -83,15 +83,15 @@ class WriteTask(Task[PartRecord]):
 
     def __call__(self, workspace: Workspace | None = None, watch: Watch | None = None) -> PartRecord:
         with one_blas_thread():
-            return self.job.write_part(self.part, self._blocks(workspace or Workspace(), watch))
-
-    def _blocks(self, workspace: Workspace, watch: Watch | None) -> Iterator[Block]:
-        fragments = self.data.fragments
-        for i in self.fragments:
-            for block in self.data.blocks(fragments[i], workspace, carry=True):
-                yield block
-                if watch is not None:
-                    watch(block.rows)
+            fragments, workspace = self.data.fragments, workspace or Workspace()
+            with self.job.writing(self.part) as writer:
+                for i in self.fragments:
+                    for block in self.data.blocks(fragments[i], workspace, carry=True):
+                        writer.add(block)
+                        if watch is not None:
+                            watch(block.rows)
+                        del block  # its memory is what the next one is decoded into
+        return writer.record
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,22 @@ def run_tasks(tasks: Sequence[Task[T]], workers: int, advance: Watch, done: Call
         advance: told of the rows of every block.
         done: called with the number and the result of a task, by the thread that has run it.
     """
-    _Threads(tasks, min(workers, len(tasks)), advance, done).run()
+    workers = min(workers, len(tasks))
+    threads = _Threads(tasks, workers, advance, done)
+    if workers <= 1:
+        threads.serve()
+    else:
+        with ThreadPoolExecutor(workers, thread_name_prefix="eigenmill") as pool:
+            futures = [pool.submit(threads.serve) for _ in range(workers)]
+            try:
+                for future in futures:
+                    future.result()
+            finally:
+                # Reached by Ctrl-C too: all stop at their next block.
+                if not all(future.done() for future in futures):
+                    threads.stop()
+    if threads.errors:
+        raise threads.errors[min(threads.errors)]
 
 
 class _StoppedError(Exception):
@@ -52,25 +67,13 @@ class _Threads(Generic[T]):
         self.started, self.end = 0, len(tasks)
         self.running, self.errors = set[int](), dict[int, BaseException]()
 
-    def run(self) -> None:
-        if self.workers <= 1:
-            self._serve()
-        else:
-            with ThreadPoolExecutor(self.workers, thread_name_prefix="eigenmill") as pool:
-                futures = [pool.submit(self._serve) for _ in range(self.workers)]
-                try:
-                    for future in futures:
-                        future.result()
-                finally:
-                    # Reached by Ctrl-C too: all stop at their next block.
-                    if not all(future.done() for future in futures):
-                        with self.turn:
-                            self.end = 0
-                            self.turn.notify_all()
-        if self.errors:
-            raise self.errors[min(self.errors)]
+    def stop(self) -> None:
+        """Let all tasks end at their next block."""
+        with self.turn:
+            self.end = 0
+            self.turn.notify_all()
 
-    def _serve(self) -> None:
+    def serve(self) -> None:
         """Take tasks until none is left or one fails."""
         try:
             with one_blas_thread():

@@ -14,7 +14,7 @@ import numpy as np
 
 from eigenmill.reduce.blocks import Array
 from eigenmill.reduce.cleaning import Resolved
-from eigenmill.reduce.passes.moments import Moments
+from eigenmill.reduce.passes.intake import Moments
 
 
 @dataclass(frozen=True, eq=False)

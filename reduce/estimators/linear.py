@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,20 +14,23 @@ from sklearn.utils.validation import check_is_fitted
 
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.dataset import Dataset
-from eigenmill.reduce.engines.base import Engine, Session
+from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.estimators import sketch
 from eigenmill.reduce.estimators.base import Estimator, engine_for
 from eigenmill.reduce.estimators.scaler import scale_of
-from eigenmill.reduce.estimators.solver import PASSES, Shape, choose
+from eigenmill.reduce.estimators.solver import Shape, choose, exact_stages
 from eigenmill.reduce.estimators.spectrum import Spectrum, of_gram, of_rows, of_rows_refined, refined
 from eigenmill.reduce.format import Format
+from eigenmill.reduce.method import Bound, Method
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.gram import Gram
-from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass, imputed
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass, imputed
 from eigenmill.reduce.passes.rows import RowsState
 from eigenmill.reduce.passes.sketch import Sketch, SketchPass
 from eigenmill.reduce.passes.tsqr import TsqrPass
+from eigenmill.reduce.plan import Plan, Run
 from eigenmill.reduce.source_base import Numbered
 from eigenmill.reduce.transforms import Input, Project, Reconstruct, Residual, Transform
 
@@ -86,32 +91,53 @@ class Linear(Estimator):
         k = self.n_components
         return None if k is None or isinstance(k, str) else k
 
-    def _solver(self, shape: Shape) -> str:
-        return choose(self.solver, shape, self._asked())[0]
-
-    def _pass(self, solver: str, intake: Intake, shape: Shape, threads: int = 1) -> Pass[Any, Any]:
-        if solver != "sketch":
-            return PASSES[solver](intake)
-        d = shape.features
-        if not self._whole() and self.n_components > d:
-            raise ConfigError(f"expected n_components up to {d} features, found {self.n_components}; ask for fewer")
-        wanted = self._wanted(d, intake.format)
-        if self._moments_first(intake, shape.sparse):
-            return MomentsPass(intake)
-        return SketchPass(intake, sketch.start(wanted, d, self._earlier(d), threads))
-
-    def _check(self, solver: str, intake: Intake, data: Dataset, session: Session) -> None:
+    def _method(self, intake: Intake, shape: Shape) -> Method:
+        solver, reason = choose(self.solver, shape, self._asked())
+        d, most = shape.features, max(min(shape.rows, shape.features), 1)
+        k = None if self._whole() else int(self.n_components)
+        seed = reserve = None
         if solver == "sketch":
-            wanted = self._wanted(data.n_features, data.format)
-            spare = self._moments_first(intake, data.sparse) + self.refine
-            if wanted.scans <= spare:
-                raise ConfigError(f"expected max_scans above {spare} for this fit, found {wanted.scans}; allow more")
-            sketch.refuse_unfit(wanted, intake, wanted.scans - spare, data, session.engine)
+            if k is not None and k > d:
+                raise ConfigError(f"expected n_components up to {d} features, found {k}; ask for fewer")
+            wanted = self._wanted(d, self._seed(ahead=True), shape.format)
+            first = self._moments_first(intake, shape.sparse)
+            stages = sketch.stages(wanted, intake, shape, first=first, refine=self.refine)
+            most, seed = wanted.most, wanted.seed
+            if wanted.scans > 1:
+                reserve = sketch.basis(d, wanted.columns, wanted.scans)
+        else:
+            stages = exact_stages(solver, intake, shape, k, refine=self.refine)
+        components = Bound(1, most, "as many as the data need") if k is None else Bound.exact(k)
+        return Method(solver, reason, stages, components, partial(self._outline, intake), seed, reserve)
 
-    def _reserve(self, data: Dataset) -> int | None:
-        if self._solver(Shape.of(data, data.n_rows)) != "sketch" or self.max_scans == 1:
-            return None
-        return sketch.basis(data.n_features, self._width(data.n_features, data.format), self.max_scans)
+    def _outline(self, intake: Intake, k: int) -> Transform:
+        """The transform of ``k`` components, zeros that are never touched."""
+        d = len(intake.names)
+        input = Input(intake.names, intake.dtype, intake.policy, intake.format)
+        return Project(input, np.zeros(d), np.zeros((d, k)), Numbered(type(self).__name__.lower(), k))
+
+    def _first_pass(self, plan: Plan, intake: Intake, threads: int) -> Pass[Any, Any]:
+        first = super()._first_pass(plan, intake, threads)
+        if not isinstance(first, SketchPass):
+            return first
+        d = len(intake.names)
+        return replace(
+            first, weights=sketch.start(self._wanted(d, plan.seed, intake.format), d, self._earlier(d), threads)
+        )
+
+    def _drawn(self, plan: Plan) -> None:
+        if plan.seed is not None:
+            self._seed(ahead=False)
+
+    def _seed(self, *, ahead: bool) -> int:
+        """Of the sketch solver's random numbers. ``ahead`` leaves a RandomState where it is, for a fit to come."""
+        state = self.random_state
+        if state is None:
+            return 0
+        if isinstance(state, int | np.integer):
+            return int(state)
+        state = check_random_state(state)
+        return int((copy.deepcopy(state) if ahead else state).randint(1 << 31))
 
     def _moments_first(self, intake: Intake, sparse: bool) -> bool:
         return sketch.moments_first(intake, sparse=sparse, centred=self._centred, scale=self.scale)
@@ -121,22 +147,13 @@ class Linear(Estimator):
         components: F64 | None = vars(self).get("components_") if self.warm_start else None
         return components.T if components is not None and components.shape[1] == d else None
 
-    def _wanted(self, d: int, format: Format) -> sketch.Wanted:
+    def _wanted(self, d: int, seed: int | None, format: Format) -> sketch.Wanted:
         """What the sketch solver is asked for."""
         k, most = None if self._whole() else int(self.n_components), min(self.max_components, d)
-        share = float(self.n_components) if k is None else 1.0
-        seed = self.random_state
-        if seed is None:
-            seed = 0
-        elif not isinstance(seed, int | np.integer):
-            seed = check_random_state(seed).randint(1 << 31)
-        return sketch.Wanted(k, share, most, self.tol, self.max_scans, self._width(d, format), int(seed), format)
-
-    def _width(self, d: int, format: Format) -> int:
-        """Gaussian columns of the sketch solver's start."""
-        k, earlier = None if self._whole() else int(self.n_components), self._earlier(d)
-        width = self.block_size or sketch.width_of(k, min(self.max_components, d), d, format)
-        return min(width, d - (0 if earlier is None else earlier.shape[1]))
+        share, earlier = float(self.n_components) if k is None else 1.0, self._earlier(d)
+        before = 0 if earlier is None else earlier.shape[1]
+        width = min(self.block_size or sketch.width_of(k, most, d, format), d - before)
+        return sketch.Wanted(k, share, most, self.tol, self.max_scans, width, width + before, seed or 0, format)
 
     def _whole(self) -> bool:
         """Whether choosing the rank needs every eigenvalue."""
@@ -150,7 +167,8 @@ class Linear(Estimator):
         """Set variances and their ratios; ``variances`` (k,) are those of the components, with divisor n."""
         raise NotImplementedError
 
-    def _finish(self, result: Any, solver: str, intake: Intake, data: Dataset | None, session: Session) -> Moments:
+    def _finish(self, result: Any, intake: Intake, data: Dataset | None, run: Run) -> Moments:
+        solver = run.plan.solver
         moments: Moments = result if isinstance(result, Moments) else result.moments
         self._refuse_empty(moments, intake.policy)
         d, n, format = len(intake.names), moments.total, intake.format
@@ -169,7 +187,7 @@ class Linear(Estimator):
         self.solver_, self.n_samples_ = solver, int(n) if n == int(n) else n
         self._spread = float((variance if self.scale_ is None else variance / self.scale_**2).sum())
         if solver == "sketch" and data is not None:
-            self._iterate(result, moments, mean, variance, intake, data, session)
+            self._iterate(result, moments, mean, variance, intake, data, run)
             return moments
         wanted = None if self._whole() or self.refine else int(self.n_components)
         centre = mean if self._centred else np.zeros(d)
@@ -177,7 +195,7 @@ class Linear(Estimator):
             centred = np.tril(result.cross) if not self._centred else None
             spectrum = of_gram(result, self.scale_, intake.dtype, centred=self._centred, k=wanted, format=format)
             if self.refine:
-                spectrum = self._refined(spectrum, result, intake, centre, data, session)
+                spectrum = self._refined(spectrum, result, intake, centre, data, run)
         else:
             rows: RowsState = result
             spectrum = (of_rows_refined if self.refine else of_rows)(rows, centre, self.scale_, format)
@@ -195,24 +213,24 @@ class Linear(Estimator):
         return moments
 
     def _iterate(
-        self, result: Any, moments: Moments, mean: F64, variance: F64, intake: Intake, data: Dataset, session: Session
+        self, result: Any, moments: Moments, mean: F64, variance: F64, intake: Intake, data: Dataset, run: Run
     ) -> None:
         """The sketch solver, from the result of its first pass."""
         d, n, earlier = len(intake.names), moments.total, self._earlier(len(intake.names))
-        wanted = self._wanted(d, data.format)
+        wanted = self._wanted(d, run.plan.seed, data.format)
         setting = sketch.setting_of(
             moments, mean, variance, self.scale_, intake, centred=self._centred, sparse=data.sparse
         )
         begun = result if isinstance(result, Sketch) else None
         spare = (begun is None) + self.refine
-        fit = sketch.solve(wanted, setting, begun, intake, data, session, earlier, spare)
+        fit = sketch.solve(wanted, setting, begun, intake, data, run, earlier, spare)
         k = len(fit.residual_bounds)
         if self.refine:
             wide = replace(intake, dtype=np.dtype(np.float64))
             centre = mean if self._centred else np.zeros(d)
             weights = np.ascontiguousarray(setting.into(fit.spectrum.vectors))
             pivot = setting.pivot
-            r = session.run(TsqrPass(wide, pivot, centre - pivot, weights, mean - centre), data)
+            r = run.scan(TsqrPass(wide, pivot, centre - pivot, weights, mean - centre), data)
             height = data.format.max_height if data.sparse else data.format.block_height(d)
             fit = sketch.with_refined(fit, refined(fit.spectrum, r, fit.terms, height, data.format), k)
         kept = fit.spectrum.leading(k)
@@ -248,7 +266,7 @@ class Linear(Estimator):
         intake: Intake,
         centre: F64,
         data: Dataset | None,
-        session: Session,
+        run: Run,
     ) -> Spectrum:
         """Full precision by one more scan.
 
@@ -257,11 +275,10 @@ class Linear(Estimator):
         """
         if not self._whole() and spectrum.values[self.n_components - 1] > intake.format.refine_above * spectrum.noise:
             spectrum = spectrum.leading(int(self.n_components))
-        if data is None:
-            raise ConfigError("expected refine=False when going on from a state, which lacks the rows; fit all data")
+        assert data is not None  # going on from a state is refused
         wide, pivot = replace(intake, dtype=np.dtype(np.float64)), result.pivot
         weights = spectrum.vectors if self.scale_ is None else spectrum.vectors / self.scale_[:, None]
-        r = session.run(TsqrPass(wide, pivot, centre - pivot, np.ascontiguousarray(weights), self.mean_ - centre), data)
+        r = run.scan(TsqrPass(wide, pivot, centre - pivot, np.ascontiguousarray(weights), self.mean_ - centre), data)
         height = intake.format.block_height(len(intake.names))
         return refined(spectrum, r, result.depth, height, intake.format)
 

@@ -16,7 +16,8 @@ from eigenmill.reduce.estimators.linear import Linear
 from eigenmill.reduce.estimators.solver import COMPONENTS, SCANS, TOL
 from eigenmill.reduce.estimators.spectrum import Spectrum, minka_rank, optimal_threshold, rank_for_share
 from eigenmill.reduce.format import Format
-from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.transforms import Input, LogLikelihood
 
 
@@ -64,6 +65,7 @@ class PCA(Linear):
         solver_: the solver used. quality_: what was read, per column. cleaning_: the policy as learnt.
     """
 
+    kind = "PCA"
     _centred = True
     fitted_attributes = (*Linear.fitted_attributes, "noise_variance_", "_floor")
 

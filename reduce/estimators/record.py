@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from eigenmill.reduce.catalog import FileInfo, Lookup, Some
+from eigenmill.reduce.catalog import FileInfo
 from eigenmill.reduce.cleaning import Resolved
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.digest import digest_of
@@ -18,6 +18,7 @@ from eigenmill.reduce.discovery import join
 from eigenmill.reduce.engines.base import Tree
 from eigenmill.reduce.errors import ChangedInputError, ConfigError
 from eigenmill.reduce.format import Format
+from eigenmill.reduce.sequences import Lookup, Some
 from eigenmill.reduce.source_base import Source
 
 log = logging.getLogger("eigenmill")

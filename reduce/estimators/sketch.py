@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -16,18 +19,21 @@ from sklearn.exceptions import ConvergenceWarning
 from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.cleaning import MEAN
 from eigenmill.reduce.dataset import Dataset
-from eigenmill.reduce.engines.base import Engine, Session
-from eigenmill.reduce.engines.memory import estimate, format_bytes
-from eigenmill.reduce.errors import ConfigError, DoesNotFitError
+from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.estimators.bounds import upper_bounds
 from eigenmill.reduce.estimators.krylov import Steps, iterate, orthonormal, residual_bounds
 from eigenmill.reduce.estimators.nystrom import Nystroem, nystroem
 from eigenmill.reduce.estimators.panels import cores
+from eigenmill.reduce.estimators.solver import Shape, refinement
 from eigenmill.reduce.estimators.spectrum import Spectrum, gamma, orient
 from eigenmill.reduce.format import Format
-from eigenmill.reduce.passes.moments import Intake, Moments
+from eigenmill.reduce.method import Bound, Stage
+from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.passes.sketch import Sketch, SketchPass, add_low_rank
 from eigenmill.reduce.passes.thin import known_pivot
+from eigenmill.reduce.plan import Run
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Wanted:
         k: number of values, or None for the fewest whose squares reach ``share`` of the trace, at most ``most``.
         tol: relative accuracy of singular values; None uses all scans.
         scans: scans allowed, that of moments and that of a refinement included.
-        width: Gaussian columns of the start.
+        width: Gaussian columns of the start; ``columns``: with those of an earlier model.
         seed: of the start.
         format: of all that follows.
     """
@@ -49,6 +55,7 @@ class Wanted:
     tol: float | None
     scans: int
     width: int
+    columns: int
     seed: int
     format: Format
 
@@ -134,40 +141,58 @@ def moments_first(intake: Intake, *, sparse: bool, centred: bool, scale: bool) -
     return scale or (sparse and centred) or bool((intake.policy.code == MEAN).any())
 
 
-def planned(intake: Intake, wanted: Wanted, products: int) -> SketchPass:
-    """A pass that takes as much as the last one of an iteration, for plans: zeros never touched take no memory."""
-    d = len(intake.names)
-    # Beside the basis, moments, means, pivots and scales: of a million columns they count.
-    return SketchPass(intake, np.zeros((d, wanted.width)), held=basis(d, wanted.width, products) + 8 * d * 24)
-
-
-def refuse_unfit(wanted: Wanted, intake: Intake, products: int, data: Dataset, engine: Engine) -> None:
-    """Refuse an iteration whose basis will not fit, before any data is read; name the block that would.
+def stages(wanted: Wanted, intake: Intake, shape: Shape, *, first: bool, refine: bool) -> tuple[Stage, ...]:
+    """The stages of an iteration: moments ``first`` if it needs them, the products, and a refinement if asked for.
 
     Raises:
-        DoesNotFitError: with one worker it takes more than the engine's memory.
+        ConfigError: the scans allowed leave none for a product.
     """
-    limit = engine.memory_limit()
-    if limit is None:
-        return
+    d, products = shape.features, wanted.scans - first - refine
+    if products < 1:
+        raise ConfigError(f"expected max_scans above {first + refine} for this fit, found {wanted.scans}; allow more")
+    # As many as the basis needs for the values; fewer never do, and more are made only while they tell something new.
+    least = min(-(-(wanted.k or 1) // wanted.columns), products)
+    rule = f"until singular values are within tol={wanted.tol:g}" if wanted.tol is not None else "while any are left"
+    found = Stage(
+        _template(intake, wanted.columns),
+        "to multiply the basis, a block of vectors at a time",
+        4.0 * shape.stored * wanted.columns * (shape.format.sparse_cost if shape.sparse else 1),
+        times=Bound(least, products, f"{rule}, at most max_scans in all"),
+        usual=products if wanted.tol is None else min(products, max(shape.format.usual_scans, least)),
+        held=_held(d, wanted.columns, products),
+        refusal=partial(_refusal, wanted, intake, products),
+    )
+    k = wanted.k or wanted.most
+    keep = min(_kept(k, wanted.format), d)
+    # Beside the directions: what the first product was made of.
+    after = refinement(intake, shape.rows, keep, k, held=8 * d * (keep + 2 * wanted.columns + 24))
+    before = Stage(MomentsPass(intake), "to know means and scales before the start", 4.0 * shape.stored)
+    return (*((before,) if first else ()), found, *((after,) if refine else ()))
 
-    def need(width: int) -> int:
-        return estimate(planned(intake, replace(wanted, width=width), products), data, 1).peak
 
-    full = need(wanted.width)
-    if full <= limit:
-        return
-    low, high = 0, wanted.width
+def _template(intake: Intake, columns: int) -> SketchPass:
+    """A pass with as many vectors as a start has, for plans: zeros never touched take no memory."""
+    return SketchPass(intake, np.zeros((len(intake.names), columns)))
+
+
+def _held(d: int, columns: int, products: int) -> int:
+    """Bytes held beside the last product: the basis; moments, means, pivots and scales count, of a million columns."""
+    return basis(d, columns, products) + 8 * d * 24
+
+
+def _refusal(
+    wanted: Wanted, intake: Intake, products: int, need: Callable[[Pass[Any, Any], int], int], limit: int
+) -> tuple[str, str]:
+    """A basis does not fit: which, and the block that would."""
+    d, columns = len(intake.names), wanted.columns
+    low, high = 0, columns
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if need(middle) <= limit else (low, middle)
-    enough = low * products >= (wanted.k or 1)
-    advice = f"block_size={low}, a smaller max_scans, " if low and enough else "fewer components, "
-    raise DoesNotFitError(
-        f"expected a plan within memory={format_bytes(limit)}, found that a basis of {products + 1} blocks of "
-        f"{wanted.width} vectors of {data.n_features} columns needs {format_bytes(full)} with one worker; give "
-        f"{advice}or memory='{format_bytes(full * 1.02).replace(' ', '')}'"
-    )
+        fits = need(_template(intake, middle), _held(d, middle, products)) <= limit
+        low, high = (middle, high) if fits else (low, middle)
+    enough = low and low * products >= (wanted.k or 1)
+    what = f"a basis of {products + 1} blocks of {columns} vectors of {d} columns"
+    return what, f"block_size={low}, a smaller max_scans, " if enough else "fewer components, "
 
 
 def setting_of(
@@ -191,7 +216,7 @@ def setting_of(
 
 
 def solve(
-    wanted: Wanted, setting: Setting, begun: Sketch | None, intake: Intake, data: Dataset, session: Session,
+    wanted: Wanted, setting: Setting, begun: Sketch | None, intake: Intake, data: Dataset, run: Run,
     earlier: F64 | None, spare: int,
 ) -> Fit:  # fmt: skip
     """The leading spectrum of A.
@@ -202,7 +227,7 @@ def solve(
         begun: the first product, if it came with the moments.
         intake: of every scan.
         data: what is scanned.
-        session: where.
+        run: makes the scans.
         earlier: (d, k) directions to start with.
         spare: scans used otherwise.
     """
@@ -211,12 +236,12 @@ def solve(
     def multiply(Q: F64) -> F64:
         nonlocal terms
         weights = setting.into(Q)
-        found: Sketch = session.run(SketchPass(intake, weights, setting.pivot, setting.gap), data)
+        found: Sketch = run.scan(SketchPass(intake, weights, setting.pivot, setting.gap), data)
         terms = max(terms, found.terms)
         return setting.product(found, weights)
 
     if begun is None:
-        first, block = None, start(wanted, d, earlier, cores(session.engine))
+        first, block = None, start(wanted, d, earlier, cores(run.engine))
     else:
         block, terms = begun.weights, begun.terms
         first = setting.product(begun, begun.weights)
@@ -243,7 +268,7 @@ def solve(
         noise=noise,
         products=products,
         refill=lambda i: gaussian(wanted.seed, f"sketch refill {i}", d, min(wanted.width, d)),
-        threads=cores(session.engine),
+        threads=cores(run.engine),
         format=format,
     )
     if products == 1:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.format import FORMAT_1, Format
+from eigenmill.reduce.method import Stage
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.gram import GramPass
-from eigenmill.reduce.passes.moments import Intake, MomentsPass
+from eigenmill.reduce.passes.intake import Intake
+from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.passes.rows import RowsPass
+from eigenmill.reduce.passes.tsqr import TsqrPass
 
 SOLVERS = ("auto", "gram", "dual", "sketch")
 TOL, SCANS, COMPONENTS = 1e-3, 16, 500
@@ -74,3 +79,21 @@ def choose(solver: str, shape: Shape, wanted: int | float | None) -> tuple[str, 
 
 PASSES: dict[str, Callable[[Intake], Pass[Any, Any]]] = {"gram": GramPass, "dual": RowsPass, "moments": MomentsPass}
 """The pass of every solver that takes one scan, and whose state can go on."""
+
+
+def exact_stages(solver: str, intake: Intake, shape: Shape, k: int | None, *, refine: bool) -> tuple[Stage, ...]:
+    """The stages of ``gram`` or ``dual`` for ``k`` components, or as many as the data need (None)."""
+    n, d = shape.rows, shape.features
+    if solver == "dual":
+        return (Stage(RowsPass(intake), "to gather the rows, which the n x n products are made of", float(n) * n * d),)
+    gram = Stage(GramPass(intake), "to form the d x d matrix of products", float(n) * d * d)
+    # All directions are turned when small values may hide outside the span of the leading ones. Held meanwhile: the
+    # products, twice for a plain SVD, and the directions.
+    return (gram, refinement(intake, n, d, k or min(n, d), held=24 * d * d)) if refine else (gram,)
+
+
+def refinement(intake: Intake, n: int, width: int, usual: int, *, held: int) -> Stage:
+    """The scan that takes ``width`` directions at most, ``usual`` ones as a rule, to full precision."""
+    d, wide = len(intake.names), replace(intake, dtype=np.dtype(np.float64))
+    pass_ = TsqrPass(wide, np.zeros(d), np.zeros(d), np.zeros((d, width)))
+    return Stage(pass_, "to take singular values to full precision", 2.0 * n * usual * (d + usual), held=held)

@@ -31,13 +31,13 @@ from eigenmill.reduce.estimators.svd import TruncatedSVD
 from eigenmill.reduce.format import Format
 from eigenmill.reduce.long_lists import Each
 from eigenmill.reduce.passes.base import from_arrays, to_arrays
-from eigenmill.reduce.passes.moments import Intake, Moments
+from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.source_base import Numbered
 
 log = logging.getLogger("eigenmill")
 STRANGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
 """What values of an unexpected kind lead to."""
-KINDS: dict[str, type[Estimator]] = {kind.__name__: kind for kind in (PCA, TruncatedSVD, StandardScaler)}
+KINDS: dict[str, type[Estimator]] = {each.kind: each for each in (PCA, TruncatedSVD, StandardScaler)}
 """The closed registry of what a model file may ask for."""
 
 

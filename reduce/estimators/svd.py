@@ -34,6 +34,7 @@ class TruncatedSVD(Linear):
         explained_variance_ratio_: (k,) the same over the total variance of the columns.
     """
 
+    kind = "TruncatedSVD"
     _centred = False
 
     def __init__(

@@ -39,11 +39,6 @@ class Pass(ABC, Generic[S, R]):
         """Rows of the sparse blocks that it wants; None when it makes them dense and takes the usual height."""
         return None
 
-    @property
-    def held(self) -> int:
-        """Bytes that its caller will hold beside the scan; for plans."""
-        return 0
-
     @abstractmethod
     def start(self) -> S:
         """The state of no rows."""

@@ -30,7 +30,7 @@ from eigenmill.reduce.blocks import F64, Block, Workspace
 from eigenmill.reduce.cleaning import MEAN
 from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.passes.base import Pass
-from eigenmill.reduce.passes.moments import Intake, Moments, Shifted, merge_moments
+from eigenmill.reduce.passes.intake import Intake, Moments, Shifted, merge_moments
 
 
 def panels(packed: F64, d: int, rows: int) -> Iterator[tuple[int, int, F64]]:

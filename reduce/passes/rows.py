@@ -14,7 +14,7 @@ import numpy.typing as npt
 from eigenmill.reduce.blocks import F64, Block, Floats
 from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.passes.base import Pass
-from eigenmill.reduce.passes.moments import Intake, Moments, merge_moments
+from eigenmill.reduce.passes.intake import Intake, Moments, merge_moments
 
 
 @tagged("RowsState", "moments pivot y weights present")

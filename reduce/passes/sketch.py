@@ -17,7 +17,7 @@ Sparse blocks are never made dense (:mod:`eigenmill.reduce.passes.thin`), unless
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -26,7 +26,7 @@ import numpy as np
 from eigenmill.reduce.blocks import F64, Block, Floats, dense_slices
 from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.passes.base import Pass
-from eigenmill.reduce.passes.moments import Intake, Moments, merge_moments
+from eigenmill.reduce.passes.intake import Intake, Moments, merge_moments
 from eigenmill.reduce.passes.thin import Thin, thin_rows
 
 
@@ -83,14 +83,12 @@ class SketchPass(Pass[SketchState, Sketch]):
         pivot: (d,) centre near the columns' means, when an earlier scan has found them; by default every leaf takes
             one from its first rows.
         gap: (d,) what a gap that the mean fills deviates by from the pivot; needed under that policy.
-        held: bytes that the caller will hold beside it; for plans.
     """
 
     intake: Intake
     weights: F64
     pivot: F64 | None = None
     gap: F64 | None = None
-    held: int = field(default=0, compare=False)
 
     @property
     def sparse_height(self) -> int:

@@ -17,7 +17,7 @@ from scipy import sparse
 from scipy.sparse import _sparsetools
 
 from eigenmill.reduce.blocks import F64, Block, Floats
-from eigenmill.reduce.passes.moments import Entries, Intake, Moments, weigh
+from eigenmill.reduce.passes.intake import Entries, Intake, Moments, weigh
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,9 +33,11 @@ from eigenmill.reduce import (
 from eigenmill.reduce.cleaning import MEAN
 from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.engines.base import Tree
+from eigenmill.reduce.engines.kinds import ENGINES, costs_of
 from eigenmill.reduce.passes.base import to_arrays
 from eigenmill.reduce.passes.gram import GramPass
-from eigenmill.reduce.passes.moments import Intake, MomentsPass
+from eigenmill.reduce.passes.intake import Intake
+from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.passes.rows import RowsPass
 from eigenmill.reduce.passes.sketch import SketchPass
 from eigenmill.reduce.passes.tsqr import TsqrPass
@@ -151,6 +153,12 @@ def tree_of(folder: Path) -> dict[str, str]:
         for p in sorted(folder.rglob("*"))
         if p.is_file()
     }
+
+
+def costing(patch: pytest.MonkeyPatch, kind: str, **changes: Any) -> None:
+    """Let a kind of cluster cut, merge and write otherwise."""
+    costs = costs_of(kind)
+    patch.setitem(ENGINES, kind, replace(ENGINES[kind], costs=replace(costs, **changes)))
 
 
 def reference() -> Any:

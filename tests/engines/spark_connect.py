@@ -83,7 +83,7 @@ def interrupted(spark: Any, folder: Path) -> bool:
     seen.mkdir()
     pq.write_table(pa.table({"x": np.arange(2.0 * blocks)}), folder / "x.parquet", row_group_size=2)
     data = eigenmill.reduce.Dataset.from_parquet(folder / "x.parquet", columns=["x"])
-    data = replace(data, source=WatchedSource(data.source, Dawdle(str(seen), 0.3)))  # type: ignore[arg-type]
+    data = replace(data, source=WatchedSource(data.source, Dawdle(str(seen), 0.3)))
 
     def strike() -> None:
         while not any(seen.iterdir()):

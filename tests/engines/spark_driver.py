@@ -11,7 +11,7 @@ from typing import Any
 
 from eigenmill.jobs import exits
 from eigenmill.reduce import PCA, Dataset, EigenmillError, connect
-from eigenmill.reduce.engines import load, spark, spark_watch
+from eigenmill.reduce.engines import ENGINES, spark_watch
 from eigenmill.reduce.engines.spark_session import session, stop
 from eigenmill.reduce.format import CURRENT
 
@@ -41,7 +41,9 @@ def fit_and_write(data: Dataset, out: str, engine: Any, solver: str) -> None:
 def main(path: str, out: str, solver: str = "gram", remote: str | None = None) -> None:
     small = replace(CURRENT, leaf_bytes=LEAF * Dataset.from_parquet(path, vector="x").n_features * 8)
     data = Dataset.from_parquet(path, vector="x", carry=["id"], format=small)
-    load.TASKS["spark"], spark.AT_ONCE, spark_watch.POLL = 64, 1, 1.0
+    spark_watch.POLL, kind = 1.0, ENGINES["spark"]
+    assert kind.costs is not None
+    ENGINES["spark"] = replace(kind, costs=replace(kind.costs, tasks=64, round_parts=64, at_once=1))
     try:
         fit_and_write(data, out, connect("spark", session(remote=remote), work=out + "/work", progress=Tell()), solver)
     except (EigenmillError, KeyboardInterrupt) as error:

@@ -21,7 +21,8 @@ from benchmarks.scale import FEATURES, Counted, NullPass, simulate, unread
 from eigenmill.reduce import PCA, ConfigError, Dataset, Sink, connect, load
 from eigenmill.reduce.catalog import Files
 from eigenmill.reduce.engines.base import Tree, plan_leaves
-from eigenmill.reduce.engines.load import Cluster, Load, fold_load
+from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.engines.load import Load, fold_load
 from eigenmill.reduce.engines.memory import estimate
 from eigenmill.reduce.engines.ship import pack
 from eigenmill.reduce.engines.tasks import fold_tasks
@@ -105,7 +106,8 @@ def output_peaks(files: int, space: Path) -> dict[str, int]:
     jobs: list[Job] = []
     peaks["begin"] = peak_of(lambda: jobs.append(sink.open(data)))
     for part in jobs[0].parts:
-        jobs[0].write_part(part, iter(()))
+        with jobs[0].writing(part):
+            pass
     peaks["go on"] = peak_of(lambda: sink.open(data))
     peaks["finish"] = peak_of(jobs[0].commit)
     peaks["read"] = peak_of(lambda: read_manifest(sink.path).digest)

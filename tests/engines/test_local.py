@@ -17,15 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eigenmill.reduce import PCA, ConfigError, Dataset, MissingValueError, TruncatedSVD, connect
+from eigenmill.reduce import PCA, ConfigError, Dataset, DoesNotFitError, MissingValueError, TruncatedSVD, connect
 from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.engines.base import one_blas_thread
+from eigenmill.reduce.engines.ledger import Ledger
 from eigenmill.reduce.engines.local import LocalEngine
 from eigenmill.reduce.engines.memory import estimate, format_bytes, parse_bytes
 from eigenmill.reduce.engines.threads import run_tasks
 from eigenmill.reduce.format import CURRENT, Format
 from eigenmill.reduce.passes.gram import GramPass
-from eigenmill.reduce.passes.moments import Intake
+from eigenmill.reduce.passes.intake import Intake
 from eigenmill.reduce.passes.rows import RowsPass
 from tests.engines.contract import EngineContract, bytes_of, open_input, pass_of
 from tests.engines.counting import WatchedSource, failing_at
@@ -204,14 +205,15 @@ def test_estimates_cover_gaps_and_rows() -> None:
 
 
 def test_a_budget_lowers_the_workers_and_keeps_the_bytes() -> None:
-    from eigenmill.reduce.engines.memory import workers_that_fit
-
     X = np.random.default_rng(0).normal(size=(4000, 200))
     data = Dataset.from_numpy(X, format=TINY)
     pass_ = GramPass(Intake(data.feature_names, data.dtype, Cleaning().resolve(data.feature_names)))
     one, many = estimate(pass_, data, 1), estimate(pass_, data, 8)
     budget = (one.peak + many.peak) // 2
-    assert 1 <= workers_that_fit(pass_, data, 8, budget) < 8
+    ledger = Ledger()
+    claim = ledger.open(budget)
+    count, _ = ledger.begin(claim, lambda w: estimate(pass_, data, w, process=0).peak, 8, 0, DoesNotFitError)
+    assert 1 <= count < 8
     small = connect("local", workers=8, memory=budget + (64 << 20)).run(pass_, data)
     assert bytes_of(small) == bytes_of(connect("local", workers=1).run(pass_, data))
 
@@ -253,7 +255,7 @@ def test_what_the_last_scan_has_freed_leaves_as_many_workers_to_the_next(
 ) -> None:
     """The allocator still has it, so that it looks like held by the process."""
     resident, workers = [300 << 20], list[int]()
-    for module in ("eigenmill.reduce.engines.local", "eigenmill.reduce.engines.memory"):
+    for module in ("eigenmill.reduce.engines.ledger", "eigenmill.reduce.engines.memory"):
         monkeypatch.setattr(f"{module}.resident", lambda: resident[0])
 
     def counted(tasks: Any, count: int, *rest: Any) -> None:

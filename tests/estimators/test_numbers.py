@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler as PeerScaler
 from eigenmill.reduce import PCA, Dataset, StandardScaler, TruncatedSVD
 from eigenmill.reduce.estimators.spectrum import of_gram, optimal_threshold
 from eigenmill.reduce.passes.gram import Gram
-from eigenmill.reduce.passes.moments import Moments
+from eigenmill.reduce.passes.intake import Moments
 from tests.estimators.truth import Long, aligned, centred, jacobi, thin, variances, with_spectrum
 from tests.support.formats import other, use
 

@@ -11,7 +11,7 @@ MODULES = sorted(path for folder in ("reduce", "compress", "jobs") for path in (
 
 OTHERS = {
     # fsspec offers no other way from a URI to the path that its file systems take.
-    "_strip_protocol": {"reduce/discovery.py", "reduce/files.py"},
+    "_strip_protocol": {"reduce/places.py"},
     # What a Dask collection would compute: names and types of its columns; its key.
     "_meta": {"reduce/engines/dask_frames.py"},
     "_name": {"reduce/engines/dask_frames.py"},
@@ -31,8 +31,6 @@ OTHERS = {
     "_check_sample_weight": {"reduce/estimators/base.py"},
 }
 """Private names of other projects, where they are read, and why."""
-WAITING = {"reduce/plan.py": {"_validate", "_dtype", "_solver", "_asked", "_pass", "_wanted", "_moments_first"}}
-"""What a plan still reads of estimators."""
 
 
 def private(name: str) -> bool:
@@ -70,7 +68,7 @@ def own(tree: ast.Module) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_private_name_is_read_outside_its_module(path: Path) -> None:
     tree, name = ast.parse(path.read_text()), str(path.relative_to(ROOT))
-    mine = own(tree) | WAITING.get(name, set())
+    mine = own(tree)
     foreign = [(line, read) for line, read in reads(tree) if read not in mine and name not in OTHERS.get(read, ())]
     assert foreign == []
 

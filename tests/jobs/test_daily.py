@@ -19,7 +19,7 @@ from eigenmill.jobs.apply import reconstruct
 from eigenmill.jobs.daily_config import DailyFile, Drift
 from eigenmill.reduce import PCA, ChangedInputError, ConfigError, DataError, Dataset, connect, load
 from eigenmill.reduce.errors import OutputError, SchemaError
-from eigenmill.reduce.files import publish as publish_file
+from eigenmill.reduce.files import draft
 from eigenmill.reduce.sink import read_manifest
 from tests.jobs.conftest import tree
 from tests.jobs.days import BASIS, DAYS, ROWS, STRENGTHS, D, K, config, features, pointer, record, snapshot, write_day
@@ -253,9 +253,9 @@ def test_killed_before_every_file_and_run_again_it_ends_in_the_same_bytes(
         written += 1
         if written == allowed:
             raise KilledError
-        return publish_file(*args, **kwargs)
+        return draft(*args, **kwargs)
 
-    monkeypatch.setattr("eigenmill.reduce.files.publish", fragile)
+    monkeypatch.setattr("eigenmill.reduce.files.draft", fragile)
     for day in DAYS:
         for stage in (daily.fit, daily.gate, daily.project, daily.publish):
             allowed = 1

@@ -13,7 +13,8 @@ from scipy import sparse
 from eigenmill.reduce.blocks import Block, Columns, Origin, Workspace
 from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.passes.gram import Gram, GramPass
-from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass, imputed
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass, imputed
 from eigenmill.reduce.passes.rows import RowsPass, RowsState
 from eigenmill.reduce.passes.sketch import Sketch, SketchPass
 from eigenmill.reduce.passes.tsqr import TsqrPass

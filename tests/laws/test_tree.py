@@ -22,7 +22,8 @@ from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.engines.base import Merger, Tree, fold_leaf, plan_leaves, restore_tree, tree_arrays
 from eigenmill.reduce.passes.base import to_arrays
 from eigenmill.reduce.passes.gram import Gram, GramPass
-from eigenmill.reduce.passes.moments import Intake, MomentsPass
+from eigenmill.reduce.passes.intake import Intake
+from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.passes.rows import RowsPass
 from eigenmill.reduce.passes.tsqr import TsqrPass
 from tests.laws.made import gamma

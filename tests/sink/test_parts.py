@@ -134,15 +134,18 @@ def test_blocks_that_do_not_fit_the_plan(tmp_path):
     data = made(200)
     job = Sink(tmp_path / "out").open(data)
     (part,) = job.parts
+
+    def write(blocks):
+        with job.writing(part) as writer:
+            for block in blocks:
+                writer.add(block)
+
     with pytest.raises(SchemaError, match="carry=True"):
-        job.write_part(
-            part,
-            (b for i in part.fragments for b in data.source.blocks(data.fragments[i], 37, workspace(), carry=False)),
-        )
+        write(b for i in part.fragments for b in data.source.blocks(data.fragments[i], 37, workspace(), carry=False))
     with pytest.raises(SchemaError, match="expected 5 features"):
-        job.write_part(part, drawn(made(200, 6), part))
+        write(drawn(made(200, 6), part))
     with pytest.raises(ChangedInputError, match="at most 200 rows"):
-        job.write_part(part, [b for _ in range(2) for b in drawn(made(200, form="csr"), part)])
+        write([b for _ in range(2) for b in drawn(made(200, form="csr"), part)])
     assert not list((tmp_path / "out").glob("*part*"))
     write_parts(job, data)
     job.commit()

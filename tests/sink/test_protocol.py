@@ -48,7 +48,6 @@ def test_a_finished_output_is_returned_as_it_is(sink, data, tmp_path):
     job = sink.open(data)
     assert job.pending == ()
     assert job.finished == manifest
-    assert job.write_part(job.parts[1], iter(())) == manifest.parts[1]
     assert job.commit() == manifest
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()} == before
 
@@ -277,7 +276,22 @@ def test_commit_of_a_job_that_someone_replaced(sink, data, tmp_path):
 
 
 def test_memory_is_an_upper_bound_of_what_is_gathered(sink, data):
-    job = sink.open(data)
-    assert job.memory > max(p.rows for p in job.parts) * 5 * 4
-    assert Sink(sink.path, partition_by="kind").open  # the option is part of the estimate
+    job, writing = sink.open(data), sink.writing(data)
+    largest = max(p.rows for p in job.parts) * 5 * 4
+    assert writing.parts == len(job.parts)
+    assert writing.memory == 3 * largest + (8 << 20) + (8 << 20 if len(data.carried) else 0)
+    one = Sink(sink.path, part_bytes=1 << 40)
+    assert one.writing(data, 10).memory - one.writing(data, 5).memory == 3 * data.n_rows * 5 * 4
     assert drawn(data, job.parts[0])
+
+
+def test_a_partitioned_part_and_one_for_a_store_are_planned_with_what_they_hold(tmp_path):
+    data = made(40_000, k=200)
+    whole = data.n_rows * 200 * 4  # 30.5 MiB: more than a row group, less than what a partitioned part gathers
+    path, memory = tmp_path / "out", pafs._MockFileSystem()
+    for sink, gathered in (
+        (Sink(path, part_bytes=1 << 40), 3 * (8 << 20)),
+        (Sink(path, part_bytes=1 << 40, partition_by="kind"), 3 * whole),
+        (Sink("out", filesystem=memory, part_bytes=1 << 40), 3 * (8 << 20) + whole),
+    ):
+        assert sink.writing(data).memory == gathered + (16 << 20)

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import files
+from eigenmill.reduce import files, places
 from eigenmill.reduce.errors import OutputError
 from eigenmill.reduce.manifest import read_manifest
 from eigenmill.reduce.sink import Sink
@@ -158,4 +158,4 @@ def test_no_overwriting_without_links():
     assert run(sink, version(1)) == manifest
     with pytest.raises(OutputError, match="overwriting needs a local file system, found py::fsspec"):
         sink.open(version(2))
-    assert isinstance(files.resolve("/data", memory)[0], pafs.PyFileSystem)
+    assert isinstance(places.resolve("/data", memory)[0], pafs.PyFileSystem)
