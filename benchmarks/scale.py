@@ -28,14 +28,14 @@ import pyarrow.parquet as pq
 
 from benchmarks.data import CACHE, feature_names
 from eigenmill.reduce import PCA, Dataset, Sink
-from eigenmill.reduce.blocks import Block, Workspace
-from eigenmill.reduce.catalog import FileInfo, Files, Fragment, RowGroups
-from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.engines.load import Load, fold_load
-from eigenmill.reduce.parquet import ParquetSource
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.plan import explain
+from eigenmill.reduce.rows.blocks import Block, Workspace
+from eigenmill.reduce.sources.catalog import FileInfo, Files, Fragment, RowGroups
+from eigenmill.reduce.sources.parquet import ParquetSource
+from eigenmill.reduce.storage.digest import tagged
 
 FEATURES, ROWS, FILES, WORKERS = 512, 48_828, 100_000, 1_000
 FILE_BYTES = ROWS * FEATURES * 4

@@ -29,10 +29,10 @@ import pyarrow.parquet as pq
 
 from benchmarks.data import CACHE, Spec, make
 from benchmarks.measure import RESULT, peak
-from eigenmill.reduce.blocks import Workspace
-from eigenmill.reduce.engines.kept import Kept
+from eigenmill.reduce.engines.local.kept import Kept
 from eigenmill.reduce.estimators.sketch import width_of
 from eigenmill.reduce.format import CURRENT
+from eigenmill.reduce.rows.blocks import Workspace
 
 K, RANK, SEED = 50, 100, 20240601
 SMALL, BAR = (16_000, 1_000), 1e-4

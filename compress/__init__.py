@@ -14,22 +14,22 @@ if __name__ != "eigenmill.compress":
 
 from typing import Any
 
-from eigenmill.compress.c import to_c
-from eigenmill.compress.constraints import EntropyPenalty, LearnedStep, Magnitude
-from eigenmill.compress.data import Samples, Validation, gather
+from eigenmill.compress.core.data import Samples, Validation, gather
+from eigenmill.compress.core.model import Model
+from eigenmill.compress.core.transforms import dct, pooling
 from eigenmill.compress.distill import distill, teach
-from eigenmill.compress.evaluate import Evaluation, evaluate
-from eigenmill.compress.factorize import factorize, fold_projection
-from eigenmill.compress.imports import from_onnx, from_safetensors, from_sklearn, from_torch
-from eigenmill.compress.model import Model
-from eigenmill.compress.native import Footprint, compiled, footprint
-from eigenmill.compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
-from eigenmill.compress.pack import load, pack
-from eigenmill.compress.prune import prune, prune_neurons, regrow
-from eigenmill.compress.quantize import quantize, share_weights
+from eigenmill.compress.exports.c import to_c
+from eigenmill.compress.exports.native import Footprint, compiled, footprint
+from eigenmill.compress.exports.onnx import Agreement, agreement, run_onnx, to_onnx
+from eigenmill.compress.imports.nets import from_onnx, from_safetensors, from_sklearn, from_torch
+from eigenmill.compress.judging.evaluate import Evaluation, evaluate
+from eigenmill.compress.packed.pack import load, pack
 from eigenmill.compress.search import Candidate, Search, SearchSettings, Target, search
-from eigenmill.compress.train import train
-from eigenmill.compress.transforms import dct, pooling
+from eigenmill.compress.steps.factorize import factorize, fold_projection
+from eigenmill.compress.steps.prune import prune, prune_neurons, regrow
+from eigenmill.compress.steps.quantize import quantize, share_weights
+from eigenmill.compress.training.constraints import EntropyPenalty, LearnedStep, Magnitude
+from eigenmill.compress.training.train import train
 
 __all__ = [
     "Agreement",

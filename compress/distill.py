@@ -17,19 +17,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eigenmill.compress.augment import augmentation
-from eigenmill.compress.data import Unscattered, as_labelled, clean_blocks
-from eigenmill.compress.evaluate import logits
-from eigenmill.compress.integer import WholeNet
-from eigenmill.compress.layers import F32
-from eigenmill.compress.model import Model
-from eigenmill.compress.pack import packed_bytes
-from eigenmill.compress.split import SplitLike, Validation, split_of
-from eigenmill.compress.train import Augmentation, train
-from eigenmill.reduce import Dataset, files, places
-from eigenmill.reduce.blocks import F64
-from eigenmill.reduce.digest import digest_of, text_of
+from eigenmill.compress.core.data import Unscattered, as_labelled, clean_blocks
+from eigenmill.compress.core.integer import WholeNet
+from eigenmill.compress.core.layers import F32
+from eigenmill.compress.core.model import Model
+from eigenmill.compress.core.split import SplitLike, Validation, split_of
+from eigenmill.compress.judging.evaluate import logits
+from eigenmill.compress.packed.pack import packed_bytes
+from eigenmill.compress.training.augment import augmentation
+from eigenmill.compress.training.train import Augmentation, train
+from eigenmill.reduce import Dataset
 from eigenmill.reduce.errors import ConfigError, DataError
+from eigenmill.reduce.rows.blocks import F64
+from eigenmill.reduce.storage import files, places
+from eigenmill.reduce.storage.digest import digest_of, text_of
 
 
 @runtime_checkable
@@ -84,7 +85,7 @@ def distill(
         copies: of each row, as of :func:`teach`.
         augment: what changes the copies.
         dtype: of the features in the file.
-        validation: rows to hold out, as of :func:`eigenmill.compress.data.gather`; they have no copies.
+        validation: rows to hold out, as of :func:`eigenmill.compress.gather`; they have no copies.
         seed: of the copies and of the training.
         **options: of :func:`eigenmill.compress.train`: ``temperature``, ``share``, ``epochs``, ``constraints`` ...
     """
@@ -125,8 +126,8 @@ def teach(
         augment: what changes the copies, as of :func:`eigenmill.compress.train`; it sees raw values.
         dtype: of the features in the file: ``"float32"``, ``"float64"``, or ``"uint8"`` for pixels, which are
             rounded; by default that of ``data``.
-        validation: as of :func:`eigenmill.compress.data.gather`. Rows that it holds out have no copies, and the column
-            ``HELD`` says which they are, for ``Validation(by=HELD, equals=True)``. None leaves the column out.
+        validation: as of :func:`eigenmill.compress.gather`. Rows that it holds out have no copies, and the
+            column ``HELD`` says which they are, for ``Validation(by=HELD, equals=True)``. None leaves the column out.
         seed: of the copies.
 
     Returns:

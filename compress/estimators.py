@@ -16,16 +16,16 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from eigenmill.compress.categories import columns_of
-from eigenmill.compress.data import gather
-from eigenmill.compress.front import RawLike
-from eigenmill.compress.layers import Predicted, Task, softmax
-from eigenmill.compress.model import Model, whole_net
-from eigenmill.compress.pack import pack
+from eigenmill.compress.core.categories import columns_of
+from eigenmill.compress.core.data import gather
+from eigenmill.compress.core.front import RawLike
+from eigenmill.compress.core.layers import Predicted, Task, softmax
+from eigenmill.compress.core.model import Model, whole_net
+from eigenmill.compress.packed.pack import pack
 from eigenmill.compress.search import Search, Target, search
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
-from eigenmill.reduce.tables import pandas_table
+from eigenmill.reduce.sources.tables import pandas_table
 
 STEPS = 2_000
 """Optimizer steps of a training, when no number of epochs is asked for: few rows want more epochs."""

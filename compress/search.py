@@ -20,22 +20,22 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from eigenmill.compress.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude
-from eigenmill.compress.data import Labelled, Samples, samples_of
-from eigenmill.compress.evaluate import evaluate
-from eigenmill.compress.front import RawLike
-from eigenmill.compress.latency import machine, time_calls
-from eigenmill.compress.layers import Predicted
-from eigenmill.compress.model import Model, whole_net
-from eigenmill.compress.native import compiled
-from eigenmill.compress.onnx_export import run_onnx, to_onnx
-from eigenmill.compress.pack import packed_model
-from eigenmill.compress.quantize import quantize
-from eigenmill.compress.split import SplitLike
-from eigenmill.compress.train import Epoch, train
-from eigenmill.reduce import files, places
-from eigenmill.reduce.digest import digest_of, named, tagged
+from eigenmill.compress.core.data import Labelled, Samples, samples_of
+from eigenmill.compress.core.front import RawLike
+from eigenmill.compress.core.layers import Predicted
+from eigenmill.compress.core.model import Model, whole_net
+from eigenmill.compress.core.split import SplitLike
+from eigenmill.compress.exports.native import compiled
+from eigenmill.compress.exports.onnx import run_onnx, to_onnx
+from eigenmill.compress.judging.evaluate import evaluate
+from eigenmill.compress.judging.latency import machine, time_calls
+from eigenmill.compress.packed.pack import packed_model
+from eigenmill.compress.steps.quantize import quantize
+from eigenmill.compress.training.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude
+from eigenmill.compress.training.train import Epoch, train
 from eigenmill.reduce.errors import ConfigError, OutputError
+from eigenmill.reduce.storage import files, places
+from eigenmill.reduce.storage.digest import digest_of, named, tagged
 
 MIN_PENALTY, MAX_PENALTY = 1e-8, 1e-2
 TRIALS = "trials.json"
@@ -157,7 +157,7 @@ class SearchSettings:
         first: candidates to try before the search's own.
         directory: keeps every trial and the best model, and goes on from them when called again.
         seed: of the rows' order.
-        validation: as of :func:`eigenmill.compress.data.gather`.
+        validation: as of :func:`eigenmill.compress.gather`.
         teacher: as of :func:`eigenmill.compress.train`, and so are
         temperature: of the teacher's probabilities, and
         share: of the loss that is the teacher's.

@@ -19,11 +19,11 @@ COMMANDS = ("reduce", "transform", "reconstruct", "update", "predict")
 
 
 def main(arguments: list[str]) -> None:
-    """Run the command or job file that is named, and leave with the exit code of :mod:`eigenmill.jobs.exits`."""
+    """Run the command or job file that is named, and leave with the exit code of :mod:`eigenmill.jobs.shown.exits`."""
     # Python puts the directory of a script first, where our modules have short names.
     sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != Path(__file__).resolve().parent]
     from eigenmill.jobs.cli import app
-    from eigenmill.reduce.engines.spark_session import stop
+    from eigenmill.reduce.engines.spark.session import stop
 
     named = arguments if arguments[:1] and arguments[0] in COMMANDS else ["reduce", *arguments]
     try:

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from eigenmill.reduce import discovery, layouts, parquet, tables
-from eigenmill.reduce.arrays import ArraySource
-from eigenmill.reduce.blocks import Workspace
-from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.engines import Engine, connect
 from eigenmill.reduce.engines.collections import FEATURES, ROOMS, Collection, package_of, source_of
 from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.format import Format
-from eigenmill.reduce.manifest import Manifest
-from eigenmill.reduce.matrix import Matrix
-from eigenmill.reduce.sink import Sink
+from eigenmill.reduce.output.manifest import Manifest
+from eigenmill.reduce.output.sink import Sink
+from eigenmill.reduce.rows.blocks import Workspace
+from eigenmill.reduce.rows.cleaning import Cleaning
+from eigenmill.reduce.sources import discovery, layouts, parquet, tables
+from eigenmill.reduce.sources.arrays import ArraySource
+from eigenmill.reduce.sources.matrix import Matrix
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from eigenmill.reduce.engines.base import scan_name
 from eigenmill.reduce.passes.base import Pass
-from eigenmill.reduce.transforms import Transform
+from eigenmill.reduce.rows.transforms import Transform
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from eigenmill.reduce.engines.base import Engine, Session, Tree, plan_leaves, sc
 from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.engines.memory import estimate, format_bytes
 from eigenmill.reduce.errors import DoesNotFitError
-from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.method import ONCE, Bound, Method
-from eigenmill.reduce.parts import plan_parts
+from eigenmill.reduce.output.parts import plan_parts
+from eigenmill.reduce.output.sink import Sink
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.scan import Place, Scan, Work
-from eigenmill.reduce.sink import Sink
+from eigenmill.reduce.sources.matrix import Matrix
 
 
 @dataclass(frozen=True)

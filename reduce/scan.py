@@ -24,10 +24,10 @@ from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.engines.load import Load, fold_load, worker_memory, write_load
 from eigenmill.reduce.engines.memory import Memory, estimate
 from eigenmill.reduce.engines.memory import Work as Task
-from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.method import Bound, Stage
-from eigenmill.reduce.parts import Part
+from eigenmill.reduce.output.parts import Part
 from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.sources.matrix import Matrix
 
 DECODE = 0.6e9
 """Decoded bytes per second and thread."""

@@ -34,7 +34,7 @@ from pyspark.ml.util import (
 from pyspark.sql.types import StructField, StructType
 
 from eigenmill.reduce.dataset import Dataset
-from eigenmill.reduce.engines.spark_frames import source_of
+from eigenmill.reduce.engines.spark.frames import source_of
 from eigenmill.reduce.errors import ArtifactError, ConfigError
 from eigenmill.reduce.estimators.pca import PCA
 from eigenmill.reduce.estimators.store import load

@@ -16,8 +16,9 @@ def connect(kind: str = "local", client: Any = None, **options: Any) -> Engine:
     Args:
         kind: ``"local"``: threads of this process; ``"dask"``: a Dask cluster; ``"spark"``: Spark.
         client: what the engine connects through: a ``distributed.Client`` or a scheduler's address, a ``SparkSession``.
-        options: as of :class:`eigenmill.reduce.engines.local.LocalEngine`,
-            :class:`eigenmill.reduce.engines.dask.DaskEngine`, :class:`eigenmill.reduce.engines.spark.SparkEngine`.
+        options: as of :class:`eigenmill.reduce.engines.local.engine.LocalEngine`,
+            :class:`eigenmill.reduce.engines.dask.engine.DaskEngine`,
+            :class:`eigenmill.reduce.engines.spark.engine.SparkEngine`.
     """
     if kind not in ENGINES:
         raise ConfigError(f"expected an engine among {', '.join(ENGINES)}; found {kind!r}")

@@ -19,16 +19,16 @@ from typing import Any, ClassVar, Generic, NoReturn, Protocol, Self, TypeVar
 
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
-from eigenmill.reduce.blocks import Array, Workspace
-from eigenmill.reduce.catalog import runs_of
 from eigenmill.reduce.engines.costs import Costs
 from eigenmill.reduce.engines.kinds import Cluster, costs_of
 from eigenmill.reduce.errors import ArtifactError, EngineError
-from eigenmill.reduce.manifest import Manifest
-from eigenmill.reduce.matrix import Matrix
+from eigenmill.reduce.output.manifest import Manifest
+from eigenmill.reduce.output.sink import Sink
 from eigenmill.reduce.passes.base import Pass, from_arrays, to_arrays
-from eigenmill.reduce.sequences import Integers, Made
-from eigenmill.reduce.sink import Sink
+from eigenmill.reduce.rows.blocks import Array, Workspace
+from eigenmill.reduce.sources.catalog import runs_of
+from eigenmill.reduce.sources.matrix import Matrix
+from eigenmill.reduce.storage.sequences import Integers, Made
 
 S = TypeVar("S")
 R = TypeVar("R")

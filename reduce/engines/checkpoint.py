@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from eigenmill.reduce import files, places
-from eigenmill.reduce.artifact import load_arrays, save_arrays
-from eigenmill.reduce.digest import digest_of, tag_of
 from eigenmill.reduce.engines.base import Tree, one_blas_thread, restore_tree, tree_arrays
 from eigenmill.reduce.errors import ArtifactError
-from eigenmill.reduce.matrix import Matrix
 from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.sources.matrix import Matrix
+from eigenmill.reduce.storage import files, places
+from eigenmill.reduce.storage.artifact import load_arrays, save_arrays
+from eigenmill.reduce.storage.digest import digest_of, tag_of
 
 S = TypeVar("S")
 R = TypeVar("R")

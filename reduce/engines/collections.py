@@ -9,8 +9,8 @@ from abc import abstractmethod
 from importlib import import_module
 from typing import Any, ClassVar
 
-from eigenmill.reduce.matrix import Matrix
-from eigenmill.reduce.source_base import Source
+from eigenmill.reduce.sources.base import Source
+from eigenmill.reduce.sources.matrix import Matrix
 
 FEATURES = "features"
 """The column that a transform adds."""
@@ -37,7 +37,7 @@ class Collection(Source):
         """
 
 
-ROOMS = {"dask": "eigenmill.reduce.engines.dask_frames", "pyspark": "eigenmill.reduce.engines.spark_frames"}
+ROOMS = {"dask": "eigenmill.reduce.engines.dask.collections", "pyspark": "eigenmill.reduce.engines.spark.frames"}
 """Packages whose collections are taken as data, and the optional module that reads each."""
 
 

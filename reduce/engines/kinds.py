@@ -34,15 +34,15 @@ class Kind:
 
 
 ENGINES = {
-    "local": Kind("eigenmill.reduce.engines.local", "LocalEngine"),
+    "local": Kind("eigenmill.reduce.engines.local.engine", "LocalEngine"),
     "dask": Kind(
-        "eigenmill.reduce.engines.dask",
+        "eigenmill.reduce.engines.dask.engine",
         "DaskEngine",
         "connect('dask', client) with a distributed.Client or a scheduler's address",
         DASK,
     ),
     "spark": Kind(
-        "eigenmill.reduce.engines.spark", "SparkEngine", "connect('spark', session) with a SparkSession", SPARK
+        "eigenmill.reduce.engines.spark.engine", "SparkEngine", "connect('spark', session) with a SparkSession", SPARK
     ),
 }
 """All engines by the word for their kind, which is also the extra that installs what they need."""

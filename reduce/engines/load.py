@@ -20,10 +20,10 @@ from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.engines.memory import RESERVE, Memory, Work, estimate
 from eigenmill.reduce.engines.ship import Common, pack
 from eigenmill.reduce.engines.tasks import Cutter, RowsTask, fold_tasks
-from eigenmill.reduce.matrix import Matrix
-from eigenmill.reduce.parts import Part
+from eigenmill.reduce.output.parts import Part
+from eigenmill.reduce.output.sink import Writing
 from eigenmill.reduce.passes.base import Pass
-from eigenmill.reduce.sink import Writing
+from eigenmill.reduce.sources.matrix import Matrix
 
 T = TypeVar("T")
 PROCESS = 300 << 20

@@ -14,12 +14,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from eigenmill.reduce.catalog import row_counts
 from eigenmill.reduce.engines.base import plan_leaves
 from eigenmill.reduce.errors import ConfigError, DoesNotFitError
-from eigenmill.reduce.matrix import Matrix
+from eigenmill.reduce.output.sink import Writing
 from eigenmill.reduce.passes.base import Pass
-from eigenmill.reduce.sink import Writing
+from eigenmill.reduce.sources.catalog import row_counts
+from eigenmill.reduce.sources.matrix import Matrix
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 PAGE = (1 << 20) + (128 << 10)

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import files, places, uris
-from eigenmill.reduce.artifact import load_arrays, save_arrays
-from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.errors import ArtifactError, ConfigError, EngineError
-from eigenmill.reduce.places import Store
-from eigenmill.reduce.sink import Sink
+from eigenmill.reduce.output.sink import Sink
+from eigenmill.reduce.storage import files, places, uris
+from eigenmill.reduce.storage.artifact import load_arrays, save_arrays
+from eigenmill.reduce.storage.digest import digest_of
+from eigenmill.reduce.storage.places import Store
 
 LARGE = 32 << 20
 """Bytes above which an array travels as a file."""

@@ -17,13 +17,13 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from eigenmill.reduce.blocks import Array, Workspace
 from eigenmill.reduce.engines.base import Merger, Tree, fold_leaf, one_blas_thread, plan_leaves
 from eigenmill.reduce.errors import EigenmillError, EngineError
-from eigenmill.reduce.matrix import Matrix
+from eigenmill.reduce.output.sink import Job, Part, PartRecord
 from eigenmill.reduce.passes.base import Pass
-from eigenmill.reduce.sequences import Made
-from eigenmill.reduce.sink import Job, Part, PartRecord
+from eigenmill.reduce.rows.blocks import Array, Workspace
+from eigenmill.reduce.sources.matrix import Matrix
+from eigenmill.reduce.storage.sequences import Made
 
 S = TypeVar("S")
 T = TypeVar("T")

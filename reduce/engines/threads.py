@@ -10,9 +10,9 @@ from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 
-from eigenmill.reduce.blocks import Workspace
 from eigenmill.reduce.engines.base import one_blas_thread
 from eigenmill.reduce.engines.tasks import Task, Watch
+from eigenmill.reduce.rows.blocks import Workspace
 
 T = TypeVar("T")
 AHEAD = 4

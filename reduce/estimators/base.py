@@ -19,9 +19,6 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from eigenmill.reduce.about import versions
-from eigenmill.reduce.catalog import Files
-from eigenmill.reduce.cleaning import KEEP, MEAN, Resolved
 from eigenmill.reduce.dataset import Dataset, as_dataset
 from eigenmill.reduce.engines import connect
 from eigenmill.reduce.engines.base import Engine, Tree, one_blas_thread
@@ -35,12 +32,15 @@ from eigenmill.reduce.estimators.record import Record, fingerprint, located, uns
 from eigenmill.reduce.estimators.solver import Shape
 from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.method import Method, Stage
+from eigenmill.reduce.output.sink import Sink
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.plan import Plan, Run, plan_of
-from eigenmill.reduce.sink import Sink
-from eigenmill.reduce.transforms import Input, Transform
+from eigenmill.reduce.rows.cleaning import KEEP, MEAN, Resolved
+from eigenmill.reduce.rows.transforms import Input, Transform
+from eigenmill.reduce.sources.catalog import Files
+from eigenmill.reduce.storage.about import versions
 
 
 def is_lazy(X: Any) -> bool:

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.estimators.krylov import Ritz
 from eigenmill.reduce.format import FORMAT_1, Format
+from eigenmill.reduce.rows.blocks import F64
 
 
 def upper_bounds(ritz: Ritz, k: int, trace: float, d: int, width: int, steps: int, format: Format = FORMAT_1) -> F64:

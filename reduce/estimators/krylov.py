@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.estimators.panels import inner, rotate, take_out, times
 from eigenmill.reduce.format import FORMAT_1, Format
+from eigenmill.reduce.rows.blocks import F64
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError
@@ -31,8 +30,9 @@ from eigenmill.reduce.passes.rows import RowsState
 from eigenmill.reduce.passes.sketch import Sketch, SketchPass
 from eigenmill.reduce.passes.tsqr import TsqrPass
 from eigenmill.reduce.plan import Plan, Run
-from eigenmill.reduce.source_base import Numbered
-from eigenmill.reduce.transforms import Input, Project, Reconstruct, Residual, Transform
+from eigenmill.reduce.rows.blocks import F64
+from eigenmill.reduce.rows.transforms import Input, Project, Reconstruct, Residual, Transform
+from eigenmill.reduce.sources.base import Numbered
 
 PRECISIONS = ("auto", "float64")
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.estimators.krylov import Krylov
+from eigenmill.reduce.rows.blocks import F64
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.format import Format
+from eigenmill.reduce.rows.blocks import F64
 
 T = TypeVar("T")
 

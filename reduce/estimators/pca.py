@@ -7,7 +7,6 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError
@@ -18,7 +17,8 @@ from eigenmill.reduce.estimators.spectrum import Spectrum, minka_rank, optimal_t
 from eigenmill.reduce.format import Format
 from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.passes.moments import MomentsPass
-from eigenmill.reduce.transforms import Input, LogLikelihood
+from eigenmill.reduce.rows.blocks import F64
+from eigenmill.reduce.rows.transforms import Input, LogLikelihood
 
 
 class PCA(Linear):

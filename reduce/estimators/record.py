@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from eigenmill.reduce.catalog import FileInfo
-from eigenmill.reduce.cleaning import Resolved
 from eigenmill.reduce.dataset import Dataset
-from eigenmill.reduce.digest import digest_of
-from eigenmill.reduce.discovery import join
 from eigenmill.reduce.engines.base import Tree
 from eigenmill.reduce.errors import ChangedInputError, ConfigError
 from eigenmill.reduce.format import Format
-from eigenmill.reduce.sequences import Lookup, Some
-from eigenmill.reduce.source_base import Source
+from eigenmill.reduce.rows.cleaning import Resolved
+from eigenmill.reduce.sources.base import Source
+from eigenmill.reduce.sources.catalog import FileInfo
+from eigenmill.reduce.sources.discovery import join
+from eigenmill.reduce.storage.digest import digest_of
+from eigenmill.reduce.storage.sequences import Lookup, Some
 
 log = logging.getLogger("eigenmill")
 

@@ -16,7 +16,7 @@ from eigenmill.reduce.method import Bound, Method, Stage
 from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.passes.moments import MomentsPass, imputed
 from eigenmill.reduce.plan import Run
-from eigenmill.reduce.transforms import Input, Standardize, Transform, Unscale
+from eigenmill.reduce.rows.transforms import Input, Standardize, Transform, Unscale
 
 
 def scale_of(variance: Any) -> Any:

@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from eigenmill.reduce.blocks import F64
-from eigenmill.reduce.cleaning import MEAN
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.estimators.bounds import upper_bounds
@@ -34,6 +32,8 @@ from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.passes.sketch import Sketch, SketchPass, add_low_rank
 from eigenmill.reduce.passes.thin import known_pivot
 from eigenmill.reduce.plan import Run
+from eigenmill.reduce.rows.blocks import F64
+from eigenmill.reduce.rows.cleaning import MEAN
 
 
 @dataclass(frozen=True)

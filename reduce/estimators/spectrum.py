@@ -14,11 +14,11 @@ import scipy.linalg
 import scipy.optimize
 from scipy.special import gammaln
 
-from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.format import FORMAT_1, Format
 from eigenmill.reduce.passes.gram import Gram
 from eigenmill.reduce.passes.rows import RowsState, column_panels
+from eigenmill.reduce.rows.blocks import F64
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from eigenmill.reduce.about import versions
-from eigenmill.reduce.artifact import Loaded, load_model, load_state, save_model
-from eigenmill.reduce.catalog import FileInfo, Files
-from eigenmill.reduce.cleaning import Resolved
 from eigenmill.reduce.engines.base import Tree, restore_tree, tree_arrays
 from eigenmill.reduce.errors import ArtifactError, ConfigError
 from eigenmill.reduce.estimators.base import Estimator
@@ -29,10 +25,14 @@ from eigenmill.reduce.estimators.scaler import StandardScaler
 from eigenmill.reduce.estimators.solver import PASSES
 from eigenmill.reduce.estimators.svd import TruncatedSVD
 from eigenmill.reduce.format import Format
-from eigenmill.reduce.long_lists import Each
 from eigenmill.reduce.passes.base import from_arrays, to_arrays
 from eigenmill.reduce.passes.intake import Intake, Moments
-from eigenmill.reduce.source_base import Numbered
+from eigenmill.reduce.rows.cleaning import Resolved
+from eigenmill.reduce.sources.base import Numbered
+from eigenmill.reduce.sources.catalog import FileInfo, Files
+from eigenmill.reduce.storage.about import versions
+from eigenmill.reduce.storage.artifact import Loaded, load_model, load_state, save_model
+from eigenmill.reduce.storage.long_lists import Each
 
 log = logging.getLogger("eigenmill")
 STRANGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)

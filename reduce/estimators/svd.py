@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.estimators.linear import Linear
 from eigenmill.reduce.estimators.solver import COMPONENTS, SCANS, TOL
 from eigenmill.reduce.estimators.spectrum import Spectrum, rank_for_share
 from eigenmill.reduce.format import Format
+from eigenmill.reduce.rows.blocks import F64
 
 
 class TruncatedSVD(Linear):

@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from eigenmill.reduce.blocks import Block
-from eigenmill.reduce.digest import tag_of
 from eigenmill.reduce.errors import ArtifactError
+from eigenmill.reduce.rows.blocks import Block
+from eigenmill.reduce.storage.digest import tag_of
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -26,7 +26,8 @@ R = TypeVar("R")
 class Pass(ABC, Generic[S, R]):
     """One scan. Small and picklable; a frozen dataclass, so that equal passes have equal digests.
 
-    It and its state declare the names by which digests and files know them: :func:`eigenmill.reduce.digest.tagged`.
+    It and its state declare the names by which digests and files know them:
+    :func:`eigenmill.reduce.storage.digest.tagged`.
 
     Attributes:
         carries: whether it reads the carried columns.

@@ -26,11 +26,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eigenmill.reduce.blocks import F64, Block, Workspace
-from eigenmill.reduce.cleaning import MEAN
-from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.intake import Intake, Moments, Shifted, merge_moments
+from eigenmill.reduce.rows.blocks import F64, Block, Workspace
+from eigenmill.reduce.rows.cleaning import MEAN
+from eigenmill.reduce.storage.digest import tagged
 
 
 def panels(packed: F64, d: int, rows: int) -> Iterator[tuple[int, int, F64]]:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eigenmill.reduce.blocks import F64, Block, Floats
-from eigenmill.reduce.cleaning import ERROR, FILL, Resolved, mend
-from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.errors import DataError
 from eigenmill.reduce.format import FORMAT_1, Format
+from eigenmill.reduce.rows.blocks import F64, Block, Floats
+from eigenmill.reduce.rows.cleaning import ERROR, FILL, Resolved, mend
+from eigenmill.reduce.storage.digest import tagged
 
 Entries = tuple[npt.NDArray[np.intp], F64]
 """Columns and a number for each."""

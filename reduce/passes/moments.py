@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from eigenmill.reduce.blocks import F64, Block, dense_slices
-from eigenmill.reduce.cleaning import FILL, KEEP, Resolved
-from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.intake import Intake, Moments, merge_moments
 from eigenmill.reduce.passes.thin import thin_rows
+from eigenmill.reduce.rows.blocks import F64, Block, dense_slices
+from eigenmill.reduce.rows.cleaning import FILL, KEEP, Resolved
+from eigenmill.reduce.storage.digest import tagged
 
 
 @tagged("MomentsPass", "intake")

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from eigenmill.reduce.blocks import F64, Block, Floats
-from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.intake import Intake, Moments, merge_moments
+from eigenmill.reduce.rows.blocks import F64, Block, Floats
+from eigenmill.reduce.storage.digest import tagged
 
 
 @tagged("RowsState", "moments pivot y weights present")

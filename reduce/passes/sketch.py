@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from eigenmill.reduce.blocks import F64, Block, Floats, dense_slices
-from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.intake import Intake, Moments, merge_moments
 from eigenmill.reduce.passes.thin import Thin, thin_rows
+from eigenmill.reduce.rows.blocks import F64, Block, Floats, dense_slices
+from eigenmill.reduce.storage.digest import tagged
 
 
 @tagged("SketchState", "moments n height depth pivot offset sums products")

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse import _sparsetools
 
-from eigenmill.reduce.blocks import F64, Block, Floats
 from eigenmill.reduce.passes.intake import Entries, Intake, Moments, weigh
+from eigenmill.reduce.rows.blocks import F64, Block, Floats
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from eigenmill.reduce.blocks import F64, Block, dense_slices
-from eigenmill.reduce.digest import tagged
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.passes.thin import thin_rows
+from eigenmill.reduce.rows.blocks import F64, Block, dense_slices
+from eigenmill.reduce.storage.digest import tagged
 
 
 @tagged("TsqrState", "r")

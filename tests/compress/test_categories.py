@@ -34,14 +34,14 @@ from eigenmill.compress import (
     share_weights,
     train,
 )
-from eigenmill.compress.categories import HELD, Category, VocabularyPass, columns_of, vocabulary_pass
-from eigenmill.compress.model import whole_net
-from eigenmill.compress.pack import packed_bytes
-from eigenmill.compress.predict import predictions
+from eigenmill.compress.core.categories import HELD, Category, VocabularyPass, columns_of, vocabulary_pass
+from eigenmill.compress.core.model import whole_net
+from eigenmill.compress.packed.pack import packed_bytes
+from eigenmill.compress.packed.predict import predictions
 from eigenmill.reduce import PCA, Dataset, connect
-from eigenmill.reduce.blocks import Block, Columns
 from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, SchemaError
 from eigenmill.reduce.passes.base import from_arrays, to_arrays
+from eigenmill.reduce.rows.blocks import Block, Columns
 from tests.compress.conftest import error
 from tests.compress.made_tables import CATEGORIES, NAMES, data_of, late, months
 from tests.support.formats import other
@@ -449,7 +449,7 @@ def test_samples_of_other_categories_are_refused(rows: pa.Table) -> None:
 
 def test_null_has_a_stand_in_where_it_can(small: Model, rows: pa.Table) -> None:
     pytest.importorskip("onnxruntime")
-    from eigenmill.compress.onnx_export import agreement, graph, run_onnx
+    from eigenmill.compress.exports.onnx import agreement, graph, run_onnx
 
     net = whole_net(small)
     known = rows.filter(pc.is_valid(rows["distance"]))

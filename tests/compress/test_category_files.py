@@ -21,11 +21,11 @@ from eigenmill.compress import (
     gather,
     to_c,
 )
-from eigenmill.compress.c import source
-from eigenmill.compress.categories import Category
-from eigenmill.compress.integer import bounds
-from eigenmill.compress.native import STRICT, compiled
-from eigenmill.compress.pack import DIGEST, MAGIC_CATEGORIES, packed_bytes, unpack
+from eigenmill.compress.core.categories import Category
+from eigenmill.compress.core.integer import bounds
+from eigenmill.compress.exports.c import source
+from eigenmill.compress.exports.native import STRICT, compiled
+from eigenmill.compress.packed.pack import DIGEST, MAGIC_CATEGORIES, packed_bytes, unpack
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.errors import ArtifactError, ConfigError, MissingValueError
 from tests.compress.made_tables import HOSTILE, NETS, mixed, table, whole
@@ -193,7 +193,7 @@ def test_names_are_data_in_c() -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_onnx_agrees(name: str) -> None:
     pytest.importorskip("onnxruntime")
-    from eigenmill.compress.onnx_export import agreement, graph, run_onnx
+    from eigenmill.compress.exports.onnx import agreement, graph, run_onnx
 
     net = NETS[name]
     rows = table(net.front, 300)

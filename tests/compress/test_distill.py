@@ -29,9 +29,9 @@ from eigenmill.compress import (
     teach,
     train,
 )
-from eigenmill.compress.augment import Affine, augmentation
-from eigenmill.compress.model import whole_net
-from eigenmill.compress.pack import packed_bytes, unpack
+from eigenmill.compress.core.model import whole_net
+from eigenmill.compress.packed.pack import packed_bytes, unpack
+from eigenmill.compress.training.augment import Affine, augmentation
 from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.errors import ConfigError, DataError, OutputError, SchemaError
 from tests.compress.conftest import OPTIMIZER, error, read

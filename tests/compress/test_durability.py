@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from eigenmill.compress import Model, Samples, Target, search, to_c, to_onnx, train
-from eigenmill.jobs import compact
-from eigenmill.jobs.recipe import read_recipe
+from eigenmill.jobs.recipes import run as compact
+from eigenmill.jobs.recipes.recipe import read_recipe
 from tests.support.file_events import FileEvents, holds_after_power_failure, recorded
 
 RECIPE = """\

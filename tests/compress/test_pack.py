@@ -16,14 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from eigenmill.compress import Model, Samples, huffman, load, pack, pooling, quantize, share_weights, train
-from eigenmill.compress.coder import Decoder, Encoder, code_numbers, code_weights
-from eigenmill.compress.flat import Reader, varint
-from eigenmill.compress.front import Front
-from eigenmill.compress.integer import WholeLayer, WholeNet
-from eigenmill.compress.model import whole_net
-from eigenmill.compress.pack import DIGEST, MAGIC, MAGIC_COSINES, packed_bytes, unpack
-from eigenmill.compress.pack_front import front_bytes
+from eigenmill.compress import Model, Samples, load, pack, pooling, quantize, share_weights, train
+from eigenmill.compress.core.front import Front
+from eigenmill.compress.core.integer import WholeLayer, WholeNet
+from eigenmill.compress.core.model import whole_net
+from eigenmill.compress.packed import huffman
+from eigenmill.compress.packed.coder import Decoder, Encoder, code_numbers, code_weights
+from eigenmill.compress.packed.flat import Reader, varint
+from eigenmill.compress.packed.pack import DIGEST, MAGIC, MAGIC_COSINES, packed_bytes, unpack
+from eigenmill.compress.packed.pack_front import front_bytes
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.errors import ArtifactError, ConfigError, EigenmillError, SchemaError
 from tests.compress.nets import NETS

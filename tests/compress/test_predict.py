@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from eigenmill.compress import Model, load, pack, quantize, train
-from eigenmill.compress.predict import predictions
+from eigenmill.compress.packed.predict import predictions
 from eigenmill.jobs.cli import app
 from eigenmill.reduce import Dataset, Sink, connect
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
@@ -67,7 +67,7 @@ def test_an_interrupted_write_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
         return true(self, codes)
 
-    monkeypatch.setattr("eigenmill.compress.integer.WholeNet.scores_of", stop)
+    monkeypatch.setattr("eigenmill.compress.core.integer.WholeNet.scores_of", stop)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path / "out")
     assert not (tmp_path / "out/_SUCCESS").exists()

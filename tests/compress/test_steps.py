@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from eigenmill.compress import Model, Samples, prune, prune_neurons, quantize, regrow, share_weights, train
-from eigenmill.compress.front import RUN, Front
-from eigenmill.compress.integer import MAX_ACC, WholeLayer, WholeNet, bounds, check
-from eigenmill.compress.model import whole_net
-from eigenmill.compress.prune import _gradients
-from eigenmill.compress.quantize import best_step
+from eigenmill.compress.core.front import RUN, Front
+from eigenmill.compress.core.integer import MAX_ACC, WholeLayer, WholeNet, bounds, check
+from eigenmill.compress.core.model import whole_net
+from eigenmill.compress.steps.prune import _gradients
+from eigenmill.compress.steps.quantize import best_step
 from eigenmill.reduce.errors import ConfigError, MissingValueError
 from tests.compress import made_tables
 from tests.compress.conftest import OPTIMIZER, error

@@ -25,12 +25,12 @@ from eigenmill.compress import (
     quantize,
     train,
 )
-from eigenmill.compress.data import clean_blocks
-from eigenmill.compress.pack import packed_bytes
-from eigenmill.compress.train import Epoch, _optimizer, _Training
+from eigenmill.compress.core.data import clean_blocks
+from eigenmill.compress.packed.pack import packed_bytes
+from eigenmill.compress.training.train import Epoch, _optimizer, _Training
 from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, OutputError, SchemaError
-from eigenmill.reduce.parquet import ParquetSource
+from eigenmill.reduce.sources.parquet import ParquetSource
 from tests.compress.conftest import OPTIMIZER, error, read, write
 
 
@@ -72,7 +72,7 @@ def test_the_same_again_gives_the_same_bytes_and_another_seed_others(folder: Pat
 
 
 def test_a_file_sorted_by_label_trains_as_well(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.compress.data.PIECE_BYTES", 20_000)  # several pieces
+    monkeypatch.setattr("eigenmill.compress.core.data.PIECE_BYTES", 20_000)  # several pieces
     X, y, X_test, y_test = digits
     order = np.argsort(y, kind="stable")
     sorted_, shuffled = write(tmp_path / "sorted", X[order], y[order]), write(tmp_path / "shuffled", X, y)
@@ -89,7 +89,7 @@ def test_a_file_sorted_by_label_trains_as_well(digits: Any, tmp_path: Path, monk
 def test_the_order_of_the_file_changes_the_error_by_less_than_a_fifth_of_a_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eigenmill.compress.data.PIECE_BYTES", 20_000)
+    monkeypatch.setattr("eigenmill.compress.core.data.PIECE_BYTES", 20_000)
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(5, 12)) * 1.1
     y = rng.integers(0, 5, 70_000)

@@ -25,11 +25,11 @@ from eigenmill.compress import (
     share_weights,
     train,
 )
-from eigenmill.compress.c import source
-from eigenmill.compress.integer import WholeNet
-from eigenmill.compress.model import whole_net
-from eigenmill.compress.pack import MAGIC, MAGIC_CATEGORIES, MAGIC_COSINES, packed_bytes, sections, unpack
-from eigenmill.compress.transforms import UNIT, block_of, cosines, frequencies, picture_of, waves
+from eigenmill.compress.core.integer import WholeNet
+from eigenmill.compress.core.model import whole_net
+from eigenmill.compress.core.transforms import UNIT, block_of, cosines, frequencies, picture_of, waves
+from eigenmill.compress.exports.c import source
+from eigenmill.compress.packed.pack import MAGIC, MAGIC_CATEGORIES, MAGIC_COSINES, packed_bytes, sections, unpack
 from eigenmill.reduce.errors import ArtifactError, ConfigError
 from tests.compress.conftest import OPTIMIZER, error
 from tests.compress.nets import NETS, rows

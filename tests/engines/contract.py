@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from eigenmill.compress.categories import vocabulary_pass
+from eigenmill.compress.core.categories import vocabulary_pass
 from eigenmill.reduce import (
     PCA,
     DataError,
@@ -30,8 +30,6 @@ from eigenmill.reduce import (
     TruncatedSVD,
     connect,
 )
-from eigenmill.reduce.cleaning import MEAN
-from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.engines.base import Tree
 from eigenmill.reduce.engines.kinds import ENGINES, costs_of
 from eigenmill.reduce.passes.base import to_arrays
@@ -41,6 +39,8 @@ from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.passes.rows import RowsPass
 from eigenmill.reduce.passes.sketch import SketchPass
 from eigenmill.reduce.passes.tsqr import TsqrPass
+from eigenmill.reduce.rows.cleaning import MEAN
+from eigenmill.reduce.storage.digest import digest_of
 from tests.engines.counting import FailingScans, failing_at
 from tests.support.formats import use
 

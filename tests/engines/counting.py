@@ -14,7 +14,7 @@ from typing import Any
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Engine, Session
 from eigenmill.reduce.errors import DataError
-from eigenmill.reduce.source_base import Source, StandIn
+from eigenmill.reduce.sources.base import Source, StandIn
 
 
 class Wrapped(Engine):

@@ -18,7 +18,7 @@ os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executa
 import numpy as np
 from pyspark.sql import SparkSession
 
-import eigenmill.reduce.source_base
+import eigenmill.reduce.sources.base
 from eigenmill.reduce import PCA, MissingValueError, Sink, StandardScaler, connect
 from eigenmill.reduce.errors import DoesNotFitError
 from tests.engines.contract import bytes_of, open_input, pass_of, reference, tree_of, write_files

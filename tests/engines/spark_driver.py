@@ -9,10 +9,11 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from eigenmill.jobs import exits
+from eigenmill.jobs.shown import exits
 from eigenmill.reduce import PCA, Dataset, EigenmillError, connect
-from eigenmill.reduce.engines import ENGINES, spark_watch
-from eigenmill.reduce.engines.spark_session import session, stop
+from eigenmill.reduce.engines import ENGINES
+from eigenmill.reduce.engines.spark import watch as spark_watch
+from eigenmill.reduce.engines.spark.session import session, stop
 from eigenmill.reduce.format import CURRENT
 
 LEAF = 50

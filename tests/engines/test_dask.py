@@ -43,7 +43,7 @@ class TestDask(EngineContract):
             named.append(function.__name__)
             return delayed(Twice(function), **options)
 
-        monkeypatch.setattr("eigenmill.reduce.engines.dask.delayed", twice)
+        monkeypatch.setattr("eigenmill.reduce.engines.dask.engine.delayed", twice)
         pass_, files = pass_of(kind, data), range(len(data.source.files))
         assert bytes_of(engine.run(pass_, data)) == bytes_of(reference().run(pass_, data))
         assert len(named) > 3, "tasks, and merges on the cluster"

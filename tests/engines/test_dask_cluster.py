@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eigenmill.jobs import exits
+from eigenmill.jobs.shown import exits
 from eigenmill.reduce import PCA, Dataset, EngineError, connect
 from eigenmill.reduce.format import Format
 from tests.engines.commands import agree
@@ -330,7 +330,7 @@ STAGES = pytest.mark.parametrize("stage", [fit, write])
 def test_a_scheduler_that_is_gone(
     how: str, stage: Any, mortal: Cluster, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eigenmill.reduce.engines.dask.ANSWER", 2.0)
+    monkeypatch.setattr("eigenmill.reduce.engines.dask.engine.ANSWER", 2.0)
     data, client = opened(folder), client_of(mortal)
 
     def gone() -> None:

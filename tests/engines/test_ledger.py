@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from eigenmill.reduce import Dataset, DoesNotFitError, TruncatedSVD, connect
-from eigenmill.reduce.engines.kept import Kept
 from eigenmill.reduce.engines.ledger import LEDGER, Claim, Ledger
-from eigenmill.reduce.engines.local import LocalEngine
+from eigenmill.reduce.engines.local.engine import LocalEngine
+from eigenmill.reduce.engines.local.kept import Kept
 from eigenmill.reduce.engines.memory import estimate
 from tests.engines.contract import bytes_of, pass_of, reference
 from tests.engines.counting import WatchedSource

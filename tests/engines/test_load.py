@@ -19,7 +19,6 @@ import pytest
 
 from benchmarks.scale import FEATURES, Counted, NullPass, simulate, unread
 from eigenmill.reduce import PCA, ConfigError, Dataset, Sink, connect, load
-from eigenmill.reduce.catalog import Files
 from eigenmill.reduce.engines.base import Tree, plan_leaves
 from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.engines.load import Load, fold_load
@@ -27,9 +26,10 @@ from eigenmill.reduce.engines.memory import estimate
 from eigenmill.reduce.engines.ship import pack
 from eigenmill.reduce.engines.tasks import fold_tasks
 from eigenmill.reduce.estimators.record import located, unseen
-from eigenmill.reduce.parts import plan_parts
+from eigenmill.reduce.output.parts import plan_parts
+from eigenmill.reduce.output.sink import Job, read_manifest
 from eigenmill.reduce.plan import explain
-from eigenmill.reduce.sink import Job, read_manifest
+from eigenmill.reduce.sources.catalog import Files
 from tests.engines.dask_processes import cluster
 
 distributed = pytest.importorskip("distributed")

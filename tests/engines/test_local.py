@@ -18,16 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eigenmill.reduce import PCA, ConfigError, Dataset, DoesNotFitError, MissingValueError, TruncatedSVD, connect
-from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.engines.base import one_blas_thread
 from eigenmill.reduce.engines.ledger import Ledger
-from eigenmill.reduce.engines.local import LocalEngine
+from eigenmill.reduce.engines.local.engine import LocalEngine
 from eigenmill.reduce.engines.memory import estimate, format_bytes, parse_bytes
 from eigenmill.reduce.engines.threads import run_tasks
 from eigenmill.reduce.format import CURRENT, Format
 from eigenmill.reduce.passes.gram import GramPass
 from eigenmill.reduce.passes.intake import Intake
 from eigenmill.reduce.passes.rows import RowsPass
+from eigenmill.reduce.rows.cleaning import Cleaning
 from tests.engines.contract import EngineContract, bytes_of, open_input, pass_of
 from tests.engines.counting import WatchedSource, failing_at
 from tests.support.formats import other
@@ -263,7 +263,7 @@ def test_what_the_last_scan_has_freed_leaves_as_many_workers_to_the_next(
         run_tasks(tasks, count, *rest)
         resident[0] = 1 << 30
 
-    monkeypatch.setattr("eigenmill.reduce.engines.local.run_tasks", counted)
+    monkeypatch.setattr("eigenmill.reduce.engines.local.engine.run_tasks", counted)
     X = np.random.default_rng(0).normal(size=(2000, 60))
     pq.write_table(pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 60)}), tmp_path / "x.parquet")
     svd = TruncatedSVD(3, solver="sketch", tol=None, max_scans=3)
@@ -292,6 +292,6 @@ def test_an_unknown_option_is_answered_with_those_there_are(given: tuple[Any, ..
 
 
 def test_an_engine_whose_package_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "eigenmill.reduce.engines.dask", None)
+    monkeypatch.setitem(sys.modules, "eigenmill.reduce.engines.dask.engine", None)
     with pytest.raises(ConfigError, match=r"pip install 'eigenmill\[dask\]'"):
         connect("dask", "tcp://localhost:1")

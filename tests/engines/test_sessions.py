@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from eigenmill.reduce import PCA, Dataset, Sink, StandardScaler, TruncatedSVD
-from eigenmill.reduce.digest import digest_of
-from eigenmill.reduce.engines.kept import Kept
-from eigenmill.reduce.engines.local import LocalEngine
+from eigenmill.reduce.engines.local.engine import LocalEngine
+from eigenmill.reduce.engines.local.kept import Kept
+from eigenmill.reduce.storage.digest import digest_of
 from tests.engines.contract import INPUTS, bytes_of, open_input, pass_of, reference, tree_of
 from tests.support import formats
 

@@ -12,7 +12,7 @@ from eigenmill.reduce import DataError, Dataset, DoesNotFitError, OutputError, S
 from eigenmill.reduce.engines.base import plan_leaves
 from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.engines.load import fold_load, write_load
-from eigenmill.reduce.engines.spark import SparkScans
+from eigenmill.reduce.engines.spark.engine import SparkScans
 from tests.engines.contract import D, EngineContract, costing, open_input, pass_of, reference, tree_of, write_files
 from tests.support.formats import use
 

@@ -230,9 +230,9 @@ def test_wide_sparse_rows(spark: Any, layout: str) -> None:
 
 def test_sparse_rows_come_many_at_a_time() -> None:
     """32 of 200,000 columns would make a dense block; sparse rows are not made dense."""
-    from eigenmill.reduce.engines.spark_frames import Reader
+    from eigenmill.reduce.engines.spark.frames import Reader
     from eigenmill.reduce.format import FORMAT_1
-    from eigenmill.reduce.layouts import SparsePair
+    from eigenmill.reduce.sources.layouts import SparsePair
 
     layout = SparsePair("i", "x", 200_000, np.dtype(np.float64))
     batch = pa.record_batch({"i": [[k, 7_000 + k] for k in range(500)], "x": [[1.0, 2.0]] * 500})

@@ -13,14 +13,14 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from eigenmill.reduce import PCA, Dataset, TruncatedSVD, connect, load
-from eigenmill.reduce.blocks import Workspace
-from eigenmill.reduce.engines.local import LocalEngine, LocalSession
+from eigenmill.reduce.engines.local.engine import LocalEngine, LocalSession
 from eigenmill.reduce.errors import ConfigError, DataError, DoesNotFitError
 from eigenmill.reduce.estimators.bounds import by_trace, chebyshev
 from eigenmill.reduce.estimators.krylov import Krylov
 from eigenmill.reduce.estimators.panels import inner, rotate, take_out
 from eigenmill.reduce.estimators.solver import Shape, choose
 from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.rows.blocks import Workspace
 from tests.estimators.made_files import sparse_parquet
 from tests.estimators.truth import aligned, thin, variances, with_spectrum
 
@@ -158,7 +158,7 @@ def test_a_large_mean_costs_no_digits(form: str) -> None:
 
 
 def test_centred_scaled_sparse_rows_are_never_made_dense(monkeypatch: pytest.MonkeyPatch) -> None:
-    from eigenmill.reduce.blocks import Block
+    from eigenmill.reduce.rows.blocks import Block
 
     X = thin(3000, 400, 0.01, seed=6)
     truth = X.toarray()
@@ -178,7 +178,7 @@ def test_sparse_rows_are_projected_as_they_are(kind: Any, monkeypatch: pytest.Mo
     X = sp.csr_array(sp.hstack([X, sp.csr_array(RNG(27).normal(1e6, 1.0, size=(3000, 2)))]))
     model = kind(5, solver="sketch").fit(X)
     with monkeypatch.context() as patch:
-        patch.setattr("eigenmill.reduce.blocks.Block.dense", lambda *_args, **_options: pytest.fail("made dense"))
+        patch.setattr("eigenmill.reduce.rows.blocks.Block.dense", lambda *_args, **_options: pytest.fail("made dense"))
         found = next(
             iter(model.transform(Dataset.from_numpy(X)).blocks(Dataset.from_numpy(X).fragments[0], Workspace()))
         )
@@ -354,7 +354,7 @@ def test_faint_directions_are_orthogonal_to_the_basis_too() -> None:
 
 @pytest.mark.parametrize("odd", ["", "thick", "missing"])
 def test_sparse_rows_are_projected_many_at_a_time_unless_they_must_be_dense(odd: str, tmp_path: Path) -> None:
-    from eigenmill.reduce.transforms import Input, Project
+    from eigenmill.reduce.rows.transforms import Input, Project
 
     X = sp.lil_array(thin(600, 200_000, 1e-4, seed=36))
     if odd == "thick":

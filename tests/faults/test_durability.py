@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from pyarrow import fs as pafs
 
-from eigenmill.jobs import daily
-from eigenmill.jobs.config import read_job
-from eigenmill.jobs.run import run as run_job
-from eigenmill.reduce import PCA, Dataset, connect, files
-from eigenmill.reduce.artifact import save_arrays, save_model
-from eigenmill.reduce.sink import Sink
+from eigenmill.jobs.daily import stages as daily
+from eigenmill.jobs.reduction.config import read_job
+from eigenmill.jobs.reduction.run import run as run_job
+from eigenmill.reduce import PCA, Dataset, connect
+from eigenmill.reduce.output.sink import Sink
+from eigenmill.reduce.storage import files
+from eigenmill.reduce.storage.artifact import save_arrays, save_model
 from tests.jobs.conftest import job_text, write_vectors
 from tests.jobs.days import DAYS, write_day, write_three_days
 from tests.sink.made import Scaled, made, run

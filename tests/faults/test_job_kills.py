@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from eigenmill.reduce import PCA, Dataset
-from eigenmill.reduce.engines.local import LocalEngine
+from eigenmill.reduce.engines.local.engine import LocalEngine
 from tests.support.formats import other
 
 MOMENTS = 20

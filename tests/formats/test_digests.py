@@ -14,11 +14,20 @@ import numpy as np
 import pytest
 
 import eigenmill
-from eigenmill.reduce.cleaning import Cleaning
-from eigenmill.reduce.digest import declared, digest_of, digest_of_bytes, named, sha256_of, tag_of, tagged, text_of
 from eigenmill.reduce.passes.base import from_arrays, to_arrays
 from eigenmill.reduce.passes.gram import GramPass, GramState
 from eigenmill.reduce.passes.intake import Intake, Moments, Pending
+from eigenmill.reduce.rows.cleaning import Cleaning
+from eigenmill.reduce.storage.digest import (
+    declared,
+    digest_of,
+    digest_of_bytes,
+    named,
+    sha256_of,
+    tag_of,
+    tagged,
+    text_of,
+)
 from tests.formats import made
 from tests.support.formats import other
 
@@ -61,7 +70,7 @@ def test_texts_are_those_of_ba05dba(name: str, values: dict[str, Any]) -> None:
 
 def test_every_declared_class_has_a_digest_here(values: dict[str, Any]) -> None:
     ours = {kind for kind in declared() if kind.__module__.startswith("eigenmill.")}
-    records = {kind for kind in ours if kind.__module__ == "eigenmill.jobs.daily_records"}
+    records = {kind for kind in ours if kind.__module__ == "eigenmill.jobs.daily.records"}
     covered = {type(value) for value in values.values()} | records
     assert {kind.__name__ for kind in ours - covered} == NEW
     assert {kind.__name__ for kind in records} == {

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from eigenmill.reduce import Dataset, OutputError, Sink, filters
-from eigenmill.reduce.filters import row_filter
+from eigenmill.reduce import Dataset, OutputError, Sink
+from eigenmill.reduce.sources import filters
+from eigenmill.reduce.sources.filters import row_filter
 
 SCHEMA = pa.schema(
     [("a", pa.float64()), ("b", pa.int64()), ("s", pa.string()), ("d", pa.date32()), ("t", pa.timestamp("us"))]
@@ -91,7 +92,7 @@ def test_an_expression_is_bound_to_its_pyarrow() -> None:
 
 def test_sets_of_text_have_one_order_in_every_process() -> None:
     code = (
-        "import pyarrow as pa; from eigenmill.reduce.filters import row_filter\n"
+        "import pyarrow as pa; from eigenmill.reduce.sources.filters import row_filter\n"
         "print(row_filter([('s', 'in', set('abcdefgh'))], pa.schema([('s', pa.string())])).digest)"
     )
     found = {

@@ -22,22 +22,7 @@ import pytest
 from scipy import sparse
 
 import eigenmill.reduce
-from eigenmill.reduce import (
-    PCA,
-    ConfigError,
-    DataError,
-    Dataset,
-    Sink,
-    StandardScaler,
-    connect,
-    encode,
-    load,
-    partition,
-)
-from eigenmill.reduce.blocks import Block, Workspace
-from eigenmill.reduce.catalog import FileInfo, Files, RowGroups
-from eigenmill.reduce.cleaning import Cleaning
-from eigenmill.reduce.discovery import Store
+from eigenmill.reduce import PCA, ConfigError, DataError, Dataset, Sink, StandardScaler, connect, load
 from eigenmill.reduce.engines.base import plan_leaves
 from eigenmill.reduce.errors import ArtifactError, OutputError
 from eigenmill.reduce.estimators import panels, sketch, spectrum
@@ -47,14 +32,19 @@ from eigenmill.reduce.estimators.nystrom import nystroem
 from eigenmill.reduce.estimators.solver import Shape, choose
 from eigenmill.reduce.estimators.spectrum import Spectrum, of_gram, orient
 from eigenmill.reduce.format import CURRENT, FORMAT_1, VERSION, Format
-from eigenmill.reduce.layouts import Vector
-from eigenmill.reduce.matrix import Matrix
-from eigenmill.reduce.parquet import ParquetSource
+from eigenmill.reduce.output import encode, partition
 from eigenmill.reduce.passes.gram import Gram, GramPass
 from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.passes.thin import thin_rows
 from eigenmill.reduce.passes.tsqr import TsqrPass
-from eigenmill.reduce.transforms import Input, Project
+from eigenmill.reduce.rows.blocks import Block, Workspace
+from eigenmill.reduce.rows.cleaning import Cleaning
+from eigenmill.reduce.rows.transforms import Input, Project
+from eigenmill.reduce.sources.catalog import FileInfo, Files, RowGroups
+from eigenmill.reduce.sources.discovery import Store
+from eigenmill.reduce.sources.layouts import Vector
+from eigenmill.reduce.sources.matrix import Matrix
+from eigenmill.reduce.sources.parquet import ParquetSource
 from tests.support.formats import other
 
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -122,7 +112,7 @@ def table_digest(format: Format, place: Path) -> Any:
     found: list[Any] = []
     data = Dataset.from_arrow(table, format=format)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eigenmill.reduce.tables.digest_of", lambda parts: found.extend(parts) or "")
+        patch.setattr("eigenmill.reduce.sources.tables.digest_of", lambda parts: found.extend(parts) or "")
         assert data.source.digest == ""
     return found[0] == h.hexdigest()
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from eigenmill.jobs.config import JobFile, read_job
+from eigenmill.jobs.reduction.config import JobFile, read_job
 
 
 def random_job(seed: int, folder: Path, *, size: int = 1) -> JobFile:

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
-from eigenmill.jobs import cli, exits
+from eigenmill.jobs import cli
+from eigenmill.jobs.shown import exits
 from eigenmill.jobs.spark_submit import COMMANDS
 from eigenmill.reduce import PCA, Dataset, load
 from tests.jobs.conftest import FILES, ROWS, D, job_text, tree, write_vectors

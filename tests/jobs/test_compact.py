@@ -28,12 +28,14 @@ from typer.testing import CliRunner
 pytest.importorskip("torch")
 
 from eigenmill.compress import Model, evaluate, load
-from eigenmill.compress.latency import machine
-from eigenmill.compress.pack import packed_bytes
-from eigenmill.jobs import compact, compact_steps, exits
+from eigenmill.compress.judging.latency import machine
+from eigenmill.compress.packed.pack import packed_bytes
 from eigenmill.jobs.cli import app
-from eigenmill.jobs.compact_page import page
-from eigenmill.jobs.recipe import Recipe, load_recipe, read_recipe
+from eigenmill.jobs.recipes import run as compact
+from eigenmill.jobs.recipes import steps as compact_steps
+from eigenmill.jobs.recipes.page import page
+from eigenmill.jobs.recipes.recipe import Recipe, load_recipe, read_recipe
+from eigenmill.jobs.shown import exits
 from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.errors import ArtifactError, ConfigError
 from tests.compress.made_tables import late
@@ -156,7 +158,7 @@ def test_every_model_is_packed_once(
     more: list[str], found: dict[str, int], digit_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And read once; of a net of two layers that may read a picture the first one is coded twice, the last once."""
-    counts, module = Counter[str](), importlib.import_module("eigenmill.compress.pack")
+    counts, module = Counter[str](), importlib.import_module("eigenmill.compress.packed.pack")
 
     def counting(name: str, true: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given, **named: (counts.update([name]), true(*given, **named))[1]
@@ -227,7 +229,7 @@ def test_stopped_it_goes_on_to_the_same_bytes(
 def slowly(conf: Path) -> subprocess.Popen[str]:
     """The recipe in a process whose epochs take their time, so that a test can stop it in one."""
     driver = (
-        "import sys, time\nfrom eigenmill.compress.train import _Training\ntrue = _Training._epoch\n"
+        "import sys, time\nfrom eigenmill.compress.training.train import _Training\ntrue = _Training._epoch\n"
         "def slow(self, number):\n    time.sleep(0.2)\n    return true(self, number)\n"
         "_Training._epoch = slow\nfrom eigenmill.jobs.cli import main\nmain()\n"
     )

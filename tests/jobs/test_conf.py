@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eigenmill.jobs import text
-from eigenmill.jobs.config import load_job
-from eigenmill.jobs.demo import job_text
-from eigenmill.jobs.run import run
+from eigenmill.jobs.demo.demo import job_text
+from eigenmill.jobs.reduction import texts as text
+from eigenmill.jobs.reduction.config import load_job
+from eigenmill.jobs.reduction.run import run
 from tests.jobs.conftest import write_vectors
 
 CONF = Path(__file__).parents[2] / "conf"

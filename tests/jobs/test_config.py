@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from eigenmill.jobs.build import build_estimator, cleaning_of, filters_of
-from eigenmill.jobs.config import Job, load_job, read_job
+from eigenmill.jobs.reduction.build import build_estimator, cleaning_of, filters_of
+from eigenmill.jobs.reduction.config import Job, load_job, read_job
 from eigenmill.reduce import PCA, ConfigError, StandardScaler, TruncatedSVD
 
 GOOD = """\

@@ -12,24 +12,24 @@ from pathlib import Path
 
 import pytest
 
-from eigenmill.jobs import exits
-from eigenmill.jobs.config import load_job, read_job
-from eigenmill.jobs.run import run
+from eigenmill.jobs.reduction.config import load_job, read_job
+from eigenmill.jobs.reduction.run import run
+from eigenmill.jobs.shown import exits
 from tests.jobs.conftest import FILES, ROWS, D, job_text, tree, write_vectors
 from tests.support.formats import use
 
 GROUP = 200
 DRIVER = f"""
 import sys, time
-import eigenmill.reduce.matrix
+import eigenmill.reduce.sources.matrix
 from tests.support.formats import switch
 switch(leaf_bytes=8 * {D} * {GROUP})
-pause, blocks = float(sys.argv.pop(1)), eigenmill.reduce.matrix.Matrix.blocks
+pause, blocks = float(sys.argv.pop(1)), eigenmill.reduce.sources.matrix.Matrix.blocks
 def slow(self, fragment, workspace, **options):
     for block in blocks(self, fragment, workspace, **options):
         time.sleep(pause)
         yield block
-eigenmill.reduce.matrix.Matrix.blocks = slow
+eigenmill.reduce.sources.matrix.Matrix.blocks = slow
 from eigenmill.jobs.cli import main
 main()
 """

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from sklearn.exceptions import ConvergenceWarning
 
-from eigenmill.jobs.config import JobFile, load_job
-from eigenmill.jobs.report import RunReport
-from eigenmill.jobs.run import explained, run
+from eigenmill.jobs.reduction.config import JobFile, load_job
+from eigenmill.jobs.reduction.report import RunReport
+from eigenmill.jobs.reduction.run import explained, run
 from eigenmill.reduce.errors import ConfigError, DataError
-from eigenmill.reduce.manifest import read_manifest
+from eigenmill.reduce.output.manifest import read_manifest
 from eigenmill.reduce.plan import Plan
 from tests.jobs.random_jobs import random_job
 from tests.jobs.test_conf import CONF, MAKE, SMALLER

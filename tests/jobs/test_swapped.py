@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from eigenmill.jobs import daily
-from eigenmill.jobs.config import read_job
-from eigenmill.jobs.daily_config import DailyFile
-from eigenmill.jobs.run import run
+from eigenmill.jobs.daily import stages as daily
+from eigenmill.jobs.daily.config import DailyFile
+from eigenmill.jobs.reduction.config import read_job
+from eigenmill.jobs.reduction.run import run
 from eigenmill.reduce import load
 from eigenmill.reduce.errors import OutputError
 from tests.jobs.conftest import job_text, tree, write_vectors

@@ -16,8 +16,8 @@ pytest.importorskip("torch")
 from safetensors.numpy import save_file
 
 from eigenmill.compress import Model, load
-from eigenmill.jobs import compact
-from eigenmill.jobs.recipe import load_recipe, read_recipe
+from eigenmill.jobs.recipes import run as compact
+from eigenmill.jobs.recipes.recipe import load_recipe, read_recipe
 from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
 from tests.compress.made_tables import late
 from tests.jobs.test_compact import ROOT, invoke, slowly, wait

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from eigenmill.reduce.blocks import Block
-from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.engines.base import one_blas_thread
 from eigenmill.reduce.estimators.sketch import Fit, with_refined
 from eigenmill.reduce.estimators.spectrum import Spectrum, of_gram, orient, refined
 from eigenmill.reduce.passes.gram import Gram
 from eigenmill.reduce.passes.moments import Intake, Moments
 from eigenmill.reduce.passes.tsqr import TsqrPass
+from eigenmill.reduce.rows.blocks import Block
+from eigenmill.reduce.rows.cleaning import Cleaning
 from tests.laws import exact
 
 U = 2.0**-53

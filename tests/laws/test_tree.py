@@ -16,9 +16,6 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 from eigenmill.reduce import PCA, Dataset, StandardScaler, TruncatedSVD, connect
-from eigenmill.reduce.blocks import Workspace
-from eigenmill.reduce.cleaning import Cleaning
-from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.engines.base import Merger, Tree, fold_leaf, plan_leaves, restore_tree, tree_arrays
 from eigenmill.reduce.passes.base import to_arrays
 from eigenmill.reduce.passes.gram import Gram, GramPass
@@ -26,6 +23,9 @@ from eigenmill.reduce.passes.intake import Intake
 from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.passes.rows import RowsPass
 from eigenmill.reduce.passes.tsqr import TsqrPass
+from eigenmill.reduce.rows.blocks import Workspace
+from eigenmill.reduce.rows.cleaning import Cleaning
+from eigenmill.reduce.storage.digest import digest_of
 from tests.laws.made import gamma
 from tests.support.formats import other
 

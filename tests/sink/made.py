@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from eigenmill.reduce.blocks import Block, Columns, Origin, Workspace
-from eigenmill.reduce.catalog import FileInfo, Fragment
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.format import FORMAT_1, Format
-from eigenmill.reduce.manifest import Manifest
-from eigenmill.reduce.parts import Part
-from eigenmill.reduce.sink import Job, Sink
-from eigenmill.reduce.source_base import Numbered, Source
-from eigenmill.reduce.transforms import Transform
+from eigenmill.reduce.output.manifest import Manifest
+from eigenmill.reduce.output.parts import Part
+from eigenmill.reduce.output.sink import Job, Sink
+from eigenmill.reduce.rows.blocks import Block, Columns, Origin, Workspace
+from eigenmill.reduce.rows.transforms import Transform
+from eigenmill.reduce.sources.base import Numbered, Source
+from eigenmill.reduce.sources.catalog import FileInfo, Fragment
 
 FLOAT32 = np.dtype(np.float32)
 

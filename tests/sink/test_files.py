@@ -18,8 +18,8 @@ import fsspec
 import pytest
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import files, places, plain
 from eigenmill.reduce.errors import ArtifactError, ConfigError, OutputError
+from eigenmill.reduce.storage import files, places, plain
 
 LOCAL = pafs.LocalFileSystem()
 

@@ -11,7 +11,7 @@ import pytest
 
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ConfigError
-from eigenmill.reduce.sink import Sink
+from eigenmill.reduce.output.sink import Sink
 from tests.sink.made import MadeSource, Scaled, made, run, tree
 from tests.support.formats import other
 

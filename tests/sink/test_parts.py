@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eigenmill.reduce.catalog import Fragment
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ChangedInputError, ConfigError, DataError, SchemaError
 from eigenmill.reduce.format import FORMAT_1
-from eigenmill.reduce.parts import Part, plan_parts
-from eigenmill.reduce.sink import COMPRESSIONS, Sink
+from eigenmill.reduce.output.parts import Part, plan_parts
+from eigenmill.reduce.output.sink import COMPRESSIONS, Sink
+from eigenmill.reduce.sources.catalog import Fragment
 from tests.sink.made import MadeSource, Scaled, carried_table, drawn, made, run, tree, write_parts
 from tests.support.formats import other
 
@@ -152,7 +152,7 @@ def test_blocks_that_do_not_fit_the_plan(tmp_path):
 
 
 def workspace():
-    from eigenmill.reduce.blocks import Workspace
+    from eigenmill.reduce.rows.blocks import Workspace
 
     return Workspace()
 

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import plain
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import OutputError
-from eigenmill.reduce.manifest import read_manifest
-from eigenmill.reduce.sink import Sink
+from eigenmill.reduce.output.manifest import read_manifest
+from eigenmill.reduce.output.sink import Sink
+from eigenmill.reduce.storage import plain
 from tests.sink.made import MadeSource, Scaled, drawn, made, run, tree, write_parts
 
 LOCAL = pafs.LocalFileSystem()

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import files, places
 from eigenmill.reduce.errors import OutputError
-from eigenmill.reduce.manifest import read_manifest
-from eigenmill.reduce.sink import Sink
+from eigenmill.reduce.output.manifest import read_manifest
+from eigenmill.reduce.output.sink import Sink
+from eigenmill.reduce.storage import files, places
 from tests.sink.made import Scaled, made, run, tree, write_parts
 
 

@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eigenmill.reduce import parquet
-from eigenmill.reduce.blocks import Workspace
-from eigenmill.reduce.catalog import FileInfo, Fragments
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ChangedInputError, DataError, SchemaError
 from eigenmill.reduce.format import FORMAT_1
+from eigenmill.reduce.rows.blocks import Workspace
+from eigenmill.reduce.sources import parquet
+from eigenmill.reduce.sources.catalog import FileInfo, Fragments
 from tests.support.formats import other
 
 
@@ -359,7 +359,7 @@ def test_a_large_row_group_streams_in_little_memory(tmp_path: Path) -> None:
         """
         import resource, sys
         import numpy as np, pyarrow as pa, pyarrow.parquet as pq
-        from eigenmill.reduce.blocks import Workspace
+        from eigenmill.reduce.rows.blocks import Workspace
         from eigenmill.reduce.dataset import Dataset
 
         path, rng = sys.argv[1], np.random.default_rng(0)

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from eigenmill.jobs.build import work_directory
-from eigenmill.jobs.config import load_job
-from eigenmill.reduce import PCA, Dataset, Sink, connect, load, places
-from eigenmill.reduce.discovery import discover
+from eigenmill.jobs.reduction.build import work_directory
+from eigenmill.jobs.reduction.config import load_job
+from eigenmill.reduce import PCA, Dataset, Sink, connect, load
 from eigenmill.reduce.engines.ship import workplace
 from eigenmill.reduce.errors import ConfigError
-from eigenmill.reduce.manifest import read_manifest
+from eigenmill.reduce.output.manifest import read_manifest
+from eigenmill.reduce.sources.discovery import discover
+from eigenmill.reduce.storage import places
 
 SPELLINGS: dict[str, Callable[[Path], Any]] = {
     "absolute": str,
