@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from eigenmill.reduce.engines import memory
 from eigenmill.reduce.engines.base import Engine, one_blas_thread
 from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.engines.ledger import LEDGER
 from eigenmill.reduce.engines.load import Load, fold_load, worker_memory, write_load
 from eigenmill.reduce.engines.memory import Memory, estimate
 from eigenmill.reduce.engines.memory import Work as Task
@@ -42,7 +42,7 @@ class Place:
     Attributes:
         threads: of the process.
         limit: bytes that a process may use, or None.
-        process: bytes that this one holds before it reads.
+        process: bytes that this one holds before it reads, but for those of sessions that run.
         cluster: the cluster, or None.
         here: whether it is this process.
     """
@@ -58,7 +58,7 @@ class Place:
         if isinstance(engine, Cluster):
             return cls(engine.workers * engine.threads, engine.memory, 0, engine, here=False)
         here = engine.spare(0) is not None
-        return cls(engine.workers, engine.memory_limit(), memory.resident(), engine.cluster, here)
+        return cls(engine.workers, engine.memory_limit(), LEDGER.held(), engine.cluster, here)
 
     def memory(self, work: Task, data: Matrix, held: int = 0) -> tuple[Memory, int]:
         """(peak of a scan by what takes it, peak in bytes); ``held`` is what this process holds beside it."""

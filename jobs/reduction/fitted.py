@@ -16,7 +16,7 @@ from eigenmill.reduce import Dataset, load
 from eigenmill.reduce.errors import ArtifactError, OutputError
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.record import fingerprint
-from eigenmill.reduce.estimators.store import names_to_json
+from eigenmill.reduce.estimators.saving import names_to_json
 from eigenmill.reduce.rows.cleaning import MEAN, Resolved
 from eigenmill.reduce.storage import files as store
 from eigenmill.reduce.storage import places

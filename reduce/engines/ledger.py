@@ -66,6 +66,11 @@ class Ledger:
             self._claims.append(claim)
             return claim
 
+    def held(self) -> int:
+        """Bytes that the process holds, but for what sessions have claimed."""
+        with self._turn:
+            return self._process(self._others(None))
+
     def close(self, claim: Claim) -> None:
         """Give all back."""
         with self._turn:

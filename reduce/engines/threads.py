@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -78,8 +79,10 @@ class _Threads(Generic[T]):
         try:
             with one_blas_thread():
                 workspace = Workspace()
-                while (number := self._take()) is not None and self._do(number, workspace):
-                    pass
+                while (number := self._take()) is not None:
+                    with self._running(number):
+                        if number < self.end:
+                            self.done(number, self.tasks[number](workspace, partial(self._watch, number)))
         finally:
             # What the allocator keeps for a thread that has ended, later threads would not use.
             pa.default_memory_pool().release_unused()
@@ -96,19 +99,16 @@ class _Threads(Generic[T]):
                 self.turn.wait()
             return number
 
-    def _do(self, number: int, workspace: Workspace) -> bool:
-        """Run a task; false when it has failed or was stopped."""
+    @contextlib.contextmanager
+    def _running(self, number: int) -> Iterator[None]:
+        """While a task runs: an error is kept, and ends all later tasks."""
         try:
-            if number >= self.end:
-                return False
-            self.done(number, self.tasks[number](workspace, partial(self._watch, number)))
-            return True
+            yield
         except _StoppedError:
-            return False
+            pass
         except BaseException as error:
             with self.turn:
                 self.errors[number], self.end = error, min(self.end, number)
-            return False
         finally:
             with self.turn:
                 self.running.discard(number)

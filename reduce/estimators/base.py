@@ -29,6 +29,7 @@ from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.panels import cores
 from eigenmill.reduce.estimators.record import Record, fingerprint, located, unseen
+from eigenmill.reduce.estimators.saving import save
 from eigenmill.reduce.estimators.solver import Shape
 from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.method import Method, Stage
@@ -83,7 +84,7 @@ def _refuse(plan: Plan, record: Record | None, *, keep: bool) -> None:
         )
     if record is not None and record.rows and plan.times("tsqr").most:
         raise ConfigError("expected refine=False when going on from a state, which lacks the rows; fit all data")
-    if plan.place.here and plan.memory_limit is not None:
+    if (plan.place.here or plan.cluster is not None) and plan.memory_limit is not None:
         plan.refuse(f"memory={format_bytes(plan.memory_limit)}")
 
 
@@ -483,10 +484,11 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             state: also what :meth:`partial_fit` goes on from; needs ``fit(..., keep_state=True)``.
             overwrite: replace another model.
         """
-        from eigenmill.reduce.estimators.store import save
-
         check_is_fitted(self, "cleaning_")
-        return save(self, path, state=state, overwrite=overwrite)
+        record = self.state() if state else None
+        if state and record is None:
+            raise ConfigError("expected a model that has kept its state, found one without; fit with keep_state=True")
+        return save(self.snapshot(), record, path, overwrite=overwrite)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

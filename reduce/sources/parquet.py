@@ -201,15 +201,15 @@ class ParquetSource(LaidOut):
 
     def _stream(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         """The fragment as blocks of ``height`` rows, as Arrow decodes them."""
-        path, keys = self.path(fragment.file), self.keys[fragment.file] if self.keys else {}
-        with self._open(fragment.file) as (file, footer):
+        planned, keys = self.files[fragment.file], self.keys[fragment.file] if self.keys else {}
+        path = join(self.root, planned.path)
+        with self._open(path, planned) as (file, footer):
             groups: Sequence[int] = range(fragment.start, fragment.stop)
             if self.where is not None:
                 groups = self.where.surviving(footer.tail, keys, range(fragment.start, fragment.stop))
             if not groups:
                 return
-            rows = self.files[fragment.file].rows
-            spans = tuple((group, rows[group]) for group in groups)
+            spans = tuple((group, planned.rows[group]) for group in groups)
             columns = self.columns(carry=carry)
             with readable(path):
                 reader = pq.ParquetFile(
@@ -279,9 +279,8 @@ class ParquetSource(LaidOut):
         return Block(self.layout.matrix(batch, origin), weights, carried, origin, workspace)
 
     @contextmanager
-    def _open(self, file: int) -> Iterator[tuple[pa.NativeFile, Footer]]:
+    def _open(self, path: str, planned: FileInfo) -> Iterator[tuple[pa.NativeFile, Footer]]:
         """The file and its footer, once they are known to be the planned ones."""
-        path, planned = self.path(file), self.files[file]
         try:
             with readable(path):
                 opened = self.store.filesystem.open_input_file(path)

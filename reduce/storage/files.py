@@ -398,4 +398,4 @@ def _remove_abandoned(path: str) -> bool:
 
 def _host() -> str:
     """This host's name in characters that no separator of a temporary name uses."""
-    return "".join(c for c in socket.gethostname() if c.isascii() and c.isalnum())[:32] or "host"
+    return re.sub("[^0-9A-Za-z]", "", socket.gethostname())[:32] or "host"

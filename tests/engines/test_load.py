@@ -145,6 +145,13 @@ def grows_by(peaks: Callable[[int, Path], dict[str, int]], few: int, many: int, 
     return {name: (high[name] - low[name]) / (many - few) for name in high}
 
 
+@pytest.fixture
+def one_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finished files are verified by a thread for each CPU, with 256 KiB for each that happens to read at the peak."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+
+
+@pytest.mark.usefixtures("one_reader")
 def test_an_output_takes_little_for_an_input_file(tmp_path: Path) -> None:
     """A path and a digest are a hundred bytes; the rest is buffers of a fixed size, not yet full with so few files."""
     found = grows_by(output_peaks, 600, 1_600, tmp_path)
@@ -157,6 +164,7 @@ def test_a_state_takes_little_for_a_file_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_reader")
 def test_an_output_and_a_state_of_100_000_files(tmp_path: Path) -> None:
     found = grows_by(output_peaks, 10_000, 100_000, tmp_path / "output")
     found |= grows_by(state_peaks, 10_000, 100_000, tmp_path / "state")

@@ -30,12 +30,15 @@ from eigenmill.reduce.passes.rows import RowsPass
 from eigenmill.reduce.rows.cleaning import Cleaning
 from tests.engines.contract import EngineContract, bytes_of, open_input, pass_of
 from tests.engines.counting import WatchedSource, failing_at
+from tests.engines.session_contract import SessionContract
 from tests.support.formats import other
 
 TINY = other(leaf_bytes=1)
 
 
-class TestLocal(EngineContract):
+class TestLocal(EngineContract, SessionContract):
+    travels = True
+
     @pytest.fixture(params=[1, 2, 4])
     def make_engine(self, request: Any) -> Any:  # type: ignore[override]
         return lambda **options: connect("local", workers=request.param, **options)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
-import random
 import subprocess
 import sys
 import threading
-import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,85 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eigenmill.reduce import PCA, Dataset, Sink, StandardScaler, TruncatedSVD
+from eigenmill.reduce import PCA, Dataset, TruncatedSVD
 from eigenmill.reduce.engines.local.engine import LocalEngine
 from eigenmill.reduce.engines.local.kept import Kept
-from eigenmill.reduce.storage.digest import digest_of
-from tests.engines.contract import INPUTS, bytes_of, open_input, pass_of, reference, tree_of
+from tests.engines.contract import bytes_of, open_input, pass_of, reference
+from tests.engines.session_contract import at_once, equal_to_the_same_alone
 from tests.support import formats
-
-THREADS = 8
 
 
 @pytest.fixture
 def tiny_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     formats.use(monkeypatch, leaf_bytes=1)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A fit, and perhaps a write, of one of the inputs."""
-
-    input: str
-    model: Any
-    sink: dict[str, Any] | None = field(hash=False)
-
-    def run(self, data: Dataset, engine: Any, out: Path) -> str:
-        """What it gives, as a digest."""
-        model = type(self.model)(**self.model.get_params()).fit(data, engine=engine)
-        arrays = (value for _, value in sorted(vars(model).items()) if isinstance(value, np.ndarray))
-        found: list[Any] = [value for value in arrays if not value.dtype.hasobject]
-        if self.sink is not None:
-            engine.write(model.transform(data), Sink(out, **self.sink))
-            found.append(tree_of(out))
-        elif not data.sparse:
-            found.append(model.transform(data).to_numpy(engine))
-        return digest_of(found)
-
-
-def drawn(draw: random.Random) -> Job:
-    """A job at random: of every input, solver and layout."""
-    input_ = draw.choice([name for name in INPUTS if name != "one row"])
-    sparse = input_ == "sparse"
-    sketch = {"solver": "sketch", "block_size": draw.choice([2, 3]), "max_scans": draw.choice([1, 3, 5]), "tol": None}
-    options = draw.choice([{"solver": "gram"}, {"solver": "dual"}, {"solver": "auto"}, sketch, sketch])
-    shared = {"scale": draw.random() < 0.3, "refine": draw.random() < 0.3, "random_state": draw.randrange(3), **options}
-    if shared.get("max_scans") == 1:
-        shared |= {"scale": False, "refine": False}
-        sparse_or_filled = sparse or input_ == "missing"
-        shared["max_scans"] = 3 if sparse_or_filled else 1
-    kind = draw.choice([TruncatedSVD] if sparse else [PCA, TruncatedSVD, PCA])
-    model = StandardScaler(with_mean=not sparse) if draw.random() < 0.15 else kind(2, **shared)
-    layout = draw.choice(
-        [{}, {"layout": "columns"}, {"part_bytes": 300}, {"part_bytes": 200, "layout": "columns", "dtype": "float64"}]
-    )
-    return Job(input_, model, layout if draw.random() < 0.6 else None)
-
-
-def at_once(jobs: Sequence[Callable[[], Any]], threads: int = THREADS) -> list[Any]:
-    """The results of all jobs, so many at a time, in order."""
-    with ThreadPoolExecutor(threads) as pool:
-        return [future.result(600) for future in [pool.submit(job) for job in jobs]]
-
-
-def equal_to_the_same_alone(engine: Any, count: int, seed: int, folder: Path) -> None:
-    draw, inputs = random.Random(seed), dict[str, Dataset]()
-    for name in INPUTS:
-        (folder / name).mkdir(parents=True)
-        inputs[name] = open_input(name, folder / name)
-    jobs = [drawn(draw) for _ in range(count)]
-
-    def work(engine: Any, place: str) -> list[Callable[[], str]]:
-        return [
-            lambda n=n, job=job: job.run(inputs[job.input], engine, folder / f"{place}-{n}")
-            for n, job in enumerate(jobs)
-        ]
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "expected singular values")
-        alone = [job() for job in work(reference(), "alone")]
-        together = at_once(work(engine, "together"))
-    assert [n for n, (one, other) in enumerate(zip(alone, together, strict=True)) if one != other] == []
 
 
 ENGINES: dict[str, Callable[[Path], LocalEngine]] = {

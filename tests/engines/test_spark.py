@@ -14,12 +14,15 @@ from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.engines.load import fold_load, write_load
 from eigenmill.reduce.engines.spark.engine import SparkScans
 from tests.engines.contract import D, EngineContract, costing, open_input, pass_of, reference, tree_of, write_files
+from tests.engines.session_contract import SessionContract
 from tests.support.formats import use
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
 
 
-class TestSpark(EngineContract):
+class TestSpark(EngineContract, SessionContract):
+    jobs = 3
+
     @pytest.fixture
     def make_engine(self, spark: Any) -> Any:  # type: ignore[override]
         return lambda **options: connect("spark", spark, **options)

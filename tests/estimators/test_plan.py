@@ -27,7 +27,7 @@ from eigenmill.reduce import (
     connect,
     scan,
 )
-from eigenmill.reduce.engines import tasks
+from eigenmill.reduce.engines import ledger, tasks
 from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.method import Bound
 from eigenmill.reduce.plan import Outcome, explain
@@ -228,3 +228,19 @@ def test_a_cluster_that_is_not_there_is_planned_too(data: Dataset) -> None:
     assert told["components"] == {"least": 1, "most": D, "rule": plan.components.rule}
     assert told["scans"][0]["times"] == 1
     assert told["parts"] == plan.output.parts.most == 3  # type: ignore[union-attr]
+
+
+def test_what_other_sessions_hold_is_not_what_the_process_holds(monkeypatch: pytest.MonkeyPatch, data: Dataset) -> None:
+    """A fit beside them waits for its turn; it is not refused because they are there."""
+    held = 300 << 20
+    monkeypatch.setattr(ledger, "resident", lambda: held)
+    model, engine = PCA(3), connect("local", workers=1, memory="1GiB")
+    alone = model.plan(data, engine=engine)
+    claim = ledger.LEDGER.open(1 << 30)
+    try:
+        claim.bytes, held = 700 << 20, 1000 << 20
+        beside = model.plan(data, engine=engine)
+    finally:
+        ledger.LEDGER.close(claim)
+    assert beside.fits
+    assert (beside.place.process, beside.peak) == (alone.place.process, alone.peak)

@@ -14,11 +14,13 @@ from threadpoolctl import threadpool_limits
 
 from eigenmill.reduce import PCA, Dataset, TruncatedSVD, connect, load
 from eigenmill.reduce.engines.local.engine import LocalEngine, LocalSession
+from eigenmill.reduce.engines.memory import resident
 from eigenmill.reduce.errors import ConfigError, DataError, DoesNotFitError
 from eigenmill.reduce.estimators.bounds import by_trace, chebyshev
 from eigenmill.reduce.estimators.krylov import Krylov
 from eigenmill.reduce.estimators.panels import inner, rotate, take_out
 from eigenmill.reduce.estimators.solver import Shape, choose
+from eigenmill.reduce.format import FORMAT_1
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.rows.blocks import Workspace
 from tests.estimators.made_files import sparse_parquet
@@ -322,9 +324,9 @@ def test_panels_give_the_same_bytes_with_any_number_of_threads() -> None:
     right = RNG(30).normal(size=(70_001, 6))
     both, found = np.concatenate(left, axis=1), []
     for threads in (1, 2, 3):
-        inside, rest = inner(left, right, threads), right.copy()
-        take_out(left, inside, rest, threads)
-        found.append([part.tobytes() for part in (inside, rest, rotate(rest.copy(), inside[:6], threads))])
+        inside, rest = inner(left, right, threads, FORMAT_1), right.copy()
+        take_out(left, inside, rest, threads, FORMAT_1)
+        found.append([part.tobytes() for part in (inside, rest, rotate(rest.copy(), inside[:6], threads, FORMAT_1))])
     assert found[0] == found[1] == found[2]
     np.testing.assert_allclose(inside, both.T @ right, rtol=0, atol=1e-10)
     np.testing.assert_allclose(rest, right - both @ inside, rtol=0, atol=1e-9)
@@ -418,12 +420,13 @@ def test_what_an_iteration_cannot_do_is_refused() -> None:
 def test_over_the_budget_the_block_that_fits_is_named() -> None:
     X = sp.csr_array((np.ones(3), ([0, 1, 2], [0, 7, 200_000])), shape=(300, 400_000))
     model = TruncatedSVD(40, solver="sketch", max_scans=8, tol=None)
+    held = resident()  # by this process, whatever tests before have brought: 100 MiB to some GiB
     with pytest.raises(DoesNotFitError, match=r"basis of 9 blocks of 50 vectors .* give block_size=(\d+)") as refused:
-        model.fit(X, engine=connect("local", memory="1500MiB"))
+        model.fit(X, engine=connect("local", memory=held + (1350 << 20)))
     width = int(str(refused.value).split("block_size=")[1].split(",")[0])
     assert 5 <= width < 50
     with pytest.raises(DoesNotFitError, match="give fewer components"):
-        model.fit(X, engine=connect("local", memory="700MiB"))
+        model.fit(X, engine=connect("local", memory=held + (550 << 20)))
 
 
 def test_a_million_columns_are_planned_within_8_gib_or_refused_with_what_would_fit() -> None:

@@ -51,7 +51,7 @@ def of_reduce(get: Get) -> dict[str, Any]:
         "RowsPass": get("reduce.passes.rows", "RowsPass")(intake),
         "Sketch": get("reduce.passes.sketch", "Sketch")(None, 2.5, A, B, SQUARE, SQUARE, 9),
         "SketchState": get("reduce.passes.sketch", "SketchState")(moments, 2.5, 3, 1, A, B, A, SQUARE),
-        "SketchPass": get("reduce.passes.sketch", "SketchPass")(intake, SQUARE, A, None, 99),
+        "SketchPass": get("reduce.passes.sketch", "SketchPass")(intake, SQUARE, A, None),
         "TsqrState": get("reduce.passes.tsqr", "TsqrState")(SQUARE),
         "TsqrPass": get("reduce.passes.tsqr", "TsqrPass")(intake, A, B, SQUARE),
         "Input": input_,

@@ -9,9 +9,6 @@ import importlib
 import json
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,6 +37,7 @@ from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.errors import ArtifactError, ConfigError
 from tests.compress.made_tables import late
 from tests.compress.nets import front, layer, net
+from tests.support.stopped import Stopped
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """\
@@ -207,14 +205,8 @@ def test_stages_and_search_never_read_the_test_rows(done: Path, monkeypatch: pyt
 def test_stopped_it_goes_on_to_the_same_bytes(
     with_: signal.Signals, conf: Path, finished: Path, tmp_path: Path
 ) -> None:
-    process = slowly(conf)
-    try:
-        wait(lambda: any((tmp_path / "out/stages").glob("02-train-*.checkpoint")), process)
-        process.send_signal(with_)
-        output, errors = process.communicate(timeout=300)
-    finally:
-        process.kill()
-    assert process.returncode == exits.INTERRUPTED, errors
+    code, output, errors = training(conf, tmp_path / "out/stages/02-train-*.checkpoint").stop(with_)
+    assert code == exits.INTERRUPTED, errors
     assert json.loads(output)["error"]["exit_code"] == exits.INTERRUPTED
     assert not (tmp_path / "out/model.emill").exists()
     stale = tmp_path / "out/stages/02-train-another.checkpoint"
@@ -226,23 +218,19 @@ def test_stopped_it_goes_on_to_the_same_bytes(
     assert (tmp_path / "out/model.emill").read_bytes() == (finished / "model.emill").read_bytes()
 
 
-def slowly(conf: Path) -> subprocess.Popen[str]:
-    """The recipe in a process whose epochs take their time, so that a test can stop it in one."""
-    driver = (
-        "import sys, time\nfrom eigenmill.compress.training.train import _Training\ntrue = _Training._epoch\n"
-        "def slow(self, number):\n    time.sleep(0.2)\n    return true(self, number)\n"
-        "_Training._epoch = slow\nfrom eigenmill.jobs.cli import main\nmain()\n"
-    )
-    command = [sys.executable, "-c", driver, "compress", str(conf), "--json"]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 300
-    while not ready():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
+def training(conf: Path, moment: Path) -> Stopped:
+    """The recipe in a process that stops training when there is a checkpoint of this pattern."""
+    driver = """
+from eigenmill.compress.training.train import _Training
+true = _Training._epoch
+def epoch(self, number):
+    hold()
+    return true(self, number)
+_Training._epoch = epoch
+from eigenmill.jobs.cli import main
+main()
+"""
+    return Stopped(driver, moment, "compress", str(conf), "--json")
 
 
 def test_a_target_starts_a_search_and_one_that_is_met_does_not(done: Path, tmp_path: Path) -> None:

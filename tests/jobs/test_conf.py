@@ -89,7 +89,7 @@ def test_it_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     make(tmp_path)
     monkeypatch.chdir(tmp_path)
     # What other tests have left in this process does not count.
-    monkeypatch.setattr("eigenmill.reduce.engines.memory.resident", lambda: 300 << 20)
+    monkeypatch.setattr("eigenmill.reduce.engines.ledger.resident", lambda: 300 << 20)
     report = run(load_job(CONF / f"{name}.yaml", SMALLER.get(name, [])))
     assert report.status == "complete"
     again = run(load_job(CONF / f"{name}.yaml", SMALLER.get(name, [])))

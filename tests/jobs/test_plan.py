@@ -69,7 +69,7 @@ def test_the_jobs_of_conf_keep_to_their_plans(name: str, tmp_path: Path, monkeyp
     (tmp_path / place).mkdir(parents=True)
     make(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("eigenmill.reduce.engines.memory.resident", lambda: 300 << 20)
+    monkeypatch.setattr("eigenmill.reduce.engines.ledger.resident", lambda: 300 << 20)
     source = load_job(CONF / f"{name}.yaml", SMALLER.get(name, []))
     check(explained(source), ran(source), source)
 
