@@ -26,7 +26,8 @@ from eigenmill.jobs.documents import redact
 from eigenmill.jobs.recipes import cli as compact_cli
 from eigenmill.jobs.recipes import inspect as compact_inspect
 from eigenmill.jobs.recipes.recipe import Recipe
-from eigenmill.jobs.reduction import quality, texts
+from eigenmill.jobs.reduction import quality
+from eigenmill.jobs.reduction import texts as words
 from eigenmill.jobs.reduction.build import build_dataset, build_engine, command_engine
 from eigenmill.jobs.reduction.config import Job, Section, load_job
 from eigenmill.jobs.reduction.report import finite
@@ -221,8 +222,8 @@ def inspect(
     Example: [cyan]eigenmill inspect data/mnist --vector pixels[/cyan]
     """
     if path.endswith(".emill"):
-        packed = compact_inspect.described(path)
-        console.show(compact_inspect.shown(packed), packed, json_)
+        packed = compact_inspect.describe_file(path)
+        console.show(compact_inspect.tables(packed), packed, json_)
         return
     about: list[RenderableType] = []
     plain: dict[str, Any] = {}
@@ -406,8 +407,8 @@ def text(
 
     Example: [cyan]eigenmill text data/texts --out data/glosses && eigenmill reduce conf/glosses.yaml[/cyan]
     """
-    hashing = texts.Hashing(features, pattern)
-    found = texts.write(path, out, hashing=hashing, weights=cast(Any, weights), workers=workers)
+    hashing = words.Hashing(features, pattern)
+    found = words.write(path, out, hashing=hashing, weights=cast(Any, weights), workers=workers)
     console.show(show.text(found), vars(found), json_)
 
 
