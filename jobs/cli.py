@@ -222,8 +222,8 @@ def inspect(
     Example: [cyan]eigenmill inspect data/mnist --vector pixels[/cyan]
     """
     if path.endswith(".emill"):
-        packed = compact_inspect.described(path)
-        console.show(compact_inspect.shown(packed), packed, json_)
+        packed = compact_inspect.describe_file(path)
+        console.show(compact_inspect.tables(packed), packed, json_)
         return
     about: list[RenderableType] = []
     plain: dict[str, Any] = {}
