@@ -6,8 +6,8 @@ It also says how the job read its input (weights, filters, carried columns), whi
 
 from __future__ import annotations
 
-import contextlib
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from eigenmill.jobs.reduction.build import build_estimator, filters_of
@@ -22,6 +22,7 @@ from eigenmill.reduce.storage import files as store
 from eigenmill.reduce.storage import places
 from eigenmill.reduce.storage.digest import digest_of
 
+log = logging.getLogger("eigenmill")
 NAME = "job.json"
 FORMAT = "eigenmill-fitted"
 
@@ -60,13 +61,33 @@ def save_fitted(path: str, fitted: Fitted) -> None:
 
 
 def load_fitted(path: str) -> Fitted:
-    """What ``job.json`` at ``path`` says; the empty record when there is none that can be read."""
+    """What ``job.json`` at ``path`` says; the empty record when there is none.
+
+    Raises:
+        ArtifactError: it is damaged.
+    """
     fs, directory = places.resolve(path)
-    with contextlib.suppress(FileNotFoundError, ArtifactError, TypeError):
-        value = store.read_json(fs, f"{directory}/{NAME}", ArtifactError)
-        if isinstance(value, dict) and value.pop("format", None) == FORMAT:
-            return Fitted(**value)
-    return Fitted()
+    where = f"{directory}/{NAME}"
+    try:
+        value = store.read_json(fs, where, ArtifactError)
+    except FileNotFoundError:
+        return Fitted()
+    known = {f.name for f in fields(Fitted)}
+    if not isinstance(value, dict) or value.pop("format", None) != FORMAT or not set(value) <= known:
+        raise ArtifactError(
+            f"expected {where} to say which job fitted the model ({FORMAT}), found something else; the file is damaged "
+            "or not ours: restore it, or run the job again"
+        )
+    return Fitted(**value)
+
+
+def _noted(path: str) -> Fitted:
+    """What is known of the job that fitted the model at ``path``; a damaged note costs a fit, which makes it again."""
+    try:
+        return load_fitted(path)
+    except ArtifactError as error:
+        log.warning("%s; the model is fitted again", error)
+        return Fitted()
 
 
 def has_model(path: str) -> bool:
@@ -85,14 +106,11 @@ def found_model(job: Job, data: Dataset, key: str) -> Any | None:
     path = job.output.model
     if path is None or not has_model(path):
         return None
-    if job.output.overwrite:
-        with contextlib.suppress(ArtifactError):
-            model, fitted = load(path), load_fitted(path)
-            return model if (fitted.key, fitted.model) == (key, model.digest_) else None
-        return None
-    model, fitted = load(path), load_fitted(path)
+    model, fitted = load(path), _noted(path)
     if (fitted.key, fitted.model) == (key, model.digest_):
         return model
+    if job.output.overwrite:
+        return None
     difference = _difference(model.snapshot(), job, data)
     if difference is not None:
         raise OutputError(
