@@ -253,8 +253,10 @@ def _digest(path: Any) -> str | None:
     """The digest of the features at ``path``; None when they are not whole."""
     try:
         return read_manifest(path).digest
-    except OutputError:
-        return None
+    except OutputError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
 
 
 def _refuse_vanished(before: Fit | None, data: Dataset, day: str) -> None:

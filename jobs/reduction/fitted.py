@@ -7,25 +7,28 @@ It also says how the job read its input (weights, filters, carried columns), whi
 from __future__ import annotations
 
 import contextlib
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
 from eigenmill.jobs.reduction.build import build_estimator, filters_of
 from eigenmill.jobs.reduction.config import Job
 from eigenmill.reduce import Dataset, load
-from eigenmill.reduce.errors import ArtifactError, OutputError
+from eigenmill.reduce.errors import REMADE, ArtifactError, OutputError
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.record import fingerprint
 from eigenmill.reduce.estimators.saving import names_to_json
 from eigenmill.reduce.rows.cleaning import MEAN, Resolved
 from eigenmill.reduce.storage import files as store
 from eigenmill.reduce.storage import places
-from eigenmill.reduce.storage.digest import digest_of
+from eigenmill.reduce.storage.digest import digest_of, items_of, tag_of, tagged
 
+log = logging.getLogger("eigenmill")
 NAME = "job.json"
 FORMAT = "eigenmill-fitted"
 
 
+@tagged("Fitted", "key model carry weights filters")
 @dataclass(frozen=True)
 class Fitted:
     """What ``job.json`` says.
@@ -56,17 +59,36 @@ def fit_key(job: Job, data: Dataset) -> str:
 def save_fitted(path: str, fitted: Fitted) -> None:
     """Put ``job.json`` beside the model at ``path``."""
     fs, directory = places.resolve(path)
-    store.write_json(fs, f"{directory}/{NAME}", {"format": FORMAT, **vars(fitted)})
+    store.write_json(fs, f"{directory}/{NAME}", {"format": FORMAT, **dict(items_of(fitted))})
 
 
 def load_fitted(path: str) -> Fitted:
-    """What ``job.json`` at ``path`` says; the empty record when there is none that can be read."""
+    """What ``job.json`` at ``path`` says; the empty record when there is none.
+
+    Raises:
+        ArtifactError: it is damaged, or of another format: how the model's rows were read would be lost.
+    """
     fs, directory = places.resolve(path)
-    with contextlib.suppress(FileNotFoundError, ArtifactError, TypeError):
-        value = store.read_json(fs, f"{directory}/{NAME}", ArtifactError)
-        if isinstance(value, dict) and value.pop("format", None) == FORMAT:
-            return Fitted(**value)
-    return Fitted()
+    where, known = f"{directory}/{NAME}", tag_of(Fitted).fields
+    try:
+        value = store.read_json(fs, where, ArtifactError)
+    except FileNotFoundError:
+        return Fitted()
+    if not isinstance(value, dict) or value.pop("format", None) != FORMAT or set(value) != {name for _, name in known}:
+        raise ArtifactError(
+            f"expected {where} to be {FORMAT} with the fields {sorted(name for _, name in known)}, found another; "
+            "restore it, or read the model with the eigenmill that saved it"
+        )
+    return Fitted(**{attribute: value[name] for attribute, name in known})
+
+
+def _note(path: str) -> Fitted:
+    """As :func:`load_fitted`, for the job itself, which can fit the model again: a damaged note says nothing."""
+    try:
+        return load_fitted(path)
+    except ArtifactError as error:
+        log.warning("whether the model is of this job is not known: %s", error, extra=REMADE)
+        return Fitted()
 
 
 def has_model(path: str) -> bool:
@@ -87,10 +109,10 @@ def found_model(job: Job, data: Dataset, key: str) -> Any | None:
         return None
     if job.output.overwrite:
         with contextlib.suppress(ArtifactError):
-            model, fitted = load(path), load_fitted(path)
+            model, fitted = load(path), _note(path)
             return model if (fitted.key, fitted.model) == (key, model.digest_) else None
         return None
-    model, fitted = load(path), load_fitted(path)
+    model, fitted = load(path), _note(path)
     if (fitted.key, fitted.model) == (key, model.digest_):
         return model
     difference = _difference(model.snapshot(), job, data)
