@@ -29,7 +29,7 @@ from eigenmill.compress import Model, Validation, gather, load, pack, pooling, t
 from eigenmill.compress.core.data import labelled_blocks
 from eigenmill.compress.distill import TEACHER
 from eigenmill.compress.judging.evaluate import evaluate
-from eigenmill.compress.packed.pack import packed
+from eigenmill.compress.packed.pack import packed_bytes
 from eigenmill.compress.training.augment import Affine
 from eigenmill.jobs.demo.digits import FULL, prepare
 from eigenmill.jobs.recipes.recipe import Distill, Quantize
@@ -122,7 +122,7 @@ def run(point: Point, seed: int, data: Dataset, place: Path, test: tuple[Any, An
     held = evaluate(model, samples).error
     size = pack(model, file)
     # Without the geometry of the columns there are no tiles either.
-    plain = size if point.pooled else len(packed(model, width=0))
+    plain = size if point.pooled else len(packed_bytes(model, width=0))
     net = load(file)
     row = {
         "point": point.name,

@@ -12,6 +12,7 @@ if __name__ != "eigenmill.compress":
     )
 
 
+from importlib import import_module
 from typing import Any
 
 from eigenmill.compress.core.data import Samples, Validation, gather
@@ -81,6 +82,4 @@ def __getattr__(name: str) -> Any:
     # scikit-learn is most of the time of an import, and a prediction never needs it.
     if name not in ("CompactClassifier", "CompactRegressor"):
         raise AttributeError(f"module 'eigenmill.compress' has no attribute {name!r}")
-    from eigenmill.compress import estimators
-
-    return getattr(estimators, name)
+    return getattr(import_module("eigenmill.compress.estimators"), name)

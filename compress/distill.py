@@ -21,9 +21,9 @@ from eigenmill.compress.core.data import Unscattered, as_labelled, clean_blocks
 from eigenmill.compress.core.integer import WholeNet
 from eigenmill.compress.core.layers import F32
 from eigenmill.compress.core.model import Model
-from eigenmill.compress.core.split import Split, Validation, split_of
+from eigenmill.compress.core.split import SplitLike, Validation, split_of
 from eigenmill.compress.judging.evaluate import logits
-from eigenmill.compress.packed.pack import packed
+from eigenmill.compress.packed.pack import packed_bytes
 from eigenmill.compress.training.augment import augmentation
 from eigenmill.compress.training.train import Augmentation, train
 from eigenmill.reduce import Dataset
@@ -43,7 +43,7 @@ class Classifier(Protocol):
 
 
 @runtime_checkable
-class Known(Protocol):
+class Digested(Protocol):
     """A teacher of one's own of which ``digest`` says all that its answers depend on."""
 
     digest: str | None
@@ -70,7 +70,7 @@ def distill(
     copies: int = 0,
     augment: Augmentation | Mapping[str, Any] | None = None,
     dtype: str | None = None,
-    validation: Split = 0.1,
+    validation: SplitLike = 0.1,
     seed: int = 0,
     **options: Any,
 ) -> Model:
@@ -85,7 +85,7 @@ def distill(
         copies: of each row, as of :func:`teach`.
         augment: what changes the copies.
         dtype: of the features in the file.
-        validation: rows to hold out, as of :func:`eigenmill.compress.core.data.gather`; they have no copies.
+        validation: rows to hold out, as of :func:`eigenmill.compress.gather`; they have no copies.
         seed: of the copies and of the training.
         **options: of :func:`eigenmill.compress.train`: ``temperature``, ``share``, ``epochs``, ``constraints`` ...
     """
@@ -105,7 +105,7 @@ def teach(
     copies: int = 0,
     augment: Augmentation | Mapping[str, Any] | None = None,
     dtype: str | None = None,
-    validation: Split = None,
+    validation: SplitLike = None,
     seed: int = 0,
 ) -> Dataset:
     """Write the rows once more with the teachers' logits beside them, and changed copies if wanted.
@@ -126,7 +126,7 @@ def teach(
         augment: what changes the copies, as of :func:`eigenmill.compress.train`; it sees raw values.
         dtype: of the features in the file: ``"float32"``, ``"float64"``, or ``"uint8"`` for pixels, which are
             rounded; by default that of ``data``.
-        validation: as of :func:`eigenmill.compress.core.data.gather`. Rows that it holds out have no copies, and the
+        validation: as of :func:`eigenmill.compress.gather`. Rows that it holds out have no copies, and the
             column ``HELD`` says which they are, for ``Validation(by=HELD, equals=True)``. None leaves the column out.
         seed: of the copies.
 
@@ -260,12 +260,12 @@ def _digest(teacher: Teacher) -> str | None:
     if isinstance(teacher, Model):
         return digest_of([teacher.front, list(teacher.layers), teacher.activations])
     if isinstance(teacher, WholeNet):
-        return digest_of([packed(teacher).hex()])
+        return digest_of([packed_bytes(teacher).hex()])
     return _own_digest(teacher)
 
 
 def _own_digest(teacher: object) -> str | None:
-    return None if not isinstance(teacher, Known) or teacher.digest is None else str(teacher.digest)
+    return None if not isinstance(teacher, Digested) or teacher.digest is None else str(teacher.digest)
 
 
 def _ensemble(

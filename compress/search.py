@@ -21,10 +21,10 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 
 from eigenmill.compress.core.data import Labelled, Samples, samples_of
-from eigenmill.compress.core.front import Raw
+from eigenmill.compress.core.front import RawLike
 from eigenmill.compress.core.layers import Predicted
 from eigenmill.compress.core.model import Model, whole_net
-from eigenmill.compress.core.split import Split
+from eigenmill.compress.core.split import SplitLike
 from eigenmill.compress.exports.native import compiled
 from eigenmill.compress.exports.onnx import run_onnx, to_onnx
 from eigenmill.compress.judging.evaluate import evaluate
@@ -129,10 +129,10 @@ class Search:
     @property
     def front(self) -> tuple[Trial, ...]:
         """Trials of which none is both smaller and more often right, by size."""
-        return front(self.trials)
+        return pareto_front(self.trials)
 
 
-def front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+def pareto_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     """Those of which none is both smaller and more often right, by size."""
     kept: list[Trial] = []
     for trial in sorted(trials, key=lambda t: (t.bytes, t.error)):
@@ -157,7 +157,7 @@ class SearchSettings:
         first: candidates to try before the search's own.
         directory: keeps every trial and the best model, and goes on from them when called again.
         seed: of the rows' order.
-        validation: as of :func:`eigenmill.compress.core.data.gather`.
+        validation: as of :func:`eigenmill.compress.gather`.
         teacher: as of :func:`eigenmill.compress.train`, and so are
         temperature: of the teacher's probabilities, and
         share: of the loss that is the teacher's.
@@ -174,7 +174,7 @@ class SearchSettings:
     first: Sequence[Candidate] = ()
     directory: str | os.PathLike[str] | None = None
     seed: int = 0
-    validation: Split = 0.1
+    validation: SplitLike = 0.1
     teacher: str | None = None
     temperature: float = 2.0
     share: float = 0.5
@@ -207,7 +207,7 @@ class SearchKeywords(TypedDict, total=False):
     first: Sequence[Candidate]
     directory: str | os.PathLike[str] | None
     seed: int
-    validation: Split
+    validation: SplitLike
     teacher: str | None
     temperature: float
     share: float
@@ -249,8 +249,8 @@ def search(
         None if given.directory is None else Path(places.absolute(given.directory)), _key(model, samples, target, given)
     )
     best_model = log.best()
-    while (candidate := _candidate(model, samples, target, log.trials, given)) is not None:
-        found, trial = _tried(model, samples, target, candidate, given, log.checkpoint(candidate), epoch)
+    while (candidate := _next_candidate(model, samples, target, log.trials, given)) is not None:
+        found, trial = _run_trial(model, samples, target, candidate, given, log.checkpoint(candidate), epoch)
         if best_model is None or _rank(trial) < min(map(_rank, log.trials)):
             best_model = found
             log.keep(found)
@@ -264,16 +264,16 @@ def search(
 
 def _key(model: Model, samples: Samples, target: Target, given: SearchSettings) -> str:
     """A digest of all that decides what trials come to."""
-    # Another machine takes another time.
+    # Times of another machine do not count here, so the key names the processor.
     here = [] if target.max_latency_us is None else [machine()]
-    return digest_of([samples.digest, _bare(model), named(target), given.lr, given.training(), *here])
+    return digest_of([samples.digest, _model_values(model), named(target), given.lr, given.training(), *here])
 
 
 def _rank(trial: Trial) -> tuple[float, float, int]:
     return max(trial.excess, 0.0), trial.error, trial.bytes
 
 
-def _ended(trials: Sequence[Trial], *, judged: bool) -> bool:
+def _is_over(trials: Sequence[Trial], *, judged: bool) -> bool:
     """Whether one keeps to the limits and, where rows held out can judge by the error, no better one is in sight."""
     if not trials:
         return False
@@ -286,7 +286,7 @@ def _ended(trials: Sequence[Trial], *, judged: bool) -> bool:
 # One trial
 
 
-def _bare(model: Model) -> list[object]:
+def _model_values(model: Model) -> list[object]:
     return [model.task, list(model.hidden), model.seed, model.bits, [layer.weights for layer in model.layers]]
 
 
@@ -300,7 +300,7 @@ def _start(model: Model, candidate: Candidate) -> Model:
     return replace(model, hidden=candidate.hidden, layers=layers)
 
 
-def _tried(
+def _run_trial(
     model: Model,
     samples: Samples,
     target: Target,
@@ -326,7 +326,7 @@ def _train(model: Model, samples: Samples, candidate: Candidate, **options: Any)
     constraints: list[Constraint] = [LearnedStep(candidate.bits, start=0.6), EntropyPenalty(candidate.penalty)]
     if candidate.sparsity:
         constraints.append(Magnitude(candidate.sparsity))
-    # Labels and targets are those of the samples; the weights are not.
+    # Training takes labels and targets from the samples, and begins with first weights of the candidate.
     trained = train(start, samples, constraints=constraints, **options)
     return quantize(trained, samples, bits=max(candidate.bits, 2))
 
@@ -337,7 +337,7 @@ def _latency(model: Model, samples: Samples, target: Target) -> float:
     return float(np.quantile(time_calls(_predictor(model, target.backend), X, target.batch), target.quantile) * 1e6)
 
 
-def _predictor(model: Model, backend: str) -> Callable[[Raw], Predicted]:
+def _predictor(model: Model, backend: str) -> Callable[[RawLike], Predicted]:
     """What predicts by a backend.
 
     Raises:
@@ -355,13 +355,13 @@ def _predictor(model: Model, backend: str) -> Callable[[Raw], Predicted]:
 # Which candidate is next
 
 
-def _candidate(
+def _next_candidate(
     model: Model, samples: Samples, target: Target, trials: Sequence[Trial], given: SearchSettings
 ) -> Candidate | None:
     """The one to try now, best guesses first; None when the search ends."""
     spent = given.seconds is not None and trials and sum(t.seconds for t in trials) >= given.seconds
     judged = samples.n_held > 0 and target.max_error is None
-    if len(trials) >= given.trials or spent or _ended(trials, judged=judged):
+    if len(trials) >= given.trials or spent or _is_over(trials, judged=judged):
         return None
     tried = {trial.candidate for trial in trials}
     begin = Candidate(tuple(model.hidden))
@@ -383,39 +383,39 @@ def _neighbours(trial: Trial, target: Target, model: Model, *, structure: bool) 
     )
     # A fixed first layer, such as pooling, is part of what was asked for.
     projection = model.layers[0].n_out if model.layers and not model.layers[0].frozen else 0
-    narrower = [_wide(c, 0.6)]
+    narrower = [_with_widths(c, 0.6)]
     if projection:
         narrower.insert(0, replace(c, components=max((c.components or projection) * 2 // 3, 1)))
     if slow > 1:
-        yield _wide(c, min(0.7, 0.9 / slow))
+        yield _with_widths(c, min(0.7, 0.9 / slow))
         yield from narrower
     if size > 1:
         # Bytes fall more slowly than the price rises.
-        dearer = _priced(c, min(max(size**3, 2.0), 30.0))
+        dearer = _with_price(c, min(max(size**3, 2.0), 30.0))
         yield from [*narrower, dearer] if structure else [dearer, *narrower]
         yield replace(c, sparsity=max(0.8, (1 + c.sparsity) / 2)) if c.sparsity < 0.95 else c
         yield replace(c, bits=max(c.bits - 1, 2))
     if wrong > 1:
-        cheaper = _priced(c, 1 / min(max(wrong**2, 1.5), 30.0))
-        yield from [_wide(c, 1.5), cheaper] if structure else [cheaper, _wide(c, 1.5)]
+        cheaper = _with_price(c, 1 / min(max(wrong**2, 1.5), 30.0))
+        yield from [_with_widths(c, 1.5), cheaper] if structure else [cheaper, _with_widths(c, 1.5)]
         yield replace(c, bits=min(c.bits + 2, 8))
         yield replace(c, sparsity=0.0)
     if target.max_error is None and size <= 1 and slow <= 1:
-        # Room is there to be used; a net that has learnt few rows by heart wants less of everything instead.
-        wider = _wide(c, min(max(size**-0.5, 1.5), 3.0))
+        # A larger net may make fewer errors within the limits; one that has overfitted few rows needs fewer weights.
+        wider = _with_widths(c, min(max(size**-0.5, 1.5), 3.0))
         yield from [replace(c, hidden=()), wider] if structure else [wider, replace(c, bits=min(c.bits + 2, 8))]
-        yield from (_priced(c, 0.25), _priced(c, 4.0))
+        yield from (_with_price(c, 0.25), _with_price(c, 4.0))
     for factor in (1.5, 0.7, 3.0, 0.3):
-        yield _priced(c, factor)
+        yield _with_price(c, factor)
     for factor in (1.5, 0.6):
-        yield _wide(c, factor)
+        yield _with_widths(c, factor)
 
 
-def _priced(c: Candidate, factor: float) -> Candidate:
+def _with_price(c: Candidate, factor: float) -> Candidate:
     return replace(c, penalty=float(f"{min(max(c.penalty * factor, MIN_PENALTY), MAX_PENALTY):.3g}"))
 
 
-def _wide(c: Candidate, factor: float) -> Candidate:
+def _with_widths(c: Candidate, factor: float) -> Candidate:
     return replace(c, hidden=tuple(min(max(round(n * factor), 2), 4096) for n in c.hidden))
 
 
@@ -439,7 +439,7 @@ class _Log:
                 f"expected the trials of this search in {directory}, found those of another; remove them, or name "
                 "another directory"
             )
-        self.trials = [_trial(value) for value in held["trials"]]
+        self.trials = [_trial_from_json(value) for value in held["trials"]]
         if not (directory / "best.model").exists():
             self.trials = []
 
@@ -462,10 +462,10 @@ class _Log:
             files.write_json(fs, path, {"key": self.key, "trials": [named(t) for t in self.trials]})
 
 
-def _trial(value: Any) -> Trial:
+def _trial_from_json(value: Any) -> Trial:
     given = dict(value["candidate"])
     given["hidden"] = tuple(given["hidden"])
     return Trial(**{**value, "candidate": Candidate(**given)})
 
 
-__all__ = ["Candidate", "Search", "SearchKeywords", "SearchSettings", "Target", "Trial", "front", "search"]
+__all__ = ["Candidate", "Search", "SearchKeywords", "SearchSettings", "Target", "Trial", "pareto_front", "search"]

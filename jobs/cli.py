@@ -21,9 +21,13 @@ from rich.console import RenderableType
 from typer.core import TyperGroup
 
 from eigenmill.jobs.daily.cli import commands as daily
+from eigenmill.jobs.demo.demo import demonstrate
 from eigenmill.jobs.documents import redact
 from eigenmill.jobs.recipes import cli as compact_cli
+from eigenmill.jobs.recipes import inspect as compact_inspect
+from eigenmill.jobs.recipes.recipe import Recipe
 from eigenmill.jobs.reduction import quality
+from eigenmill.jobs.reduction import texts as words
 from eigenmill.jobs.reduction.build import build_dataset, build_engine, command_engine
 from eigenmill.jobs.reduction.config import Job, Section, load_job
 from eigenmill.jobs.reduction.report import finite
@@ -218,10 +222,8 @@ def inspect(
     Example: [cyan]eigenmill inspect data/mnist --vector pixels[/cyan]
     """
     if path.endswith(".emill"):
-        from eigenmill.jobs.recipes import inspect as compact_inspect
-
-        packed = compact_inspect.described(path)
-        console.show(compact_inspect.shown(packed), packed, json_)
+        packed = compact_inspect.describe_file(path)
+        console.show(compact_inspect.tables(packed), packed, json_)
         return
     about: list[RenderableType] = []
     plain: dict[str, Any] = {}
@@ -383,8 +385,6 @@ def demo(
 
     Example: [cyan]eigenmill demo --small[/cyan]
     """
-    from eigenmill.jobs.demo.demo import demonstrate
-
     with console.bars(quiet or json_) as bars:
         found = demonstrate(directory, small=small, progress=bars, notice=console.notice)
     console.show(found.shown(), found.as_json(), json_)
@@ -407,8 +407,6 @@ def text(
 
     Example: [cyan]eigenmill text data/texts --out data/glosses && eigenmill reduce conf/glosses.yaml[/cyan]
     """
-    from eigenmill.jobs.reduction import texts as words
-
     hashing = words.Hashing(features, pattern)
     found = words.write(path, out, hashing=hashing, weights=cast(Any, weights), workers=workers)
     console.show(show.text(found), vars(found), json_)
@@ -422,8 +420,6 @@ def schema(
 
     Example: [cyan]eigenmill schema recipe > recipe.schema.json[/cyan]
     """
-    from eigenmill.jobs.recipes.recipe import Recipe
-
     kinds: dict[str, type[Section]] = {"job": Job, "recipe": Recipe}
     if kind not in kinds:
         raise ConfigError(f"expected a kind of file among {', '.join(kinds)}, found {kind!r}; name one of them")

@@ -93,7 +93,7 @@ class Category:
         return self.width - 1 if self.nulls else 0
 
     @property
-    def stranger(self) -> Value | None:
+    def unlisted_value(self) -> Value | None:
         """A value of code 0."""
         if self.kind == "text":
             return f"{self.values[-1]}_" if self.values else ""
@@ -111,7 +111,7 @@ class Category:
         Raises:
             SchemaError: they are of another kind.
         """
-        found = values_of(column, self.name, self.kind)
+        found = category_values(column, self.name, self.kind)
         places = pc.add(pc.fill_null(pc.index_in(found, value_set=self._known), -1), 1)
         codes = np.asarray(places.to_numpy(zero_copy_only=False)).astype(np.uint16)
         if found.null_count:
@@ -120,7 +120,7 @@ class Category:
 
     def array(self, codes: Codes) -> pa.Array:
         """Values (n,) that have these codes."""
-        table = pa.array([self.stranger, *self.values, *([None] if self.nulls else [])], TYPES[self.kind])
+        table = pa.array([self.unlisted_value, *self.values, *([None] if self.nulls else [])], TYPES[self.kind])
         return table.take(pa.array(codes))
 
 
@@ -159,7 +159,7 @@ def kind_of(type_: pa.DataType, name: str) -> Kind:
     )
 
 
-def values_of(column: pa.Array, name: str, kind: Kind | None = None) -> pa.Array:
+def category_values(column: pa.Array, name: str, kind: Kind | None = None) -> pa.Array:
     """The values of a category as int64, string or bool, of ``kind`` if that is known already.
 
     Raises:
@@ -185,9 +185,9 @@ def values_of(column: pa.Array, name: str, kind: Kind | None = None) -> pa.Array
         ) from error
 
 
-@tagged("Counted", "entries nulls taken")
+@tagged("ValueCounts", "entries nulls taken")
 @dataclass
-class Counted:
+class ValueCounts:
     """How often the values of each category occur.
 
     Attributes:
@@ -204,14 +204,14 @@ class Counted:
 _ENTRY = pa.schema([("category", pa.int32()), ("value", pa.string()), ("count", pa.int64())])
 
 
-def _stored(table: pa.Table) -> npt.NDArray[np.uint8]:
+def _entry_bytes(table: pa.Table) -> npt.NDArray[np.uint8]:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, _ENTRY) as writer:
         writer.write_table(table.combine_chunks())
     return np.frombuffer(sink.getvalue(), np.uint8)
 
 
-def _entries(state: Counted) -> pa.Table:
+def _entries(state: ValueCounts) -> pa.Table:
     if not state.entries.size:
         return _ENTRY.empty_table()
     return pa.ipc.open_stream(pa.py_buffer(state.entries.tobytes())).read_all()
@@ -219,7 +219,7 @@ def _entries(state: Counted) -> pa.Table:
 
 @tagged("VocabularyPass", "names kinds most least counted split")
 @dataclass(frozen=True)
-class VocabularyPass(Pass[Counted, tuple[Category, ...]]):
+class VocabularyPass(Pass[ValueCounts, tuple[Category, ...]]):
     """Counts the values of categories in one scan; the result is the list of :class:`Category`.
 
     At most ``counted`` values of each are held, of ``HELD`` bytes on average. Beyond that the next smaller count is
@@ -246,18 +246,18 @@ class VocabularyPass(Pass[Counted, tuple[Category, ...]]):
 
     carries = True
 
-    def start(self) -> Counted:
+    def start(self) -> ValueCounts:
         nothing, zeros = np.empty(0, np.uint8), np.zeros(len(self.names), np.int64)
-        return Counted(nothing, zeros, zeros.copy())
+        return ValueCounts(nothing, zeros, zeros.copy())
 
-    def fold(self, state: Counted, block: Block) -> Counted:
+    def fold(self, state: ValueCounts, block: Block) -> ValueCounts:
         assert block.carried is not None
         carried = block.carried
         if self.split is not None and self.split.by is not None:
             carried = carried.filter(pa.array(~self.split.held_out(block, 0)))
         nulls, parts = np.zeros(len(self.names), np.int64), []
         for j, name in enumerate(self.names):
-            values = values_of(carried.column(column_of(name)), name, self.kinds[j])
+            values = category_values(carried.column(column_of(name)), name, self.kinds[j])
             nulls[j] = values.null_count
             values = values.drop_null()
             if self.kinds[j] == "text":
@@ -266,10 +266,10 @@ class VocabularyPass(Pass[Counted, tuple[Category, ...]]):
             texts = counts.field("values").cast(pa.string())
             place = pa.array(np.full(len(texts), j, np.int32))
             parts.append(pa.table([place, texts, counts.field("counts").cast(pa.int64())], schema=_ENTRY))
-        new = Counted(_stored(pa.concat_tables(parts)), nulls, np.zeros(len(self.names), np.int64))
+        new = ValueCounts(_entry_bytes(pa.concat_tables(parts)), nulls, np.zeros(len(self.names), np.int64))
         return self.merge(state, new)
 
-    def merge(self, a: Counted, b: Counted) -> Counted:
+    def merge(self, a: ValueCounts, b: ValueCounts) -> ValueCounts:
         both = pa.concat_tables([_entries(a), _entries(b)])
         sums = both.group_by(["category", "value"]).aggregate([("count", "sum")])
         table = pa.table([sums["category"], sums["value"], sums["count_sum"]], schema=_ENTRY)
@@ -287,9 +287,9 @@ class VocabularyPass(Pass[Counted, tuple[Category, ...]]):
             counts[mine] -= less
             taken[j] += less
         table = table.set_column(2, _ENTRY.field(2), pa.array(counts)).filter(pa.array(counts > 0))
-        return Counted(_stored(table), a.nulls + b.nulls, taken)
+        return ValueCounts(_entry_bytes(table), a.nulls + b.nulls, taken)
 
-    def finalize(self, state: Counted) -> tuple[Category, ...]:
+    def finalize(self, state: ValueCounts) -> tuple[Category, ...]:
         """The vocabularies.
 
         Raises:
@@ -317,12 +317,12 @@ class VocabularyPass(Pass[Counted, tuple[Category, ...]]):
         return tuple(found)
 
     def sizes(self, height: int, rows: int) -> tuple[int, int, int]:
-        # Beside a value its count, its place, and where it ends.
+        # 24 bytes beside each value hold its count, its category, and the end of its text.
         state = (HELD + 24) * len(self.names) * min(rows, self.counted)
         return state, 4 * state + 64 * height * len(self.names), 4 * state
 
-    def state_type(self) -> type[Counted]:
-        return Counted
+    def state_type(self) -> type[ValueCounts]:
+        return ValueCounts
 
 
 def vocabulary_pass(
@@ -374,14 +374,23 @@ def as_rows(X: Any) -> pa.Table:
     return pandas_table(X) if hasattr(X, "iloc") else as_table(X)
 
 
-def taken(X: Any, rows: npt.NDArray[np.intp]) -> Any:
+def take_rows(X: Any, rows: npt.NDArray[np.intp]) -> Any:
     """Some of the raw rows, in an array or table of their own."""
     return X.take(pa.array(rows)) if isinstance(X, pa.Table) else np.ascontiguousarray(X[rows])
 
 
-def joined(parts: Sequence[Any]) -> Any:
+def join_rows(parts: Sequence[Any]) -> Any:
     """Raw rows one after the other, as one array or table."""
     return pa.concat_tables(parts).combine_chunks() if isinstance(parts[0], pa.Table) else np.concatenate(parts)
 
 
-__all__ = ["Category", "VocabularyPass", "as_rows", "columns_of", "is_table", "joined", "taken", "vocabulary_pass"]
+__all__ = [
+    "Category",
+    "VocabularyPass",
+    "as_rows",
+    "columns_of",
+    "is_table",
+    "join_rows",
+    "take_rows",
+    "vocabulary_pass",
+]

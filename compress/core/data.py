@@ -21,10 +21,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eigenmill.compress.core.front import Codes, Front, read_front, with_categories
+from eigenmill.compress.core.front import Codes, Front, learn_front, with_categories
 from eigenmill.compress.core.layers import F32, Label
-from eigenmill.compress.core.model import Model, begun
-from eigenmill.compress.core.split import Split, Validation, split_of
+from eigenmill.compress.core.model import Model, with_first_weights
+from eigenmill.compress.core.split import SplitLike, Validation, split_of
 from eigenmill.reduce import Dataset, connect
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
@@ -99,10 +99,10 @@ class Samples:
                 arrays = [np.concatenate(pair) for pair in zip(rest, arrays, strict=True)]
             whole = len(arrays[1]) - len(arrays[1]) % size
             for a in range(0, whole, size):
-                yield _three([array[a : a + size] for array in arrays])
+                yield _batch([array[a : a + size] for array in arrays])
             rest = [array[whole:] for array in arrays]
         if rest and len(rest[1]):
-            yield _three(rest)
+            yield _batch(rest)
 
     def blocks(self, part: str = "train") -> Iterator[tuple[Codes, Targets]]:
         """All rows of ``"train"`` or ``"held"``, at most 4,096 at a time, in the order of the pieces."""
@@ -134,7 +134,7 @@ Unscattered = Dataset | tuple[npt.ArrayLike, npt.ArrayLike]
 Labelled = Unscattered | Samples
 
 
-def _three(arrays: list[npt.NDArray[Any]]) -> tuple[Codes, Targets, F32 | None]:
+def _batch(arrays: list[npt.NDArray[Any]]) -> tuple[Codes, Targets, F32 | None]:
     return arrays[0], arrays[1], arrays[2] if len(arrays) > 2 else None
 
 
@@ -144,7 +144,7 @@ def gather(
     label: str = "label",
     *,
     teacher: str | None = None,
-    validation: Split = 0.1,
+    validation: SplitLike = 0.1,
     seed: int = 0,
     engine: Engine | None = None,
     directory: str | os.PathLike[str] | None = None,
@@ -171,7 +171,7 @@ def gather(
     data, split = as_labelled(data, label), split_of(validation)
     _check_columns(model, data, [label, *(name for name in (split.by, teacher) if name)])
     front = _front(model, data, split, engine or connect("local"))
-    model = begun(model, front, *_targets(data, label, model))
+    model = with_first_weights(model, front, *_learn_targets(data, label, model))
     labels = model.labels
     place = Path(tempfile.mkdtemp(prefix="eigenmill-samples-", dir=directory))
     try:
@@ -208,8 +208,8 @@ def _front(model: Model, data: Dataset, split: Validation, engine: Engine) -> Fr
     asked = {k: v for k, v in model.columns.items() if k != "columns"}
     front = model.front
     if front is None:
-        front = read_front(data, engine, model.bits, split=split, **asked)
-    elif asked and not front.categories:  # of a projection
+        front = learn_front(data, engine, model.bits, split=split, **asked)
+    elif asked and not front.categories:  # the front of a fitted projection knows numbers only
         limits = asked["max_categories"], asked["min_frequency"]
         front = with_categories(front, data, engine, asked["categories"], *limits, split)
     absent = [name for name in front.carried if name not in data.source.carried.names]
@@ -292,7 +292,7 @@ def target_column(block: Block, label: str) -> pa.Array:
     return column
 
 
-def _only(data: Dataset, label: str) -> Dataset:
+def _label_alone(data: Dataset, label: str) -> Dataset:
     """The rows with no column but the label, as far as files allow."""
     source = data.source
     if not isinstance(source, ParquetSource) or (source.keys and label in source.keys[0]):
@@ -301,9 +301,9 @@ def _only(data: Dataset, label: str) -> Dataset:
     return Dataset(replace(source, layout=bare, carried=pa.schema([source.carried.field(label)])))
 
 
-def _targets(data: Dataset, label: str, model: Model) -> tuple[tuple[Label, ...], tuple[float, float]]:
+def _learn_targets(data: Dataset, label: str, model: Model) -> tuple[tuple[Label, ...], tuple[float, float]]:
     """The classes in order, or mean and standard deviation of the values; one scan of the label alone."""
-    data = _only(data, label)
+    data = _label_alone(data, label)
     kind = data.source.carried.field(label).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
@@ -314,7 +314,7 @@ def _targets(data: Dataset, label: str, model: Model) -> tuple[tuple[Label, ...]
             return (), (model.offset, model.scale)
         count, mean, m2 = 0, 0.0, 0.0
         for block, _ in labelled_blocks(data, label):
-            y = values_of(target_column(block, label), label)
+            y = target_values(target_column(block, label), label)
             if len(y):
                 with np.errstate(over="ignore", invalid="ignore"):
                     delta = y.mean() - mean
@@ -359,7 +359,7 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def values_of(column: pa.Array, label: str) -> npt.NDArray[np.float64]:
+def target_values(column: pa.Array, label: str) -> npt.NDArray[np.float64]:
     """Numbers to predict, refused unless finite."""
     y = np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
     if not np.isfinite(y).all():
@@ -367,17 +367,17 @@ def values_of(column: pa.Array, label: str) -> npt.NDArray[np.float64]:
     return y
 
 
-def indices_of(column: pa.Array, model: Model, label: str) -> npt.NDArray[np.int64]:
-    """Places of the labels among the model's.
+def target_indices(column: pa.Array, labels: Sequence[Label], label: str) -> npt.NDArray[np.int64]:
+    """Places of the labels among those known.
 
     Raises:
         DataError: a label is none of them.
     """
-    known = pa.array(list(model.labels))
+    known = pa.array(list(labels))
     found = pc.index_in(column.cast(known.type), known)
     if found.null_count:
         strange = column.filter(found.is_null())[0].as_py()
-        raise DataError(f"expected labels among {list(model.labels)[:10]}, found {strange!r} in {label!r}")
+        raise DataError(f"expected labels among {list(labels)[:10]}, found {strange!r} in {label!r}")
     return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
@@ -402,9 +402,9 @@ def _scatter(
         codes = front.block_codes(block).astype(front.kind)
         column = target_column(block, label)
         if model.task == "classification":
-            targets: Targets = indices_of(column, model, label)
+            targets: Targets = target_indices(column, model.labels, label)
         else:
-            targets = (values_of(column, label) - model.offset) / model.scale
+            targets = (target_values(column, label) - model.offset) / model.scale
         arrays = {"codes": codes, "targets": targets}
         if teacher is not None:
             arrays["taught"] = _logits(block, teacher, model)
@@ -450,7 +450,7 @@ def samples_of(model: Model, data: Labelled, label: str, **options: Any) -> Samp
     asked = model.columns.get("categories", [])
     if asked and asked != [category.name for category in theirs.categories]:
         raise ConfigError("expected samples with the model's categories, found those of another; gather them anew")
-    if front is not None and asked and not front.categories:  # of a projection
+    if front is not None and asked and not front.categories:  # the front of a fitted projection knows numbers only
         front = replace(front, categories=theirs.categories, hot=theirs.hot)
     if model.task != data.model.task or model.outputs not in (0, data.model.outputs):
         raise ConfigError("expected samples gathered for such a model, found those of another; gather them anew")
@@ -459,7 +459,9 @@ def samples_of(model: Model, data: Labelled, label: str, **options: Any) -> Samp
     if digest_of(front) != digest_of(theirs) or (model.labels and model.labels != data.model.labels):
         raise ConfigError("expected samples gathered for this model, found those of another; gather them anew")
     return replace(
-        data, owner=data, model=begun(model, front, data.model.labels, (data.model.offset, data.model.scale))
+        data,
+        owner=data,
+        model=with_first_weights(model, front, data.model.labels, (data.model.offset, data.model.scale)),
     )
 
 

@@ -44,9 +44,9 @@ from eigenmill.reduce.rows.blocks import F64, Block, Workspace
 from eigenmill.reduce.rows.cleaning import DROP, ERROR, KEEP, Resolved
 from eigenmill.reduce.storage.digest import tagged
 
-Raw = Any
+RawLike = Any
 """Raw rows from whoever has some: an array, an Arrow table, a DataFrame, a dict of columns, a list of dicts."""
-Rows = Any
+RawRows = Any
 """Raw rows as we hand them on: a float64 array (n, d), or an Arrow table where there are categories."""
 Scaled = Any
 """What a net reads while training: float32 (n, width), or a SciPy sparse array where there are categories."""
@@ -137,7 +137,7 @@ class Front:
         prefix = f"{self.layout['vector']}_" if "vector" in self.layout else "x"
         return [f"{prefix}{j}" for j in range(self.n_features)]
 
-    def codes(self, X: Raw, where: str = "row 0") -> Codes:
+    def codes(self, X: RawLike, where: str = "row 0") -> Codes:
         """The codes (n, d) of raw values X (n, d), or of a table of named columns.
 
         Args:
@@ -162,19 +162,19 @@ class Front:
 
     def block_codes(self, block: Block) -> Codes:
         """The codes of a block that carries the columns of the categories."""
-        # Rows that lie one after the other become doubles a run at a time.
+        # Contiguous rows are converted to doubles in runs that stay in cache; others are converted at once.
         rows = block.X if isinstance(block.X, np.ndarray) and block.X.flags.c_contiguous else block.dense(np.float64)
         codes = self._numbers(rows, block.at(0) if block.rows else "")
-        return np.column_stack([codes, self._named(block)]) if self.categories else codes
+        return np.column_stack([codes, self._category_codes(block)]) if self.categories else codes
 
-    def _named(self, block: Block) -> Codes:
+    def _category_codes(self, block: Block) -> Codes:
         if not self.categories:
             return np.empty((block.rows, 0), np.uint16)
         assert block.carried is not None
         carried = block.carried
         return np.column_stack([c.codes(carried.column(c.column)) for c in self.categories])
 
-    def parts(self, X: Raw) -> tuple[F64, Codes]:
+    def parts(self, X: RawLike) -> tuple[F64, Codes]:
         """Of a table the numbers (n, d), and the codes (n, c) of the categories."""
         if not is_table(X):
             raise SchemaError(
@@ -187,10 +187,10 @@ class Front:
         for fragment in data.fragments:
             for block in data.blocks(fragment, workspace, carry=True):
                 numbers.append(block.dense(np.float64).copy())
-                codes.append(self._named(block))
+                codes.append(self._category_codes(block))
         return np.concatenate(numbers), np.concatenate([np.empty((0, len(self.categories)), np.uint16), *codes])
 
-    def rows(self, block: Block) -> Rows:
+    def rows(self, block: Block) -> RawRows:
         """The raw rows of a block, as ``codes`` takes them: an array, or a table of the model's columns."""
         X = block.dense(np.float64)
         if not self.categories or block.carried is None:
@@ -206,7 +206,7 @@ class Front:
             numeric = {name: pa.array(np.ascontiguousarray(x)) for name, x in zip(self.names, X.T, strict=True)}
         return pa.table(numeric | dict(zip(self.carried, carried, strict=True)))
 
-    def example(self, codes: Codes) -> Rows:
+    def example(self, codes: Codes) -> RawRows:
         """Raw rows that have these codes, as ``codes`` takes them.
 
         Of parts of dates there are none: such categories keep the code of null or of any other value.
@@ -258,26 +258,26 @@ class Front:
         """What an integer net reads: the codes (n, d) themselves, or sparse rows (n, width) if there are categories."""
         return self._sparse(codes[:, : self.n_features], codes, self.hot) if self.categories else codes
 
-    def scaled(self, codes: Codes) -> Scaled:
+    def scaled_inputs(self, codes: Codes) -> Scaled:
         """What a net reads while training: (n, d) float32, or sparse rows (n, width) if there are categories."""
         numbers = codes[:, : self.n_features].astype(np.float32)
         z = (numbers - np.float32(self.centre)) / np.float32(self.spread)
         return self._sparse(z, codes, np.float32(self.hot / self.spread)) if self.categories else z
 
-    def picked(self, codes: Codes) -> npt.NDArray[np.int64]:
+    def hot_inputs(self, codes: Codes) -> npt.NDArray[np.int64]:
         """(n, c) the inputs of the categories that are hot."""
         return np.asarray(codes[:, self.n_features :].astype(np.int64) + self.starts)
 
     def _sparse(self, numbers: Codes | F32, codes: Codes, hot: int | np.float32) -> sparse.csr_array:
         n, d = numbers.shape
-        place = np.column_stack([np.broadcast_to(np.arange(d), (n, d)), self.picked(codes)])
+        place = np.column_stack([np.broadcast_to(np.arange(d), (n, d)), self.hot_inputs(codes)])
         kind = np.float32 if isinstance(hot, np.float32) else np.int64
         values = np.column_stack([numbers.astype(kind), np.full((n, len(self.categories)), hot, kind)])
         ends = np.arange(n + 1) * self.n_codes
         return sparse.csr_array((values.ravel(), place.ravel(), ends), shape=(n, self.width))
 
 
-def read_front(
+def learn_front(
     data: Dataset,
     engine: Engine,
     bits: int | None = None,
@@ -333,12 +333,12 @@ def with_categories(
     min_frequency: int,
     split: Validation | None,
 ) -> Front:
-    """The front with categories, whose values one scan of ``data`` counts; arguments as of :func:`read_front`."""
+    """The front with categories, whose values one scan of ``data`` counts; arguments as of :func:`learn_front`."""
     if not names:
         return front
     counts = vocabulary_pass(data.source.carried, names, max_categories, min_frequency, split)
     found: tuple[Category, ...] = engine.run(counts, data)
-    # Like a number one standard deviation from the mean.
+    # A hot input is as large as a number one standard deviation from its mean.
     front = replace(front, categories=found, hot=max(round(front.spread), 1))
     if front.width > MAX_INPUTS:
         raise ConfigError(
@@ -386,4 +386,4 @@ def front_of(
     return replace(bare, fill=fill[:1] if (fill == fill[0]).all() else fill)
 
 
-__all__ = ["Codes", "Front", "front_of", "read_front", "with_categories"]
+__all__ = ["Codes", "Front", "front_of", "learn_front", "with_categories"]

@@ -21,7 +21,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from eigenmill.compress.core.front import RUN, Codes, Front, Raw
+from eigenmill.compress.core.front import RUN, Codes, Front, RawLike
 from eigenmill.compress.core.layers import (
     I64,
     MAX_LAYERS,
@@ -42,8 +42,8 @@ MAX_ACC = 1 << 47
 MAX_PARAMETERS = 1 << 24
 MULTIPLIER_BITS = 15
 MAX_SHIFT = 62
-LOGIT = 1 / 16
-"""What a quarter of is no matter in a score of a class."""
+SCORE_STEP = 1 / 16
+"""Of a class's score, as a logit: biases of the last layer are rounded to at most a quarter of it."""
 
 
 @tagged("WholeLayer", "weights bias relu multiplier shift bits")
@@ -95,7 +95,7 @@ class WholeNet:
             for layer, sums in zip(self.layers, largest_sums(self), strict=True)
         ]
 
-    def scores(self, X: Raw) -> I64:
+    def scores(self, X: RawLike) -> I64:
         """Integer scores (n, outputs) of raw rows X, as ``Front.codes`` takes them."""
         return self.scores_of(self.front.codes(X))
 
@@ -118,17 +118,17 @@ class WholeNet:
             a = np.clip(acc, layer.low, layer.high)
         raise AssertionError("the last layer gives the scores")
 
-    def decision(self, X: Raw) -> F64:
+    def decision(self, X: RawLike) -> F64:
         """Logits, or values of a regression: (n, outputs)."""
         return np.asarray(self.scores(X) * self.scale + self.offset)
 
-    def predict_proba(self, X: Raw) -> F64:
+    def predict_proba(self, X: RawLike) -> F64:
         """Probabilities (n, classes)."""
         if self.task == "regression":
             raise ConfigError("expected a classifier, found a regression; call predict")
         return softmax(self.decision(X))
 
-    def predict(self, X: Raw) -> Predicted:
+    def predict(self, X: RawLike) -> Predicted:
         """Labels (n,), or values of a regression."""
         if self.task == "regression":
             return self.decision(X)[:, 0]
@@ -216,7 +216,7 @@ def whole_layers(
         front: the input.
         layers: all of them.
         activations: how hidden results are rounded.
-        last: what a quarter of is no matter in a sum of the last layer.
+        last: step of the scores; their biases are rounded to at most a quarter of it, and not at all if it is 0.
 
     Raises:
         ConfigError: a bias is larger than sums may be.
@@ -231,7 +231,7 @@ def whole_layers(
             layer.bias / unit - (front.centre * weights[: front.n_features].sum(axis=0) if i == 0 else 0.0)
         )
         ends = i + 1 == len(layers)
-        whole_bias = _grained(whole_bias, last if ends else activations.steps[i], unit)
+        whole_bias = _round_biases(whole_bias, last if ends else activations.steps[i], unit)
         if not np.abs(whole_bias).max() < MAX_ACC:
             raise ConfigError("expected biases of the size of the sums, found larger ones; take fewer bits")
         if ends:
@@ -243,7 +243,7 @@ def whole_layers(
     return tuple(found), unit
 
 
-def _grained(bias: F64, result: float, unit: float) -> F64:
+def _round_biases(bias: F64, result: float, unit: float) -> F64:
     """Biases as multiples of the power of two that is at most a quarter of one step of the results: short in a file."""
     grain = result / unit / 4
     if not grain >= 2:

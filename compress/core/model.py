@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from eigenmill.compress.core.categories import Category
-from eigenmill.compress.core.front import Front, Raw, Scaled, front_of
-from eigenmill.compress.core.integer import LOGIT, WholeNet, check, whole_layers
+from eigenmill.compress.core.front import Front, RawLike, Scaled, front_of
+from eigenmill.compress.core.integer import SCORE_STEP, WholeNet, check, whole_layers
 from eigenmill.compress.core.layers import (
     F32,
     MAX_LAYERS,
@@ -129,7 +129,7 @@ class Model:
 
     # What it does to rows.
 
-    def scores(self, X: Raw) -> F64:
+    def scores(self, X: RawLike) -> F64:
         """Raw results (n, outputs): logits, or the value to predict.
 
         Raises:
@@ -140,7 +140,7 @@ class Model:
         if self.activations is not None:
             return self._whole.decision(X)
         with one_blas_thread():
-            last = self.forward(front.scaled(front.codes(X)))[-1]
+            last = self.forward(front.scaled_inputs(front.codes(X)))[-1]
             return np.asarray(last.astype(np.float64) * self.scale + self.offset)
 
     @cached_property
@@ -156,13 +156,13 @@ class Model:
             results.append(z)
         return results
 
-    def predict_proba(self, X: Raw) -> F64:
+    def predict_proba(self, X: RawLike) -> F64:
         """Probabilities (n, classes) of raw rows X (n, d)."""
         if self.task == "regression":
             raise ConfigError("expected a classifier, found a regression; call predict")
         return softmax(self.scores(X))
 
-    def predict(self, X: Raw) -> Predicted:
+    def predict(self, X: RawLike) -> Predicted:
         """Labels (n,), or values of a regression, of raw rows X (n, d)."""
         scores = self.scores(X)
         return scores[:, 0] if self.task == "regression" else np.asarray(self.labels)[scores.argmax(axis=1)]
@@ -219,7 +219,9 @@ def whole_net(model: Model) -> WholeNet:
     assert front is not None
     if model.activations is None:
         raise ConfigError("expected a quantized model, found one in single precision; call quantize(model, data) first")
-    layers, unit = whole_layers(front, model.layers, model.activations, 0.0 if model.task == "regression" else LOGIT)
+    layers, unit = whole_layers(
+        front, model.layers, model.activations, 0.0 if model.task == "regression" else SCORE_STEP
+    )
     net = WholeNet(model.task, model.labels, front, layers, unit * model.scale, model.offset)
     check(net)
     return net
@@ -228,7 +230,7 @@ def whole_net(model: Model) -> WholeNet:
 # From nothing to first weights
 
 
-def begun(model: Model, front: Front, labels: tuple[Label, ...], target: tuple[float, float]) -> Model:
+def with_first_weights(model: Model, front: Front, labels: tuple[Label, ...], target: tuple[float, float]) -> Model:
     """The model with labels and first weights for a front; what it has of them already is kept.
 
     ``target`` is the mean and standard deviation of a regression's values.
@@ -248,24 +250,24 @@ def begun(model: Model, front: Front, labels: tuple[Label, ...], target: tuple[f
     rng = np.random.default_rng([model.seed, 1])
     layers = list(model.layers)
     if layers and layers[0].n_in < front.width:
-        # A projection of the numbers: categories move what it gives, at first by little.
+        # The first layer projects the numbers. Its new rows, for categories, change its results by little at first.
         first = layers[0]
         more = rng.normal(size=(front.width - first.n_in, first.n_out)) * 0.1
         layers[0] = replace(first, weights=np.concatenate([first.weights, more.astype(np.float32)]))
     width = layers[-1].n_out if layers else front.width
     for n_out in (*model.hidden, outputs):
         hidden = len(layers) < len(model.layers) + len(model.hidden)
-        # All inputs of a category count, though one at a time is hot: rows that start small leave what a value says to
-        # the rows of data that have it, and are missed less where a value is unseen.
+        # The width counts all inputs of a category, though only one of them is hot at a time, so weights of values
+        # start small: training moves those of values that occur, and those of unseen values change a score by little.
         weights = rng.normal(size=(width, n_out)) * np.sqrt((2.0 if hidden else 1.0) / width)
         if not layers:
-            _silence(weights, front)
+            _zero_unseen(weights, front)
         layers.append(Dense(weights.astype(np.float32), np.zeros(n_out, np.float32), relu=hidden))
         width = n_out
     return replace(model, front=front, layers=tuple(layers), labels=labels, outputs=outputs)
 
 
-def _silence(weights: F64, front: Front) -> None:
+def _zero_unseen(weights: F64, front: Front) -> None:
     """Values that a vocabulary leaves out say nothing until rows have taught what they say."""
     weights[front.starts] = 0
 

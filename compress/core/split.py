@@ -89,11 +89,11 @@ def _hashed(key: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
     return np.asarray((z ^ (z >> np.uint64(31))) >> np.uint64(11), dtype=np.float64) / 2.0**53
 
 
-Split = Validation | Mapping[str, Any] | float | None
+SplitLike = Validation | Mapping[str, Any] | float | None
 """A split, its keywords, a share alone, or none."""
 
 
-def split_of(value: Split) -> Validation:
+def split_of(value: SplitLike) -> Validation:
     """What a share, keywords or None stand for."""
     if isinstance(value, Validation):
         return value
@@ -105,4 +105,4 @@ def split_of(value: Split) -> Validation:
     return Validation(share=0.0 if value is None else float(value))
 
 
-__all__ = ["Split", "Validation", "split_of"]
+__all__ = ["SplitLike", "Validation", "split_of"]

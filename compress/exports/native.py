@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from eigenmill.compress.core.front import Raw
+from eigenmill.compress.core.front import RawLike
 from eigenmill.compress.core.integer import WholeNet
 from eigenmill.compress.core.layers import I64, Predicted, softmax
 from eigenmill.compress.core.model import Model
@@ -83,7 +83,7 @@ class Native:
     score: str
     rows: Callable[..., int]
 
-    def scores(self, X: Raw) -> I64:
+    def scores(self, X: RawLike) -> I64:
         """Integer scores (n, outputs) of raw rows X (n, d), or of a table if there are categories.
 
         Raises:
@@ -92,13 +92,13 @@ class Native:
         """
         return self._run(X, None)
 
-    def seconds(self, X: Raw) -> F64:
+    def seconds(self, X: RawLike) -> F64:
         """How long the scores of each row took (n,), measured in C around the call."""
         found = np.zeros(len(X))
         self._run(X, found)
         return found
 
-    def _run(self, X: Raw, seconds: F64 | None) -> I64:
+    def _run(self, X: RawLike, seconds: F64 | None) -> I64:
         net, d = self.net, self.net.front.n_features
         codes: npt.NDArray[np.int32] | None = None
         if net.front.categories:
@@ -119,11 +119,11 @@ class Native:
             )
         return found.astype(np.int64)
 
-    def predict_proba(self, X: Raw) -> F64:
+    def predict_proba(self, X: RawLike) -> F64:
         """Probabilities (n, classes)."""
         return softmax(np.asarray(self.scores(X) * self.net.scale + self.net.offset))
 
-    def predict(self, X: Raw) -> Predicted:
+    def predict(self, X: RawLike) -> Predicted:
         """Labels (n,), or values of a regression."""
         scores = self.scores(X)
         if self.net.task == "regression":

@@ -28,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from eigenmill.compress.core.categories import Value, as_rows, column_of, is_table, values_of
-from eigenmill.compress.core.front import Raw, Rows
+from eigenmill.compress.core.categories import Value, as_rows, category_values, column_of, is_table
+from eigenmill.compress.core.front import RawLike, RawRows
 from eigenmill.compress.core.integer import WholeLayer, WholeNet, bounds, largest_sums
 from eigenmill.compress.core.layers import I64, Predicted
 from eigenmill.compress.core.model import Model
@@ -213,7 +213,7 @@ def _first(made: _Graph, net: WholeNet, codes: str, dtype: Element) -> str:
             keys = {"keys_strings": values} if category.kind == "text" else {"keys_int64s": values}
             given = {**keys, "values_int64s": places, "default_int64": 0}
             place = made.add("LabelEncoder", f"C{j}", domain="ai.onnx.ml", **given)
-        else:  # never anything but code 0: of its length alone
+        else:  # an empty vocabulary gives every row code 0, so only the number of rows matters
             shape = made.add("Shape", f"C{j}")
             place = made.add("Expand", made.constant(np.array([0])), shape)
         row = made.add("Gather", rows, made.add("Add", place, made.constant(np.int64(start - d))))
@@ -270,16 +270,16 @@ class OnnxNet:
 
     session: Any
 
-    def predict(self, X: Raw) -> Predicted:
+    def predict(self, X: RawLike) -> Predicted:
         """Labels (n,), or values of a regression, of raw rows X (n, d), or of a table if there are categories."""
         return np.asarray(self.session.run(None, self._feeds(X))[0])
 
-    def predict_proba(self, X: Raw) -> npt.NDArray[np.float32]:
+    def predict_proba(self, X: RawLike) -> npt.NDArray[np.float32]:
         """Probabilities (n, classes)."""
         found: npt.NDArray[np.float32] = self.session.run(["probabilities"], self._feeds(X))[0]
         return found
 
-    def _feeds(self, X: Raw) -> dict[str, npt.NDArray[Any]]:
+    def _feeds(self, X: RawLike) -> dict[str, npt.NDArray[Any]]:
         if not is_table(X):
             return {"X": np.ascontiguousarray(X, np.float32)}
         table, known = as_rows(X).combine_chunks(), self.session.get_modelmeta().custom_metadata_map
@@ -291,7 +291,7 @@ class OnnxNet:
         for j, (name, kind) in enumerate(json.loads(known.get("categories", "[]"))):
             column = table[column_of(name)]
             chunks = column.chunks or [pa.array([], column.type)]
-            values = pa.concat_arrays([values_of(chunk, name, kind) for chunk in chunks])
+            values = pa.concat_arrays([category_values(chunk, name, kind) for chunk in chunks])
             values = values if kind == "text" else values.cast(pa.int64())
             feeds[f"C{j}"] = values.fill_null(NULLS[kind]).to_numpy(zero_copy_only=False)
         return feeds
@@ -331,7 +331,7 @@ class Agreement:
     same_decided: int
 
 
-def agreement(model: Model | WholeNet | str | os.PathLike[str], exported: OnnxNet, X: Raw) -> Agreement:
+def agreement(model: Model | WholeNet | str | os.PathLike[str], exported: OnnxNet, X: RawLike) -> Agreement:
     """Compare an exported model with what it was exported from, on raw rows X (n, d) without refused values.
 
     Raises:
@@ -357,7 +357,7 @@ def agreement(model: Model | WholeNet | str | os.PathLike[str], exported: OnnxNe
     )
 
 
-def _single(X: Rows) -> Rows:
+def _single(X: RawRows) -> RawRows:
     """Raw rows with their numbers in single precision."""
     if not is_table(X):
         return np.ascontiguousarray(X, np.float32)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from eigenmill.compress.core.data import as_labelled
-from eigenmill.compress.core.front import Front, read_front
+from eigenmill.compress.core.front import Front, learn_front
 from eigenmill.compress.core.integer import MAX_PARAMETERS
 from eigenmill.compress.core.layers import MAX_LAYERS, MAX_WIDTH, Dense, Label, Task
 from eigenmill.compress.core.model import Model
@@ -32,7 +32,7 @@ MAX_BYTES = 8 * MAX_PARAMETERS + (1 << 20)
 
 
 @dataclass(frozen=True)
-class Affine:
+class FloatLayer:
     """A layer as it comes in: ``y = x @ weights + bias``, then ReLU; weights (n_in, n_out)."""
 
     weights: F64
@@ -71,7 +71,7 @@ def from_torch(
         raise ConfigError(
             f"expected a live torch.nn.Sequential, found {type(net).__name__}; build one, and load into it"
         )
-    layers: list[Affine] = []
+    layers: list[FloatLayer] = []
     end = ""
     for module in _flat(net, nn.Sequential):
         kind = type(module)
@@ -86,9 +86,9 @@ def from_torch(
             bias = (
                 module.bias.detach().cpu().double().numpy() if module.bias is not None else np.zeros(weights.shape[1])
             )
-            layers.append(Affine(weights, bias))
+            layers.append(FloatLayer(weights, bias))
         elif kind is nn.ReLU:
-            layers = _rectified(layers)
+            layers = _with_relu(layers)
         else:
             end = kind.__name__
     return _model(layers, data, end == "Sigmoid", labels, task, input_bits, engine)
@@ -129,7 +129,7 @@ def from_safetensors(
     try:
         with safe_open(places.absolute(path), framework="numpy") as file:
             keys = list(file.keys())
-            names = list(order) if order is not None else _ordered(keys)
+            names = list(order) if order is not None else _sorted_names(keys)
             used = {f"{name}.{part}" for name in names for part in ("weight", "bias")}
             if not names or set(keys) - used or not {f"{name}.weight" for name in names} <= set(keys):
                 raise ConfigError(
@@ -139,16 +139,16 @@ def from_safetensors(
             if sum(int(np.prod(shape, dtype=object)) for shape in shapes.values()) > MAX_PARAMETERS:
                 raise ConfigError(f"expected at most {MAX_PARAMETERS} parameters, found more; prune before")
             for name in names:
-                weights = _numbers(file.get_tensor(f"{name}.weight"), 2).T
+                weights = _float_array(file.get_tensor(f"{name}.weight"), 2).T
                 given = f"{name}.bias" in keys
-                bias = _numbers(file.get_tensor(f"{name}.bias"), 1) if given else np.zeros(weights.shape[1])
-                layers.append(Affine(weights, bias, relu=name != names[-1]))
+                bias = _float_array(file.get_tensor(f"{name}.bias"), 1) if given else np.zeros(weights.shape[1])
+                layers.append(FloatLayer(weights, bias, relu=name != names[-1]))
     except (OSError, SafetensorError, TypeError) as error:
         raise ArtifactError(f"expected a safetensors file of float tensors at {path}, found: {error}") from error
     return _model(layers, data, False, labels, task, input_bits, engine)
 
 
-def _ordered(keys: Sequence[str]) -> list[str]:
+def _sorted_names(keys: Sequence[str]) -> list[str]:
     """Names of layers by the numbers in them; without numbers only one layer has a certain place."""
     names = {key.rpartition(".")[0] for key in keys if key.endswith(".weight")}
     if len(names) > 1 and not all(re.search(r"\d", name) for name in names):
@@ -195,15 +195,18 @@ def from_sklearn(
         )
     relu = last.activation == "relu"
     pairs = list(zip(last.coefs_, last.intercepts_, strict=True))
-    layers = [Affine(_numbers(w, 2), _numbers(b, 1), relu and i + 1 < len(pairs)) for i, (w, b) in enumerate(pairs)]
+    layers = [
+        FloatLayer(_float_array(w, 2), _float_array(b, 1), relu and i + 1 < len(pairs))
+        for i, (w, b) in enumerate(pairs)
+    ]
     for step in reversed(steps[:-1]):
-        layers = _before(step, layers)
+        layers = _with_step(step, layers)
     labels = last.classes_.tolist() if classifier else None
     task: Task = "classification" if classifier else "regression"
     return _model(layers, data, classifier and last.n_outputs_ == 1, labels, task, input_bits, engine)
 
 
-def _before(step: Any, layers: list[Affine]) -> list[Affine]:
+def _with_step(step: Any, layers: list[FloatLayer]) -> list[FloatLayer]:
     """The layers with a transformation in front: scaling goes into the first, a projection becomes one."""
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
@@ -218,7 +221,7 @@ def _before(step: Any, layers: list[Affine]) -> list[Affine]:
         matrix = step.components_.T.astype(np.float64)
         if step.whiten:
             matrix = matrix / np.sqrt(np.maximum(step.explained_variance_, np.finfo(np.float64).tiny))
-        return [Affine(matrix, -(step.mean_ @ matrix)), *layers]
+        return [FloatLayer(matrix, -(step.mean_ @ matrix)), *layers]
     raise ConfigError(
         f"expected StandardScaler and PCA before the net, found {type(step).__name__}; apply it to the data"
     )
@@ -259,13 +262,13 @@ def from_onnx(
     if len(content) > MAX_BYTES:
         raise ConfigError(f"expected at most {MAX_BYTES} bytes, found more; prune before")
     layers, sigmoid = chain(content, target)
-    return _model([Affine(*layer) for layer in layers], data, sigmoid, labels, task, input_bits, engine)
+    return _model([FloatLayer(*layer) for layer in layers], data, sigmoid, labels, task, input_bits, engine)
 
 
 # What they share
 
 
-def _numbers(values: Any, ndim: int) -> F64:
+def _float_array(values: Any, ndim: int) -> F64:
     """(n_in, n_out) weights or (n_out,) biases in double precision."""
     found = np.asarray(values)
     if found.dtype.kind != "f" or found.ndim != ndim or not np.isfinite(found).all():
@@ -276,14 +279,14 @@ def _numbers(values: Any, ndim: int) -> F64:
     return found.astype(np.float64)
 
 
-def _rectified(layers: list[Affine]) -> list[Affine]:
+def _with_relu(layers: list[FloatLayer]) -> list[FloatLayer]:
     if not layers:
         raise ConfigError("expected a linear layer first, found ReLU; apply it to the data")
     return [*layers[:-1], replace(layers[-1], relu=True)]
 
 
 def _model(
-    layers: list[Affine],
+    layers: list[FloatLayer],
     data: Any,
     sigmoid: bool,
     labels: Sequence[Label] | None,
@@ -292,7 +295,7 @@ def _model(
     engine: Engine | None,
 ) -> Model:
     """A trained model of these layers, its input measured on ``data``."""
-    _fitting(layers)
+    _check_layers(layers)
     outputs = layers[-1].weights.shape[1]
     if task is None:
         task = "regression" if outputs == 1 and not sigmoid else "classification"
@@ -311,13 +314,13 @@ def _model(
         )
     if not isinstance(data, (Dataset, tuple)):
         data = (data, np.zeros(len(data), np.int64))
-    front = read_front(as_labelled(data), engine or connect("local"), bits)
+    front = learn_front(as_labelled(data), engine or connect("local"), bits)
     d = layers[0].weights.shape[0]
     if front.n_features != d:
         raise SchemaError(
             f"expected rows of {d} features, as the net takes, found {front.n_features}; give those columns"
         )
-    first = _on_codes(layers[0], front)
+    first = _for_codes(layers[0], front)
     made = tuple(
         Dense(layer.weights.astype(np.float32), layer.bias.astype(np.float32), layer.relu)
         for layer in (first, *layers[1:])
@@ -326,7 +329,7 @@ def _model(
     return Model(task, hidden, outputs, front, made, given, bits=bits)
 
 
-def _fitting(layers: Sequence[Affine]) -> None:
+def _check_layers(layers: Sequence[FloatLayer]) -> None:
     """Refuses layers that do not fit together, or are too many, or too wide.
 
     Raises:
@@ -350,7 +353,7 @@ def _fitting(layers: Sequence[Affine]) -> None:
         width = n_out
 
 
-def _on_codes(layer: Affine, front: Front) -> Affine:
+def _for_codes(layer: FloatLayer, front: Front) -> FloatLayer:
     """The layer for what a net reads while training: x = low + step * (centre + spread * z)."""
     low, step = front.low.astype(np.float64), front.step.astype(np.float64)
     gain = np.broadcast_to(step * front.spread, (front.n_features,))

@@ -15,18 +15,18 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from eigenmill.compress.core.categories import joined, taken
+from eigenmill.compress.core.categories import join_rows, take_rows
 from eigenmill.compress.core.data import (
     Labelled,
     Samples,
     Targets,
     as_labelled,
     clean_blocks,
-    indices_of,
     target_column,
-    values_of,
+    target_indices,
+    target_values,
 )
-from eigenmill.compress.core.front import Codes, Front, Raw, Rows
+from eigenmill.compress.core.front import Codes, Front, RawLike, RawRows
 from eigenmill.compress.core.integer import WholeNet
 from eigenmill.compress.core.layers import F32, I64, Label
 from eigenmill.compress.core.model import Model, whole_net
@@ -41,18 +41,18 @@ Z95 = 1.959963984540054
 CALIBRATION_BINS = 15
 SCORE_BINS = 1 << 16
 
-Net = Model | WholeNet
+AnyModel = Model | WholeNet
 
 
 class Predictor(Protocol):
     """What a model is compared with."""
 
-    def predict(self, X: Rows, /) -> npt.ArrayLike:
+    def predict(self, X: RawRows, /) -> npt.ArrayLike:
         """(n,) labels or values."""
         ...
 
 
-Given = Net | PackedModel | str | os.PathLike[str]
+ModelLike = AnyModel | PackedModel | str | os.PathLike[str]
 """A model, its file in memory, or the path of its file."""
 
 
@@ -101,7 +101,7 @@ class Evaluation:
         task: of the model.
         rows: scored.
         data: digest of them.
-        bytes: of the packed file, as the file system says; None when the model cannot be packed yet.
+        bytes: of the packed file; None when the model cannot be packed yet.
         file: SHA-256 of the packed file.
         float_bytes: of all parameters in single precision, of ``against`` if that was given.
         parameters, nonzero: weights and biases of the model.
@@ -177,21 +177,21 @@ class Evaluation:
 
 
 def evaluate(
-    model: Given,
+    model: ModelLike,
     data: Labelled,
     *,
     label: str = "label",
-    against: Given | None = None,
+    against: ModelLike | None = None,
     teacher: Predictor | None = None,
     batches: Sequence[int] = (),
-    backends: Mapping[str, Callable[[Rows], object]] | None = None,
+    backends: Mapping[str, Callable[[RawRows], object]] | None = None,
 ) -> Evaluation:
     """Score a model on labelled rows.
 
     Args:
         model: a packed file, a model, or what :func:`compress.load` gives. A quantized model is packed to see its size.
         data: a Dataset that carries ``label``, or a pair (X, y); rows that the data's policy drops are left out. Of
-            :class:`~eigenmill.compress.core.data.Samples` the validation rows are scored, or those trained on if none
+            :class:`~eigenmill.compress.Samples` the validation rows are scored, or those trained on if none
             are held out; ``teacher`` and ``batches`` want raw rows.
         label: the column of classes or values.
         against: the model before: its parameters are what bytes are compared with, its predictions those of
@@ -205,9 +205,9 @@ def evaluate(
         DataError: there are no rows, a label is missing, or the model does not know it.
         SchemaError: the columns are not those of the model.
     """
-    file = _file(model)
-    found = _net(model if file is None else file)
-    before = None if against is None else _net(against)
+    file = _packed_file(model)
+    found = _predicting(model if file is None else file)
+    before = None if against is None else _predicting(against)
     if before is not None and (before.task, before.labels) != (found.task, found.labels):
         raise ConfigError("expected two models of the same task and labels, found different ones; compare like ones")
     front = found.front
@@ -216,15 +216,15 @@ def evaluate(
     if isinstance(data, Samples):
         if teacher is not None or batches:
             raise ConfigError("expected raw rows for a teacher and for latency, found samples; give the data set")
-        score, first = _score_of_codes(found, before, data), list[Rows]()
+        score, first = _score_of_codes(found, before, data), list[RawRows]()
     else:
         data = as_labelled(data, label)
         score, first = _score(found, before, teacher, rows_of(found, front, data, label), max(batches, default=0))
     if not score.rows:
         raise DataError("expected rows to score, found none; give more rows")
     shapes, parameters, nonzero = _sizes(found)
-    calls: dict[str, Callable[[Rows], object]] = {"numpy": found.predict, **(backends or {})}
-    X = joined(first) if batches else None
+    calls: dict[str, Callable[[RawRows], object]] = {"numpy": found.predict, **(backends or {})}
+    X = join_rows(first) if batches else None
     return Evaluation(
         task=found.task,
         rows=score.rows,
@@ -241,7 +241,7 @@ def evaluate(
     )
 
 
-def rows_of(model: Net, front: Front, data: Dataset, label: str) -> Iterator[tuple[Rows, Targets]]:
+def rows_of(model: AnyModel, front: Front, data: Dataset, label: str) -> Iterator[tuple[RawRows, Targets]]:
     """Raw rows, an array X (h, d) or a table, and their targets (h,), places among the labels or values, by blocks.
 
     Raises:
@@ -257,39 +257,43 @@ def rows_of(model: Net, front: Front, data: Dataset, label: str) -> Iterator[tup
         X = front.rows(block)
         column = target_column(block, label)
         if model.task == "classification":
-            yield X, indices_of(column, model, label)  # type: ignore[arg-type]
+            yield X, target_indices(column, model.labels, label)
         else:
-            yield X, values_of(column, label)
+            yield X, target_values(column, label)
 
 
 def _score(
-    model: Net, before: Net | None, teacher: Predictor | None, rows: Iterator[tuple[Rows, Targets]], wanted: int
-) -> tuple[_Classes | _Values, list[Rows]]:
+    model: AnyModel,
+    before: AnyModel | None,
+    teacher: Predictor | None,
+    rows: Iterator[tuple[RawRows, Targets]],
+    wanted: int,
+) -> tuple[_Classes | _Values, list[RawRows]]:
     """The counts of raw rows, and the first rows, as many as ``wanted``."""
-    score, first, held = _nothing_yet(model), list[Rows](), 0
+    score, first, held = _empty_counts(model), list[RawRows](), 0
     for X, targets in rows:
         was = None if before is None else logits(before, X)
-        score.add(logits(model, X), was, _taught(model, teacher, X), targets)
+        score.add(logits(model, X), was, _teacher_answers(model, teacher, X), targets)
         if held < wanted:
-            first.append(taken(X, np.arange(min(wanted - held, len(X)))))
+            first.append(take_rows(X, np.arange(min(wanted - held, len(X)))))
             held += len(first[-1])
     return score, first
 
 
-def _score_of_codes(model: Net, before: Net | None, samples: Samples) -> _Classes | _Values:
+def _score_of_codes(model: AnyModel, before: AnyModel | None, samples: Samples) -> _Classes | _Values:
     """The counts of validation rows."""
-    score = _nothing_yet(model)
-    for codes, targets in _held_rows(model, samples):
+    score = _empty_counts(model)
+    for codes, targets in _held_out_codes(model, samples):
         was = None if before is None else _logits_of_codes(before, codes)
         score.add(_logits_of_codes(model, codes), was, None, targets)
     return score
 
 
-def _nothing_yet(model: Net) -> _Classes | _Values:
+def _empty_counts(model: AnyModel) -> _Classes | _Values:
     return _Classes(len(model.labels)) if model.task == "classification" else _Values()
 
 
-def _held_rows(model: Net, samples: Samples) -> Iterator[tuple[Rows, Targets]]:
+def _held_out_codes(model: AnyModel, samples: Samples) -> Iterator[tuple[RawRows, Targets]]:
     """Codes (h, d) of validation rows and their targets (h,)."""
     known = (model.front, samples.front)
     fronts = [(f.n_features, f.bits, f.low, f.step, f.fill, f.categories, f.hot) for f in known if f is not None]
@@ -299,7 +303,7 @@ def _held_rows(model: Net, samples: Samples) -> Iterator[tuple[Rows, Targets]]:
         yield codes, targets if model.labels else np.asarray(targets * samples.model.scale + samples.model.offset)
 
 
-def _taught(model: Net, teacher: Predictor | None, X: Rows) -> Targets | None:
+def _teacher_answers(model: AnyModel, teacher: Predictor | None, X: RawRows) -> Targets | None:
     """What a teacher predicts of raw rows: places among the model's labels (-1: none of them), or values."""
     if teacher is None:
         return None
@@ -310,7 +314,7 @@ def _taught(model: Net, teacher: Predictor | None, X: Rows) -> Targets | None:
     return np.array([place.get(value, -1) for value in found.tolist()])
 
 
-def _file(model: Given) -> PackedModel | None:
+def _packed_file(model: ModelLike) -> PackedModel | None:
     """The file of a model, packed if it is not yet; None while the model cannot be packed."""
     if isinstance(model, Model) and model.trained().activations is None:
         return None
@@ -319,32 +323,32 @@ def _file(model: Given) -> PackedModel | None:
     return model if isinstance(model, PackedModel) else read_packed(model)
 
 
-def _net(model: Given) -> Net:
+def _predicting(model: ModelLike) -> AnyModel:
     """What predicts: the model itself, or what its file gives when it is read."""
     if isinstance(model, Model | WholeNet):
         return model
     return model.net if isinstance(model, PackedModel) else read_packed(model).net
 
 
-def _sizes(model: Net) -> tuple[list[F32 | I64], int, int]:
+def _sizes(model: AnyModel) -> tuple[list[F32 | I64], int, int]:
     """The weights by layer; how many parameters there are, and how many are not 0."""
     weights = [layer.weights for layer in model.layers]
     arrays = [*weights, *(layer.bias for layer in model.layers)]
     return weights, sum(a.size for a in arrays), sum(int(np.count_nonzero(a)) for a in arrays)
 
 
-def logits(model: Net, X: Raw) -> F64:
+def logits(model: AnyModel, X: RawLike) -> F64:
     """Scores (n, outputs) in double precision: logits, or values of a regression."""
     return model.scores(X) if isinstance(model, Model) else model.decision(X)
 
 
-def _logits_of_codes(model: Net, codes: Codes) -> F64:
+def _logits_of_codes(model: AnyModel, codes: Codes) -> F64:
     if isinstance(model, WholeNet):
         return np.asarray(model.scores_of(codes) * model.scale + model.offset)
     assert model.front is not None
     if model.activations is not None:
         return _logits_of_codes(whole_net(model), codes)
-    last = model.forward(model.front.scaled(codes))[-1]
+    last = model.forward(model.front.scaled_inputs(codes))[-1]
     return np.asarray(last.astype(np.float64) * model.scale + model.offset)
 
 
@@ -376,7 +380,7 @@ class _Classes:
         for row, weight in enumerate((None, sure, right)):
             self.bins[row] += np.bincount(place, weight, CALIBRATION_BINS)
         if self.count == 2:
-            # Half of the bins below 0, finer where scores are dense: the order is all that counts.
+            # The arctangent keeps the order of scores, on which alone the area depends, and its bins are finer near 0.
             margin = scores[:, 1] - scores[:, 0]
             at = np.minimum((0.5 + np.arctan(margin) / np.pi) * SCORE_BINS, SCORE_BINS - 1).astype(int)
             for label in (0, 1):

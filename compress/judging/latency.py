@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eigenmill.compress.core.categories import taken
-from eigenmill.compress.core.front import Rows
+from eigenmill.compress.core.categories import take_rows
+from eigenmill.compress.core.front import RawRows
 from eigenmill.reduce.engines.base import one_blas_thread
 
 SECONDS = 0.5
@@ -31,21 +31,21 @@ class Latency:
     calls: int
 
 
-def latency(backend: str, predict: Callable[[Rows], object], X: Rows, batch: int) -> Latency:
+def latency(backend: str, predict: Callable[[RawRows], object], X: RawRows, batch: int) -> Latency:
     """Time ``predict`` on ``batch`` rows of X (n, d) at a time."""
     took = time_calls(predict, X, batch)
     p50, p95 = np.quantile(took, [0.5, 0.95]) * 1e6
     return Latency(backend, batch, float(p50), float(p95), len(took))
 
 
-def time_calls(predict: Callable[[Rows], object], X: Rows, batch: int) -> list[float]:
+def time_calls(predict: Callable[[RawRows], object], X: RawRows, batch: int) -> list[float]:
     """Seconds of many calls on ``batch`` rows of X, an array (n, d) or a table; other rows each time if n allows.
 
     Calls outside Python are timed with the call from Python.
     """
     rows = np.resize(np.arange(len(X)), max(batch, len(X)))
     starts = np.arange(0, len(rows) - batch + 1, batch)
-    parts = [taken(X, rows[start : start + batch]) for start in starts[:64]]
+    parts = [take_rows(X, rows[start : start + batch]) for start in starts[:64]]
     took: list[float] = []
     with one_blas_thread():
         for part in parts[:4]:

@@ -72,7 +72,7 @@ def symbols_of(ranks: npt.NDArray[np.int64]) -> tuple[list[int], list[int]]:
     return distances, [int(v) for v in flat[places]]
 
 
-def encoded(parts: Sequence[tuple[Sequence[int], Mapping[int, tuple[int, int]]]]) -> bytes:
+def encode(parts: Sequence[tuple[Sequence[int], Mapping[int, tuple[int, int]]]]) -> bytes:
     """The words of all symbols one after the other, high bits first, filled up with zeros to a whole byte."""
     bits = "".join(f"{word:0{size}b}" for symbols, words in parts for word, size in (words[s] for s in symbols))
     return int(bits + "0" * (-len(bits) % 8), 2).to_bytes(-(-len(bits) // 8), "big") if bits else b""
@@ -104,7 +104,7 @@ class Bits:
             raise ArtifactError(f"expected the end of the weights, found {rest} more bits; the file is damaged")
 
 
-def decoded(
+def decode(
     content: bytes, shape: tuple[int, int], count: int, distances: Mapping[int, int], values: Mapping[int, int]
 ) -> npt.NDArray[np.int64]:
     """The matrix with ``count`` weights other than 0, from lengths of distances and values.
@@ -129,4 +129,4 @@ def decoded(
     return flat.reshape(shape)
 
 
-__all__ = ["SKIP", "decoded", "encoded", "lengths_of", "symbols_of", "words_of"]
+__all__ = ["SKIP", "decode", "encode", "lengths_of", "symbols_of", "words_of"]

@@ -31,8 +31,8 @@ from eigenmill.compress.packed.pack_weights import (
     COSINES,
     PLAIN,
     TILES,
-    Plan,
-    plans_of,
+    Form,
+    forms_of,
     read_weights,
     read_words,
     side_of_tiles,
@@ -102,13 +102,13 @@ def pack(
         ConfigError: the model is not quantized, or too large.
         OutputError: it cannot be written.
     """
-    content = packed(model, coder=coder, width=width)
+    content = packed_bytes(model, coder=coder, width=width)
     fs, target = places.resolve(path)
     files.write_bytes(fs, target, content)
     return len(content)
 
 
-def packed(model: Model | WholeNet, *, coder: str = "range", width: int | None = None) -> bytes:
+def packed_bytes(model: Model | WholeNet, *, coder: str = "range", width: int | None = None) -> bytes:
     """The bytes of the file that :func:`pack` writes."""
     net = net_of(model)
     if coder not in CODERS:
@@ -121,24 +121,24 @@ def packed(model: Model | WholeNet, *, coder: str = "range", width: int | None =
     waved = picture_of(net.layers[0].weights) if width is None else None
     widths = [width] if width is not None else [waved] if waved else [0, root] if pictured else [0]
     variants = [CODERS.index(coder), *([_CODED_BIASES] if coder == "range" else [])]
-    plans = [plans_of(net, w) for w in widths]
+    choices = [forms_of(net, w) for w in widths]
 
-    @functools.cache  # two variants, and most plans, have most weights in common
-    def weights(layer: int, plan: Plan) -> bytes:
-        return weight_bytes(net.layers[layer].weights, coder, plan)
+    @functools.cache  # two variants, and most choices, have most weights in common
+    def weights(layer: int, form: Form) -> bytes:
+        return weight_bytes(net.layers[layer].weights, coder, form)
 
-    body = min((_body(net, variant, plan, weights) for plan in plans for variant in variants), key=len)
+    body = min((_body(net, variant, forms, weights) for forms in choices for variant in variants), key=len)
     if len(body) > MAX_FILE:
         raise ConfigError(f"expected a file of at most {MAX_FILE} bytes, found {len(body)}; prune or take fewer bits")
-    cosine = any(kind == COSINES for kind, _, _ in plans[0])
+    cosine = any(kind == COSINES for kind, _, _ in choices[0])
     magic = MAGIC_CATEGORIES if net.front.categories else MAGIC_COSINES if cosine else MAGIC
     return magic + _checksum(body) + body
 
 
 def packed_model(model: Model | WholeNet, *, coder: str = "range", width: int | None = None) -> PackedModel:
     """The file that :func:`pack` writes, in memory, read back."""
-    content = packed(model, coder=coder, width=width)
-    return PackedModel(content, unpacked(content))
+    content = packed_bytes(model, coder=coder, width=width)
+    return PackedModel(content, unpack(content))
 
 
 def load(path: str | os.PathLike[str]) -> WholeNet:
@@ -152,11 +152,11 @@ def load(path: str | os.PathLike[str]) -> WholeNet:
 
 def read_packed(path: str | os.PathLike[str]) -> PackedModel:
     """The packed file at a path; raises as :func:`load` does."""
-    content, where = content_of(path)
-    return PackedModel(content, unpacked(content, where))
+    content, where = read_content(path)
+    return PackedModel(content, unpack(content, where))
 
 
-def content_of(path: str | os.PathLike[str]) -> tuple[bytes, str]:
+def read_content(path: str | os.PathLike[str]) -> tuple[bytes, str]:
     """The bytes of a packed file, not yet looked at, and where it is.
 
     Raises:
@@ -176,7 +176,7 @@ def net_of(model: Model | WholeNet | str | os.PathLike[str]) -> WholeNet:
     return whole_net(model) if isinstance(model, Model) else load(model)
 
 
-def unpacked(content: bytes, where: str = "the file") -> WholeNet:
+def unpack(content: bytes, where: str = "the file") -> WholeNet:
     """The model in the bytes of a packed file; raises as :func:`load` does."""
     return sections(content, where)[0]
 
@@ -213,12 +213,12 @@ def _checksum(body: bytes) -> bytes:
     return bytes.fromhex(sha256_of([body]))[:DIGEST]
 
 
-def _body(net: WholeNet, variant: int, plan: Sequence[Plan], weights: Callable[[int, Plan], bytes]) -> bytes:
-    """All that follows the digest; ``weights`` gives the bytes of a layer's weights by its plan."""
+def _body(net: WholeNet, variant: int, forms: Sequence[Form], weights: Callable[[int, Form], bytes]) -> bytes:
+    """All that follows the digest; ``weights`` gives the bytes of a layer's weights by its form."""
     parts = [bytes([variant, net.task == "regression"]), struct.pack("<dd", net.scale, net.offset)]
     if net.task == "classification":
         parts.append(_labels(net.labels))
-    parts += [front_bytes(net.front), category_bytes(net.front), varint(plan[0][2]), bytes([len(net.layers)])]
+    parts += [front_bytes(net.front), category_bytes(net.front), varint(forms[0][2]), bytes([len(net.layers)])]
     if sum(layer.weights.size for layer in net.layers) > MAX_CODED:
         raise ConfigError(f"expected at most {MAX_CODED} weights, found more; prune neurons")
     for i, layer in enumerate(net.layers):
@@ -227,7 +227,7 @@ def _body(net: WholeNet, variant: int, plan: Sequence[Plan], weights: Callable[[
             parts += [bytes([layer.bits << 1 | layer.relu]), varint(layer.multiplier), bytes([layer.shift])]
         if variant != _CODED_BIASES:
             parts += [signed(int(b)) for b in layer.bias]
-        parts.append(weights(i, plan[i]))
+        parts.append(weights(i, forms[i]))
     if variant == _CODED_BIASES:
         parts.append(_biases([layer.bias for layer in net.layers]))
     return b"".join(parts)
@@ -334,13 +334,13 @@ def _read_labels(reader: Reader) -> tuple[Label, ...]:
 __all__ = [
     "CODERS",
     "PackedModel",
-    "content_of",
     "load",
     "net_of",
     "pack",
-    "packed",
+    "packed_bytes",
     "packed_model",
+    "read_content",
     "read_packed",
     "sections",
-    "unpacked",
+    "unpack",
 ]

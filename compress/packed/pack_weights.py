@@ -19,21 +19,21 @@ I64 = npt.NDArray[np.int64]
 
 PLAIN, LISTED, TILES, COSINES = range(4)
 """How the weights of a layer are given: as they are, as places in lists of values, or by the name of a transform."""
-Plan = tuple[int, int, int]
+Form = tuple[int, int, int]
 """Of a layer: how its weights are given, the side of a transform, and the width of the picture that it reads."""
 
 
-def plans_of(net: WholeNet, width: int) -> list[Plan]:
-    """The plan of every layer of a net that reads pictures ``width`` inputs wide, 0 for none."""
-    plans = list[Plan]()
+def forms_of(net: WholeNet, width: int) -> list[Form]:
+    """The form of every layer of a net that reads pictures ``width`` inputs wide, 0 for none."""
+    forms = list[Form]()
     for layer in net.layers:
         tile, block = side_of_tiles(layer.weights, width), block_of(layer.weights, width)
         if tile > 1:
-            plans.append((TILES, tile, width))
+            forms.append((TILES, tile, width))
         else:
-            plans.append((PLAIN, 0, width) if block is None else (COSINES, block, width))
-        width = width_after(*plans[-1])
-    return plans
+            forms.append((PLAIN, 0, width) if block is None else (COSINES, block, width))
+        width = width_after(*forms[-1])
+    return forms
 
 
 def width_after(kind: int, side: int, width: int) -> int:
@@ -49,9 +49,9 @@ def word_bytes(side: Encoder) -> bytes:
     return varint(len(content) // 4) + content
 
 
-def weight_bytes(weights: I64, coder: str, plan: Plan) -> bytes:
+def weight_bytes(weights: I64, coder: str, form: Form) -> bytes:
     """Largest value, the values that occur if they are few, and the coded places among them; or a transform's side."""
-    kind, side, width = plan
+    kind, side, width = form
     most = int(np.abs(weights).max(initial=0))
     if kind != PLAIN:
         return varint(most) + bytes([kind]) + varint(side)
@@ -97,7 +97,7 @@ def _huffman(ranks: I64) -> bytes:
         head += varint(len(lengths))
         head += b"".join(signed(symbol) + bytes([lengths[symbol]]) for symbol in sorted(lengths))
         parts.append((symbols, huffman.words_of(lengths)))
-    content = huffman.encoded(parts)
+    content = huffman.encode(parts)
     return head + varint(len(content)) + content
 
 
@@ -173,7 +173,7 @@ def _read_huffman(reader: Reader, shape: tuple[int, int], limit: int) -> I64:
         if symbols != sorted(set(symbols)) or (symbols and not least <= symbols[0] <= symbols[-1] <= most):
             raise ArtifactError(f"expected symbols from {least} to {most} in order, found others")
         tables.append(dict(pairs))
-    return huffman.decoded(reader.take(reader.varint(MAX_FILE)), shape, count, tables[0], tables[1])
+    return huffman.decode(reader.take(reader.varint(MAX_FILE)), shape, count, tables[0], tables[1])
 
 
 def _read_zstd(reader: Reader, shape: tuple[int, int]) -> I64:
@@ -186,7 +186,7 @@ def _read_zstd(reader: Reader, shape: tuple[int, int]) -> I64:
     kind = "<i2" if content[0] else "<i1"
     wanted = shape[0] * shape[1] * np.dtype(kind).itemsize
     try:
-        # Read as a stream: a frame's own word for its size is not believed.
+        # At most the wanted bytes are read from a stream: the size that a frame states is not trusted.
         source: BinaryIO = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(content[1:])
         raw = source.read(wanted + 1)
     except zstandard.ZstdError as error:
@@ -200,8 +200,8 @@ __all__ = [
     "COSINES",
     "PLAIN",
     "TILES",
-    "Plan",
-    "plans_of",
+    "Form",
+    "forms_of",
     "read_weights",
     "read_words",
     "side_of_tiles",

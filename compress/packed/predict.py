@@ -53,7 +53,7 @@ class Predict(Transform):
     def digest(self) -> str:
         return digest_of(["compress.predict", self.net, self.column, *([list(self.hidden)] if self.hidden else [])])
 
-    def _shown(self, carried: pa.RecordBatch | None) -> pa.RecordBatch | None:
+    def _without_hidden(self, carried: pa.RecordBatch | None) -> pa.RecordBatch | None:
         if carried is None or not self.hidden:
             return carried
         left = [name for name in carried.schema.names if name not in self.hidden]
@@ -75,8 +75,8 @@ class Predict(Transform):
         decision: F64 = np.asarray(scores * self.net.scale + self.net.offset)
         if self.net.task == "regression":
             block = block.with_matrix(decision.astype(F32))
-            return replace(block, carried=self._shown(block.carried))
-        carried = self._shown(block.carried)
+            return replace(block, carried=self._without_hidden(block.carried))
+        carried = self._without_hidden(block.carried)
         fields = [] if carried is None else list(carried.schema)
         columns = [] if carried is None else carried.columns
         labels = self._labels.take(pa.array(scores.argmax(axis=1)))

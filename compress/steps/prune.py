@@ -31,7 +31,7 @@ def prune(model: Model, sparsity: float, *, scope: str = "global") -> Model:
     if any(layer.codes is not None for layer in model.trained().layers):
         raise ConfigError("expected weights that are not shared, found shared ones; prune before sharing")
     masks = iter(smallest([np.abs(layer.weights) for layer in model.layers if not layer.frozen], sparsity, scope))
-    layers = [layer if layer.frozen else _masked(layer, next(masks)) for layer in model.layers]
+    layers = [layer if layer.frozen else _mask_layer(layer, next(masks)) for layer in model.layers]
     return replace(model, layers=tuple(layers), activations=None)
 
 
@@ -58,7 +58,7 @@ def regrow(model: Model, data: Labelled, share: float = 0.1, *, label: str = "la
         raise ConfigError("expected a pruned model without shared weights, found another; prune it first")
     samples = samples_of(model, data, label)
     codes, targets = samples.sample(rows)
-    slopes = _gradients(model, samples.front.scaled(codes), targets)
+    slopes = _gradients(model, samples.front.scaled_inputs(codes), targets)
     closed = [
         np.where(layer.mask, -np.inf, np.abs(slope)) if layer.mask is not None else np.full(slope.shape, -np.inf)
         for layer, slope in zip(model.layers, slopes, strict=True)
@@ -118,7 +118,7 @@ def prune_neurons(
     results = None
     if data is not None:
         samples = samples_of(model, data, label)
-        results = model.forward(samples.front.scaled(samples.sample(rows)[0]))
+        results = model.forward(samples.front.scaled_inputs(samples.sample(rows)[0]))
     layers = list(model.layers)
     for i in range(len(layers) - 1):
         if not layers[i].relu or layers[i].frozen:
@@ -131,17 +131,17 @@ def prune_neurons(
         kept = np.sort(np.argsort(-worth, kind="stable")[: max(1, round(keep * layers[i].n_out))])
         gone = np.setdiff1d(np.arange(layers[i].n_out), kept)
         bias = layers[i + 1].bias + mean[gone] @ layers[i + 1].weights[gone]
-        layers[i] = _taken(layers[i], (slice(None), kept), layers[i].bias[kept])
-        layers[i + 1] = _taken(layers[i + 1], (kept, slice(None)), bias.astype(np.float32))
+        layers[i] = _take_neurons(layers[i], (slice(None), kept), layers[i].bias[kept])
+        layers[i + 1] = _take_neurons(layers[i + 1], (kept, slice(None)), bias.astype(np.float32))
     hidden = tuple(layer.n_out for layer in layers[:-1] if layer.relu and not layer.frozen)
     return replace(model, layers=tuple(layers), hidden=hidden, activations=None)
 
 
-def _masked(layer: Dense, mask: npt.NDArray[np.bool_]) -> Dense:
+def _mask_layer(layer: Dense, mask: npt.NDArray[np.bool_]) -> Dense:
     return replace(layer, weights=layer.weights * mask, mask=mask if layer.mask is None else mask & layer.mask)
 
 
-def _taken(layer: Dense, index: tuple[slice | npt.NDArray[np.intp], ...], bias: F32) -> Dense:
+def _take_neurons(layer: Dense, index: tuple[slice | npt.NDArray[np.intp], ...], bias: F32) -> Dense:
     weights = np.ascontiguousarray(layer.weights[index])
     mask = None if layer.mask is None else np.ascontiguousarray(layer.mask[index])
     return replace(layer, weights=weights, bias=bias, mask=mask)

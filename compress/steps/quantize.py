@@ -32,11 +32,11 @@ def share_weights(model: Model, bits: int = 5, *, rounds: int = 50) -> Model:
     """
     if not 1 <= bits <= 12:
         raise ConfigError(f"expected 1 to 12 bits, found {bits!r}")
-    layers = [layer if layer.frozen else _shared(layer, bits, rounds) for layer in model.trained().layers]
+    layers = [layer if layer.frozen else _share_layer(layer, bits, rounds) for layer in model.trained().layers]
     return replace(model, layers=tuple(layers), activations=None)
 
 
-def _shared(layer: Dense, bits: int, rounds: int) -> Dense:
+def _share_layer(layer: Dense, bits: int, rounds: int) -> Dense:
     alive = layer.weights != 0
     values = layer.weights[alive].astype(np.float64)
     if not values.size:
@@ -101,11 +101,11 @@ def quantize(
             f"expected 2 to 16 bits for each of {len(model.layers)} layers and for activations, found {bits!r} and "
             f"{activations!r}"
         )
-    layers = tuple(_gridded(layer, b) for layer, b in zip(model.layers, given, strict=True))
+    layers = tuple(_round_layer(layer, b) for layer, b in zip(model.layers, given, strict=True))
     rounded = replace(model, layers=layers, activations=None)
     samples = samples_of(rounded, data, label)
     with one_blas_thread():
-        results = rounded.forward(samples.front.scaled(samples.sample(rows)[0]))
+        results = rounded.forward(samples.front.scaled_inputs(samples.sample(rows)[0]))
     steps = []
     for layer, result in zip(layers[:-1], results[:-1], strict=True):
         high = float(np.quantile(np.abs(result), QUANTILE))
@@ -116,7 +116,7 @@ def quantize(
     return model
 
 
-def _gridded(layer: Dense, bits: int) -> Dense:
+def _round_layer(layer: Dense, bits: int) -> Dense:
     """The layer with weights on a grid of ``bits``."""
     most = (1 << (bits - 1)) - 1
     if layer.frozen or (layer.step is not None and np.abs(layer.whole()).max(initial=0) <= most):
@@ -125,14 +125,14 @@ def _gridded(layer: Dense, bits: int) -> Dense:
         # How often a value is used decides how much its rounding costs.
         counts = np.bincount(layer.codes.ravel(), minlength=len(layer.codebook)).astype(np.float64)
         step = best_step(layer.codebook.astype(np.float64), counts, most)
-        book = _rounded(layer.codebook, step, most)
+        book = _round_weights(layer.codebook, step, most)
         return replace(layer, weights=book[layer.codes], codebook=book, step=step, most=most)
     flat = layer.weights.ravel().astype(np.float64)
     step = best_step(flat[flat != 0], None, most)
-    return replace(layer, weights=_rounded(layer.weights, step, most), step=step, most=most)
+    return replace(layer, weights=_round_weights(layer.weights, step, most), step=step, most=most)
 
 
-def _rounded(weights: npt.NDArray[np.float32], step: float, most: int) -> npt.NDArray[np.float32]:
+def _round_weights(weights: npt.NDArray[np.float32], step: float, most: int) -> npt.NDArray[np.float32]:
     return np.asarray(np.clip(np.rint(weights.astype(np.float64) / step), -most, most) * step, dtype=np.float32)
 
 

@@ -19,10 +19,10 @@ from eigenmill.compress.core.data import Labelled, Samples, Targets, samples_of
 from eigenmill.compress.core.front import Codes
 from eigenmill.compress.core.layers import F32, Dense
 from eigenmill.compress.core.model import Model
-from eigenmill.compress.core.split import Split
+from eigenmill.compress.core.split import SplitLike
 from eigenmill.compress.training.augment import Affine, augmentation
 from eigenmill.compress.training.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude, smallest
-from eigenmill.compress.training.trained import Trained
+from eigenmill.compress.training.trained import TrainedLayer
 from eigenmill.reduce.errors import ConfigError, OutputError
 from eigenmill.reduce.storage.artifact import load_arrays, save_arrays
 from eigenmill.reduce.storage.digest import digest_of, named, tag_of
@@ -65,7 +65,7 @@ def train(
     schedule: str = "cosine",
     constraints: Sequence[Constraint] = (),
     patience: int | None = None,
-    validation: Split = 0.1,
+    validation: SplitLike = 0.1,
     class_weight: str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -83,7 +83,7 @@ def train(
 
     Args:
         model: from :meth:`Model.mlp`, or trained before.
-        data: a Dataset that carries ``label``, a pair (X, y), or :class:`~eigenmill.compress.core.data.Samples`.
+        data: a Dataset that carries ``label``, a pair (X, y), or :class:`~eigenmill.compress.Samples`.
         label: the column of classes or values.
         optimizer: a name of ``OPTIMIZERS``, or a mapping with ``name`` and its settings.
         epochs: passes over the training rows.
@@ -91,7 +91,7 @@ def train(
         schedule: of the learning rate: ``"constant"``, or ``"cosine"`` down to 0 after a twentieth of warm-up.
         constraints: what acts during training.
         patience: stop after so many epochs without a better validation loss, and keep the best; None trains on.
-        validation: as of :func:`eigenmill.compress.core.data.gather`.
+        validation: as of :func:`eigenmill.compress.gather`.
         class_weight: ``"balanced"`` counts rare classes as much as frequent ones.
         checkpoint: a file that training goes on from when it is stopped; removed when it is done. A resumed
             training gives the same bytes as one in one go.
@@ -108,7 +108,7 @@ def train(
 
     Raises:
         ConfigError: an argument is unknown or out of range, or the loss is no longer finite.
-        DataError: see :func:`eigenmill.compress.core.data.gather`.
+        DataError: see :func:`eigenmill.compress.gather`.
         OutputError: the checkpoint belongs to another training.
     """
     settings = _optimizer(optimizer)
@@ -130,25 +130,24 @@ def train(
             raise ConfigError("expected validation rows to stop early by, found none; set validation, or no patience")
         if settings["name"] == "gradient_descent":
             batch = samples.n_rows
-        run = _Run(samples, settings, epochs, batch, schedule, tuple(constraints), class_weight, seed)
-        run.augment, run.temperature, run.share = moved, temperature, share if samples.taught else 0.0
-        run.forget = forget if samples.front.categories else 0.0
-        key = digest_of(
-            [
-                *(samples.digest, settings, epochs, batch, schedule, [named(c) for c in constraints], class_weight),
-                *(seed, patience, run.fingerprint, _named(moved), temperature, run.share, run.forget),
-            ]
-        )
-        return run.go(patience, checkpoint, key, progress)
+        training = _Training(samples, settings, epochs, batch, schedule, tuple(constraints), class_weight, seed)
+        training.augment, training.temperature = moved, temperature
+        training.share = share if samples.taught else 0.0
+        training.forget = forget if samples.front.categories else 0.0
+        decides: list[object] = [samples.digest, settings, epochs, batch, schedule]
+        decides += [[named(c) for c in constraints], class_weight, seed, patience, training.fingerprint]
+        decides += [_augmentation_values(moved), temperature, training.share, training.forget]
+        return training.run(patience, checkpoint, digest_of(decides), progress)
 
 
-def _named(augment: Augmentation | None) -> list[str] | None:
+def _augmentation_values(augment: Augmentation | None) -> list[str] | None:
     """What a checkpoint remembers of an augmentation."""
     if augment is None:
         return None
     if isinstance(augment, Affine):
         return [tag_of(Affine).name, repr(named(augment))]
-    return [type(augment).__name__, repr(getattr(augment, "__dict__", ""))]  # of somebody else
+    # A user's own function or object is known by its class and by what it holds.
+    return [type(augment).__name__, repr(getattr(augment, "__dict__", ""))]
 
 
 @contextlib.contextmanager
@@ -181,7 +180,7 @@ def _optimizer(value: Mapping[str, Any] | str) -> dict[str, Any]:
     return settings
 
 
-class _Run:
+class _Training:
     """One training: layers, optimizer, and where it stands."""
 
     augment: Augmentation | None = None
@@ -207,7 +206,7 @@ class _Run:
         self.magnitude = next((c for c in constraints if isinstance(c, Magnitude)), None)
         learned = next((c for c in constraints if isinstance(c, LearnedStep)), None)
         self.penalty = next((c for c in constraints if isinstance(c, EntropyPenalty)), None)
-        self.layers = [Trained(layer, learned) for layer in samples.model.layers]
+        self.layers = [TrainedLayer(layer, learned) for layer in samples.model.layers]
         if self.penalty is not None and all(layer.log_step is None for layer in self.layers):
             raise ConfigError("expected LearnedStep beside EntropyPenalty, found free weights; add LearnedStep")
         self.fingerprint = digest_of([layer.layer for layer in self.layers])
@@ -225,7 +224,8 @@ class _Run:
         s = self.settings
         steps = [layer.log_step for layer in self.layers if layer.log_step is not None]
         others = [p for layer in self.layers for p in layer.parameters[:2]]
-        # A step is one number with the gradient of all its weights: it moves as slowly as Adam lets it.
+        # The gradient of a step is the sum of those of all its weights. Adam scales it; other optimizers would move the
+        # step too far, so they take a hundredth of the learning rate.
         groups: list[dict[str, Any]] = [{"params": others, "weight_decay": s["weight_decay"]}]
         if s["name"] == "adam":
             groups += [{"params": steps, "weight_decay": 0.0}] if steps else []
@@ -233,7 +233,7 @@ class _Run:
         groups += [{"params": steps, "weight_decay": 0.0, "lr": s["lr"] * 1e-2}] if steps else []
         return torch.optim.SGD(groups, lr=s["lr"], momentum=s.get("momentum", 0.0))
 
-    def go(
+    def run(
         self,
         patience: int | None,
         checkpoint: str | os.PathLike[str] | None,
@@ -247,18 +247,18 @@ class _Run:
             if patience is not None and waited >= patience:
                 break
             loss = self._epoch(number)
-            held_loss, held_error = self._held()
+            held_loss, held_error = self._held_out_loss()
             settled = self.magnitude is None or (number + 1) / self.epochs >= self.magnitude.until
             if patience is not None and held_loss is not None and settled:
                 waited += 1
                 if held_loss < best_loss:
-                    best_loss, waited, best = held_loss, 0, [layer.done() for layer in self.layers]
+                    best_loss, waited, best = held_loss, 0, [layer.as_dense() for layer in self.layers]
             if checkpoint is not None:
                 self._save(checkpoint, key, number + 1, best, best_loss, waited)
             if progress is not None:
                 nonzero = sum(int((layer.weights() != 0).sum()) for layer in self.layers)
                 progress(Epoch(number + 1, loss, held_loss, held_error, nonzero))
-        layers = [layer.done() for layer in self.layers] if best is None else best
+        layers = [layer.as_dense() for layer in self.layers] if best is None else best
         if checkpoint is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(checkpoint)
@@ -282,13 +282,13 @@ class _Run:
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * self._rate(at)
             if self.magnitude is not None and (i % 16 == 0 or i + 1 == steps):
-                self._prune(self.magnitude.at(at))
+                self._mask_smallest(self.magnitude.at(at))
             if self.penalty is not None and i % REFRESH == 0:
                 for layer in self.layers:
                     if layer.log_step is not None:
-                        layer.refresh()
+                        layer.update_costs()
             if self.forget:
-                codes = self._forgetful(codes, rng)
+                codes = self._with_unseen(codes, rng)
             z, picked = self._inputs(codes)
             if self.augment is not None:
                 z = torch.from_numpy(np.ascontiguousarray(self.augment(z.numpy(), rng), dtype=np.float32))
@@ -299,7 +299,7 @@ class _Run:
                 loss = (1 - self.share) * loss + self.share * distance
             total, rows = total + float(loss.detach()) * len(wanted), rows + len(wanted)
             if self.penalty is not None:
-                # Per bit of the whole net, on the scale of one row's loss.
+                # The bits of all layers are priced at once, beside the mean loss of a row.
                 priced = [layer.bits() for layer in self.layers if layer.log_step is not None]
                 loss = loss + self.penalty.weight * torch.stack(priced).sum()
             self.optimizer.zero_grad()
@@ -316,7 +316,7 @@ class _Run:
             )
         return total / rows
 
-    def _forgetful(self, codes: Codes, rng: np.random.Generator) -> Codes:
+    def _with_unseen(self, codes: Codes, rng: np.random.Generator) -> Codes:
         """The codes, some of those of categories at random as of values that the vocabulary leaves out."""
         codes = codes.copy()
         d = self.front.n_features
@@ -329,7 +329,7 @@ class _Run:
 
         front = self.front
         z = torch.from_numpy(codes[:, : front.n_features].astype(np.float32)).sub_(front.centre).div_(front.spread)
-        return z, torch.from_numpy(front.picked(codes)) if front.categories else None
+        return z, torch.from_numpy(front.hot_inputs(codes)) if front.categories else None
 
     def _forward(self, z: torch.Tensor, picked: torch.Tensor | None) -> torch.Tensor:
         import torch
@@ -353,7 +353,7 @@ class _Run:
         weights = None if plain else self.weights
         return torch.nn.functional.cross_entropy(scores, torch.from_numpy(wanted), weights)
 
-    def _held(self) -> tuple[float | None, float | None]:
+    def _held_out_loss(self) -> tuple[float | None, float | None]:
         import torch
 
         if not self.samples.n_held:
@@ -371,7 +371,7 @@ class _Run:
 
     # Masks.
 
-    def _prune(self, sparsity: float) -> None:
+    def _mask_smallest(self, sparsity: float) -> None:
         """Masks of the smallest weights; what is pruned already stays so."""
         import torch
 

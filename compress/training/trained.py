@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Trained:
+class TrainedLayer:
     """One layer while it is trained: its free parameters, and the weights that they stand for."""
 
     def __init__(self, layer: Dense, learned: LearnedStep | None) -> None:
@@ -56,7 +56,7 @@ class Trained:
         return w if self.mask is None else w * self.mask
 
     def bits(self) -> torch.Tensor:
-        """The price of the weights by the cost table, in bits."""
+        """How many bits the packed weights take by the cost table; between two multiples costs are interpolated."""
         import torch
 
         assert self.log_step is not None
@@ -69,8 +69,11 @@ class Trained:
         price = self.cost[at] * (1 - share) + self.cost[at + 1] * share
         return (price if self.mask is None else price * self.mask).sum()
 
-    def refresh(self) -> None:
-        """The cost table from the frequencies now, smoothed so that no multiple is priceless."""
+    def update_costs(self) -> None:
+        """Makes the cost table from how often each multiple occurs now.
+
+        Each count is raised by a half, so that multiples that do not occur have a finite cost.
+        """
         import torch
 
         assert self.log_step is not None
@@ -78,13 +81,14 @@ class Trained:
         with torch.no_grad():
             u = torch.clamp(torch.round(self.free / torch.exp(self.log_step)), -most, most).long() + most
             counts = torch.bincount(u.ravel(), minlength=2 * most + 1).double() + 0.5
-            # Further from zero is never cheaper: a gap in the frequencies is no bargain.
+            # Costs never fall with the distance from zero: a rare multiple between frequent ones would else push
+            # weights outwards.
             cost = -torch.log2(counts / counts.sum())
             up = torch.cummax(cost[most:], 0).values
             down = torch.cummax(cost[: most + 1].flip(0), 0).values.flip(0)
             self.cost = torch.cat([down[:-1], up]).float()
 
-    def done(self) -> Dense:
+    def as_dense(self) -> Dense:
         import torch
 
         if self.layer.frozen:
@@ -98,4 +102,4 @@ class Trained:
         return replace(self.layer, weights=weights, bias=bias, mask=mask, codebook=book, step=step)
 
 
-__all__ = ["Trained"]
+__all__ = ["TrainedLayer"]

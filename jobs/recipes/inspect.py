@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 from rich.console import Group, RenderableType
 
-from eigenmill.compress.packed.pack import MAGIC, content_of, sections
+from eigenmill.compress.packed.pack import MAGIC, read_content, sections
 from eigenmill.jobs.shown.show import facts, grid
 from eigenmill.jobs.shown.words import count, number, percent
 from eigenmill.reduce.storage.digest import sha256_of
 
 
-def described(path: str) -> dict[str, Any]:
+def describe_file(path: str) -> dict[str, Any]:
     """Schema, layers, bits, bytes by section and digest of a packed file, as plain values.
 
     Raises:
         ArtifactError: there is no such file, or it is damaged or of a newer format.
     """
-    content, target = content_of(path)
+    content, target = read_content(path)
     net, taken = sections(content, target)
     front = net.front
     layers = []
@@ -63,7 +63,7 @@ def described(path: str) -> dict[str, Any]:
     }
 
 
-def shown(found: dict[str, Any]) -> RenderableType:
+def tables(found: dict[str, Any]) -> RenderableType:
     """The same as tables."""
     given, labels = found["input"], found["labels"]
     layout = given["layout"]
@@ -99,4 +99,4 @@ def shown(found: dict[str, Any]) -> RenderableType:
     return Group(about, "", layers, "", parts)
 
 
-__all__ = ["described", "shown"]
+__all__ = ["describe_file", "tables"]

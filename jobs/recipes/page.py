@@ -31,8 +31,8 @@ def page(report: CompactReport) -> str:
         points += [(f"trial {i}", t.bytes, t.error) for i, t in enumerate(report.found.trials)]
     last = report.stages[-1]
     sections = [
-        ("Size and error", front(points), "Each step, or trial of the search, as the file that it makes: bytes to the "
-         "right, error on the rows held out upwards."),
+        ("Size and error", size_and_error(points), "Each step, or trial of the search, as the file that it makes: "
+         "bytes to the right, error on the rows held out upwards."),
         ("Weights", histograms(report.histograms), "Weights other than 0 by step and layer, each on its own scale."),
         ("Sparsity by layer", sparsity(report.stages), f"Share of weights that are 0; in the end {count(last.nonzero)} "
          f"of {count(last.parameters)} parameters are not."),
@@ -45,7 +45,7 @@ def page(report: CompactReport) -> str:
     return sheet("A compact model", f"{report.path}", facts, sections, notes)
 
 
-def front(points: Sequence[Point], width: int = 900, height: int = 320) -> str:
+def size_and_error(points: Sequence[Point], width: int = 900, height: int = 320) -> str:
     """Points of bytes, on a logarithmic scale, and error; the staircase joins those that nothing beats."""
     left, right, top, bottom = 64, 20, 16, 36
     w, h = width - left - right, height - top - bottom

@@ -177,7 +177,7 @@ class AffineSpec(Section):
     """Largest slant, in degrees."""
 
 
-class Trained(Section):
+class TrainingStep(Section):
     """What is common to steps that train."""
 
     epochs: int = Field(default=20, ge=1)
@@ -210,14 +210,14 @@ class Trained(Section):
         return self
 
 
-class Train(Trained):
+class Train(TrainingStep):
     """Train, from first weights or onwards."""
 
     step: Literal["train"]
     """The kind of step."""
 
 
-class Distill(Trained):
+class Distill(TrainingStep):
     """Train on the labels and on what the teachers say of the rows and of their copies; see `teachers`."""
 
     step: Literal["distill"]

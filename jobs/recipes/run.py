@@ -44,7 +44,7 @@ from eigenmill.compress.training.train import Epoch
 from eigenmill.jobs.recipes import recipe as spec
 from eigenmill.jobs.recipes.recipe import Recipe, RecipeFile
 from eigenmill.jobs.recipes.report import CompactReport, Exported, Histogram, Stage
-from eigenmill.jobs.recipes.steps import STEPS, VERSION, checkpoint_of, epochs, keep, kept, plain
+from eigenmill.jobs.recipes.steps import STEPS, VERSION, checkpoint_of, epoch_bar, read_kept, section_values, write_kept
 from eigenmill.jobs.recipes.teach import Lesson
 from eigenmill.jobs.reduction.build import cleaning_of, filters_of, layout_of
 from eigenmill.reduce import Dataset
@@ -77,14 +77,14 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
         last, found = results[-1], None
         if recipe.target is not None:
             with source.blame("target"):
-                last, found = _targeted(recipe, start, lesson, samples, last, place, progress)
-        file = _file(recipe, last)
+                last, found = _search_if_missed(recipe, start, lesson, samples, last, place, progress)
+        file = _file_to_ship(recipe, last)
         files.write_bytes(*places.resolve(place / "model.emill"), file.content)
         with source.blame("output"):
-            exported = _exported(recipe, file, place, samples)
+            exported = _write_exports(recipe, file, place, samples)
         baseline, taught = results[0].model, None if lesson is None else lesson.error()
         before, after = evaluate(baseline, samples), evaluate(file, samples, against=baseline)
-    test_before, test_after = _tested(recipe, baseline, place, file, exported.backends)
+    test_before, test_after = _score_test_rows(recipe, baseline, place, file, exported.backends)
     report = CompactReport(
         str(place / "model.emill"),
         tuple(result.stage for result in results),
@@ -142,7 +142,7 @@ def _samples(recipe: Recipe, start: Model, data: Dataset, place: Path) -> Iterat
 
 
 @dataclass(frozen=True)
-class Result:
+class StepResult:
     """What a step gives: what is known of it, the model, and its file, if this run has packed it.
 
     A model that is not quantized yet has its file with weights of 8 bits.
@@ -155,35 +155,35 @@ class Result:
 
 def run_steps(
     source: RecipeFile, start: Model, samples: Samples, lesson: Lesson | None, place: Path, progress: Progress | None
-) -> list[Result]:
+) -> list[StepResult]:
     """What each step gives, judged by the rows held out."""
     recipe = source.recipe
     if not samples.n_held:
         raise ConfigError("expected rows held out to judge by, found none; raise validation.share or give more rows")
-    model, results = start, list[Result]()
-    key = digest_of([VERSION, samples.digest, plain(recipe.model)])
+    model, results = start, list[StepResult]()
+    key = digest_of([VERSION, samples.digest, section_values(recipe.model)])
     for number, step in enumerate(recipe.steps):
         taught = lesson if isinstance(step, spec.Distill) else None
-        key = digest_of([key, plain(step), None if taught is None else taught.key])
+        key = digest_of([key, section_values(step), None if taught is None else taught.key])
         target = place / "stages" / f"{number:02d}-{step.step}.model"
-        found = kept(target, key)
+        found = read_kept(target, key)
         if found is None:
             rows = samples if taught is None else taught.samples
             checkpoint = checkpoint_of(target, key)
             began = time.perf_counter()
             with source.blame("steps", number):
                 model = STEPS[step.step](step, model, rows, checkpoint, recipe.model.seed, progress)
-            stage, file = _figures(f"{number} {step.step}", model, samples, time.perf_counter() - began)
-            keep(target, key, model, {"stage": asdict(stage)})
+            stage, file = _judge(f"{number} {step.step}", model, samples, time.perf_counter() - began)
+            write_kept(target, key, model, {"stage": asdict(stage)})
         else:
             (model, held), file = found, None
             lists = {name: tuple(held["stage"][name]) for name in ("sparsity", "widths")}
             stage = Stage(**{**held["stage"], **lists, "resumed": True})
-        results.append(Result(stage, model, file))
+        results.append(StepResult(stage, model, file))
     return results
 
 
-def _figures(name: str, model: Model, samples: Samples, seconds: float) -> tuple[Stage, PackedModel]:
+def _judge(name: str, model: Model, samples: Samples, seconds: float) -> tuple[Stage, PackedModel]:
     """What is known after a step, and the file that it makes, which is packed here and nowhere else."""
     rounded = model.activations is not None
     file = packed_model(model if rounded else quantize(model, samples, bits=8))
@@ -204,7 +204,7 @@ def _figures(name: str, model: Model, samples: Samples, seconds: float) -> tuple
     return stage, file
 
 
-def _file(recipe: Recipe, last: Result) -> PackedModel:
+def _file_to_ship(recipe: Recipe, last: StepResult) -> PackedModel:
     """The file of a recipe's model, packed as its output says; the step has packed it by default."""
     coder, width = recipe.output.coder, recipe.output.width
     if last.file is not None and (coder, width) == ("range", None):
@@ -220,15 +220,15 @@ def _target(recipe: Recipe) -> Target | None:
     return None if recipe.target is None else Target(**recipe.target.model_dump(include=set(limits)))
 
 
-def _targeted(
+def _search_if_missed(
     recipe: Recipe,
     start: Model,
     lesson: Lesson | None,
     samples: Samples,
-    last: Result,
+    last: StepResult,
     place: Path,
     progress: Progress | None,
-) -> tuple[Result, Search | None]:
+) -> tuple[StepResult, Search | None]:
     """What the last step gives if it keeps to the target, else what a search finds."""
     wanted, target = recipe.target, _target(recipe)
     assert wanted is not None
@@ -241,10 +241,10 @@ def _targeted(
         if isinstance(step, spec.Distill) and lesson is not None:
             rows, learning = lesson.samples, {"teacher": TEACHER, **step.model_dump(include={"temperature", "share"})}
     learning |= recipe.steps[0].model_dump(include={"batch", "class_weight", "forget"})
-    # Another machine takes another time.
+    # Times of another machine do not count here, so the key names the processor.
     here = machine() if wanted.max_latency_us is not None else ""
-    key = digest_of([rows.digest, plain(recipe.model), plain(wanted), learning, here])
-    with epochs(progress, "search", wanted.epochs * wanted.trials, rows.n_rows) as advance:
+    key = digest_of([rows.digest, section_values(recipe.model), section_values(wanted), learning, here])
+    with epoch_bar(progress, "search", wanted.epochs * wanted.trials, rows.n_rows) as advance:
         seen = [0]
 
         def count(epoch: Epoch) -> None:
@@ -263,7 +263,7 @@ def _targeted(
             epoch=count,
             **learning,
         )
-    # The steps' own model is a trial like any other.
+    # The model of the steps competes with the trials: it stays where it is nearer to the target.
     keeps_own = own < found.best.excess and not found.met
     return last if keeps_own else replace(last, model=found.model, file=None), found
 
@@ -271,7 +271,7 @@ def _targeted(
 # Other forms of the model
 
 
-def _exported(recipe: Recipe, file: PackedModel, place: Path, samples: Samples) -> Exported:
+def _write_exports(recipe: Recipe, file: PackedModel, place: Path, samples: Samples) -> Exported:
     """Writes them, and opens those that this machine can run."""
     sizes: dict[str, int] = {}
     backends: dict[str, Callable[[Any], Any]] = {}
@@ -296,7 +296,7 @@ def _exported(recipe: Recipe, file: PackedModel, place: Path, samples: Samples) 
 # The test rows
 
 
-def _tested(
+def _score_test_rows(
     recipe: Recipe, baseline: Model, place: Path, file: PackedModel, backends: dict[str, Callable[[Any], Any]]
 ) -> tuple[Evaluation | None, Evaluation | None]:
     """Figures on the test rows: of the first model in single precision, and of the file."""
@@ -314,25 +314,25 @@ def _tested(
     def after() -> Evaluation:
         return evaluate(file, data, label=label, against=baseline, batches=batches, backends=backends)
 
-    return _once(place, first, data, lambda: evaluate(baseline, data, label=label, batches=batches)), _once(
+    return _score_once(place, first, data, lambda: evaluate(baseline, data, label=label, batches=batches)), _score_once(
         place, place / "model.emill", data, after
     )
 
 
-def _once(place: Path, file: Path, data: Dataset, score: Callable[[], Evaluation]) -> Evaluation:
+def _score_once(place: Path, file: Path, data: Dataset, score: Callable[[], Evaluation]) -> Evaluation:
     """The figures of a file on the test rows, scored now or found in the log of an earlier run."""
     log = place / "test.jsonl"
     digest = sha256_of([file.read_bytes()])
     text = log.read_text() if log.exists() else ""
     for line in text.splitlines():
-        with contextlib.suppress(ValueError):  # a line that was cut short by a kill
+        with contextlib.suppress(ValueError):  # a kill has cut this line short
             held = json.loads(line)
             if (held["file"], held["data"]) == (digest, data.digest):
                 return Evaluation.from_json(held["found"])
     found = score()
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     entry = {"at": now, "name": file.name, "file": digest, "data": data.digest, "found": found.as_json()}
-    end = "\n" if text and not text.endswith("\n") else ""  # of a line that was cut short
+    end = "\n" if text and not text.endswith("\n") else ""  # of the line that a kill has cut short
     with log.open("a") as lines:
         lines.write(end + json.dumps(entry) + "\n")
     return found
@@ -348,4 +348,4 @@ def _histograms(model: Model) -> tuple[Histogram, ...]:
     return tuple(found)
 
 
-__all__ = ["Result", "run", "run_steps"]
+__all__ = ["StepResult", "run", "run_steps"]

@@ -31,14 +31,14 @@ VERSION = 2
 """Of what is kept: results of another version are made again."""
 
 
-def plain(section: Section) -> dict[str, Any]:
+def section_values(section: Section) -> dict[str, Any]:
     """What a section says, for a digest; what is None says nothing, so that new keys leave digests as they are."""
     said: dict[str, Any] = section.model_dump(mode="json", exclude_none=True)
     return said
 
 
 def _train(
-    step: spec.Trained, model: Model, samples: Samples, checkpoint: Path, seed: int, progress: Progress | None
+    step: spec.TrainingStep, model: Model, samples: Samples, checkpoint: Path, seed: int, progress: Progress | None
 ) -> Model:
     constraints: list[Constraint] = []
     if step.magnitude is not None:
@@ -49,7 +49,7 @@ def _train(
         constraints.append(EntropyPenalty(**step.entropy_penalty.model_dump()))
     names = {"epochs", "batch", "schedule", "patience", "class_weight", "forget", "temperature", "share"}
     given = step.model_dump(include=names)
-    with epochs(progress, "train", step.epochs, samples.n_rows) as advance:
+    with epoch_bar(progress, "train", step.epochs, samples.n_rows) as advance:
         return train(
             model,
             samples,
@@ -65,7 +65,7 @@ def _train(
 
 
 @contextlib.contextmanager
-def epochs(progress: Progress | None, name: str, epochs: int, rows: int) -> Iterator[Callable[[Epoch], None]]:
+def epoch_bar(progress: Progress | None, name: str, epochs: int, rows: int) -> Iterator[Callable[[Epoch], None]]:
     """A bar over the rows of all epochs."""
     done = 0
 
@@ -106,14 +106,14 @@ def checkpoint_of(target: Path, key: str) -> Path:
     return mine
 
 
-def keep(target: Path, key: str, model: Model, known: Mapping[str, Any]) -> None:
+def write_kept(target: Path, key: str, model: Model, known: Mapping[str, Any]) -> None:
     """Writes the model after a step, and beside it whose result it is and what else is known of it."""
     digest = model.save(target)
     fs, path = places.resolve(target.with_suffix(".json"))
     files.write_json(fs, path, {"key": key, "digest": digest, **known})
 
 
-def kept(target: Path, key: str) -> tuple[Model, dict[str, Any]] | None:
+def read_kept(target: Path, key: str) -> tuple[Model, dict[str, Any]] | None:
     """An earlier run's result of the same step on the same model, and what was known of it."""
     record = target.with_suffix(".json")
     if not (record.exists() and target.exists()):
@@ -123,4 +123,4 @@ def kept(target: Path, key: str) -> tuple[Model, dict[str, Any]] | None:
     return (Model.restore(target), held) if held.get("key") == key else None
 
 
-__all__ = ["STEPS", "checkpoint_of", "epochs", "keep", "kept", "plain"]
+__all__ = ["STEPS", "checkpoint_of", "epoch_bar", "read_kept", "section_values", "write_kept"]

@@ -24,7 +24,7 @@ from eigenmill.compress.core.integer import WholeNet
 from eigenmill.compress.distill import HELD, TEACHER
 from eigenmill.jobs.recipes import recipe as spec
 from eigenmill.jobs.recipes.recipe import RecipeFile
-from eigenmill.jobs.recipes.steps import STEPS, VERSION, checkpoint_of, keep, kept, plain
+from eigenmill.jobs.recipes.steps import STEPS, VERSION, checkpoint_of, read_kept, section_values, write_kept
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.engines.base import Progress
 from eigenmill.reduce.errors import ArtifactError, SchemaError
@@ -38,13 +38,13 @@ class Lesson:
 
     Attributes:
         source: the recipe, which has teachers.
-        data: its rows, ``plainly``: gathered without teachers.
+        data: its rows, ``plain_samples``: gathered without teachers.
         place: the directory for teachers and what they say; ``work`` is where samples go.
     """
 
     source: RecipeFile
     data: Dataset
-    plainly: Samples
+    plain_samples: Samples
     place: Path
     work: Path
     progress: Progress | None
@@ -64,7 +64,7 @@ class Lesson:
         for number, member in enumerate(self.wanted.members):
             with self.source.blame("teachers", "members", number):
                 files += [] if member.path is None else [_sha256(member.path)]
-        return digest_of([VERSION, self.plainly.digest, plain(wanted), files, seed])
+        return digest_of([VERSION, self.plain_samples.digest, section_values(wanted), files, seed])
 
     @property
     def path(self) -> Path:
@@ -93,13 +93,13 @@ class Lesson:
             )
         split = Validation(by=HELD, equals=True)
         options: dict[str, Any] = {"validation": split, "seed": recipe.model.seed, "directory": self.work}
-        return gather(self.plainly.model, taught, recipe.label, teacher=TEACHER, **options)
+        return gather(self.plain_samples.model, taught, recipe.label, teacher=TEACHER, **options)
 
     def _member(self, number: int) -> Model | WholeNet:
         member = self.wanted.members[number]
         if member.path is None:
             return self._trained(number, member)
-        model, ending = self.plainly.model, os.path.splitext(member.path)[1]
+        model, ending = self.plain_samples.model, os.path.splitext(member.path)[1]
         options: dict[str, Any] = {"labels": model.labels or None, "task": model.task}
         found: Model | WholeNet
         if ending in (".onnx", ".safetensors"):
@@ -115,19 +115,19 @@ class Lesson:
 
     def _trained(self, number: int, member: spec.Member) -> Model:
         """A teacher after its own steps, each of which is kept."""
-        rows = self.plainly
+        rows = self.plain_samples
         model = Model.mlp(None, member.hidden, task=rows.model.task, seed=member.seed)
         columns = {name: value for name, value in rows.model.columns.items() if name != "columns"}
         model = replace(model, columns=columns)
         key = digest_of([VERSION, rows.digest, member.hidden, member.seed])
         for place, step in enumerate(member.steps or ()):
-            key = digest_of([key, plain(step)])
+            key = digest_of([key, section_values(step)])
             target = self.place / f"{number}-{place:02d}-{step.step}.model"
-            found = kept(target, key)
+            found = read_kept(target, key)
             if found is None:
                 checkpoint = checkpoint_of(target, key)
                 model = STEPS[step.step](step, model, rows, checkpoint, member.seed, self.progress)
-                keep(target, key, model, {})
+                write_kept(target, key, model, {})
             else:
                 model = found[0]
         return model
@@ -141,7 +141,7 @@ class Lesson:
         if not rows.num_rows:
             return None
         said = rows[TEACHER].combine_chunks().flatten().to_numpy().reshape(rows.num_rows, -1)
-        labels = self.plainly.model.labels
+        labels = self.plain_samples.model.labels
         if not labels:
             wanted = rows[label].to_numpy().astype(np.float64)
             return float(np.sqrt(np.mean((said[:, 0] - wanted) ** 2)))

@@ -127,10 +127,10 @@ def _scheduler(address: str | None) -> str:
 def _session(master: str | None, remote: str | None) -> Any:
     """The Spark session of this process, started if there is none."""
     try:
-        from eigenmill.reduce.engines.spark.session import session
+        sessions = ENGINES["spark"].sessions()
     except ModuleNotFoundError as error:
         raise ConfigError(f"expected the extra for 'spark': pip install 'eigenmill[spark]' ({error})") from error
-    return session(master=master, remote=remote)
+    return sessions.session(master=master, remote=remote)
 
 
 def build_sink(source: JobFile, names: Sequence[str] | None = None) -> Sink:

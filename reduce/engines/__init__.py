@@ -1,4 +1,12 @@
-"""Engines decide where a pass runs. :func:`connect` imports the one that is asked for, and nothing else."""
+"""Engines decide where a pass runs, and nothing else. :func:`connect` imports the one that is asked for.
+
+Lives here: the closed protocols of an engine and its sessions, the merge tree (``base``), what a task does on any
+engine (``tasks``, ``threads``), memory and costs (``memory``, ``ledger``, ``costs``, ``load``), what travels and
+stays (``ship``, ``wire``, ``checkpoint``), and the table of kinds (``kinds``); one room for each of local, dask and
+spark. In come passes, matrices and sinks; out go results and manifests.
+
+May import: errors, output, passes, rows, sources, storage.
+"""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from importlib import import_module
 from typing import Any, ClassVar
 
+from eigenmill.reduce.engines.kinds import ENGINES
 from eigenmill.reduce.sources.base import Source
 from eigenmill.reduce.sources.matrix import Matrix
 
@@ -37,7 +38,7 @@ class Collection(Source):
         """
 
 
-ROOMS = {"dask": "eigenmill.reduce.engines.dask.collections", "pyspark": "eigenmill.reduce.engines.spark.frames"}
+ROOMS = {kind.package: kind.collections for kind in ENGINES.values() if kind.package and kind.collections}
 """Packages whose collections are taken as data, and the optional module that reads each."""
 
 

@@ -21,12 +21,19 @@ class Kind:
         module, name: of the class, which is imported when it is asked for.
         client: what it connects through, in words; None for an engine of this process.
         costs: of its cluster; None for an engine of this process.
+        package: whose collections are data that only this engine reads; ``collections``: the module that does.
     """
 
     module: str
     name: str
     client: str | None = None
     costs: Costs | None = None
+    package: str | None = None
+    collections: str | None = None
+
+    def sessions(self) -> Any:
+        """The module that opens (``session``) and ends (``stop``) sessions for commands that are given none."""
+        return import_module(f"{self.module.rpartition('.')[0]}.session")
 
     def load(self) -> Any:
         """The class."""
@@ -40,9 +47,16 @@ ENGINES = {
         "DaskEngine",
         "connect('dask', client) with a distributed.Client or a scheduler's address",
         DASK,
+        "dask",
+        "eigenmill.reduce.engines.dask.collections",
     ),
     "spark": Kind(
-        "eigenmill.reduce.engines.spark.engine", "SparkEngine", "connect('spark', session) with a SparkSession", SPARK
+        "eigenmill.reduce.engines.spark.engine",
+        "SparkEngine",
+        "connect('spark', session) with a SparkSession",
+        SPARK,
+        "pyspark",
+        "eigenmill.reduce.engines.spark.frames",
     ),
 }
 """All engines by the word for their kind, which is also the extra that installs what they need."""

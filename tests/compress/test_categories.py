@@ -36,7 +36,7 @@ from eigenmill.compress import (
 )
 from eigenmill.compress.core.categories import HELD, Category, VocabularyPass, columns_of, vocabulary_pass
 from eigenmill.compress.core.model import whole_net
-from eigenmill.compress.packed.pack import packed
+from eigenmill.compress.packed.pack import packed_bytes
 from eigenmill.compress.packed.predict import predictions
 from eigenmill.reduce import PCA, Dataset, connect
 from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, SchemaError
@@ -179,7 +179,7 @@ def test_every_value_has_a_code() -> None:
     assert city.codes(pa.nulls(2)).tolist() == [7, 7]
     for category in (replace(each, name="c") for each in CATEGORIES):
         every = np.arange(category.width)
-        if category.stranger is not None:
+        if category.unlisted_value is not None:
             np.testing.assert_array_equal(category.codes(category.array(every)), every)
 
 
@@ -215,7 +215,7 @@ def test_a_quantized_model_is_its_file(small: Model, trained: Model, rows: pa.Ta
     assert back.front.categories == small.front.categories  # type: ignore[union-attr]
     np.testing.assert_array_equal(back.scores(rows), whole_net(small).scores(rows))
     assert np.abs(back.predict_proba(rows) - trained.predict_proba(rows)).max() < 0.1
-    assert packed(back) == (tmp_path / "m.emill").read_bytes()
+    assert packed_bytes(back) == (tmp_path / "m.emill").read_bytes()
     vocabulary = sum(len(str(v).encode()) for c in back.front.categories[:1] for v in c.values)
     assert vocabulary < size < 700
     found = evaluate(tmp_path / "m.emill", data_of(rows), label="late", against=trained, batches=(1, 64))
@@ -303,7 +303,7 @@ def test_all_steps_know_categories(trained: Model, rows: pa.Table) -> None:
     for model in (stepped, shared):
         net = whole_net(quantize(model, samples))
         assert np.abs(net.predict_proba(rows) - model.predict_proba(rows)).max() < 0.1
-        assert len(packed(net)) < len(packed(quantize(trained, data, label="late")))
+        assert len(packed_bytes(net)) < len(packed_bytes(quantize(trained, data, label="late")))
 
 
 def test_a_saved_model_goes_on(trained: Model, rows: pa.Table, tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_a_resumed_training_is_an_uninterrupted_one(rows: pa.Table, tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         train(model, samples, epochs=3, checkpoint=tmp_path / "c", progress=stop)
     resumed = train(model, samples, epochs=3, checkpoint=tmp_path / "c")
-    assert packed(quantize(resumed, samples)) == packed(quantize(whole_run, samples))
+    assert packed_bytes(quantize(resumed, samples)) == packed_bytes(quantize(whole_run, samples))
 
 
 def test_predictions_from_files_hide_what_was_not_asked_for(small: Model, rows: pa.Table, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from eigenmill.compress import (
     train,
 )
 from eigenmill.compress.core.model import whole_net
-from eigenmill.compress.packed.pack import packed, unpacked
+from eigenmill.compress.packed.pack import packed_bytes, unpack
 from eigenmill.compress.training.augment import Affine, augmentation
 from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.errors import ConfigError, DataError, OutputError, SchemaError
@@ -281,9 +281,9 @@ def test_a_pooled_net_is_small_and_its_tiles_are_declared(digits: Any, samples: 
     front = model.trained().front
     assert front is not None
     pooled = X.reshape(-1, 4, 2, 4, 2).mean((2, 4)).reshape(-1, 16)
-    np.testing.assert_allclose(model.forward(front.scaled(front.codes(X)))[0] * front.spread, pooled, atol=1e-3)
+    np.testing.assert_allclose(model.forward(front.scaled_inputs(front.codes(X)))[0] * front.spread, pooled, atol=1e-3)
     whole = quantize(model, samples, bits=6)
-    back = unpacked(packed(whole))
+    back = unpack(packed_bytes(whole))
     np.testing.assert_array_equal(back.scores(X), whole_net(whole).scores(X))
     assert error(whole, *digits[2:]) < error(model, *digits[2:]) + 0.02 < 0.14
     with pytest.raises(ConfigError, match="whole 3 x 3 tiles"):
@@ -308,7 +308,7 @@ def test_a_factorized_layer_is_the_best_of_its_rank_and_is_smaller(trained: Mode
 def test_a_low_rank_net_can_be_trained_on_and_packed(trained: Model, samples: Samples, digits: Any) -> None:
     model = train(factorize(trained, rank=8, only=0), samples, optimizer=OPTIMIZER, epochs=5)
     small = quantize(model, samples, bits=8)
-    np.testing.assert_array_equal(unpacked(packed(small)).scores(digits[2]), small._whole.scores(digits[2]))
+    np.testing.assert_array_equal(unpack(packed_bytes(small)).scores(digits[2]), small._whole.scores(digits[2]))
     assert error(small, *digits[2:]) < 0.06
 
 
@@ -372,7 +372,7 @@ def test_a_resumed_distillation_equals_an_uninterrupted_one(folder: Path, traine
         with pytest.raises(OutputError, match="another's"):
             train(start, data, **{**options, **other}, checkpoint=tmp_path / "c")
     resumed = train(start, data, **options, checkpoint=tmp_path / "c")
-    files = [packed(quantize(model, read(folder), bits=4)) for model in (whole, resumed)]
+    files = [packed_bytes(quantize(model, read(folder), bits=4)) for model in (whole, resumed)]
     assert files[0] == files[1]
 
 

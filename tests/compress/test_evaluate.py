@@ -100,9 +100,9 @@ def test_two_classes_have_an_area_and_values_an_error(digits: Any) -> None:
 
 
 def load_again(model: Model) -> Any:
-    from eigenmill.compress.packed.pack import packed, unpacked
+    from eigenmill.compress.packed.pack import packed_bytes, unpack
 
-    return unpacked(packed(model))
+    return unpack(packed_bytes(model))
 
 
 @pytest.mark.parametrize(("right", "rows"), [(9850, 10000), (0, 5), (5, 5), (1, 3)])

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from eigenmill.compress import Model, Samples, evaluate, pack
-from eigenmill.compress.search import Candidate, Search, SearchKeywords, SearchSettings, Target, Trial, front, search
+from eigenmill.compress.search import (
+    Candidate,
+    Search,
+    SearchKeywords,
+    SearchSettings,
+    Target,
+    Trial,
+    pareto_front,
+    search,
+)
 from eigenmill.reduce import PCA
 from eigenmill.reduce.errors import ConfigError, OutputError
 from tests.compress.conftest import error
@@ -67,7 +76,7 @@ def test_the_front_holds_what_nothing_beats() -> None:
         return Trial(Candidate((size,)), size, wrong, None, 0.0, 0.0)
 
     trials = [trial(5, 0.3), trial(3, 0.5), trial(4, 0.6), trial(9, 0.1), trial(9, 0.2), trial(12, 0.1)]
-    assert [(t.bytes, t.error) for t in front(trials)] == [(3, 0.5), (5, 0.3), (9, 0.1)]
+    assert [(t.bytes, t.error) for t in pareto_front(trials)] == [(3, 0.5), (5, 0.3), (9, 0.1)]
 
 
 def test_a_stopped_search_goes_on_and_tries_nothing_twice(

@@ -59,7 +59,7 @@ def test_fewer_neurons_make_narrower_layers(trained: Model, samples: Samples, di
 def _keep_only(model: Model, kept: Any, X: Any, y: Any) -> float:
     front = model.front
     assert front is not None
-    hidden = model.forward(front.scaled(front.codes(X)))[0][:, kept]
+    hidden = model.forward(front.scaled_inputs(front.codes(X)))[0][:, kept]
     last = model.layers[1]
     return float(np.mean((hidden @ last.weights[kept] + last.bias).argmax(1) != y))
 
@@ -246,7 +246,7 @@ def test_masks_open_where_the_gradient_is_largest_and_nowhere_else(
     assert all((c | ~o).all() for c, o in zip(closed, opened, strict=True))
     # The gradient is what small changes of the weights do to the loss.
     codes, targets = samples.sample(4096)
-    z = samples.front.scaled(codes)
+    z = samples.front.scaled_inputs(codes)
     slopes = _gradients(pruned, z, targets)
 
     def loss(model: Model) -> float:

@@ -26,8 +26,8 @@ from eigenmill.compress import (
     train,
 )
 from eigenmill.compress.core.data import clean_blocks
-from eigenmill.compress.packed.pack import packed
-from eigenmill.compress.training.train import Epoch, _optimizer, _Run
+from eigenmill.compress.packed.pack import packed_bytes
+from eigenmill.compress.training.train import Epoch, _optimizer, _Training
 from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, OutputError, SchemaError
 from eigenmill.reduce.sources.parquet import ParquetSource
@@ -238,7 +238,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(optimizer: Any, samples:
     )
     assert seen == [5, 6]
     assert same(whole, resumed)
-    assert packed(quantize(whole, samples, bits=4)) == packed(quantize(resumed, samples, bits=4))
+    assert packed_bytes(quantize(whole, samples, bits=4)) == packed_bytes(quantize(resumed, samples, bits=4))
     assert [a.step for a in whole.layers] == [b.step for b in resumed.layers]
     assert not path.exists()
 
@@ -253,7 +253,7 @@ def test_early_stopping_keeps_the_best(samples: Samples) -> None:
     best = min(seen, key=lambda e: e.held_loss or 0)
     assert best.number == len(seen) - 3
     wrong = sum(
-        int((model.forward(samples.front.scaled(c))[-1].argmax(1) != t).sum()) for c, t in samples.blocks("held")
+        int((model.forward(samples.front.scaled_inputs(c))[-1].argmax(1) != t).sum()) for c, t in samples.blocks("held")
     )
     assert wrong / samples.n_held == best.held_error
 
@@ -286,7 +286,7 @@ def test_what_is_pruned_stays_pruned(trained: Model, samples: Samples) -> None:
 def test_the_optimizer_forgets_pruned_weights(samples: Samples, trained: Model) -> None:
     settings = _optimizer(OPTIMIZER)
     atonce = (Magnitude(0.5, "at once"),)
-    run = _Run(replace(samples, model=trained), settings, 2, 64, "constant", atonce, None, 0)
+    run = _Training(replace(samples, model=trained), settings, 2, 64, "constant", atonce, None, 0)
     run._epoch(0)
     for layer in run.layers:
         assert layer.mask is not None
@@ -343,7 +343,7 @@ def test_a_pca_is_the_first_layer(digits: Any, folder: Path) -> None:
     model = Model.mlp(pca, [16], 10)
     front, first = model.front, model.layers[0]
     assert front is not None
-    features = model.forward(front.scaled(front.codes(X_test)))[0]
+    features = model.forward(front.scaled_inputs(front.codes(X_test)))[0]
     expected = pca.transform(X_test.astype(np.float32))
     ratio = expected.std() / features.std()
     np.testing.assert_allclose(features * ratio, expected, atol=2e-3 * np.abs(expected).max())

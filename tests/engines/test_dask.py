@@ -28,6 +28,20 @@ class Twice:
         return self.function(*args, **options)
 
 
+def test_large_graphs_are_sent_without_a_warning_by_any_number_of_threads() -> None:
+    """Dask's threshold is of the whole process: it is put back when the last thread has sent its graph."""
+    from eigenmill.reduce.engines.dask.engine import large_graphs
+
+    name = "distributed.admin.large-graph-warning-threshold"
+    before, one, other = dask.config.get(name), large_graphs(), large_graphs()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert dask.config.get(name) > 1 << 40
+    other.__exit__(None, None, None)
+    assert dask.config.get(name) == before
+
+
 class TestDask(EngineContract, SessionContract):
     @pytest.fixture
     def make_engine(self, client: Any) -> Any:  # type: ignore[override]

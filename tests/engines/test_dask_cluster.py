@@ -157,6 +157,20 @@ def test_a_client_made_from_an_address_is_closed(steady: Cluster, folder: Path) 
         PCA(2).fit(data, engine=given)
 
 
+def test_an_interrupted_scan_is_not_left_on_the_cluster(steady: Cluster, folder: Path) -> None:
+    def ours(dask_scheduler: Any = None) -> list[str]:
+        return [str(key) for key in dask_scheduler.tasks if "eigenmill" in str(key)]
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with client_of(steady) as client:
+        for row in (1, 1500):
+            with pytest.raises(KeyboardInterrupt):
+                PCA(2).fit(opened(folder), engine=connect("dask", client, progress=At(row, interrupt)))
+            wait_for(lambda: not client.run_on_scheduler(ours))
+
+
 @pytest.mark.slow
 def test_workers_join_and_leave_meanwhile(mortal: Cluster, folder: Path, tmp_path: Path) -> None:
     data = opened(folder)

@@ -26,7 +26,7 @@ pytest.importorskip("torch")
 
 from eigenmill.compress import Model, evaluate, load
 from eigenmill.compress.judging.latency import machine
-from eigenmill.compress.packed.pack import packed
+from eigenmill.compress.packed.pack import packed_bytes
 from eigenmill.jobs.cli import app
 from eigenmill.jobs.recipes import run as compact
 from eigenmill.jobs.recipes import steps as compact_steps
@@ -143,9 +143,12 @@ def test_a_second_run_finds_everything_done_and_scores_no_test(
 @pytest.mark.parametrize(
     ("more", "found"),
     [
-        ([], {"packed": 3, "weight_bytes": 9, "_read": 3}),
-        (["output.coder=huffman"], {"packed": 4, "weight_bytes": 12, "_read": 4}),
-        (["target.max_bytes=9", "target.trials=2", "target.epochs=1"], {"packed": 5, "weight_bytes": 15, "_read": 5}),
+        ([], {"packed_bytes": 3, "weight_bytes": 9, "_read": 3}),
+        (["output.coder=huffman"], {"packed_bytes": 4, "weight_bytes": 12, "_read": 4}),
+        (
+            ["target.max_bytes=9", "target.trials=2", "target.epochs=1"],
+            {"packed_bytes": 5, "weight_bytes": 15, "_read": 5},
+        ),
     ],
     ids=["three steps", "another coder", "and two trials of a search"],
 )
@@ -167,7 +170,7 @@ def test_every_model_is_packed_once(
     assert counts == found
     counts.clear()
     compact.run(recipe)
-    assert counts["packed"] == counts["_read"] == 1  # all steps are done; the file is written again
+    assert counts["packed_bytes"] == counts["_read"] == 1  # all steps are done; the file is written again
 
 
 def test_the_same_file_is_scored_again_on_other_test_rows(done: Path, digit_files: Path, tmp_path: Path) -> None:
@@ -218,12 +221,12 @@ def test_stopped_it_goes_on_to_the_same_bytes(
 def training(conf: Path, moment: Path) -> Stopped:
     """The recipe in a process that stops training when there is a checkpoint of this pattern."""
     driver = """
-from eigenmill.compress.training.train import _Run
-true = _Run._epoch
+from eigenmill.compress.training.train import _Training
+true = _Training._epoch
 def epoch(self, number):
     hold()
     return true(self, number)
-_Run._epoch = epoch
+_Training._epoch = epoch
 from eigenmill.jobs.cli import main
 main()
 """
@@ -453,7 +456,7 @@ def test_names_in_a_file_are_data_to_the_terminal(tmp_path: Path) -> None:
     columns = ["[bold]", "[/]", "\x1b[2J"]
     made = net(front(3), layer(3, 5, 9, bits=0), labels=labels)
     path = tmp_path / "hostile.emill"
-    path.write_bytes(packed(replace(made, front=replace(made.front, layout={"columns": columns}))))
+    path.write_bytes(packed_bytes(replace(made, front=replace(made.front, layout={"columns": columns}))))
     shown = CliRunner().invoke(app, ["inspect", str(path)], env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output
     assert "5 labels: [/x], [red]b[/red], \\x1b[31mc\\x1b]0;t\\x07, :smile:, \\u202ed\\r" in shown.output

@@ -222,7 +222,7 @@ class DaskSession(Session):
         """Run a graph to its end; what ``wanted`` nodes give."""
         if not graph.all:
             return []
-        with self._alive(), _large_graphs():
+        with self._alive(), large_graphs():
             futures: list[Future] = self.client.compute(graph.all)
         counts = {future.key: count for future, count in zip(futures, graph.rows, strict=False)}
         pending = {future.key: future for future in futures}
@@ -367,7 +367,7 @@ _large: Any = None
 
 
 @contextlib.contextmanager
-def _large_graphs() -> Iterator[None]:
+def large_graphs() -> Iterator[None]:
     """Let Dask take graphs of any size without a warning: arrays that all tasks share travel in the graph, once.
 
     Its threshold is of the whole process, as filters of warnings are: the first thread that comes lifts it, and the

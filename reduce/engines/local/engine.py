@@ -51,7 +51,8 @@ class LocalEngine(Engine):
     Args:
         workers: threads; by default the number of CPUs this process may use.
         memory: budget of the whole process, bytes or text such as ``"2GiB"``. A plan that needs more with every
-            number of workers is refused before any data is read; fewer workers are taken when that helps.
+            number of workers is refused before any data is read; fewer workers are taken when that helps. Scans that
+            run at once share it, and one for which too little is left waits (:mod:`eigenmill.reduce.engines.ledger`).
         work: directory for checkpoints of scans in progress; none by default.
         disk: bytes in ``work``, or text such as ``"20GiB"``, for decoded blocks that memory has no room for between
             the scans of an iteration; none by default. They vanish with the fit, however it ends.
