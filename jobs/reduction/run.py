@@ -140,20 +140,9 @@ def run(source: JobFile, progress: Progress | None = None) -> RunReport:
                 plan.refuse("engine.memory")
             _refuse_other_features(ready)
             resumed = _begun(ready.work)
-        results = _made(ready, plan, model, meter)
-        report = _report(ready, plan, results, meter, started=started, resumed=resumed, remade=remade)
-    # The report of the run that did the work is worth more than that of one that found it done.
-    path = ready.job.output.report
-    if path is not None and not (report.status == "unchanged" and _exists(path)):
-        report.save(path)
-    return report
-
-
-def _made(ready: Prepared, plan: Plan, model: Any, meter: Meter) -> Results:
-    """Fit what is not there yet, save and write."""
-    output, manifest, fitted = ready.job.output, None, model is None
-    with workplace(ready.work):
-        if fitted:
+        output, manifest, fitted = ready.job.output, None, model is None
+        ending.enter_context(workplace(ready.work))
+        if model is None:
             with meter.stage("fit"):
                 model = ready.estimator.fit(ready.data, engine=ready.engine, keep_state=output.state, plan=plan)
         digest = model.digest_
@@ -163,7 +152,13 @@ def _made(ready: Prepared, plan: Plan, model: Any, meter: Meter) -> Results:
         if ready.sink is not None:
             with meter.stage("write"):
                 manifest = ready.engine.write(model.transform(ready.data), ready.sink)
-    return Results(model.snapshot(), digest, fitted, manifest)
+        results = Results(model.snapshot(), digest, fitted, manifest)
+        report = _report(ready, plan, results, meter, started=started, resumed=resumed, remade=remade)
+    # The report of the run that did the work is worth more than that of one that found it done.
+    path = ready.job.output.report
+    if path is not None and not (report.status == "unchanged" and _exists(path)):
+        report.save(path)
+    return report
 
 
 def _report(
