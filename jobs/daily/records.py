@@ -178,7 +178,7 @@ class Place:
     def write(self, record: Record, *folders: str) -> bool:
         """Put a record into a folder, unless that very one is there; whether it was not."""
         fs, where = places.resolve(self.path(*folders, record.name))
-        with contextlib.suppress(FileNotFoundError, OutputError):
+        with contextlib.suppress(FileNotFoundError):
             if files.read_json(fs, where) == record.as_json():
                 return False
         files.write_json(fs, where, record.as_json())

@@ -6,7 +6,6 @@ It also says how the job read its input (weights, filters, carried columns), whi
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,25 +68,25 @@ def load_fitted(path: str) -> Fitted:
         ArtifactError: it is damaged, or of another format: how the model's rows were read would be lost.
     """
     fs, directory = places.resolve(path)
-    where, known = f"{directory}/{NAME}", tag_of(Fitted).fields
+    where, names = f"{directory}/{NAME}", {name: attribute for attribute, name in tag_of(Fitted).fields}
     try:
         value = store.read_json(fs, where, ArtifactError)
     except FileNotFoundError:
         return Fitted()
-    if not isinstance(value, dict) or value.pop("format", None) != FORMAT or set(value) != {name for _, name in known}:
+    if not isinstance(value, dict) or value.pop("format", None) != FORMAT or not set(value) <= set(names):
         raise ArtifactError(
-            f"expected {where} to be {FORMAT} with the fields {sorted(name for _, name in known)}, found another; "
-            "restore it, or read the model with the eigenmill that saved it"
+            f"expected {where} to say which job fitted the model ({FORMAT}), found something else; the file is damaged "
+            "or of a newer eigenmill: restore it, or run the job again"
         )
-    return Fitted(**{attribute: value[name] for attribute, name in known})
+    return Fitted(**{names[name]: each for name, each in value.items()})
 
 
-def _note(path: str) -> Fitted:
-    """As :func:`load_fitted`, for the job itself, which can fit the model again: a damaged note says nothing."""
+def _noted(path: str) -> Fitted:
+    """What is known of the job that fitted the model at ``path``; a damaged note costs a fit, which makes it again."""
     try:
         return load_fitted(path)
     except ArtifactError as error:
-        log.warning("whether the model is of this job is not known: %s", error, extra=REMADE)
+        log.warning("%s; the model is fitted again", error, extra=REMADE)
         return Fitted()
 
 
@@ -107,14 +106,11 @@ def found_model(job: Job, data: Dataset, key: str) -> Any | None:
     path = job.output.model
     if path is None or not has_model(path):
         return None
-    if job.output.overwrite:
-        with contextlib.suppress(ArtifactError):
-            model, fitted = load(path), _note(path)
-            return model if (fitted.key, fitted.model) == (key, model.digest_) else None
-        return None
-    model, fitted = load(path), _note(path)
+    model, fitted = load(path), _noted(path)
     if (fitted.key, fitted.model) == (key, model.digest_):
         return model
+    if job.output.overwrite:
+        return None
     difference = _difference(model.snapshot(), job, data)
     if difference is not None:
         raise OutputError(

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from eigenmill.jobs.reduction.meter import Meter, Scan
 from eigenmill.reduce.plan import Outcome
 from eigenmill.reduce.storage import files, places
 from eigenmill.reduce.storage.about import versions
@@ -130,22 +129,6 @@ class RunReport(Record):
         files.write_json(fs, target, self.as_json())
 
 
-def scan_records(scans: list[Scan]) -> list[ScanRecord]:
-    """The scans that have read something."""
-    return [
-        ScanRecord(
-            name=s.name, rows=s.rows, seconds=s.seconds, rows_per_second=s.rows / s.seconds if s.seconds else 0.0
-        )
-        for s in scans
-        if s.rows
-    ]
-
-
-def stage_seconds(meter: Meter) -> dict[str, float]:
-    """Seconds by stage and their sum."""
-    return {**meter.seconds, "total": sum(meter.seconds.values())}
-
-
 def all_versions() -> dict[str, str]:
     """What the bytes of the results may depend on."""
     return {
@@ -174,6 +157,4 @@ __all__ = [
     "Written",
     "all_versions",
     "finite",
-    "scan_records",
-    "stage_seconds",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +22,14 @@ from eigenmill.jobs.reduction.build import (
 )
 from eigenmill.jobs.reduction.config import Job, JobFile
 from eigenmill.jobs.reduction.fitted import Fitted, fit_key, found_model, save_fitted
-from eigenmill.jobs.reduction.meter import Meter, forget_peak, peak_memory, told_of_remade
+from eigenmill.jobs.reduction.meter import Meter, Scan, forget_peak, peak_memory, told_of_remade
 from eigenmill.jobs.reduction.report import (
     Bytes,
     Digests,
     RunReport,
+    ScanRecord,
     Written,
     all_versions,
-    scan_records,
-    stage_seconds,
 )
 from eigenmill.reduce import Dataset, Manifest, Sink
 from eigenmill.reduce.engines.base import Engine, Progress
@@ -166,12 +166,12 @@ def _report(
 ) -> RunReport:
     """What the job has done."""
     model, manifest = results.model, results.manifest
-    scans = scan_records(meter.scans)
+    scans = _scan_records(meter.scans)
     written = [s for s in meter.scans if s.name == "write"]
     unchanged = not results.fitted and not any(s.planned for s in written)
     share = sum(min(s.rows / max(plan.rows, 1), 1.0) for s in scans)
     ratio = model.arrays.get("explained_variance_ratio_")
-    seconds = stage_seconds(meter)
+    seconds = {**meter.seconds, "total": sum(meter.seconds.values())}
     echo = ready.job.echo()
     return RunReport(
         status="unchanged" if unchanged else "complete",
@@ -216,6 +216,17 @@ def _report(
         versions=all_versions(),
         job=echo,
     )
+
+
+def _scan_records(scans: Sequence[Scan]) -> list[ScanRecord]:
+    """The scans that have read something."""
+    return [
+        ScanRecord(
+            name=s.name, rows=s.rows, seconds=s.seconds, rows_per_second=s.rows / s.seconds if s.seconds else 0.0
+        )
+        for s in scans
+        if s.rows
+    ]
 
 
 def _save(ready: Prepared, model: Any) -> str:

@@ -134,7 +134,7 @@ KINDS: dict[str, Kind] = {
     ),
     "checkpoint": Kind(checkpoint, resumed, None, "begins anew"),
     "note of a job": Kind(
-        note, lambda p: load_fitted(str(p / "model")), exits.DAMAGED, "eigenmill-fitted with the fields"
+        note, lambda p: load_fitted(str(p / "model")), exits.DAMAGED, "(eigenmill-fitted), found something else"
     ),
     "settings of days": daily(records.Settings, {}),
     "fit of a day": daily(records.Fit, "2026-11-01", [], 3, "m"),
