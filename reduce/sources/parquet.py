@@ -182,9 +182,6 @@ class ParquetSource(LaidOut):
         keys = tuple(self.keys[i] for i in files) if self.keys else ()
         return replace(self, files=Files(self.files[i] for i in files), keys=keys)
 
-    def path(self, file: int) -> str:
-        return join(self.root, self.files[file].path)
-
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         """As promised by :class:`~eigenmill.reduce.sources.base.Source`; a filter makes blocks shorter, or leaves none.
 
@@ -342,22 +339,14 @@ def plan(listing: Listing, want: Wanted, filters: Any = None, format: Format | N
         SchemaError: the files disagree, or a column is missing or of the wrong type.
         DataError: a file cannot be read.
     """
-    root, first_path = listing.root, join(listing.root, listing.files[0])
-    filesystem = listing.store.filesystem
-
-    def footer_of(path: str) -> Footer:
-        with readable(path), filesystem.open_input_file(path) as file:
-            return read_footer(file, path)
-
-    schema = _schema(footer_of(first_path), first_path)
+    first_path, read = join(listing.root, listing.files[0]), partial(_footer, listing)
+    schema = _schema(read(listing.files[0]), first_path)
     hive = _hive_schema(listing, schema)
     everything = pa.schema([*schema, *hive])
     once = pa.schema([f for f in everything if len(everything.get_all_field_indices(f.name)) == 1])
     where = row_filter(filters, once, hive.names)
-
-    layout = choose(
-        schema, want, partial(_first, listing), first_path, unasked=frozenset(where.columns if where else ())
-    )
+    unasked = frozenset(where.columns if where else ())
+    layout = choose(schema, want, partial(_first, listing), first_path, unasked=unasked)
     carried = pa.schema([_carried(everything, name, first_path) for name in want.carry])
     if want.weights is not None:
         weights_field(schema, want.weights, first_path)
@@ -380,15 +369,14 @@ def plan(listing: Listing, want: Wanted, filters: Any = None, format: Format | N
     )
     columns = source.columns(carry=True)
     expected = {name: schema.field(name).type for name in columns}
-    remote = listing.store.remote
     vector = layout.column if isinstance(layout, SparkVector) else None
 
     dense = True
 
     def infos() -> Iterator[FileInfo]:
         nonlocal dense
-        for relative, footer in _ahead(lambda file: footer_of(join(root, file)), listing.files, READERS[remote]):
-            path = join(root, relative)
+        for relative, footer in _ahead(read, listing.files, READERS[listing.store.remote]):
+            path = join(listing.root, relative)
             _agree(_schema(footer, path), expected, path, first_path)
             with readable(path):
                 info = _info(footer, relative, columns, layout.columns[-1] if layout.sparse else None)
@@ -399,6 +387,12 @@ def plan(listing: Listing, want: Wanted, filters: Any = None, format: Format | N
     if isinstance(layout, SparkVector):
         layout = replace(layout, sparse=not dense)
     return replace(source, files=files, layout=layout)
+
+
+def _footer(listing: Listing, relative: str) -> Footer:
+    path = join(listing.root, relative)
+    with readable(path), listing.store.filesystem.open_input_file(path) as file:
+        return read_footer(file, path)
 
 
 def _first(listing: Listing, column: str) -> Iterator[pa.Array]:
