@@ -22,7 +22,6 @@ from typer.core import TyperGroup
 
 from eigenmill.jobs.daily.cli import commands as daily
 from eigenmill.jobs.demo.demo import demonstrate
-from eigenmill.jobs.documents import redact
 from eigenmill.jobs.recipes import cli as compact_cli
 from eigenmill.jobs.recipes import inspect as compact_inspect
 from eigenmill.jobs.recipes.recipe import Recipe
@@ -39,11 +38,18 @@ from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.output.sink import read_manifest
 from eigenmill.reduce.storage import files as store
-from eigenmill.reduce.storage import places
+from eigenmill.reduce.storage import places, secrets
 
 CODES = "\n\n".join(
     ["[bold]Exit codes[/bold]", *(f"[cyan]{code:>3}[/cyan]  {meaning}" for code, meaning in exits.MEANINGS.items())]
 )
+
+
+class Masking(logging.Formatter):
+    """What others log, without the credentials in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return secrets.masked(super().format(record))
 
 
 class Guarded(TyperGroup):
@@ -74,7 +80,7 @@ def _fail(error: BaseException, *, as_json: bool, debug: bool) -> NoReturn:
     log = console.stderr()
     code = exits.code_of(error)
     if debug:
-        trace = redact.text("".join(traceback.format_exception(error)))
+        trace = secrets.masked("".join(traceback.format_exception(error)))
         log.print(trace, markup=False, highlight=False, soft_wrap=True)
     if as_json:
         print(json.dumps(exits.as_json(error)))
@@ -152,7 +158,9 @@ def start(
     if version:
         print(f"eigenmill {__version__}")
         raise typer.Exit
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Masking())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 @app.command("reduce")

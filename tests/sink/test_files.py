@@ -226,7 +226,7 @@ def test_an_upload_that_fails_midway_publishes_nothing(store, monkeypatch, faili
 
 def test_clean_takes_the_temporaries_of_the_dead_only(tmp_path):
     code = (
-        "import os, sys, signal\nfrom pyarrow import fs\nfrom eigenmill.reduce import files\n"
+        "import os, sys, signal\nfrom pyarrow import fs\nfrom eigenmill.reduce.storage import files\n"
         "with files.draft(fs.LocalFileSystem(), sys.argv[1]) as made:\n"
         "    made.file.write(b'half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

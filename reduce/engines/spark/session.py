@@ -12,7 +12,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from eigenmill.reduce.errors import EngineError
-from eigenmill.reduce.storage import uris
+from eigenmill.reduce.storage import secrets
 
 PATIENCE = 5.0
 """Seconds within which a cluster must take a connection. Spark alone would try for a minute, and not say much."""
@@ -84,6 +84,6 @@ def knock(address: str) -> None:
         except (OSError, ValueError) as error:
             why = str(error)
     raise EngineError(
-        f"expected a Spark cluster that answers at {uris.masked(address)}, found: {why}; "
+        f"expected a Spark cluster that answers at {secrets.masked_uri(address)}, found: {why}; "
         "start it first, or correct the address"
     )
