@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse
 
 from eigenmill.reduce.engines import Engine, connect
@@ -21,6 +22,7 @@ from eigenmill.reduce.rows.cleaning import Cleaning
 from eigenmill.reduce.sources import discovery, layouts, parquet, tables
 from eigenmill.reduce.sources.arrays import ArraySource
 from eigenmill.reduce.sources.matrix import Matrix
+from eigenmill.reduce.storage.places import Location
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Dataset(Matrix):
         empty = scipy.sparse.csr_array((0, self.n_features), dtype=self.dtype)
         return scipy.sparse.csr_array(scipy.sparse.vstack(blocks)) if blocks else empty
 
-    def to_parquet(self, path: Any, *, engine: Engine | None = None, **options: Any) -> Manifest:
+    def to_parquet(self, path: Location, *, engine: Engine | None = None, **options: Any) -> Manifest:
         """Write every row as Parquet parts, whole or not at all, going on where an earlier call was stopped.
 
         Args:
@@ -80,7 +82,7 @@ class Dataset(Matrix):
         X: Any,
         *,
         feature_names: Sequence[str] | None = None,
-        weights: Any = None,
+        weights: npt.ArrayLike | None = None,
         format: Format | None = None,
         **cleaning: Any,
     ) -> Dataset:
@@ -90,7 +92,7 @@ class Dataset(Matrix):
     @classmethod
     def from_parquet(
         cls,
-        path: Any,
+        path: Location | Sequence[Location],
         *,
         columns: str | Sequence[str] | None = None,
         vector: str | None = None,
@@ -100,7 +102,7 @@ class Dataset(Matrix):
         weights: str | None = None,
         filters: Any = None,
         filesystem: Any = None,
-        dtype: Any = None,
+        dtype: npt.DTypeLike | None = None,
         format: Format | None = None,
         **cleaning: Any,
     ) -> Dataset:

@@ -50,7 +50,8 @@ class Record:
         known, form = tag_of(cls).fields, _form(cls)
         if not isinstance(value, dict) or any(value.get(k) != v for k, v in form.items()):
             raise OutputError(
-                f"expected {where} to be {form['format']} of version {VERSION}, found another; restore it"
+                f"expected {where} to be {form['format']} of version {VERSION}, found another; "
+                "restore it, or go on with the eigenmill that wrote it"
             )
         found = {k: v for k, v in value.items() if k not in form}
         fields = sorted(name for _, name in known)
@@ -177,7 +178,7 @@ class Place:
     def write(self, record: Record, *folders: str) -> bool:
         """Put a record into a folder, unless that very one is there; whether it was not."""
         fs, where = places.resolve(self.path(*folders, record.name))
-        with contextlib.suppress(FileNotFoundError, OutputError):
+        with contextlib.suppress(FileNotFoundError):
             if files.read_json(fs, where) == record.as_json():
                 return False
         files.write_json(fs, where, record.as_json())

@@ -28,7 +28,7 @@ from eigenmill.jobs.reduction.build import build_dataset, build_engine, build_es
 from eigenmill.reduce import Dataset, Sink, load
 from eigenmill.reduce.engines.base import Engine, Progress, one_blas_thread
 from eigenmill.reduce.errors import ChangedInputError, ConfigError, OutputError
-from eigenmill.reduce.output.sink import read_manifest
+from eigenmill.reduce.output.manifest import MANIFEST, read_manifest
 from eigenmill.reduce.sources.discovery import MAGIC
 from eigenmill.reduce.storage import files, places
 from eigenmill.reduce.storage.digest import digest_of, tag_of
@@ -250,11 +250,13 @@ def _seen(source: DailyFile, day: str, fitted: Fit) -> Dataset:
 
 
 def _digest(path: Any) -> str | None:
-    """The digest of the features at ``path``; None when they are not whole."""
-    try:
-        return read_manifest(path).digest
-    except OutputError:
-        return None
+    """The digest of the features at ``path``; None when they have not been finished.
+
+    Raises:
+        OutputError: their manifest is damaged.
+    """
+    fs, directory = places.resolve(path)
+    return read_manifest(path).digest if files.exists(fs, f"{directory}/{MANIFEST}") else None
 
 
 def _refuse_vanished(before: Fit | None, data: Dataset, day: str) -> None:

@@ -6,26 +6,28 @@ It also says how the job read its input (weights, filters, carried columns), whi
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
 from eigenmill.jobs.reduction.build import build_estimator, filters_of
 from eigenmill.jobs.reduction.config import Job
 from eigenmill.reduce import Dataset, load
-from eigenmill.reduce.errors import ArtifactError, OutputError
+from eigenmill.reduce.errors import REMADE, ArtifactError, OutputError
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.record import fingerprint
 from eigenmill.reduce.estimators.saving import names_to_json
 from eigenmill.reduce.rows.cleaning import MEAN, Resolved
 from eigenmill.reduce.storage import files as store
 from eigenmill.reduce.storage import places
-from eigenmill.reduce.storage.digest import digest_of
+from eigenmill.reduce.storage.digest import digest_of, items_of, tag_of, tagged
 
+log = logging.getLogger("eigenmill")
 NAME = "job.json"
 FORMAT = "eigenmill-fitted"
 
 
+@tagged("Fitted", "key model carry weights filters")
 @dataclass(frozen=True)
 class Fitted:
     """What ``job.json`` says.
@@ -56,17 +58,36 @@ def fit_key(job: Job, data: Dataset) -> str:
 def save_fitted(path: str, fitted: Fitted) -> None:
     """Put ``job.json`` beside the model at ``path``."""
     fs, directory = places.resolve(path)
-    store.write_json(fs, f"{directory}/{NAME}", {"format": FORMAT, **vars(fitted)})
+    store.write_json(fs, f"{directory}/{NAME}", {"format": FORMAT, **dict(items_of(fitted))})
 
 
 def load_fitted(path: str) -> Fitted:
-    """What ``job.json`` at ``path`` says; the empty record when there is none that can be read."""
+    """What ``job.json`` at ``path`` says; the empty record when there is none.
+
+    Raises:
+        ArtifactError: it is damaged, or of another format: how the model's rows were read would be lost.
+    """
     fs, directory = places.resolve(path)
-    with contextlib.suppress(FileNotFoundError, ArtifactError, TypeError):
-        value = store.read_json(fs, f"{directory}/{NAME}", ArtifactError)
-        if isinstance(value, dict) and value.pop("format", None) == FORMAT:
-            return Fitted(**value)
-    return Fitted()
+    where, names = f"{directory}/{NAME}", {name: attribute for attribute, name in tag_of(Fitted).fields}
+    try:
+        value = store.read_json(fs, where, ArtifactError)
+    except FileNotFoundError:
+        return Fitted()
+    if not isinstance(value, dict) or value.pop("format", None) != FORMAT or not set(value) <= set(names):
+        raise ArtifactError(
+            f"expected {where} to say which job fitted the model ({FORMAT}), found something else; the file is damaged "
+            "or of a newer eigenmill: restore it, or run the job again"
+        )
+    return Fitted(**{names[name]: each for name, each in value.items()})
+
+
+def _noted(path: str) -> Fitted:
+    """What is known of the job that fitted the model at ``path``; a damaged note costs a fit, which makes it again."""
+    try:
+        return load_fitted(path)
+    except ArtifactError as error:
+        log.warning("%s; the model is fitted again", error, extra=REMADE)
+        return Fitted()
 
 
 def has_model(path: str) -> bool:
@@ -85,14 +106,11 @@ def found_model(job: Job, data: Dataset, key: str) -> Any | None:
     path = job.output.model
     if path is None or not has_model(path):
         return None
-    if job.output.overwrite:
-        with contextlib.suppress(ArtifactError):
-            model, fitted = load(path), load_fitted(path)
-            return model if (fitted.key, fitted.model) == (key, model.digest_) else None
-        return None
-    model, fitted = load(path), load_fitted(path)
+    model, fitted = load(path), _noted(path)
     if (fitted.key, fitted.model) == (key, model.digest_):
         return model
+    if job.output.overwrite:
+        return None
     difference = _difference(model.snapshot(), job, data)
     if difference is not None:
         raise OutputError(

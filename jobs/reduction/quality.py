@@ -4,38 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from eigenmill.jobs.reduction.results import Column
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.rows.cleaning import Cleaning
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: counts of rows, and statistics of the finite values (None without any).
-
-    ``n`` is the sum of the weights of the finite values; ``sd`` divides by n.
-    """
-
-    name: str
-    n: float
-    missing: int
-    non_finite: int
-    min: float | None
-    max: float | None
-    mean: float | None
-    sd: float | None
-    constant: bool
-
-    @property
-    def flawed(self) -> bool:
-        return bool(self.missing or self.non_finite or self.constant or self.n == 0)
 
 
 def columns(found: Moments, names: Sequence[str]) -> list[Column]:
@@ -84,4 +62,4 @@ def _plain(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-__all__ = ["Column", "columns", "measure", "summary"]
+__all__ = ["columns", "measure", "summary"]

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from eigenmill.jobs.reduction.meter import Meter, Scan
 from eigenmill.reduce.plan import Outcome
 from eigenmill.reduce.storage import files, places
 from eigenmill.reduce.storage.about import versions
@@ -93,6 +92,8 @@ class RunReport(Record):
     explained_variance_ratio: list[float] | None
     explained_variance: float | None
     """Share of the variance that the components keep in all."""
+    remade: list[str] = []
+    """What an earlier run had left damaged, and this one has made again; left out when nothing was."""
     quality: dict[str, Any]
     digests: Digests
     output: Written
@@ -103,6 +104,8 @@ class RunReport(Record):
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values; NaN and infinities become null."""
         plain: dict[str, Any] = finite(self.model_dump(mode="json"))
+        if not self.remade:
+            del plain["remade"]
         return plain
 
     def outcome(self) -> Outcome:
@@ -124,22 +127,6 @@ class RunReport(Record):
         """
         fs, target = places.resolve(path)
         files.write_json(fs, target, self.as_json())
-
-
-def scan_records(scans: list[Scan]) -> list[ScanRecord]:
-    """The scans that have read something."""
-    return [
-        ScanRecord(
-            name=s.name, rows=s.rows, seconds=s.seconds, rows_per_second=s.rows / s.seconds if s.seconds else 0.0
-        )
-        for s in scans
-        if s.rows
-    ]
-
-
-def stage_seconds(meter: Meter) -> dict[str, float]:
-    """Seconds by stage and their sum."""
-    return {**meter.seconds, "total": sum(meter.seconds.values())}
 
 
 def all_versions() -> dict[str, str]:
@@ -170,6 +157,4 @@ __all__ = [
     "Written",
     "all_versions",
     "finite",
-    "scan_records",
-    "stage_seconds",
 ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from eigenmill.jobs.documents import redact
 from eigenmill.jobs.reduction import quality
 from eigenmill.jobs.reduction.build import (
     build_dataset,
@@ -20,15 +22,14 @@ from eigenmill.jobs.reduction.build import (
 )
 from eigenmill.jobs.reduction.config import Job, JobFile
 from eigenmill.jobs.reduction.fitted import Fitted, fit_key, found_model, save_fitted
-from eigenmill.jobs.reduction.meter import Meter, forget_peak, peak_memory
+from eigenmill.jobs.reduction.meter import Meter, Scan, forget_peak, peak_memory, told_of_remade
 from eigenmill.jobs.reduction.report import (
     Bytes,
     Digests,
     RunReport,
+    ScanRecord,
     Written,
     all_versions,
-    scan_records,
-    stage_seconds,
 )
 from eigenmill.reduce import Dataset, Manifest, Sink
 from eigenmill.reduce.engines.base import Engine, Progress
@@ -129,6 +130,7 @@ def run(source: JobFile, progress: Progress | None = None) -> RunReport:
     meter = Meter(progress)
     forget_peak()
     with contextlib.ExitStack() as ending:
+        remade = ending.enter_context(told_of_remade())
         with meter.stage("plan"):
             ready = prepare(source, meter)
             ending.enter_context(ready.engine)
@@ -138,20 +140,9 @@ def run(source: JobFile, progress: Progress | None = None) -> RunReport:
                 plan.refuse("engine.memory")
             _refuse_other_features(ready)
             resumed = _begun(ready.work)
-        results = _made(ready, plan, model, meter)
-        report = _report(ready, plan, results, meter, started=started, resumed=resumed)
-    # The report of the run that did the work is worth more than that of one that found it done.
-    path = ready.job.output.report
-    if path is not None and not (report.status == "unchanged" and _exists(path)):
-        report.save(path)
-    return report
-
-
-def _made(ready: Prepared, plan: Plan, model: Any, meter: Meter) -> Results:
-    """Fit what is not there yet, save and write."""
-    output, manifest, fitted = ready.job.output, None, model is None
-    with workplace(ready.work):
-        if fitted:
+        output, manifest, fitted = ready.job.output, None, model is None
+        ending.enter_context(workplace(ready.work))
+        if model is None:
             with meter.stage("fit"):
                 model = ready.estimator.fit(ready.data, engine=ready.engine, keep_state=output.state, plan=plan)
         digest = model.digest_
@@ -161,18 +152,26 @@ def _made(ready: Prepared, plan: Plan, model: Any, meter: Meter) -> Results:
         if ready.sink is not None:
             with meter.stage("write"):
                 manifest = ready.engine.write(model.transform(ready.data), ready.sink)
-    return Results(model.snapshot(), digest, fitted, manifest)
+        results = Results(model.snapshot(), digest, fitted, manifest)
+        report = _report(ready, plan, results, meter, started=started, resumed=resumed, remade=remade)
+    # The report of the run that did the work is worth more than that of one that found it done.
+    path = ready.job.output.report
+    if path is not None and not (report.status == "unchanged" and _exists(path)):
+        report.save(path)
+    return report
 
 
-def _report(ready: Prepared, plan: Plan, results: Results, meter: Meter, *, started: str, resumed: bool) -> RunReport:
+def _report(
+    ready: Prepared, plan: Plan, results: Results, meter: Meter, *, started: str, resumed: bool, remade: list[str]
+) -> RunReport:
     """What the job has done."""
     model, manifest = results.model, results.manifest
-    scans = scan_records(meter.scans)
+    scans = _scan_records(meter.scans)
     written = [s for s in meter.scans if s.name == "write"]
     unchanged = not results.fitted and not any(s.planned for s in written)
     share = sum(min(s.rows / max(plan.rows, 1), 1.0) for s in scans)
     ratio = model.arrays.get("explained_variance_ratio_")
-    seconds = stage_seconds(meter)
+    seconds = {**meter.seconds, "total": sum(meter.seconds.values())}
     echo = ready.job.echo()
     return RunReport(
         status="unchanged" if unchanged else "complete",
@@ -200,6 +199,7 @@ def _report(ready: Prepared, plan: Plan, results: Results, meter: Meter, *, star
         workers=ready.engine.workers,
         explained_variance_ratio=None if ratio is None else [float(r) for r in ratio],
         explained_variance=None if ratio is None else float(np.sum(ratio)),
+        remade=[redact.text(each) for each in remade],
         quality=quality.summary(quality.columns(model.quality, model.names), model.quality.rows),
         digests=Digests(
             input=ready.data.source.digest,
@@ -216,6 +216,17 @@ def _report(ready: Prepared, plan: Plan, results: Results, meter: Meter, *, star
         versions=all_versions(),
         job=echo,
     )
+
+
+def _scan_records(scans: Sequence[Scan]) -> list[ScanRecord]:
+    """The scans that have read something."""
+    return [
+        ScanRecord(
+            name=s.name, rows=s.rows, seconds=s.seconds, rows_per_second=s.rows / s.seconds if s.seconds else 0.0
+        )
+        for s in scans
+        if s.rows
+    ]
 
 
 def _save(ready: Prepared, model: Any) -> str:

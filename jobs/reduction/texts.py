@@ -26,6 +26,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.preprocessing import normalize
 
+from eigenmill.jobs.reduction.results import Texts
 from eigenmill.reduce.errors import ConfigError, DataError, OutputError
 from eigenmill.reduce.storage import files, places
 
@@ -53,17 +54,6 @@ class Hashing:
         return sparse.csr_array(hasher.transform(texts))
 
 
-@dataclass(frozen=True)
-class Written:
-    """What came of it: the files, and the texts, columns and stored numbers in them."""
-
-    path: str
-    files: int
-    documents: int
-    features: int
-    stored: int
-
-
 def write(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -71,7 +61,7 @@ def write(
     hashing: Hashing | None = None,
     weights: Weights = "tfidf",
     workers: int | None = None,
-) -> Written:
+) -> Texts:
     """Write every ``*.txt`` of a directory (UTF-8, a text per line) as ``out/NAME.parquet``.
 
     Rows have ``document`` ("NAME:line", from 1), ``indices`` and ``values``. ``tfidf`` weights them as scikit-learn's
@@ -106,7 +96,7 @@ def write(
                 seen += more
             idf = np.log((1 + n) / (1 + seen)) + 1
         found = list(pool.map(partial(write_part, hashing, idf, os.fspath(out)), texts))
-    return Written(str(out), len(found), sum(n for n, _ in found), hashing.features, sum(stored for _, stored in found))
+    return Texts(str(out), len(found), sum(n for n, _ in found), hashing.features, sum(stored for _, stored in found))
 
 
 def frequencies(hashing: Hashing, path: Path) -> tuple[int, npt.NDArray[np.int64]]:
@@ -182,4 +172,4 @@ def _table(X: Any, name: str, before: int) -> pa.Table:
     )
 
 
-__all__ = ["FEATURES", "PATTERN", "Hashing", "Written", "frequencies", "write", "write_part"]
+__all__ = ["FEATURES", "PATTERN", "Hashing", "frequencies", "write", "write_part"]

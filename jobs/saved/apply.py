@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from eigenmill.jobs.daily.drift import Alignment
 from eigenmill.jobs.daily.records import Version
 from eigenmill.jobs.reduction.fitted import Fitted, load_fitted, save_fitted
+from eigenmill.jobs.reduction.results import Reconstruction, Update
 from eigenmill.reduce import Dataset, Manifest, Sink, StandardScaler, load
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, OutputError
@@ -37,18 +37,6 @@ def transform(
     sink = Sink(out, names=list(data.feature_names) if named else None, **options)
     manifest: Manifest = engine.write(model.transform(data), sink)
     return manifest
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """The manifest of the columns written, and how far they are from the input, if that was asked for.
-
-    ``errors`` holds ``rows``, ``rmse`` by column, ``rmse_total`` and ``unexplained``: see
-    :meth:`eigenmill.PCA.reconstruction_error`.
-    """
-
-    manifest: Manifest
-    errors: dict[str, Any] | None
 
 
 def reconstruct(
@@ -156,18 +144,6 @@ def _aligning(alignment: Alignment | None) -> list[str]:
     return [] if alignment is None else [alignment.transform(np.dtype(t)).digest for t in ("float32", "float64")]
 
 
-@dataclass(frozen=True)
-class Update:
-    """What a day's files have added."""
-
-    files: int
-    rows: int
-    total_files: int
-    total_rows: int
-    digest: str
-    changed: bool
-
-
 def update(model_path: str, path: Any, engine: Engine) -> Update:
     """Go on from a saved state with the files at ``path`` that it has not seen, and save the model with its state.
 
@@ -195,4 +171,4 @@ def update(model_path: str, path: Any, engine: Engine) -> Update:
     return Update(files_ - had["files"], rows - had["rows"], files_, rows, digest, changed)
 
 
-__all__ = ["Reconstruction", "Update", "read_input", "reconstruct", "transform", "update"]
+__all__ = ["read_input", "reconstruct", "transform", "update"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich import box
@@ -11,9 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from eigenmill.jobs.reduction.quality import Column
 from eigenmill.jobs.reduction.report import RunReport
-from eigenmill.jobs.saved.apply import Update
+from eigenmill.jobs.reduction.results import Column, Texts, Update
 from eigenmill.jobs.shown.words import SCANS, count, number, percent, seconds, visible
 from eigenmill.reduce import Manifest
 from eigenmill.reduce.engines.kinds import Cluster
@@ -22,9 +21,6 @@ from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.method import Bound
 from eigenmill.reduce.plan import Plan
 from eigenmill.reduce.scan import Scan
-
-if TYPE_CHECKING:
-    from eigenmill.jobs.reduction.texts import Written  # and with it all of scikit-learn's text features
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -311,7 +307,7 @@ def update(found: Update, path: str) -> RenderableType:
     )
 
 
-def text(found: Written) -> RenderableType:
+def text(found: Texts) -> RenderableType:
     """What ``text`` has written."""
     return facts(
         f"Sparse rows in {found.path}",

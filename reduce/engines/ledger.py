@@ -21,7 +21,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from eigenmill.reduce.engines.memory import format_bytes, resident
+from eigenmill.reduce.engines.memory import format_bytes, give_back, resident
 from eigenmill.reduce.errors import DoesNotFitError
 
 
@@ -61,6 +61,8 @@ class Ledger:
 
     def open(self, limit: int, reserve: int | None = None, need: int = 0) -> Claim:
         """The claim of a session that begins: nothing yet."""
+        if reserve is not None:
+            give_back()  # what is held now is held against all its scans
         with self._turn:
             claim = Claim(limit, reserve, need, self._process(self._others(None)))
             self._claims.append(claim)
@@ -106,12 +108,12 @@ class Ledger:
         Raises:
             DoesNotFitError: it does not fit alone, or nobody would make room for it.
         """
-        least, held = size(1), kept + (claim.reserve or 0)
+        least, most, held = size(1), size(workers), kept + (claim.reserve or 0)
         with self._turn:
             claim.thread = threading.get_ident()
             if claim.reserve is not None:
                 claim.standing = max(claim.standing, claim.reserve + max(claim.need, least))
-            process, others = self._admitted(claim, least, held, refusal)
+            process, others = self._admitted(claim, least, most, held, refusal)
             free = claim.limit - others - self._promised(claim, held + least)
             count = next((w for w in range(workers, 1, -1) if process + size(w) <= free), 1)
             room = 0 if claim.reserve is None else max(free - (claim.before + held + size(count)), 0)
@@ -148,13 +150,19 @@ class Ledger:
         return claim.before + held if others else min(found, claim.before + held)
 
     def _admitted(
-        self, claim: Claim, least: int, held: int, refusal: Callable[[int], DoesNotFitError]
+        self, claim: Claim, least: int, most: int, held: int, refusal: Callable[[int], DoesNotFitError]
     ) -> tuple[int, int]:
-        """(what the process holds but for others, what they have claimed) once there is room for ``least`` bytes."""
+        """(what the process holds but for others, what they have claimed) once there is room for ``least`` bytes.
+
+        What was freed and is still resident is given back where there is no room for ``most``.
+        """
         try:
             while True:
                 others = self._others(claim)
                 process = self._process(others, claim, held)
+                if process + most + others > claim.limit:
+                    give_back()
+                    process = self._process(others, claim, held)
                 if (min(process, self._base) if others else process) + least > claim.limit:
                     raise refusal(process)
                 if 0 < held + least <= claim.bytes:

@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import fs as pafs
 
@@ -94,7 +95,7 @@ class Sink:
     column: str = "features"
     prefix: str = "pc_"
     names: Sequence[str] | None = None
-    dtype: Any = None
+    dtype: npt.DTypeLike | None = None
     partition_by: str | None = None
     part_bytes: int | None = None
     compression: str = "zstd"

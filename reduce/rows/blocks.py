@@ -40,7 +40,7 @@ class Columns:
         self.arrays = arrays
         self.shape = (rows, len(arrays))
 
-    def __getitem__(self, rows: Any) -> Columns:
+    def __getitem__(self, rows: slice | npt.NDArray[np.bool_ | np.integer[Any]]) -> Columns:
         arrays = [a[rows] for a in self.arrays]
         return Columns(arrays, len(arrays[0]) if arrays else 0)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +87,7 @@ class Cleaning:
 class Resolved:
     """Per column: policy ``code`` (d,), ``fill`` (d,; NaN where it is yet to be learnt), bounds (d,) or None."""
 
-    code: Any
+    code: npt.NDArray[np.int8]
     fill: F64
     low: F64 | None = None
     high: F64 | None = None

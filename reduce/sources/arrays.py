@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse
 
 from eigenmill.reduce.errors import SchemaError
@@ -20,7 +21,11 @@ class ArraySource(Source):
     """Rows of a NumPy array (n, d) or a SciPy CSR array (n, d)."""
 
     def __init__(
-        self, X: Any, names: Sequence[str] | None = None, weights: Any = None, format: Format | None = None
+        self,
+        X: Any,
+        names: Sequence[str] | None = None,
+        weights: npt.ArrayLike | None = None,
+        format: Format | None = None,
     ) -> None:
         self.format = format or current()
         X = scipy.sparse.csr_array(X) if scipy.sparse.issparse(X) else np.asarray(X)

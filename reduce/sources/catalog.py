@@ -15,7 +15,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
 
 from eigenmill.reduce.storage.digest import tagged
 from eigenmill.reduce.storage.sequences import Integers, Made, Texts, narrow
@@ -54,7 +53,7 @@ class RowGroups(Made[int]):
 
     __slots__ = ("ends", "rows")
 
-    def __init__(self, rows: Any, ends: Any) -> None:
+    def __init__(self, rows: Sequence[int] | Integers, ends: Sequence[int] | Integers) -> None:
         self.rows, self.ends = rows, ends
 
     @classmethod
@@ -87,7 +86,7 @@ class RowGroups(Made[int]):
             for _ in range(start, end):
                 yield rows
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[RowGroups], tuple[tuple[int, ...], tuple[int, ...]]]:
         # Two arrays would travel as a few hundred bytes.
         return RowGroups, (tuple(map(int, self.rows)), tuple(map(int, self.ends)))
 
@@ -131,7 +130,7 @@ class Files(Made[FileInfo]):
             int(self.values[index]),
         )
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[Files], tuple[list[FileInfo]]]:
         return Files, (list(self),)
 
 
@@ -179,7 +178,7 @@ class Fragments(Made[Fragment]):
         files = self.files
         return files.row_groups(number) if isinstance(files, Files) else RowGroups.of(files[number].rows)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[Fragments], tuple[Sequence[FileInfo], int]]:
         return Fragments, (self.files, self.target)
 
 

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 from pyarrow import fs
 
 from eigenmill.reduce.errors import ConfigError, DataError, EigenmillError, SchemaError
-from eigenmill.reduce.storage.places import Store, locate
+from eigenmill.reduce.storage.places import Location, Store, locate
 from eigenmill.reduce.storage.sequences import Texts
 
 MAGIC = re.compile(r"[*?\[]")
@@ -50,15 +50,14 @@ def join(root: str, relative: str) -> str:
     return posixpath.join(root, relative) if root else relative
 
 
-def discover(path: Any, filesystem: Any = None) -> Listing:
+def discover(path: Location | Sequence[Location], filesystem: Any = None) -> Listing:
     """The files that ``path`` stands for: str or Path, or a sequence of them; directory, glob, file or URI.
 
     Raises:
         SchemaError: nothing is there, or it belongs to a Delta, Iceberg or Hudi table.
         ConfigError: ``filesystem`` is none, or paths of different file systems are mixed.
     """
-    several = isinstance(path, Sequence) and not isinstance(path, str)
-    items: list[Any] = list(path) if several else [path]
+    items: list[Location] = [path] if isinstance(path, str) or not isinstance(path, Sequence) else list(path)
     for item in items:
         if not isinstance(item, str | os.PathLike):
             raise ConfigError(f"expected a path (str or Path) or a list of paths, found {type(item).__name__}")
@@ -73,7 +72,7 @@ def discover(path: Any, filesystem: Any = None) -> Listing:
     found: list[str] = []
     roots: list[str] = []
     for item in paths:
-        root, files = _expand(store.filesystem, item, alone=not several)
+        root, files = _expand(store.filesystem, item, alone=items[0] is path)
         roots.append(root)
         found.extend(files)
     common = posixpath.commonpath(roots) if all(roots) else ""

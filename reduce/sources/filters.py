@@ -60,7 +60,7 @@ class RowFilter:
         """What the digest of the input ends in: the version of pyarrow, where the filter's digest depends on it."""
         return "" if self.conditions is not None or keeps_format_1() else f"{BOUND}{pa.__version__}"
 
-    def keeps(self, batch: pa.RecordBatch, keys: Mapping[str, Any]) -> Mask:
+    def keeps(self, batch: pa.RecordBatch, keys: Mapping[str, object]) -> Mask:
         """(h,) true for the rows that are kept; ``keys`` are the file's hive keys."""
         from pyarrow import acero  # brings pyarrow.dataset, a third of the time of importing this package
 
@@ -79,7 +79,7 @@ class RowFilter:
         mask: Mask = keep.to_numpy()
         return mask
 
-    def surviving(self, footer: bytes, keys: Mapping[str, Any], groups: range) -> list[int]:
+    def surviving(self, footer: bytes, keys: Mapping[str, object], groups: range) -> list[int]:
         """The row groups that may hold a matching row, by the statistics in the file's footer."""
         import pyarrow.dataset as ds
 
@@ -110,7 +110,7 @@ def bound_to(digest: str) -> str:
     return digest.partition(BOUND)[2]
 
 
-def constant(value: Any, type_: pa.DataType, rows: int) -> pa.Array:
+def constant(value: object, type_: pa.DataType, rows: int) -> pa.Array:
     """``rows`` times the same value."""
     return pa.repeat(pa.scalar(value, type_), rows)
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
@@ -239,7 +240,7 @@ def wanted(
     n_features: int | None = None,
     carry: str | Sequence[str] = (),
     weights: str | None = None,
-    dtype: Any = None,
+    dtype: npt.DTypeLike | None = None,
 ) -> Wanted:
     """The keywords in one form; ``sparse`` may be ``(indices, values)`` or ``(indices, values, n_features)``.
 

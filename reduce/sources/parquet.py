@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -355,17 +355,9 @@ def plan(listing: Listing, want: Wanted, filters: Any = None, format: Format | N
     once = pa.schema([f for f in everything if len(everything.get_all_field_indices(f.name)) == 1])
     where = row_filter(filters, once, hive.names)
 
-    def first(column: str) -> Iterator[pa.Array]:
-        for path in (join(root, file) for file in listing.files):
-            with (
-                readable(path),
-                filesystem.open_input_file(path) as file,
-                pq.ParquetFile(file, pre_buffer=False, buffer_size=READ) as reader,
-            ):
-                for batch in reader.iter_batches(16, columns=[column], use_threads=False):
-                    yield batch.column(column)
-
-    layout = choose(schema, want, first, first_path, unasked=frozenset(where.columns if where else ()))
+    layout = choose(
+        schema, want, partial(_first, listing), first_path, unasked=frozenset(where.columns if where else ())
+    )
     carried = pa.schema([_carried(everything, name, first_path) for name in want.carry])
     if want.weights is not None:
         weights_field(schema, want.weights, first_path)
@@ -407,6 +399,18 @@ def plan(listing: Listing, want: Wanted, filters: Any = None, format: Format | N
     if isinstance(layout, SparkVector):
         layout = replace(layout, sparse=not dense)
     return replace(source, files=files, layout=layout)
+
+
+def _first(listing: Listing, column: str) -> Iterator[pa.Array]:
+    """The first rows of a column, of one file after the other."""
+    for path in (join(listing.root, file) for file in listing.files):
+        with (
+            readable(path),
+            listing.store.filesystem.open_input_file(path) as file,
+            pq.ParquetFile(file, pre_buffer=False, buffer_size=READ) as reader,
+        ):
+            for batch in reader.iter_batches(16, columns=[column], use_threads=False):
+                yield batch.column(column)
 
 
 def _ahead(read: Callable[[str], Footer], files: Sequence[str], readers: int) -> Iterator[tuple[str, Footer]]:

@@ -19,6 +19,8 @@ from pyarrow import fs as pafs
 from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.storage import uris
 
+Location = str | os.PathLike[str]
+"""A local path or a URI."""
 QUERY = re.compile(r"\?(?=[a-z_]+=)")
 
 
@@ -44,7 +46,7 @@ class Store:
 _LOCAL = pafs.LocalFileSystem()
 
 
-def locate(path: str | os.PathLike[str], filesystem: Any = None) -> tuple[Store, str]:
+def locate(path: Location, filesystem: Any = None) -> tuple[Store, str]:
     """The store, and the path in it; local paths are absolute, for workers run in directories of their own.
 
     Args:
@@ -125,7 +127,7 @@ def _within(text: str, filesystem: Any) -> tuple[Store, str]:
     return store, _local(text) if is_local(filesystem) else text.rstrip("/") or "/"
 
 
-def resolve(path: str | os.PathLike[str], filesystem: Any = None) -> tuple[pafs.FileSystem, str]:
+def resolve(path: Location, filesystem: Any = None) -> tuple[pafs.FileSystem, str]:
     """The file system that holds the files themselves, and the path on it; arguments and errors as of :func:`locate`.
 
     What is a local disk in another dress (a subtree, fsspec's ``file``) is ``pyarrow.fs.LocalFileSystem`` here, whose
@@ -155,7 +157,7 @@ def _local(text: str) -> str:
     return os.path.abspath(os.path.expanduser(text)).replace(os.sep, "/")
 
 
-def absolute(path: str | os.PathLike[str]) -> str:
+def absolute(path: Location) -> str:
     """The place as processes in other directories name it: a local path expanded and absolute, another URI as it is."""
     text = os.fspath(path)
     return text if "://" in text and not text.lower().startswith("file://") else locate(text)[1]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from eigenmill.reduce import Dataset, DoesNotFitError, TruncatedSVD, connect
@@ -179,6 +184,23 @@ def test_two_that_grow_do_not_wait_for_each_other(process: Process, others: Any)
     assert first.result(SOON)[0] == 1
 
 
+def test_what_is_freed_and_still_resident_is_given_back_before_anybody_is_refused(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """glibc keeps what threads have freed, which a later scan of others would not use."""
+
+    def give_back() -> None:
+        process.resident = 100 * MB
+
+    monkeypatch.setattr("eigenmill.reduce.engines.ledger.give_back", give_back)
+    claim = process.ledger.open(1000 * MB)
+    process.resident = 700 * MB
+    assert process.begin(claim, 150 * MB, workers=2) == (2, 0)
+    assert process.resident == 700 * MB, "there is room as it is"
+    process.ledger.end(claim, 0)
+    assert process.begin(claim, 400 * MB, workers=2) == (2, 0)
+
+
 # With scans.
 
 
@@ -257,3 +279,55 @@ def test_a_claim_ends_with_its_session_however_it_ends(tmp_path: Path) -> None:
         assert not LEDGER.crowded
     X = np.random.default_rng(0).normal(size=(100, 5))
     assert TruncatedSVD(2).fit(X, engine=engine).n_components_ == 2
+
+
+AT_ONCE = """
+import json, re, sys, threading, warnings
+from pathlib import Path
+from sklearn.base import clone
+from eigenmill.reduce import PCA, Dataset, Sink, TruncatedSVD, connect
+from eigenmill.reduce.engines.memory import estimate
+
+folder = Path(sys.argv[1])
+warnings.simplefilter("ignore")  # few scans on purpose
+data, parts = Dataset.from_parquet(folder / "x.parquet", vector="v", carry="key"), {"part_bytes": 1 << 30}
+pca, svd = PCA(5, solver="gram"), TruncatedSVD(20, solver="sketch", tol=None, max_scans=4)
+PCA(1).fit([[1.0, 2.0], [3.0, 4.5], [5.0, 5.0]])  # imports
+alone = connect("local", workers=1)
+plans = pca.plan(data, engine=alone), svd.plan(data, engine=alone)
+plans = *plans, estimate(Sink(folder, partition_by="key", **parts).writing(data), data, 1)
+memory = max(plan.peak for plan in plans) + (96 << 20)
+engine, errors = connect("local", workers=2, memory=memory), []
+
+def run(number):
+    try:
+        if number % 3 == 0:
+            engine.write(data, Sink(folder / f"out-{number}", partition_by="key", **parts))
+        else:
+            clone((pca, svd)[number % 3 - 1]).fit(data, engine=engine)
+    except BaseException as error:
+        errors.append(repr(error))
+
+threads = [threading.Thread(target=run, args=(number,)) for number in range(9)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+print(json.dumps({"memory": memory, "peak": peak, "errors": errors}))
+"""
+
+
+@pytest.mark.slow
+def test_sessions_at_once_keep_to_the_memory_of_the_process(space: Path) -> None:
+    """Measured: three writes, each of which gathers 117 MB, three fits of a Gram matrix, and three iterations."""
+    rows, columns = 150_000, 200
+    values = np.random.default_rng(0).standard_normal(rows * columns, dtype=np.float32)
+    table = {"v": pa.FixedSizeListArray.from_arrays(pa.array(values), columns), "key": np.arange(rows) % 4}
+    pq.write_table(pa.table(table), space / "x.parquet", row_group_size=20_000)
+    done = subprocess.run([sys.executable, "-c", AT_ONCE, str(space)], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["errors"] == []
+    assert found["memory"] / 2 < found["peak"] <= found["memory"]
+    assert len(list(space.glob("out-*/_SUCCESS"))) == 3
