@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from eigenmill.jobs.documents import redact
 from eigenmill.jobs.reduction import quality
 from eigenmill.jobs.reduction.build import (
     build_dataset,
@@ -39,7 +38,7 @@ from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.output.sink import read_manifest
 from eigenmill.reduce.plan import Plan
 from eigenmill.reduce.sources.discovery import MAGIC
-from eigenmill.reduce.storage import files, places
+from eigenmill.reduce.storage import files, places, secrets
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ def _report(
         workers=ready.engine.workers,
         explained_variance_ratio=None if ratio is None else [float(r) for r in ratio],
         explained_variance=None if ratio is None else float(np.sum(ratio)),
-        remade=[redact.text(each) for each in remade],
+        remade=[secrets.masked(each) for each in remade],
         quality=quality.summary(quality.columns(model.quality, model.names), model.quality.rows),
         digests=Digests(
             input=ready.data.source.digest,
