@@ -30,7 +30,7 @@ from eigenmill.jobs.reduction import texts as words
 from eigenmill.jobs.reduction.build import build_dataset, build_engine, command_engine
 from eigenmill.jobs.reduction.config import Job, Section, load_job
 from eigenmill.jobs.reduction.report import finite
-from eigenmill.jobs.reduction.run import explained, run
+from eigenmill.jobs.reduction.run import plan_of, run
 from eigenmill.jobs.saved import apply
 from eigenmill.jobs.shown import console, exits, show
 from eigenmill.reduce import Dataset, __version__, connect, load
@@ -203,7 +203,7 @@ def explain(
 
     Example: [cyan]eigenmill explain conf/mnist.yaml --engine dask --workers-hint 1000[/cyan]
     """
-    found = explained(load_job(conf, _with_engine(overrides, engine)), workers)
+    found = plan_of(load_job(conf, _with_engine(overrides, engine)), workers)
     if not found.fits and json_:
         print(json.dumps(finite(found.as_json())))
         raise typer.Exit(exits.DOES_NOT_FIT)

@@ -21,7 +21,7 @@ from eigenmill.jobs.reduction.build import (
 )
 from eigenmill.jobs.reduction.config import Job, JobFile
 from eigenmill.jobs.reduction.fitted import Fitted, fit_key, found_model, save_fitted
-from eigenmill.jobs.reduction.meter import Meter, Scan, forget_peak, peak_memory, told_of_remade
+from eigenmill.jobs.reduction.meter import MeasuredScan, Meter, forget_peak, peak_memory, told_of_remade
 from eigenmill.jobs.reduction.report import (
     Bytes,
     Digests,
@@ -78,7 +78,7 @@ class Results:
     manifest: Manifest | None
 
 
-def explained(source: JobFile, workers: int | None = None) -> Plan:
+def plan_of(source: JobFile, workers: int | None = None) -> Plan:
     """What a job will take, without running it; ``workers``: on a cluster of so many, which need not be there.
 
     Raises:
@@ -217,7 +217,7 @@ def _report(
     )
 
 
-def _scan_records(scans: Sequence[Scan]) -> list[ScanRecord]:
+def _scan_records(scans: Sequence[MeasuredScan]) -> list[ScanRecord]:
     """The scans that have read something."""
     return [
         ScanRecord(
@@ -288,4 +288,4 @@ def _refuse_overlap(job: Job) -> None:
                 )
 
 
-__all__ = ["Prepared", "explained", "prepare", "run"]
+__all__ = ["Prepared", "plan_of", "prepare", "run"]

@@ -45,7 +45,7 @@ READERS = (4, 32)
 
 
 @contextmanager
-def readable(where: str) -> Iterator[None]:
+def parquet_errors(where: str) -> Iterator[None]:
     """Turns what pyarrow raises on damaged, truncated or forbidden files into a DataError about ``where``."""
     try:
         yield
@@ -208,7 +208,7 @@ class ParquetSource(LaidOut):
                 return
             spans = tuple((group, planned.rows[group]) for group in groups)
             columns = self.columns(carry=carry)
-            with readable(path):
+            with parquet_errors(path):
                 reader = pq.ParquetFile(
                     file,
                     metadata=footer.metadata,
@@ -220,7 +220,7 @@ class ParquetSource(LaidOut):
             done, asis = 0, None
             while done < sum(rows for _, rows in spans):
                 start = locate(path, spans, done)
-                with readable(start.at()):
+                with parquet_errors(start.at()):
                     batch = next(batches, None)
                 if batch is None or batch.num_rows == 0:
                     raise DataError(
@@ -279,7 +279,7 @@ class ParquetSource(LaidOut):
     def _open(self, path: str, planned: FileInfo) -> Iterator[tuple[pa.NativeFile, Footer]]:
         """The file and its footer, once they are known to be the planned ones."""
         try:
-            with readable(path):
+            with parquet_errors(path):
                 opened = self.store.filesystem.open_input_file(path)
         except DataError as error:
             if isinstance(error.__cause__, FileNotFoundError):
@@ -289,7 +289,7 @@ class ParquetSource(LaidOut):
                 ) from error
             raise
         with opened:
-            with readable(path):
+            with parquet_errors(path):
                 if opened.size() != planned.size:
                     raise _changed(path, f"{opened.size()} bytes instead of {planned.size}")
                 footer = read_footer(opened, path)
@@ -378,7 +378,7 @@ def plan(listing: Listing, want: Wanted, filters: Any = None, format: Format | N
         for relative, footer in _ahead(read, listing.files, READERS[listing.store.remote]):
             path = join(listing.root, relative)
             _agree(_schema(footer, path), expected, path, first_path)
-            with readable(path):
+            with parquet_errors(path):
                 info = _info(footer, relative, columns, layout.columns[-1] if layout.sparse else None)
                 dense = dense and (vector is None or _all_dense(footer.metadata, vector))
             yield info
@@ -391,7 +391,7 @@ def plan(listing: Listing, want: Wanted, filters: Any = None, format: Format | N
 
 def _footer(listing: Listing, relative: str) -> Footer:
     path = join(listing.root, relative)
-    with readable(path), listing.store.filesystem.open_input_file(path) as file:
+    with parquet_errors(path), listing.store.filesystem.open_input_file(path) as file:
         return read_footer(file, path)
 
 
@@ -399,7 +399,7 @@ def _first(listing: Listing, column: str) -> Iterator[pa.Array]:
     """The first rows of a column, of one file after the other."""
     for path in (join(listing.root, file) for file in listing.files):
         with (
-            readable(path),
+            parquet_errors(path),
             listing.store.filesystem.open_input_file(path) as file,
             pq.ParquetFile(file, pre_buffer=False, buffer_size=READ) as reader,
         ):
@@ -424,7 +424,7 @@ def _ahead(read: Callable[[str], Footer], files: Sequence[str], readers: int) ->
 
 
 def _schema(footer: Footer, path: str) -> pa.Schema:
-    with readable(path), pq.ParquetFile(pa.BufferReader(footer.tail), metadata=footer.metadata) as reader:
+    with parquet_errors(path), pq.ParquetFile(pa.BufferReader(footer.tail), metadata=footer.metadata) as reader:
         return reader.schema_arrow
 
 
