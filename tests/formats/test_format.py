@@ -563,7 +563,7 @@ def test_whoever_may_be_given_a_format_is_given_one() -> None:
                 for each in node.body:
                     if isinstance(each, ast.FunctionDef) and each.name == "__init__" and _defaults(each.args):
                         places[node.name] = [arg.arg for arg in each.args.args[1:]].index("format")
-    assert {"Intake", "Input", "Encoding", "Shape", "Krylov", "iterate", "upper_bounds", "of_gram"} <= set(places)
+    assert {"Intake", "ModelInput", "Encoding", "Shape", "Krylov", "iterate", "upper_bounds", "of_gram"} <= set(places)
     without = [
         f"{path.name}: {ast.unparse(call)}"
         for path, tree in trees.items()
