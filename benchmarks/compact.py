@@ -20,14 +20,14 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.data import CACHE
-from eigenmill.compress.latency import machine
-from eigenmill.jobs import console
-from eigenmill.jobs.compact import run
-from eigenmill.jobs.compact_report import CompactReport
-from eigenmill.jobs.compact_show import before_and_after
-from eigenmill.jobs.digits import FULL, prepare
-from eigenmill.jobs.recipe import load_recipe
-from eigenmill.jobs.show import grid
+from eigenmill.compress.judging.latency import machine
+from eigenmill.jobs.demo.digits import FULL, prepare
+from eigenmill.jobs.recipes.recipe import load_recipe
+from eigenmill.jobs.recipes.report import CompactReport
+from eigenmill.jobs.recipes.run import run
+from eigenmill.jobs.recipes.show import before_and_after
+from eigenmill.jobs.shown import console
+from eigenmill.jobs.shown.show import grid
 
 CONF = Path(__file__).parent.parent / "conf"
 BARS = {"mnist_compact": 20.0, "mnist_compact_full": 60.0}

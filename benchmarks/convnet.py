@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from eigenmill.compress.augment import Affine
+from eigenmill.compress.training.augment import Affine
 
 EPOCHS, BATCH = 12, 128
 

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.data import CACHE
 from benchmarks.frontier import digits
 from eigenmill.compress import Magnitude, Model, Samples, gather, load, pack, quantize, share_weights, teach, train
-from eigenmill.compress.pack import CODERS
+from eigenmill.compress.packed.pack import CODERS
 
 DECAY = 1e-4
 """Of the float net's weights."""

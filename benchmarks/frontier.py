@@ -26,14 +26,14 @@ import pyarrow.parquet as pq
 
 from benchmarks.data import CACHE
 from eigenmill.compress import Model, Validation, gather, load, pack, pooling, teach
-from eigenmill.compress.augment import Affine
-from eigenmill.compress.data import labelled_blocks
+from eigenmill.compress.core.data import labelled_blocks
 from eigenmill.compress.distill import TEACHER
-from eigenmill.compress.evaluate import evaluate
-from eigenmill.compress.pack import packed
-from eigenmill.jobs.compact_steps import STEPS
-from eigenmill.jobs.digits import FULL, prepare
-from eigenmill.jobs.recipe import Distill, Quantize
+from eigenmill.compress.judging.evaluate import evaluate
+from eigenmill.compress.packed.pack import packed_bytes
+from eigenmill.compress.training.augment import Affine
+from eigenmill.jobs.demo.digits import FULL, prepare
+from eigenmill.jobs.recipes.recipe import Distill, Quantize
+from eigenmill.jobs.recipes.steps import STEPS
 from eigenmill.reduce import Dataset
 
 COPIES = 6
@@ -122,7 +122,7 @@ def run(point: Point, seed: int, data: Dataset, place: Path, test: tuple[Any, An
     held = evaluate(model, samples).error
     size = pack(model, file)
     # Without the geometry of the columns there are no tiles either.
-    plain = size if point.pooled else len(packed(model, width=0))
+    plain = size if point.pooled else len(packed_bytes(model, width=0))
     net = load(file)
     row = {
         "point": point.name,

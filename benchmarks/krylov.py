@@ -21,8 +21,8 @@ from scipy import sparse
 
 from benchmarks.data import CACHE
 from benchmarks.glosses import exact, weighted
-from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.estimators.krylov import Krylov, orthonormal
+from eigenmill.reduce.rows.blocks import F64
 
 Multiply = Callable[[F64], F64]
 

@@ -40,7 +40,7 @@ from eigenmill.compress import (
     to_onnx,
     train,
 )
-from eigenmill.jobs.digits import prepare
+from eigenmill.jobs.demo.digits import prepare
 from eigenmill.reduce import Dataset
 
 SINGLE, BATCH = 1, 1024

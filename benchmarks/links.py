@@ -22,9 +22,10 @@ from typing import Any
 
 from benchmarks.data import CACHE, Spec, make
 from eigenmill.reduce import PCA, Dataset, connect
-from eigenmill.reduce.engines.load import Cluster, Load, fold_load
+from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.engines.load import Load, fold_load
 from eigenmill.reduce.passes.gram import GramPass
-from eigenmill.reduce.passes.moments import Intake
+from eigenmill.reduce.passes.intake import Intake
 
 BRIDGE, NETWORK = "em-bridge", "10.77.0"
 SPEC = Spec(rows=33_600, features=2_000, layout="fixed", row_group=4_200, groups_per_file=2)

@@ -28,11 +28,14 @@ import pyarrow.parquet as pq
 
 from benchmarks.data import CACHE, feature_names
 from eigenmill.reduce import PCA, Dataset, Sink
-from eigenmill.reduce.blocks import Block, Workspace
-from eigenmill.reduce.catalog import FileInfo, Files, Fragment, RowGroups
-from eigenmill.reduce.engines.load import Cluster, Load, fold_load
-from eigenmill.reduce.parquet import ParquetSource
+from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.engines.load import Load, fold_load
+from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.plan import explain
+from eigenmill.reduce.rows.blocks import Block, Workspace
+from eigenmill.reduce.sources.catalog import FileInfo, Files, Fragment, RowGroups
+from eigenmill.reduce.sources.parquet import ParquetSource
+from eigenmill.reduce.storage.digest import tagged
 
 FEATURES, ROWS, FILES, WORKERS = 512, 48_828, 100_000, 1_000
 FILE_BYTES = ROWS * FEATURES * 4
@@ -46,6 +49,7 @@ class Unread(ParquetSource):
         yield Block(np.full((1, 1), int(self.files[fragment.file].path[5:13]), np.float64), workspace=workspace)
 
 
+@tagged("Run", "first last burden")
 @dataclass
 class Run:
     """Files ``first`` to ``last``, and a burden."""
@@ -55,8 +59,9 @@ class Run:
     burden: npt.NDArray[np.float64]
 
 
+@tagged("NullPass", "state")
 @dataclass(frozen=True)
-class NullPass:
+class NullPass(Pass[Run, Run]):
     """Does nothing but keep account of files, in states of ``state`` bytes."""
 
     state: int

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.data import CACHE, LAYOUTS, Spec, feature_names, make
 from eigenmill.reduce import PCA, Dataset, Sink, connect
-from eigenmill.reduce.engines.load import Cluster
+from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.plan import explain
 
 
@@ -37,7 +37,7 @@ def fastest(work: Callable[[], Any], repeat: int) -> float:
 def sides(data: Dataset, engine: Any, out: Path, repeat: int) -> dict[str, tuple[float, float]]:
     """(predicted, measured) seconds of the fit and of the write."""
     model, target = PCA(50, scale=True), out / "written"
-    place = getattr(engine, "cluster", engine)
+    place = engine.cluster or engine
     if isinstance(place, Cluster):
         place = replace(place, link=float("inf"))  # all on one machine
     plan = explain(model, data, place, Sink(target))

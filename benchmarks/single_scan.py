@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.data import CACHE
 from benchmarks.tables import TROPP, tropp_matrices
 from eigenmill.reduce import TruncatedSVD
-from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.rows.blocks import F64
 
 BUDGETS = (12, 24, 48, 96)
 """Numbers kept over m + n."""

@@ -33,7 +33,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from benchmarks.data import CACHE
 from eigenmill.reduce import TruncatedSVD
-from eigenmill.reduce.blocks import F64
+from eigenmill.reduce.rows.blocks import F64
 
 LI = ((400, 300, 25, 1), (400, 300, 25, 4), (200, 100, 20, 5), (1000, 500, 50, 9))
 """(m, n, k, spectrum)."""
@@ -213,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     session = None
     if args.spark:
-        from eigenmill.reduce.engines import spark_session
+        from eigenmill.reduce.engines.spark import session as spark_session
 
         session = spark_session.session("local[2]")
         sides["Spark computeSVD"] = spark(session)

@@ -29,9 +29,10 @@ import pyarrow.parquet as pq
 
 from benchmarks.data import CACHE, Spec, make
 from benchmarks.measure import RESULT, peak
-from eigenmill.reduce.blocks import MAX_HEIGHT, Workspace
-from eigenmill.reduce.engines.kept import Kept
+from eigenmill.reduce.engines.local.kept import Kept
 from eigenmill.reduce.estimators.sketch import width_of
+from eigenmill.reduce.format import CURRENT
+from eigenmill.reduce.rows.blocks import Workspace
 
 K, RANK, SEED = 50, 100, 20240601
 SMALL, BAR = (16_000, 1_000), 1e-4
@@ -112,8 +113,9 @@ def eigenmill(
         def __init__(self) -> None:
             self.seconds = list[float]()
 
-        def begin(self, stage: str, rows: int, size: int) -> None:
+        def begin(self, stage: str, rows: int, size: int) -> Timed:
             self.began = time.perf_counter()
+            return self
 
         def advance(self, rows: int) -> None:
             pass
@@ -250,7 +252,7 @@ def sparse(args: argparse.Namespace) -> list[dict[str, Any]]:
     place = sparse_data(args.cache, rows, features)
     print(f"{rows:,} x {features:,} with {rows * ENTRIES:,} numbers in float32, k = {K}\n")
     print("| | residual | scans | seconds | peak memory, MiB |\n| --- | --- | --- | --- | --- |")
-    least = measure("bare", place, rows, features, width=width_of(K, K, features))
+    least = measure("bare", place, rows, features, width=width_of(K, K, features, CURRENT))
     found = [show(least)]
     target = args.cache / f"wide-sparse-{rows}.json"
     options = {"tol": None, "scans": args.scans or 3, "memory": args.memory or "8GiB", "sparse": True}
@@ -282,7 +284,7 @@ def cache(args: argparse.Namespace) -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for name, (place, options) in layouts.items():
         data = Dataset.from_parquet(str(place), **options)
-        height = MAX_HEIGHT if data.sparse else None
+        height = data.format.max_height if data.sparse else None
 
         def scan(source: Dataset, height: int | None = height) -> float:
             workspace, began = Workspace(), time.perf_counter()

@@ -12,24 +12,25 @@ if __name__ != "eigenmill.compress":
     )
 
 
+from importlib import import_module
 from typing import Any
 
-from eigenmill.compress.c import to_c
-from eigenmill.compress.constraints import EntropyPenalty, LearnedStep, Magnitude
-from eigenmill.compress.data import Samples, Validation, gather
+from eigenmill.compress.core.data import Samples, Validation, gather
+from eigenmill.compress.core.model import Model
+from eigenmill.compress.core.transforms import dct, pooling
 from eigenmill.compress.distill import distill, teach
-from eigenmill.compress.evaluate import Evaluation, evaluate
-from eigenmill.compress.factorize import factorize, fold_projection
-from eigenmill.compress.imports import from_onnx, from_safetensors, from_sklearn, from_torch
-from eigenmill.compress.model import Model
-from eigenmill.compress.native import Footprint, compiled, footprint
-from eigenmill.compress.onnx_export import Agreement, agreement, run_onnx, to_onnx
-from eigenmill.compress.pack import load, pack
-from eigenmill.compress.prune import prune, prune_neurons, regrow
-from eigenmill.compress.quantize import quantize, share_weights
-from eigenmill.compress.search import Candidate, Search, Target, search
-from eigenmill.compress.train import train
-from eigenmill.compress.transforms import dct, pooling
+from eigenmill.compress.exports.c import to_c
+from eigenmill.compress.exports.native import Footprint, compiled, footprint
+from eigenmill.compress.exports.onnx import Agreement, agreement, run_onnx, to_onnx
+from eigenmill.compress.imports.nets import from_onnx, from_safetensors, from_sklearn, from_torch
+from eigenmill.compress.judging.evaluate import Evaluation, evaluate
+from eigenmill.compress.packed.pack import load, pack
+from eigenmill.compress.search import Candidate, Search, SearchSettings, Target, search
+from eigenmill.compress.steps.factorize import factorize, fold_projection
+from eigenmill.compress.steps.prune import prune, prune_neurons, regrow
+from eigenmill.compress.steps.quantize import quantize, share_weights
+from eigenmill.compress.training.constraints import EntropyPenalty, LearnedStep, Magnitude
+from eigenmill.compress.training.train import train
 
 __all__ = [
     "Agreement",
@@ -44,6 +45,7 @@ __all__ = [
     "Model",
     "Samples",
     "Search",
+    "SearchSettings",
     "Target",
     "Validation",
     "agreement",
@@ -79,7 +81,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # scikit-learn is most of the time of an import, and a prediction never needs it.
     if name not in ("CompactClassifier", "CompactRegressor"):
-        raise AttributeError(f"module 'compress' has no attribute {name!r}")
-    from eigenmill.compress import estimators
-
-    return getattr(estimators, name)
+        raise AttributeError(f"module 'eigenmill.compress' has no attribute {name!r}")
+    return getattr(import_module("eigenmill.compress.estimators"), name)

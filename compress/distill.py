@@ -6,32 +6,50 @@ penalty and every seed after that trains at the speed of its own net.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, BinaryIO
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eigenmill.compress.augment import augmentation
-from eigenmill.compress.data import as_labelled, clean_blocks
-from eigenmill.compress.evaluate import logits
-from eigenmill.compress.integer import WholeNet
-from eigenmill.compress.layers import F32
-from eigenmill.compress.model import Model
-from eigenmill.compress.pack import packed
-from eigenmill.compress.split import Validation, split_of
-from eigenmill.compress.train import Augmentation, train
-from eigenmill.reduce import Dataset, files
-from eigenmill.reduce.blocks import F64
-from eigenmill.reduce.digest import digest_of
+from eigenmill.compress.core.data import Unscattered, as_labelled, clean_blocks
+from eigenmill.compress.core.integer import WholeNet
+from eigenmill.compress.core.layers import F32
+from eigenmill.compress.core.model import Model
+from eigenmill.compress.core.split import SplitLike, Validation, split_of
+from eigenmill.compress.judging.evaluate import logits
+from eigenmill.compress.packed.pack import packed_bytes
+from eigenmill.compress.training.augment import augmentation
+from eigenmill.compress.training.train import Augmentation, train
+from eigenmill.reduce import Dataset
 from eigenmill.reduce.errors import ConfigError, DataError
+from eigenmill.reduce.rows.blocks import F64
+from eigenmill.reduce.storage import files, places
+from eigenmill.reduce.storage.digest import digest_of, text_of
 
-Teacher = Model | WholeNet | Callable[[Any], Any] | Any
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A teacher of one's own that answers with probabilities, such as scikit-learn's."""
+
+    def predict_proba(self, X: npt.NDArray[np.generic], /) -> npt.ArrayLike:
+        """(n, outputs)."""
+        ...
+
+
+@runtime_checkable
+class Digested(Protocol):
+    """A teacher of one's own of which ``digest`` says all that its answers depend on."""
+
+    digest: str | None
+
+
+Teacher = Model | WholeNet | Classifier | Callable[[npt.NDArray[np.generic]], npt.ArrayLike]
 """A model, a packed model, anything with ``predict_proba``, or a function from raw rows to logits (n, outputs)."""
 KEY = b"eigenmill.taught"
 VERSION = 2
@@ -45,14 +63,14 @@ HELD = "held_out"
 def distill(
     student: Model,
     teachers: Teacher | Sequence[Teacher],
-    data: Any,
+    data: Unscattered,
     path: str | os.PathLike[str],
     *,
     label: str = "label",
     copies: int = 0,
     augment: Augmentation | Mapping[str, Any] | None = None,
     dtype: str | None = None,
-    validation: Any = 0.1,
+    validation: SplitLike = 0.1,
     seed: int = 0,
     **options: Any,
 ) -> Model:
@@ -67,7 +85,7 @@ def distill(
         copies: of each row, as of :func:`teach`.
         augment: what changes the copies.
         dtype: of the features in the file.
-        validation: rows to hold out, as of :func:`eigenmill.compress.data.gather`; they have no copies.
+        validation: rows to hold out, as of :func:`eigenmill.compress.gather`; they have no copies.
         seed: of the copies and of the training.
         **options: of :func:`eigenmill.compress.train`: ``temperature``, ``share``, ``epochs``, ``constraints`` ...
     """
@@ -79,7 +97,7 @@ def distill(
 
 def teach(
     teachers: Teacher | Sequence[Teacher],
-    data: Any,
+    data: Unscattered,
     path: str | os.PathLike[str],
     *,
     label: str = "label",
@@ -87,7 +105,7 @@ def teach(
     copies: int = 0,
     augment: Augmentation | Mapping[str, Any] | None = None,
     dtype: str | None = None,
-    validation: Any = None,
+    validation: SplitLike = None,
     seed: int = 0,
 ) -> Dataset:
     """Write the rows once more with the teachers' logits beside them, and changed copies if wanted.
@@ -108,8 +126,8 @@ def teach(
         augment: what changes the copies, as of :func:`eigenmill.compress.train`; it sees raw values.
         dtype: of the features in the file: ``"float32"``, ``"float64"``, or ``"uint8"`` for pixels, which are
             rounded; by default that of ``data``.
-        validation: as of :func:`eigenmill.compress.data.gather`. Rows that it holds out have no copies, and the column
-            ``HELD`` says which they are, for ``Validation(by=HELD, equals=True)``. None leaves the column out.
+        validation: as of :func:`eigenmill.compress.gather`. Rows that it holds out have no copies, and the
+            column ``HELD`` says which they are, for ``Validation(by=HELD, equals=True)``. None leaves the column out.
         seed: of the copies.
 
     Returns:
@@ -128,47 +146,82 @@ def teach(
             "expected at least one teacher, an augmentation if there are copies, and dtype float32, float64 or uint8, "
             f"found {len(members)} teachers, {copies} copies, {augment} and {dtype!r}"
         )
-    if data.transforms or data.sparse:
-        raise ConfigError("expected raw, dense rows, found transformed or sparse ones; give the files themselves")
     split = None if validation is None else split_of(validation)
-    added = [column, *([] if split is None else [HELD])]
-    layout = data.source.describe()
-    if set(added) & {label, *layout.get("columns", []), layout.get("vector")}:
-        raise ConfigError(f"expected a label and features other than {added}, found one of them; rename it")
-    _same_labels(members)
-    known = [_digest(member) for member in members]
-    settings = [VERSION, label, column, copies, repr(moved), kind, repr(split), repr(data.cleaning), seed]
-    key = b"" if None in known else digest_of([data.digest, known, settings]).encode()
-    fs, target = files.resolve(path)
-    kept = [name for name in data.source.carried.names if name not in added]
+    questions = _Questions(members, data, label, column, copies, moved, kind, split, seed)
+    questions.check()
+    key = questions.key()
+    fs, target = places.resolve(path)
+    known = files.exists(fs, target) and (pq.read_schema(target, filesystem=fs).metadata or {}).get(KEY)
+    if not key or known != key:
+        with files.draft(fs, target) as made:
+            _write(made.file, questions.answered(), {KEY: key})
+    carry = [*questions.kept, *questions.added]
+    return replace(Dataset.from_parquet(path, **questions.layout, carry=carry), cleaning=data.cleaning)
 
-    def read() -> Dataset:
-        found = Dataset.from_parquet(path, **layout, carry=[*kept, *added])
-        return replace(found, cleaning=data.cleaning)
 
-    if key and files.exists(fs, target) and (pq.read_schema(target, filesystem=fs).metadata or {}).get(KEY) == key:
-        return read()
+@dataclass(frozen=True)
+class _Questions:
+    """What teachers are asked, and in which form it is kept; fields as of :func:`teach`."""
 
-    def tables() -> Iterator[pa.Table]:
-        rng = np.random.default_rng([seed, 4])
-        for block, first in clean_blocks(data, label):
-            held = None if split is None else split.held_out(block, first)
-            for copy in range(copies + 1):
+    members: Sequence[Teacher]
+    data: Dataset
+    label: str
+    column: str
+    copies: int
+    moved: Augmentation | None
+    kind: str
+    split: Validation | None
+    seed: int
+
+    @property
+    def added(self) -> list[str]:
+        """The new columns."""
+        return [self.column, *([] if self.split is None else [HELD])]
+
+    @property
+    def kept(self) -> list[str]:
+        """The columns that the rows carry already."""
+        return [name for name in self.data.source.carried.names if name not in self.added]
+
+    @property
+    def layout(self) -> Mapping[str, Any]:
+        """How ``Dataset.from_parquet`` reads the features."""
+        return self.data.source.describe()
+
+    def check(self) -> None:
+        """Refuses what :func:`teach` refuses before it asks."""
+        if self.data.transforms or self.data.sparse:
+            raise ConfigError("expected raw, dense rows, found transformed or sparse ones; give the files themselves")
+        if set(self.added) & {self.label, *self.layout.get("columns", []), self.layout.get("vector")}:
+            raise ConfigError(f"expected a label and features other than {self.added}, found one of them; rename it")
+        _same_labels(self.members)
+
+    def key(self) -> bytes:
+        """A digest of all that decides the answers; empty if they cannot be known without asking."""
+        known = [_digest(member) for member in self.members]
+        settings = [VERSION, self.label, self.column, self.copies, text_of(self.moved), self.kind, text_of(self.split)]
+        settings += [text_of(self.data.cleaning), self.seed]
+        return b"" if None in known else digest_of([self.data.digest, known, settings]).encode()
+
+    def answered(self) -> Iterator[pa.Table]:
+        """The rows, block by block and each followed by its copies, with the answers beside them."""
+        rng = np.random.default_rng([self.seed, 4])
+        for block, first in clean_blocks(self.data, self.label):
+            held = None if self.split is None else self.split.held_out(block, first)
+            for copy in range(self.copies + 1):
                 if copy == 1 and held is not None:
                     block, held = block.take(~held), held[~held]
                 if not block.rows:
                     break
-                X = block.dense(np.float64 if kind == "float64" else np.float32)
-                Z = X if copy == 0 or moved is None else moved(np.asarray(X, dtype=np.float32), rng)
-                Z = np.clip(np.rint(Z), 0, 255).astype(np.uint8) if kind == "uint8" else Z.astype(kind)
+                X = block.dense(np.float64 if self.kind == "float64" else np.float32)
+                if copy and self.moved is not None:
+                    X = self.moved(np.asarray(X, dtype=np.float32), rng)
+                Z = np.clip(np.rint(X), 0, 255).astype(np.uint8) if self.kind == "uint8" else X.astype(self.kind)
                 assert block.carried is not None
-                rows = _features(Z, layout) | {name: block.carried.column(name) for name in kept}
-                said = _ensemble(members, Z, rows, named="columns" in layout)
-                rows[column] = pa.FixedSizeListArray.from_arrays(pa.array(said.ravel()), said.shape[1])
+                rows = _features(Z, self.layout) | {name: block.carried.column(name) for name in self.kept}
+                said = _ensemble(self.members, Z, rows, named="columns" in self.layout)
+                rows[self.column] = pa.FixedSizeListArray.from_arrays(pa.array(said.ravel()), said.shape[1])
                 yield pa.table(rows if held is None else rows | {HELD: pa.array(held)})
-
-    files.publish(fs, target, lambda file: _write(file, tables(), {KEY: key}))
-    return read()
 
 
 def _write(file: BinaryIO, tables: Iterator[pa.Table], metadata: Mapping[bytes, bytes]) -> None:
@@ -181,9 +234,7 @@ def _write(file: BinaryIO, tables: Iterator[pa.Table], metadata: Mapping[bytes, 
             writer.write_table(table)
         writer.close()
     except BaseException:
-        # The file is never published now; closing only frees the encoder.
-        with contextlib.suppress(Exception):
-            writer.close()
+        # The file is never published now, so it gets no footer: the encoder goes with the writer.
         writer.is_open = False
         raise
 
@@ -197,7 +248,7 @@ def _same_labels(members: Sequence[Teacher]) -> None:
         )
 
 
-def _features(X: Any, layout: Mapping[str, Any]) -> dict[str, Any]:
+def _features(X: npt.NDArray[np.generic], layout: Mapping[str, Any]) -> dict[str, pa.Array]:
     """The feature columns of rows X (h, d), laid out and named as they came."""
     if "vector" in layout:
         flat = pa.array(np.ascontiguousarray(X).ravel())
@@ -209,12 +260,17 @@ def _digest(teacher: Teacher) -> str | None:
     if isinstance(teacher, Model):
         return digest_of([teacher.front, list(teacher.layers), teacher.activations])
     if isinstance(teacher, WholeNet):
-        return digest_of([packed(teacher).hex()])
-    given = getattr(teacher, "digest", None)
-    return None if given is None else str(given)
+        return digest_of([packed_bytes(teacher).hex()])
+    return _own_digest(teacher)
 
 
-def _ensemble(teachers: Sequence[Teacher], X: Any, rows: Mapping[str, Any], *, named: bool) -> F32:
+def _own_digest(teacher: object) -> str | None:
+    return None if not isinstance(teacher, Digested) or teacher.digest is None else str(teacher.digest)
+
+
+def _ensemble(
+    teachers: Sequence[Teacher], X: npt.NDArray[np.generic], rows: Mapping[str, pa.Array], *, named: bool
+) -> F32:
     """What the teachers say of numbers X (h, d), which are also among the columns ``rows``: (h, outputs)."""
     answers = [_answer(teacher, X, rows, named=named) for teacher in teachers]
     if len({answer.shape for answer in answers}) > 1 or not all(np.isfinite(answer).all() for answer in answers):
@@ -225,7 +281,7 @@ def _ensemble(teachers: Sequence[Teacher], X: Any, rows: Mapping[str, Any], *, n
     return np.asarray(np.mean(answers, axis=0), dtype=np.float32)
 
 
-def _answer(teacher: Teacher, X: Any, rows: Mapping[str, Any], *, named: bool) -> F64:
+def _answer(teacher: Teacher, X: npt.NDArray[np.generic], rows: Mapping[str, pa.Array], *, named: bool) -> F64:
     """Log-probabilities (n, classes), or values (n, 1)."""
     if isinstance(teacher, Model | WholeNet):
         front = teacher.trained().front if isinstance(teacher, Model) else teacher.front
@@ -233,7 +289,7 @@ def _answer(teacher: Teacher, X: Any, rows: Mapping[str, Any], *, named: bool) -
         # Columns are found by name; the numbers of a vector, whatever it is called, by their place.
         by_name = front.categories or (named and "columns" in front.layout)
         scores = logits(teacher, pa.table(dict(rows)) if by_name else X)
-    elif hasattr(teacher, "predict_proba"):
+    elif isinstance(teacher, Classifier):
         with np.errstate(divide="ignore"):
             scores = np.maximum(np.log(np.asarray(teacher.predict_proba(X), dtype=np.float64)), -30.0)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -15,15 +16,16 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from eigenmill.compress.categories import columns_of
-from eigenmill.compress.data import gather
-from eigenmill.compress.layers import softmax
-from eigenmill.compress.model import Model, whole_net
-from eigenmill.compress.pack import pack
+from eigenmill.compress.core.categories import columns_of
+from eigenmill.compress.core.data import gather
+from eigenmill.compress.core.front import RawLike
+from eigenmill.compress.core.layers import Predicted, Task, softmax
+from eigenmill.compress.core.model import Model, whole_net
+from eigenmill.compress.packed.pack import pack
 from eigenmill.compress.search import Search, Target, search
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
-from eigenmill.reduce.tables import pandas_table
+from eigenmill.reduce.sources.tables import pandas_table
 
 STEPS = 2_000
 """Optimizer steps of a training, when no number of epochs is asked for: few rows want more epochs."""
@@ -39,18 +41,18 @@ PIXELS = 16
 class _Compact(BaseEstimator):  # type: ignore[misc]
     """What both share: the data set, the search, the packed file."""
 
-    task: ClassVar[Any]
+    task: ClassVar[Task]
 
     def __init__(
         self,
         max_bytes: int = 5000,
         *,
-        hidden: Any = (32,),
+        hidden: Sequence[int] = (32,),
         epochs: int | None = None,
         trials: int = 8,
         seconds: float | None = None,
-        missing: Any = "error",
-        categories: Any = "auto",
+        missing: str | float = "error",
+        categories: str | Sequence[str] = "auto",
         forget: float = 0.0,
         random_state: int = 0,
     ) -> None:
@@ -64,26 +66,26 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
         self.forget = forget
         self.random_state = random_state
 
-    def _read(self, X: Any, y: Any, **options: Any) -> tuple[Any, Any]:
+    def _check_input(self, X: RawLike, y: object, **options: Any) -> tuple[RawLike, npt.NDArray[Any]]:
         """X and y as checked; a DataFrame with categories stays one."""
-        self.categories_ = self._named(X)
+        self.categories_ = self._category_columns(X)
         if not self.categories_:
-            checked: tuple[Any, Any] = validate_data(
-                self, X, y, dtype=np.float64, ensure_all_finite=self._finite(), **options
+            checked: tuple[RawLike, npt.NDArray[Any]] = validate_data(
+                self, X, y, dtype=np.float64, ensure_all_finite=self._ensure_finite(), **options
             )
             return checked
         read = columns_of(self.categories_)
         numbers = X.drop(columns=read)
         names = [str(name) for name in numbers.columns]
-        # Without numbers, zeros in their place: the labels want checking too.
+        # scikit-learn checks labels beside a matrix only: where no column holds numbers, it gets zeros.
         given = numbers if names else np.zeros((len(X), 1))
-        options |= {"dtype": np.float64, "ensure_all_finite": self._finite()}
-        values, y = validate_data(self, given, y, **options)
+        options |= {"dtype": np.float64, "ensure_all_finite": self._ensure_finite()}
+        values, labels = validate_data(self, given, y, **options)
         frame = X[read].assign(**dict(zip(names, values.T[: len(names)], strict=True)))
         self.n_features_in_, self.feature_names_in_ = X.shape[1], np.array([str(n) for n in X.columns], object)
-        return frame, y
+        return frame, labels
 
-    def _named(self, X: Any) -> tuple[str, ...]:
+    def _category_columns(self, X: RawLike) -> tuple[str, ...]:
         """The columns whose values are names."""
         frame = hasattr(X, "iloc") and hasattr(X, "columns")
         if isinstance(self.categories, str):
@@ -96,7 +98,7 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
             raise SchemaError(f"expected a DataFrame with the columns {unknown}, found none such; give categories=()")
         return asked
 
-    def _search(self, X: Any, y: Any, class_weight: str | None) -> Search:
+    def _search(self, X: RawLike, y: npt.NDArray[np.generic], class_weight: str | None) -> Search:
         if not isinstance(self.random_state, int | np.integer):
             raise ConfigError(f"expected a whole number as random_state, found {self.random_state!r}; give a seed")
         n = len(X)
@@ -130,7 +132,7 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
             )
         return found
 
-    def _dataset(self, X: Any, y: Any) -> Dataset:
+    def _dataset(self, X: RawLike, y: npt.NDArray[np.generic]) -> Dataset:
         """The rows as a table of named columns; pixels as one column of lists."""
         if self.categories_:
             frame = pandas_table(X)
@@ -160,14 +162,14 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
         self.model_ = model
         self.n_bytes_ = found.best.bytes
 
-    def _scores(self, X: Any) -> npt.NDArray[np.float64]:
+    def _scores(self, X: RawLike) -> npt.NDArray[np.float64]:
         """Logits or values (n, outputs), as the packed file gives them."""
         check_is_fitted(self)
         if not self.categories_:
-            X = validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite=self._finite())
+            X = validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite=self._ensure_finite())
         return whole_net(self.model_).decision(X)
 
-    def _finite(self) -> Any:
+    def _ensure_finite(self) -> bool | str:
         return True if self.missing == "error" else "allow-nan"
 
     def pack(self, path: str | os.PathLike[str]) -> int:
@@ -203,18 +205,18 @@ class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
         model_: the quantized :class:`~compress.Model`; ``search_`` the trials; ``n_bytes_`` the size of the file.
     """
 
-    task: ClassVar[Any] = "classification"
+    task: ClassVar[Task] = "classification"
 
     def __init__(
         self,
         max_bytes: int = 5000,
         *,
-        hidden: Any = (32,),
+        hidden: Sequence[int] = (32,),
         epochs: int | None = None,
         trials: int = 8,
         seconds: float | None = None,
-        missing: Any = "error",
-        categories: Any = "auto",
+        missing: str | float = "error",
+        categories: str | Sequence[str] = "auto",
         forget: float = 0.0,
         balanced: bool = False,
         random_state: int = 0,
@@ -232,7 +234,7 @@ class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
         )
         self.balanced = balanced
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: RawLike, y: npt.ArrayLike) -> Self:
         """Search for a model of X (n, d) and labels y (n,).
 
         Raises:
@@ -240,7 +242,7 @@ class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
             ConfigError: a parameter is out of range, or the loss is no longer finite.
         """
         _refuse_missing(y)
-        X, y = self._read(X, y)
+        X, y = self._check_input(X, y)
         check_classification_targets(y)
         self.classes_, places = np.unique(column_or_1d(y, warn=True), return_inverse=True)
         if len(self.classes_) < 2:
@@ -254,27 +256,27 @@ class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
         self._finish(found, model)
         return self
 
-    def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
+    def decision_function(self, X: RawLike) -> npt.NDArray[np.float64]:
         """Scores (n, classes); of two classes (n,), above 0 for the second."""
         scores = self._scores(X)
         return np.asarray(scores[:, 1] - scores[:, 0]) if scores.shape[1] == 2 else scores
 
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+    def predict_proba(self, X: RawLike) -> npt.NDArray[np.float64]:
         """Probabilities (n, classes)."""
         return softmax(self._scores(X))
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: RawLike) -> Predicted:
         """Labels (n,)."""
         scores = self._scores(X)
-        return self.classes_[scores.argmax(axis=1)]
+        return np.asarray(self.classes_[scores.argmax(axis=1)])
 
 
 class CompactRegressor(RegressorMixin, _Compact):  # type: ignore[misc]
     """A regressor whose packed file has at most ``max_bytes``; parameters as of :class:`CompactClassifier`."""
 
-    task: ClassVar[Any] = "regression"
+    task: ClassVar[Task] = "regression"
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: RawLike, y: npt.ArrayLike) -> Self:
         """Search for a model of X (n, d) and values y (n,).
 
         Raises:
@@ -282,17 +284,17 @@ class CompactRegressor(RegressorMixin, _Compact):  # type: ignore[misc]
             ConfigError: a parameter is out of range, or the loss is no longer finite.
         """
         _refuse_missing(y)
-        X, y = self._read(X, y, y_numeric=True)
+        X, y = self._check_input(X, y, y_numeric=True)
         found = self._search(X, column_or_1d(y, warn=True).astype(np.float64), None)
         self._finish(found, found.model)
         return self
 
-    def predict(self, X: Any) -> npt.NDArray[np.float64]:
+    def predict(self, X: RawLike) -> npt.NDArray[np.float64]:
         """Values (n,)."""
         return self._scores(X)[:, 0]
 
 
-def _refuse_missing(y: Any) -> None:
+def _refuse_missing(y: object) -> None:
     """Labels without nulls: None and NaN would else become a class of their own."""
     held = np.asarray(y, dtype=object) if y is not None else np.empty(0, object)
     row = next((i for i, value in enumerate(held) if _null(value)), None) if held.ndim == 1 else None
@@ -300,7 +302,7 @@ def _refuse_missing(y: Any) -> None:
         raise DataError(f"expected a label in every row, found NaN or none in row {row} of y; leave such rows out")
 
 
-def _null(value: Any) -> bool:
+def _null(value: object) -> bool:
     try:
         return value is None or bool(value != value)
     except TypeError:  # pandas' NA answers no comparison

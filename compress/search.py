@@ -14,25 +14,28 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from eigenmill.compress.constraints import EntropyPenalty, LearnedStep, Magnitude
-from eigenmill.compress.data import Samples, samples_of
-from eigenmill.compress.evaluate import evaluate
-from eigenmill.compress.latency import machine, time_calls
-from eigenmill.compress.model import Model, whole_net
-from eigenmill.compress.native import compiled
-from eigenmill.compress.onnx_export import run_onnx, to_onnx
-from eigenmill.compress.pack import packed_model
-from eigenmill.compress.quantize import quantize
-from eigenmill.compress.train import Epoch, train
-from eigenmill.reduce import files
-from eigenmill.reduce.digest import digest_of
+from eigenmill.compress.core.data import Labelled, Samples, samples_of
+from eigenmill.compress.core.front import RawLike
+from eigenmill.compress.core.layers import Predicted
+from eigenmill.compress.core.model import Model, whole_net
+from eigenmill.compress.core.split import SplitLike
+from eigenmill.compress.exports.native import compiled
+from eigenmill.compress.exports.onnx import run_onnx, to_onnx
+from eigenmill.compress.judging.evaluate import evaluate
+from eigenmill.compress.judging.latency import machine, time_calls
+from eigenmill.compress.packed.pack import packed_model
+from eigenmill.compress.steps.quantize import quantize
+from eigenmill.compress.training.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude
+from eigenmill.compress.training.train import Epoch, train
 from eigenmill.reduce.errors import ConfigError, OutputError
+from eigenmill.reduce.storage import files, places
+from eigenmill.reduce.storage.digest import digest_of, named, tagged
 
 MIN_PENALTY, MAX_PENALTY = 1e-8, 1e-2
 TRIALS = "trials.json"
@@ -41,6 +44,7 @@ PATIENCE = 3
 BACKENDS = ("numpy", "onnxruntime", "c")
 
 
+@tagged("Target", "max_bytes max_error max_latency_us backend batch quantile")
 @dataclass(frozen=True)
 class Target:
     """What a model must keep to; None asks nothing.
@@ -78,6 +82,7 @@ class Target:
         return max(value / limit - 1 for value, limit in pairs if limit is not None and value is not None)
 
 
+@tagged("Candidate", "hidden bits penalty sparsity components")
 @dataclass(frozen=True)
 class Candidate:
     """One point of the search; ``components`` None keeps a projection as it is."""
@@ -89,6 +94,7 @@ class Candidate:
     components: int | None = None
 
 
+@tagged("Trial", "candidate bytes error latency_us excess seconds")
 @dataclass(frozen=True)
 class Trial:
     """What a candidate came to: bytes of its file, error on the rows held out, microseconds if they were asked for."""
@@ -123,10 +129,10 @@ class Search:
     @property
     def front(self) -> tuple[Trial, ...]:
         """Trials of which none is both smaller and more often right, by size."""
-        return front(self.trials)
+        return pareto_front(self.trials)
 
 
-def front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+def pareto_front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     """Those of which none is both smaller and more often right, by size."""
     kept: list[Trial] = []
     for trial in sorted(trials, key=lambda t: (t.bytes, t.error)):
@@ -135,28 +141,87 @@ def front(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     return tuple(kept)
 
 
+@dataclass(frozen=True)
+class SearchSettings:
+    """How a search goes about it; each field is a keyword of :func:`search` as well.
+
+    Attributes:
+        label: the label's column.
+        epochs: of every trial's training, by Adam.
+        trials: most candidates that are tried.
+        seconds: no trial begins after so long, those of an earlier call that this one goes on from included.
+        batch: rows per step.
+        lr: learning rate.
+        class_weight: as of :func:`eigenmill.compress.train`.
+        forget: as of :func:`eigenmill.compress.train`.
+        first: candidates to try before the search's own.
+        directory: keeps every trial and the best model, and goes on from them when called again.
+        seed: of the rows' order.
+        validation: as of :func:`eigenmill.compress.gather`.
+        teacher: as of :func:`eigenmill.compress.train`, and so are
+        temperature: of the teacher's probabilities, and
+        share: of the loss that is the teacher's.
+    """
+
+    label: str = "label"
+    epochs: int = 20
+    trials: int = 12
+    seconds: float | None = None
+    batch: int = 128
+    lr: float = 2e-3
+    class_weight: str | None = None
+    forget: float = 0.0
+    first: Sequence[Candidate] = ()
+    directory: str | os.PathLike[str] | None = None
+    seed: int = 0
+    validation: SplitLike = 0.1
+    teacher: str | None = None
+    temperature: float = 2.0
+    share: float = 0.5
+
+    def training(self) -> dict[str, Any]:
+        """Keywords of :func:`eigenmill.compress.train` for every trial."""
+        told: dict[str, Any] = {
+            "epochs": self.epochs,
+            "batch": self.batch,
+            "class_weight": self.class_weight,
+            "forget": self.forget,
+            "seed": self.seed,
+        }
+        if self.teacher is not None:
+            told |= {"teacher": self.teacher, "temperature": self.temperature, "share": self.share}
+        return told
+
+
+class SearchKeywords(TypedDict, total=False):
+    """The fields of :class:`SearchSettings` as keywords."""
+
+    label: str
+    epochs: int
+    trials: int
+    seconds: float | None
+    batch: int
+    lr: float
+    class_weight: str | None
+    forget: float
+    first: Sequence[Candidate]
+    directory: str | os.PathLike[str] | None
+    seed: int
+    validation: SplitLike
+    teacher: str | None
+    temperature: float
+    share: float
+
+
 def search(
     model: Model,
-    data: Any,
+    data: Labelled,
     target: Target,
+    settings: SearchSettings = SearchSettings(),
     *,
-    label: str = "label",
-    epochs: int = 20,
-    trials: int = 12,
-    seconds: float | None = None,
-    batch: int = 128,
-    lr: float = 2e-3,
-    class_weight: str | None = None,
-    forget: float = 0.0,
-    first: Sequence[Candidate] = (),
-    directory: str | os.PathLike[str] | None = None,
-    seed: int = 0,
-    validation: Any = 0.1,
     progress: Callable[[Trial], None] | None = None,
     epoch: Callable[[Epoch], None] | None = None,
-    teacher: str | None = None,
-    temperature: float = 2.0,
-    share: float = 0.5,
+    **changes: Unpack[SearchKeywords],
 ) -> Search:
     """Look for a model that keeps to ``target``: the first that does or, without ``max_error``, the best one found.
 
@@ -164,64 +229,28 @@ def search(
         model: from :meth:`Model.mlp`, untrained: its widths are where the search starts.
         data: as of :func:`eigenmill.compress.train`, with rows held out.
         target: the limits.
-        label: the label's column.
-        epochs: of every trial's training, by Adam.
-        batch: rows per step.
-        lr: learning rate.
-        class_weight: as of :func:`eigenmill.compress.train`.
-        forget: as of :func:`eigenmill.compress.train`.
-        trials: most candidates that are tried.
-        seconds: no trial begins after so long, those of an earlier call that this one goes on from included.
-        first: candidates to try before the search's own.
-        directory: keeps every trial and the best model, and goes on from them when called again.
-        seed: of the rows' order.
-        validation: as of :func:`eigenmill.compress.data.gather`.
+        settings: how it goes about it.
         progress: called after every trial.
         epoch: called after every epoch of a trial.
-        teacher: as of :func:`eigenmill.compress.train`, and so are
-        temperature: of the teacher's probabilities, and
-        share: of the loss that is the teacher's.
+        **changes: fields of ``settings`` that are other than there.
 
     Raises:
         ConfigError: no rows are held out and ``max_error`` is set, or the model is trained already.
         OutputError: ``directory`` belongs to another search.
     """
+    given = replace(settings, **changes)
     if model.layers and model.layers[-1].n_out == model.outputs:
         raise ConfigError("expected an untrained model, found a trained one; give the one from Model.mlp")
-    samples = samples_of(model, data, label, teacher=teacher, validation=validation, seed=seed)
-    lesson = {} if teacher is None else {"teacher": teacher, "temperature": temperature, "share": share}
+    options = {"teacher": given.teacher, "validation": given.validation, "seed": given.seed}
+    samples = samples_of(model, data, given.label, **options)
     if not samples.n_held and target.max_error is not None:
         raise ConfigError("expected validation rows to measure max_error on, found none; set validation")
-    settings = {
-        "epochs": epochs,
-        "batch": batch,
-        "class_weight": class_weight,
-        "forget": forget,
-        "seed": seed,
-        **lesson,
-    }
-    # Another machine takes another time.
-    here = [] if target.max_latency_us is None else [machine()]
-    key = digest_of([samples.digest, _bare(model, samples), asdict(target), lr, settings, *here])
-    log = _Log(None if directory is None else Path(directory), key)
+    log = _Log(
+        None if given.directory is None else Path(places.absolute(given.directory)), _key(model, samples, target, given)
+    )
     best_model = log.best()
-    while len(log.trials) < trials:
-        if seconds is not None and log.trials and sum(t.seconds for t in log.trials) >= seconds:
-            break
-        if _ended(log.trials, judged=samples.n_held > 0 and target.max_error is None):
-            break
-        candidate = _next(model, samples, target, log.trials, first)
-        if candidate is None:
-            break
-        began = time.perf_counter()
-        checkpoint = log.checkpoint(candidate)
-        rate = {"name": "adam", "lr": lr}
-        found = _train(model, samples, candidate, optimizer=rate, checkpoint=checkpoint, progress=epoch, **settings)
-        file = packed_model(found)
-        size, error = len(file.content), evaluate(file, samples).error
-        took = None if target.max_latency_us is None else _latency(found, samples, target)
-        excess = target.excess(size, error, took)
-        trial = Trial(candidate, size, error, took, excess, time.perf_counter() - began)
+    while (candidate := _next_candidate(model, samples, target, log.trials, given)) is not None:
+        found, trial = _run_trial(model, samples, target, candidate, given, log.checkpoint(candidate), epoch)
         if best_model is None or _rank(trial) < min(map(_rank, log.trials)):
             best_model = found
             log.keep(found)
@@ -233,11 +262,18 @@ def search(
     return Search(best_model, min(log.trials, key=_rank), tuple(log.trials))
 
 
+def _key(model: Model, samples: Samples, target: Target, given: SearchSettings) -> str:
+    """A digest of all that decides what trials come to."""
+    # Times of another machine do not count here, so the key names the processor.
+    here = [] if target.max_latency_us is None else [machine()]
+    return digest_of([samples.digest, _model_values(model), named(target), given.lr, given.training(), *here])
+
+
 def _rank(trial: Trial) -> tuple[float, float, int]:
     return max(trial.excess, 0.0), trial.error, trial.bytes
 
 
-def _ended(trials: Sequence[Trial], *, judged: bool) -> bool:
+def _is_over(trials: Sequence[Trial], *, judged: bool) -> bool:
     """Whether one keeps to the limits and, where rows held out can judge by the error, no better one is in sight."""
     if not trials:
         return False
@@ -250,7 +286,7 @@ def _ended(trials: Sequence[Trial], *, judged: bool) -> bool:
 # One trial
 
 
-def _bare(model: Model, samples: Samples) -> list[Any]:
+def _model_values(model: Model) -> list[object]:
     return [model.task, list(model.hidden), model.seed, model.bits, [layer.weights for layer in model.layers]]
 
 
@@ -264,12 +300,33 @@ def _start(model: Model, candidate: Candidate) -> Model:
     return replace(model, hidden=candidate.hidden, layers=layers)
 
 
+def _run_trial(
+    model: Model,
+    samples: Samples,
+    target: Target,
+    candidate: Candidate,
+    given: SearchSettings,
+    checkpoint: str | None,
+    epoch: Callable[[Epoch], None] | None,
+) -> tuple[Model, Trial]:
+    """The model of a candidate, trained and quantized, and what it came to."""
+    began = time.perf_counter()
+    rate = {"name": "adam", "lr": given.lr}
+    options = {"optimizer": rate, "checkpoint": checkpoint, "progress": epoch, **given.training()}
+    found = _train(model, samples, candidate, **options)
+    file = packed_model(found)
+    size, error = len(file.content), evaluate(file, samples).error
+    took = None if target.max_latency_us is None else _latency(found, samples, target)
+    excess = target.excess(size, error, took)
+    return found, Trial(candidate, size, error, took, excess, time.perf_counter() - began)
+
+
 def _train(model: Model, samples: Samples, candidate: Candidate, **options: Any) -> Model:
     start = _start(model, candidate)
-    constraints: list[Any] = [LearnedStep(candidate.bits, start=0.6), EntropyPenalty(candidate.penalty)]
+    constraints: list[Constraint] = [LearnedStep(candidate.bits, start=0.6), EntropyPenalty(candidate.penalty)]
     if candidate.sparsity:
         constraints.append(Magnitude(candidate.sparsity))
-    # Labels and targets are those of the samples; the weights are not.
+    # Training takes labels and targets from the samples, and begins with first weights of the candidate.
     trained = train(start, samples, constraints=constraints, **options)
     return quantize(trained, samples, bits=max(candidate.bits, 2))
 
@@ -280,7 +337,7 @@ def _latency(model: Model, samples: Samples, target: Target) -> float:
     return float(np.quantile(time_calls(_predictor(model, target.backend), X, target.batch), target.quantile) * 1e6)
 
 
-def _predictor(model: Model, backend: str) -> Callable[[Any], Any]:
+def _predictor(model: Model, backend: str) -> Callable[[RawLike], Predicted]:
     """What predicts by a backend.
 
     Raises:
@@ -298,22 +355,22 @@ def _predictor(model: Model, backend: str) -> Callable[[Any], Any]:
 # Which candidate is next
 
 
-def _next(
-    model: Model, samples: Samples, target: Target, trials: Sequence[Trial], first: Sequence[Candidate]
+def _next_candidate(
+    model: Model, samples: Samples, target: Target, trials: Sequence[Trial], given: SearchSettings
 ) -> Candidate | None:
-    """The first candidate that has not been tried, best guesses first."""
+    """The one to try now, best guesses first; None when the search ends."""
+    spent = given.seconds is not None and trials and sum(t.seconds for t in trials) >= given.seconds
+    judged = samples.n_held > 0 and target.max_error is None
+    if len(trials) >= given.trials or spent or _is_over(trials, judged=judged):
+        return None
     tried = {trial.candidate for trial in trials}
-    given = [candidate for candidate in first if candidate not in tried]
-    if given:
-        return given[0]
     begin = Candidate(tuple(model.hidden))
-    if begin not in tried:
-        return begin
-    for trial in sorted(trials, key=_rank)[:3]:
-        for candidate in _neighbours(trial, target, model, structure=len(trials) % 3 == 2):
-            if candidate not in tried:
-                return candidate
-    return None
+    near = (
+        candidate
+        for trial in sorted(trials, key=_rank)[:3]
+        for candidate in _neighbours(trial, target, model, structure=len(trials) % 3 == 2)
+    )
+    return next((candidate for candidate in (*given.first, begin, *near) if candidate not in tried), None)
 
 
 def _neighbours(trial: Trial, target: Target, model: Model, *, structure: bool) -> Iterator[Candidate]:
@@ -326,39 +383,39 @@ def _neighbours(trial: Trial, target: Target, model: Model, *, structure: bool) 
     )
     # A fixed first layer, such as pooling, is part of what was asked for.
     projection = model.layers[0].n_out if model.layers and not model.layers[0].frozen else 0
-    narrower = [_wide(c, 0.6)]
+    narrower = [_with_widths(c, 0.6)]
     if projection:
         narrower.insert(0, replace(c, components=max((c.components or projection) * 2 // 3, 1)))
     if slow > 1:
-        yield _wide(c, min(0.7, 0.9 / slow))
+        yield _with_widths(c, min(0.7, 0.9 / slow))
         yield from narrower
     if size > 1:
         # Bytes fall more slowly than the price rises.
-        dearer = _priced(c, min(max(size**3, 2.0), 30.0))
+        dearer = _with_price(c, min(max(size**3, 2.0), 30.0))
         yield from [*narrower, dearer] if structure else [dearer, *narrower]
         yield replace(c, sparsity=max(0.8, (1 + c.sparsity) / 2)) if c.sparsity < 0.95 else c
         yield replace(c, bits=max(c.bits - 1, 2))
     if wrong > 1:
-        cheaper = _priced(c, 1 / min(max(wrong**2, 1.5), 30.0))
-        yield from [_wide(c, 1.5), cheaper] if structure else [cheaper, _wide(c, 1.5)]
+        cheaper = _with_price(c, 1 / min(max(wrong**2, 1.5), 30.0))
+        yield from [_with_widths(c, 1.5), cheaper] if structure else [cheaper, _with_widths(c, 1.5)]
         yield replace(c, bits=min(c.bits + 2, 8))
         yield replace(c, sparsity=0.0)
     if target.max_error is None and size <= 1 and slow <= 1:
-        # Room is there to be used; a net that has learnt few rows by heart wants less of everything instead.
-        wider = _wide(c, min(max(size**-0.5, 1.5), 3.0))
+        # A larger net may make fewer errors within the limits; one that has overfitted few rows needs fewer weights.
+        wider = _with_widths(c, min(max(size**-0.5, 1.5), 3.0))
         yield from [replace(c, hidden=()), wider] if structure else [wider, replace(c, bits=min(c.bits + 2, 8))]
-        yield from (_priced(c, 0.25), _priced(c, 4.0))
+        yield from (_with_price(c, 0.25), _with_price(c, 4.0))
     for factor in (1.5, 0.7, 3.0, 0.3):
-        yield _priced(c, factor)
+        yield _with_price(c, factor)
     for factor in (1.5, 0.6):
-        yield _wide(c, factor)
+        yield _with_widths(c, factor)
 
 
-def _priced(c: Candidate, factor: float) -> Candidate:
+def _with_price(c: Candidate, factor: float) -> Candidate:
     return replace(c, penalty=float(f"{min(max(c.penalty * factor, MIN_PENALTY), MAX_PENALTY):.3g}"))
 
 
-def _wide(c: Candidate, factor: float) -> Candidate:
+def _with_widths(c: Candidate, factor: float) -> Candidate:
     return replace(c, hidden=tuple(min(max(round(n * factor), 2), 4096) for n in c.hidden))
 
 
@@ -373,7 +430,7 @@ class _Log:
         self.trials: list[Trial] = []
         if directory is None:
             return
-        fs, path = files.resolve(directory / TRIALS)
+        fs, path = places.resolve(directory / TRIALS)
         if not files.exists(fs, path):
             return
         held = files.read_json(fs, path)
@@ -382,15 +439,14 @@ class _Log:
                 f"expected the trials of this search in {directory}, found those of another; remove them, or name "
                 "another directory"
             )
-        self.trials = [_trial(value) for value in held["trials"]]
+        self.trials = [_trial_from_json(value) for value in held["trials"]]
         if not (directory / "best.model").exists():
             self.trials = []
 
     def checkpoint(self, candidate: Candidate) -> str | None:
         if self.directory is None:
             return None
-        self.directory.mkdir(parents=True, exist_ok=True)
-        return str(self.directory / f"{digest_of(asdict(candidate))[:12]}.checkpoint")
+        return str(self.directory / f"{digest_of(named(candidate))[:12]}.checkpoint")
 
     def best(self) -> Model | None:
         return Model.restore(self.directory / "best.model") if self.directory is not None and self.trials else None
@@ -402,14 +458,14 @@ class _Log:
     def add(self, trial: Trial) -> None:
         self.trials.append(trial)
         if self.directory is not None:
-            fs, path = files.resolve(self.directory / TRIALS)
-            files.write_json(fs, path, {"key": self.key, "trials": [asdict(t) for t in self.trials]})
+            fs, path = places.resolve(self.directory / TRIALS)
+            files.write_json(fs, path, {"key": self.key, "trials": [named(t) for t in self.trials]})
 
 
-def _trial(value: Any) -> Trial:
+def _trial_from_json(value: Any) -> Trial:
     given = dict(value["candidate"])
     given["hidden"] = tuple(given["hidden"])
     return Trial(**{**value, "candidate": Candidate(**given)})
 
 
-__all__ = ["Candidate", "Search", "Target", "Trial", "front", "search"]
+__all__ = ["Candidate", "Search", "SearchKeywords", "SearchSettings", "Target", "Trial", "pareto_front", "search"]

@@ -1,7 +1,7 @@
 """The command line: ``eigenmill reduce | explain | inspect | transform | ... | compress | predict | text | demo``.
 
 Results go to standard output, progress and messages to standard error. Exit codes are those of
-:mod:`eigenmill.jobs.exits`.
+:mod:`eigenmill.jobs.shown.exits`.
 """
 
 from __future__ import annotations
@@ -20,17 +20,26 @@ import typer
 from rich.console import RenderableType
 from typer.core import TyperGroup
 
-from eigenmill.jobs import apply, compact_cli, console, exits, quality, redact, show
-from eigenmill.jobs.build import build_dataset, build_engine, command_engine
-from eigenmill.jobs.config import Job, Section, load_job
-from eigenmill.jobs.daily_cli import commands as daily
-from eigenmill.jobs.report import finite
-from eigenmill.jobs.run import explained, run
+from eigenmill.jobs.daily.cli import commands as daily
+from eigenmill.jobs.demo.demo import demonstrate
+from eigenmill.jobs.documents import redact
+from eigenmill.jobs.recipes import cli as compact_cli
+from eigenmill.jobs.recipes import inspect as compact_inspect
+from eigenmill.jobs.recipes.recipe import Recipe
+from eigenmill.jobs.reduction import quality
+from eigenmill.jobs.reduction import texts as words
+from eigenmill.jobs.reduction.build import build_dataset, build_engine, command_engine
+from eigenmill.jobs.reduction.config import Job, Section, load_job
+from eigenmill.jobs.reduction.report import finite
+from eigenmill.jobs.reduction.run import explained, run
+from eigenmill.jobs.saved import apply
+from eigenmill.jobs.shown import console, exits, show
 from eigenmill.reduce import Dataset, __version__, connect, load
-from eigenmill.reduce import files as store
-from eigenmill.reduce.errors import ConfigError, DoesNotFitError
+from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.estimators.fitted import Snapshot
-from eigenmill.reduce.sink import read_manifest
+from eigenmill.reduce.output.sink import read_manifest
+from eigenmill.reduce.storage import files as store
+from eigenmill.reduce.storage import places
 
 CODES = "\n\n".join(
     ["[bold]Exit codes[/bold]", *(f"[cyan]{code:>3}[/cyan]  {meaning}" for code, meaning in exits.MEANINGS.items())]
@@ -191,8 +200,7 @@ def explain(
         print(json.dumps(finite(found.as_json())))
         raise typer.Exit(exits.DOES_NOT_FIT)
     console.show(show.plan(found), found.as_json(), json_)
-    if not found.fits:
-        raise DoesNotFitError(f"expected a plan within engine.memory, found that {found.advice}")
+    found.refuse("engine.memory")
 
 
 @app.command()
@@ -214,10 +222,8 @@ def inspect(
     Example: [cyan]eigenmill inspect data/mnist --vector pixels[/cyan]
     """
     if path.endswith(".emill"):
-        from eigenmill.jobs import compact_inspect
-
-        packed = compact_inspect.described(path)
-        console.show(compact_inspect.shown(packed), packed, json_)
+        packed = compact_inspect.describe_file(path)
+        console.show(compact_inspect.tables(packed), packed, json_)
         return
     about: list[RenderableType] = []
     plain: dict[str, Any] = {}
@@ -379,8 +385,6 @@ def demo(
 
     Example: [cyan]eigenmill demo --small[/cyan]
     """
-    from eigenmill.jobs.demo import demonstrate
-
     with console.bars(quiet or json_) as bars:
         found = demonstrate(directory, small=small, progress=bars, notice=console.notice)
     console.show(found.shown(), found.as_json(), json_)
@@ -403,8 +407,6 @@ def text(
 
     Example: [cyan]eigenmill text data/texts --out data/glosses && eigenmill reduce conf/glosses.yaml[/cyan]
     """
-    from eigenmill.jobs import text as words
-
     hashing = words.Hashing(features, pattern)
     found = words.write(path, out, hashing=hashing, weights=cast(Any, weights), workers=workers)
     console.show(show.text(found), vars(found), json_)
@@ -418,8 +420,6 @@ def schema(
 
     Example: [cyan]eigenmill schema recipe > recipe.schema.json[/cyan]
     """
-    from eigenmill.jobs.recipe import Recipe
-
     kinds: dict[str, type[Section]] = {"job": Job, "recipe": Recipe}
     if kind not in kinds:
         raise ConfigError(f"expected a kind of file among {', '.join(kinds)}, found {kind!r}; name one of them")
@@ -434,7 +434,7 @@ def _with_engine(overrides: list[str] | None, engine: str | None) -> list[str]:
 
 
 def _holds(path: str, name: str) -> bool:
-    fs, directory = store.resolve(path)
+    fs, directory = places.resolve(path)
     return store.exists(fs, f"{directory}/{name}")
 
 

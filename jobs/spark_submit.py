@@ -14,22 +14,24 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":
+    # Python puts the directory of a script first, where our rooms have short names.
+    sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != Path(__file__).resolve().parent]
+
+from eigenmill.jobs.cli import app
+from eigenmill.reduce.engines.kinds import ENGINES
+
 COMMANDS = ("reduce", "transform", "reconstruct", "update", "predict")
 """Those that take ``--engine``."""
 
 
 def main(arguments: list[str]) -> None:
-    """Run the command or job file that is named, and leave with the exit code of :mod:`eigenmill.jobs.exits`."""
-    # Python puts the directory of a script first, where our modules have short names.
-    sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != Path(__file__).resolve().parent]
-    from eigenmill.jobs.cli import app
-    from eigenmill.reduce.engines.spark_session import stop
-
+    """Run the command or job file that is named, and leave with the exit code of :mod:`eigenmill.jobs.shown.exits`."""
     named = arguments if arguments[:1] and arguments[0] in COMMANDS else ["reduce", *arguments]
     try:
         app([*named, "--engine", "spark"], prog_name="spark-submit ... jobs/spark_submit.py")
     finally:
-        stop()
+        ENGINES["spark"].sessions().stop()
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ if __name__ != "eigenmill.reduce":
 
 from typing import TYPE_CHECKING, Any
 
-from eigenmill.reduce.about import __version__
-from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines import connect
 from eigenmill.reduce.errors import (
@@ -30,8 +28,10 @@ from eigenmill.reduce.errors import (
     OutputError,
     SchemaError,
 )
-from eigenmill.reduce.manifest import Manifest
-from eigenmill.reduce.sink import Sink
+from eigenmill.reduce.output.manifest import Manifest
+from eigenmill.reduce.output.sink import Sink
+from eigenmill.reduce.rows.cleaning import Cleaning
+from eigenmill.reduce.storage.about import __version__
 
 if TYPE_CHECKING:
     from eigenmill.reduce.estimators.fitted import Snapshot

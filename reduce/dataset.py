@@ -8,18 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse
 
-from eigenmill.reduce import discovery, layouts, parquet, tables
-from eigenmill.reduce.arrays import ArraySource
-from eigenmill.reduce.blocks import MAX_HEIGHT, Workspace
-from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.engines import Engine, connect
-from eigenmill.reduce.engines.collections import ROOMS, package_of, source_of
+from eigenmill.reduce.engines.collections import FEATURES, ROOMS, Collection, package_of, source_of
 from eigenmill.reduce.errors import ConfigError
-from eigenmill.reduce.manifest import Manifest
-from eigenmill.reduce.matrix import Matrix
-from eigenmill.reduce.sink import Sink
+from eigenmill.reduce.format import Format
+from eigenmill.reduce.output.manifest import Manifest
+from eigenmill.reduce.output.sink import Sink
+from eigenmill.reduce.rows.blocks import Workspace
+from eigenmill.reduce.rows.cleaning import Cleaning
+from eigenmill.reduce.sources import discovery, layouts, parquet, tables
+from eigenmill.reduce.sources.arrays import ArraySource
+from eigenmill.reduce.sources.matrix import Matrix
+from eigenmill.reduce.storage.places import Location
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,12 @@ class Dataset(Matrix):
 
     def to_sparse(self) -> scipy.sparse.csr_array:
         """All rows as one CSR array (n, d) in this process."""
-        workspace = Workspace()
-        blocks = [
-            scipy.sparse.csr_array(b.X) for f in self.fragments for b in self.blocks(f, workspace, height=MAX_HEIGHT)
-        ]
+        workspace, height = Workspace(), self.format.max_height
+        blocks = [scipy.sparse.csr_array(b.X) for f in self.fragments for b in self.blocks(f, workspace, height=height)]
         empty = scipy.sparse.csr_array((0, self.n_features), dtype=self.dtype)
         return scipy.sparse.csr_array(scipy.sparse.vstack(blocks)) if blocks else empty
 
-    def to_parquet(self, path: Any, *, engine: Engine | None = None, **options: Any) -> Manifest:
+    def to_parquet(self, path: Location, *, engine: Engine | None = None, **options: Any) -> Manifest:
         """Write every row as Parquet parts, whole or not at all, going on where an earlier call was stopped.
 
         Args:
@@ -56,7 +57,7 @@ class Dataset(Matrix):
         manifest: Manifest = _engine(engine).write(self, Sink(path, **options))
         return manifest
 
-    def to_spark(self, column: str = "features") -> Any:
+    def to_spark(self, column: str = FEATURES) -> Any:
         """The rows as a Spark DataFrame, still lazy: the carried columns (all, if none are named) and the features.
 
         What is not carried never returns to Spark's JVM, so name ``carry`` in :meth:`from_spark` when few columns
@@ -68,25 +69,30 @@ class Dataset(Matrix):
         Raises:
             ConfigError: the data are not of :meth:`from_spark`, or the DataFrame has a column of that name.
         """
-        if not hasattr(self.source, "frame"):
+        if not isinstance(self.source, Collection) or self.source.home != "spark":
             raise ConfigError(
                 "expected data of Dataset.from_spark, found another source; write files with to_parquet, and read "
                 "them with Spark"
             )
-        source: Any = self.source
-        return source.applied(self, column)
+        return self.source.applied(self, column)
 
     @classmethod
     def from_numpy(
-        cls, X: Any, *, feature_names: Sequence[str] | None = None, weights: Any = None, **cleaning: Any
+        cls,
+        X: Any,
+        *,
+        feature_names: Sequence[str] | None = None,
+        weights: npt.ArrayLike | None = None,
+        format: Format | None = None,
+        **cleaning: Any,
     ) -> Dataset:
         """A NumPy array or SciPy sparse matrix of shape (n, d); ``weights`` (n,) are frequencies."""
-        return cls(ArraySource(X, feature_names, weights), Cleaning(**cleaning))
+        return cls(ArraySource(X, feature_names, weights, format), Cleaning(**cleaning))
 
     @classmethod
     def from_parquet(
         cls,
-        path: Any,
+        path: Location | Sequence[Location],
         *,
         columns: str | Sequence[str] | None = None,
         vector: str | None = None,
@@ -96,7 +102,8 @@ class Dataset(Matrix):
         weights: str | None = None,
         filters: Any = None,
         filesystem: Any = None,
-        dtype: Any = None,
+        dtype: npt.DTypeLike | None = None,
+        format: Format | None = None,
         **cleaning: Any,
     ) -> Dataset:
         """Parquet files. Their footers are read now, and the first rows if a vector's width must be found.
@@ -113,6 +120,7 @@ class Dataset(Matrix):
                 hold) or in a list of lists (all of one list hold). Row groups that cannot match are not read.
             filesystem: a pyarrow or fsspec file system; by default the one of the URI.
             dtype: float32 or float64; by default float32 if every feature is exact in it.
+            format: the constants that decide the bytes of results, by default those in use.
             **cleaning: ``missing``, ``clip`` and ``clip_sd``, see :class:`eigenmill.Cleaning`.
 
         Raises:
@@ -122,20 +130,23 @@ class Dataset(Matrix):
         """
         want = layouts.wanted(columns, vector, sparse, n_features, carry, weights, dtype)
         policy = Cleaning(**cleaning)
-        return cls(parquet.plan(discovery.discover(path, filesystem), want, filters), policy)
+        return cls(parquet.plan(discovery.discover(path, filesystem), want, filters, format), policy)
 
     @classmethod
-    def from_pyarrow(cls, dataset: Any, *, filters: Any = None, **options: Any) -> Dataset:
+    def from_pyarrow(
+        cls, dataset: Any, *, filters: Any = None, format: Format | None = None, **options: Any
+    ) -> Dataset:
         """The files of a pyarrow dataset over Parquet, as deltalake makes it; options as for Parquet."""
         layout, cleaning = _split(options)
-        source = parquet.plan(discovery.from_dataset(dataset), layouts.wanted(**layout), filters)
+        source = parquet.plan(discovery.from_dataset(dataset), layouts.wanted(**layout), filters, format)
         return cls(source, Cleaning(**cleaning))
 
     @classmethod
-    def from_arrow(cls, table: Any, **options: Any) -> Dataset:
+    def from_arrow(cls, table: Any, *, format: Format | None = None, **options: Any) -> Dataset:
         """An Arrow table, or what exports one (polars, DuckDB); options as for Parquet."""
         layout, cleaning = _split(options)
-        return cls(tables.TableSource(tables.as_table(table), layouts.wanted(**layout)), Cleaning(**cleaning))
+        source = tables.TableSource(tables.as_table(table), layouts.wanted(**layout), format)
+        return cls(source, Cleaning(**cleaning))
 
     @classmethod
     def from_pandas(cls, frame: Any, **options: Any) -> Dataset:
@@ -150,7 +161,7 @@ class Dataset(Matrix):
         ``model.transform(frame)`` is a DataFrame again, and so is ``model.transform(Dataset).to_spark()``.
         """
         layout, cleaning = _split(options)
-        return cls(source_of(frame, **layout), Cleaning(**cleaning))
+        return cls(source_of(frame, "pyspark", **layout), Cleaning(**cleaning))
 
 
 def _engine(engine: Engine | None) -> Engine:
@@ -185,7 +196,7 @@ def as_dataset(X: Any) -> Dataset:
     if module.startswith("pyarrow._dataset"):
         return Dataset.from_pyarrow(X)
     if package_of(X) in ROOMS:
-        return Dataset(source_of(X))
+        return Dataset(source_of(X, package_of(X)))
     if hasattr(X, "__arrow_c_stream__"):
         return Dataset.from_arrow(X)
     raise ConfigError(

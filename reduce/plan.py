@@ -1,65 +1,45 @@
-"""The plan of a job: which solver and why, how many scans, how much memory and time. Only metadata is read.
+"""The plan of a fit and of writing its features: one immutable object, made from metadata alone.
 
-Scans and bytes follow from the files; memory from the same model that refuses a scan
-(:mod:`eigenmill.reduce.engines.memory`); time from the arithmetic of the passes, a quick measurement of this machine's
-matrix product, and rates of decoding and writing that are typical of Parquet (``DECODE``, ``ENCODE``), so expect it to
-be right within a factor of two: two threads of one processor are not twice as fast as one. On a cluster the links of
-the workers are counted too, as 1 Gbit/s each (``Cluster.link``), and the scheduler's time for a scan and for each task
-(``benchmarks/seconds.py``).
+An estimator says how it would go about data of some shape (:class:`Method`: a solver and its stages); here scans,
+tasks, memory and costs are counted for the place where it is to run. ``fit`` makes a plan and runs it;
+:func:`explain` gives it to whoever asks. **Every field is exact or a** :class:`Bound`, which what happens lies within
+(:meth:`Plan.misses`); memory is the worst case.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from eigenmill.reduce.blocks import block_height
-from eigenmill.reduce.dataset import Dataset
-from eigenmill.reduce.engines.base import Engine, one_blas_thread, plan_leaves
-from eigenmill.reduce.engines.costs import Cluster
-from eigenmill.reduce.engines.load import START, Load, fold_load, worker_memory, write_load
-from eigenmill.reduce.engines.memory import Memory, estimate, format_bytes
-from eigenmill.reduce.estimators import sketch
-from eigenmill.reduce.estimators.base import Estimator
-from eigenmill.reduce.estimators.linear import Linear
-from eigenmill.reduce.estimators.solver import SPARSE_COST, USUAL_SCANS, Shape, choose
-from eigenmill.reduce.parts import Part, plan_parts
-from eigenmill.reduce.passes.moments import Intake, MomentsPass
-from eigenmill.reduce.passes.tsqr import TsqrPass
-from eigenmill.reduce.sink import Sink
-
-DECODE = 0.6e9
-"""Decoded bytes per second and thread."""
-ENCODE = 0.15e9
-"""Bytes of features written per second and thread."""
+from eigenmill.reduce.engines.base import Engine, Session, Tree, plan_leaves, scan_name
+from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.engines.memory import estimate, format_bytes
+from eigenmill.reduce.errors import DoesNotFitError
+from eigenmill.reduce.method import ONCE, Bound, Method
+from eigenmill.reduce.output.parts import plan_parts
+from eigenmill.reduce.output.sink import Sink
+from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.scan import Place, Scan, Work
+from eigenmill.reduce.sources.matrix import Matrix
 
 
 @dataclass(frozen=True)
-class Scan:
-    """One pass over the input, or the write.
+class Output:
+    """What is written.
 
     Attributes:
-        name: moments, gram, rows, tsqr or write.
-        reads_bytes: encoded bytes that are read.
-        seconds: estimated duration.
-        memory: estimated peak, by what takes it; on a cluster, that of one worker process.
-        load: what the scan asks of a cluster, if there is one.
+        bytes: of the features, before they are encoded.
+        parts: runs of fragments.
+        files: one a part, or one for each value in it when the output is partitioned.
     """
 
-    name: str
-    reads_bytes: int
-    seconds: float
-    memory: Memory
-    load: Load | None = None
-
-    @property
-    def peak(self) -> int:
-        """Bytes of the process that must have them: this one, or a worker."""
-        return self.memory.peak if self.load is None else self.load.worker_bytes
+    bytes: Bound
+    parts: Bound
+    files: Bound
 
 
 @dataclass(frozen=True)
@@ -78,11 +58,42 @@ class Cache:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a job will do. ``str(plan)`` is a short text; :meth:`as_json` everything."""
+class Outcome:
+    """What a run that did everything itself has come to, in the terms of its plan; None where that is not known.
 
-    solver: str
-    reason: str
+    Attributes:
+        solver: that was used.
+        scans: their names, each as often as it ran, the write included.
+        rows: read. components: columns of the features.
+        files: written.
+        peak: bytes of memory.
+    """
+
+    solver: str | None = None
+    scans: Sequence[str] | None = None
+    rows: int | None = None
+    components: int | None = None
+    files: int | None = None
+    peak: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job will do. ``str(plan)`` is a short text; :meth:`as_json` everything.
+
+    Attributes:
+        rows: by the metadata, before filters and weights of 0: the most that a scan reads.
+        features, dtype, files, fragments, leaves, block_height: of the input, as it is cut.
+        encoded_bytes, decoded_bytes: of the input, for one scan.
+        scans: in order, the write last.
+        components: columns of the features.
+        output: what is written, if anything is.
+        advice: what does not fit, and what would; None for a plan that fits.
+        cache: decoded blocks that are kept between scans, if any can be.
+        method: of the estimator. place: where it runs.
+        data, sink, parameters: what it is the plan of.
+    """
+
     rows: int
     features: int
     dtype: str
@@ -93,196 +104,267 @@ class Plan:
     decoded_bytes: int
     block_height: int
     scans: tuple[Scan, ...]
-    components: int | None
-    output_bytes: int
-    parts: int
-    memory_limit: int | None
+    components: Bound
+    output: Output | None
     advice: str | None
-    cluster: Cluster | None = None
-    cache: Cache | None = None
+    cache: Cache | None
+    method: Method = field(repr=False)
+    place: Place = field(repr=False)
+    data: Matrix = field(repr=False, compare=False)
+    sink: Sink | None = field(repr=False, compare=False)
+    parameters: Mapping[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def solver(self) -> str:
+        return self.method.solver
+
+    @property
+    def reason(self) -> str:
+        """Why this solver."""
+        return self.method.reason
+
+    @property
+    def seed(self) -> int | None:
+        """Of the solver's random numbers, drawn once."""
+        return self.method.seed
+
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes that a process may use."""
+        return self.place.limit
+
+    @property
+    def cluster(self) -> Cluster | None:
+        return self.place.cluster
 
     @property
     def seconds(self) -> float:
-        return sum(scan.seconds for scan in self.scans)
+        """Estimate of it all, with as many scans as usual; a matrix product is measured when the first one asks."""
+        return sum(scan.seconds * scan.usual for scan in self.scans)
 
     @property
     def peak(self) -> int:
+        """Bytes of the process that needs most, this one or a worker."""
         return max((scan.peak for scan in self.scans), default=0)
 
     @property
     def fits(self) -> bool:
         return self.memory_limit is None or self.peak <= self.memory_limit
 
+    @property
+    def need(self) -> int:
+        """Bytes that the largest scan of the fit takes with one worker, beside what is reserved to its end."""
+        if self.method.reserve is None:
+            return 0
+        peaks = (estimate(stage.pass_, self.data, 1, process=stage.held).peak for stage in self.method.stages)
+        return max(peaks) - self.method.reserve
+
+    @property
+    def n_scans(self) -> Bound:
+        """Scans in all, the write included."""
+        return Bound(sum(scan.times.least for scan in self.scans), sum(scan.times.most for scan in self.scans))
+
+    def times(self, name: str) -> Bound:
+        """How many scans of this name there are."""
+        found = [scan.times for scan in self.scans if scan.name == name]
+        return Bound(sum(times.least for times in found), sum(times.most for times in found))
+
+    def refuse(self, budget: str) -> None:
+        """Refuse a plan that does not fit within its ``budget``, which is named so.
+
+        Raises:
+            DoesNotFitError: it takes more than the limit; says what would fit.
+        """
+        if not self.fits:
+            raise DoesNotFitError(f"expected a plan within {budget}, found that {self.advice}")
+
+    def with_components(self, k: int) -> Plan:
+        """The plan once the number of components is known, after the fit: then what is written is known as well."""
+        known = replace(self.method, components=Bound.exact(k))
+        fitting = tuple(scan for scan in self.scans if scan.name != "write")
+        output, writing = written(known, self.data, self.place, self.sink, fitting)
+        return replace(self, method=known, components=known.components, output=output, scans=(*fitting, *writing))
+
+    def misses(self, outcome: Outcome) -> list[str]:
+        """Where ``outcome`` lies outside of the plan, one sentence each; none when all is as planned."""
+        told: list[tuple[str, int | None, Bound]] = [
+            ("rows", outcome.rows, Bound(0, self.rows)),
+            ("components", outcome.components, self.components),
+            ("files written", outcome.files, Bound.exact(0) if self.output is None else self.output.files),
+            ("bytes of memory", outcome.peak, Bound(0, self.peak)),
+        ]
+        if outcome.scans is not None:
+            ran = Counter(outcome.scans)
+            names = sorted({*ran, *(scan.name for scan in self.scans)})
+            told += [(f"scans called {name}", ran[name], self.times(name)) for name in names]
+        wrong = [f"expected {b} {what}, found {n:,}" for what, n, b in told if n is not None and n not in b]
+        if outcome.solver not in (None, self.solver):
+            wrong.append(f"expected the solver {self.solver}, found {outcome.solver}")
+        return wrong
+
     def as_json(self) -> dict[str, Any]:
-        plain = asdict(self)
-        for scan, entry in zip(self.scans, plain["scans"], strict=True):
-            entry["memory"]["peak"] = scan.peak
-        return {**plain, "seconds": self.seconds, "peak": self.peak, "fits": self.fits}
+        """Plain JSON values; a number that is not exact is an object of ``least``, ``most`` and ``rule``."""
+        names = [f.name for f in fields(self) if f.repr and f.name not in ("scans", "components", "output")]
+        names += ["solver", "reason", "seed", "memory_limit", "cluster", "seconds", "peak", "fits"]
+        values = {name: getattr(self, name) for name in names}
+        output = self.output or Output(*[Bound.exact(0)] * 3)
+        bounds = {"components": self.components, "output_bytes": output.bytes, "parts": output.parts}
+        bounds |= {"output_files": output.files, "n_scans": self.n_scans}
+        return {
+            **{name: asdict(value) if is_dataclass(value) else value for name, value in values.items()},  # type: ignore[arg-type]
+            **{name: bound.as_json() for name, bound in bounds.items()},
+            "scans": [scan.as_json() for scan in self.scans],
+        }
 
     def __str__(self) -> str:
-        scans = ", ".join(scan.name for scan in self.scans)
+        names = ", ".join(scan.name if scan.times == ONCE else f"{scan.times} {scan.name}" for scan in self.scans)
         budget = "" if self.memory_limit is None else f" of {format_bytes(self.memory_limit)}"
         return (
-            f"{self.solver} ({self.reason}): {len(self.scans)} scans ({scans}) of {format_bytes(self.encoded_bytes)} "
+            f"{self.solver} ({self.reason}): {self.n_scans} scans ({names}) of {format_bytes(self.encoded_bytes)} "
             f"in {self.fragments} fragments, about {self.seconds:.0f} s and {format_bytes(self.peak)}{budget} of memory"
             + ("" if self.cache is None else f"; decoded blocks kept: {self.cache}")
         )
 
 
-def explain(
-    estimator: Estimator, data: Dataset, engine: Engine | Cluster | None = None, sink: Sink | None = None
-) -> Plan:
+class Plannable(Protocol):
+    """What can be planned: every estimator."""
+
+    def plan(self, X: Any, *, engine: Engine | Cluster | None = None, sink: Sink | None = None) -> Plan:
+        """The plan of fitting to ``X`` and of writing the features to ``sink``."""
+
+
+def explain(estimator: Plannable, data: Any, engine: Engine | Cluster | None = None, sink: Sink | None = None) -> Plan:
     """The plan of fitting ``estimator`` to ``data`` and, with a ``sink``, of writing the features there.
 
-    In the place of an engine a :class:`eigenmill.reduce.engines.load.Cluster` will do: one that is not there yet.
+    In the place of an engine a :class:`eigenmill.reduce.engines.costs.Cluster` will do: one that is not there yet.
     """
-    from eigenmill.reduce.engines import connect
+    return estimator.plan(data, engine=engine, sink=sink)
 
-    engine = engine or connect("local")
-    estimator._validate()
-    cluster = engine if isinstance(engine, Cluster) else engine.cluster
-    limit = engine.memory if isinstance(engine, Cluster) else engine.memory_limit()
-    wanted = engine.workers
-    policy = data.cleaning.resolve(data.feature_names)
-    if data.cleaning.clip_sd is not None:
-        unlimited = np.full(data.n_features, np.inf)
-        policy = policy.with_limits(-unlimited, unlimited)
-    intake = Intake(data.feature_names, estimator._dtype(data), policy)
-    d, n = data.n_features, data.n_rows
-    shape = Shape.of(data, n)
-    solver, reason = estimator._solver(shape), "one scan"
-    if isinstance(estimator, Linear):
-        reason = choose(estimator.solver, shape, estimator._asked())[1]
-    k = _components(estimator, d, n)
-    passes: list[tuple[str, Any, float]] = []
-    if data.cleaning.clip_sd is not None:
-        passes.append(("moments", MomentsPass(intake), 4.0 * n * d))
-    if isinstance(estimator, Linear) and solver == "sketch":
-        passes += _sketches(estimator, intake, shape)
-    else:
-        flops = {"gram": float(n) * d * d, "dual": float(n) * n * d, "moments": 4.0 * n * d}[solver]
-        passes.append((solver if solver != "dual" else "rows", estimator._pass(solver, intake, shape), flops))
-    if getattr(estimator, "refine", False) and solver in ("gram", "sketch"):
-        wide = Intake(intake.names, np.dtype(np.float64), policy)
-        # Zeros that are never touched take no memory.
-        tsqr = TsqrPass(wide, np.zeros(d), np.zeros(d), np.zeros((d, k)))
-        passes.append(("tsqr", tsqr, 2.0 * n * k * (d + k)))
-    files = data.source.files
-    encoded = sum(f.encoded for f in files)
-    decoded = n * len(data.source.names) * data.source.dtype.itemsize
-    if data.source.sparse:
-        decoded = data.stored * (4 + data.source.dtype.itemsize)
-    rate = _flops(intake.dtype)
-    at = _Place(data, wanted, limit, cluster, encoded)
-    scans = [at.scan(name, pass_, decoded / DECODE + work / rate) for name, pass_, work in passes]
-    item = 8 if sink is not None and sink.dtype == "float64" else data.dtype.itemsize
-    output, parts = 0, 0
-    if sink is not None:
-        output = n * k * item
-        planned = plan_parts(data.fragments, k, item, sink.part_bytes)
-        parts = len(planned)
-        seconds = decoded / DECODE + 2.0 * n * d * k / rate + output / ENCODE
-        scans.append(at.scan("write", None, seconds, planned))
-    over = [scan for scan in scans if limit is not None and scan.peak > limit]
-    advice = None
-    if over:
-        need = max(scan.peak for scan in over)
-        who = "one worker" if cluster is None else "a worker process"
-        advice = (
-            f"the {over[0].name} scan needs {format_bytes(need)} with {who}; "
-            f"give memory='{format_bytes(need * 1.02).replace(' ', '')}', or choose fewer columns"
-        )
+
+# The planner
+
+
+def plan_of(
+    method: Method,
+    data: Matrix,
+    engine: Engine | Cluster,
+    sink: Sink | None = None,
+    *,
+    dtype: np.dtype[Any],
+    parameters: Mapping[str, Any],
+) -> Plan:
+    """The plan of ``method`` over ``data``, and of writing the features.
+
+    Args:
+        method: what the estimator wants.
+        data: what is to be read; only metadata are.
+        engine: where, or a cluster that is not there yet.
+        sink: of the features, if they are to be written.
+        dtype: precision of the products.
+        parameters: of the estimator.
+    """
+    place, source = Place.of(engine), data.source
+    decoded = data.n_rows * len(source.names) * source.dtype.itemsize
+    if source.sparse:
+        decoded = data.stored * (4 + source.dtype.itemsize)
+    encoded = sum(f.encoded for f in source.files)
+    fitting = tuple(
+        Scan.of(stage, data, place, Work(stage.products, decoded, dtype.name), encoded) for stage in method.stages
+    )
+    output, writing = written(method, data, place, sink, fitting)
+    scans = (*fitting, *writing)
     return Plan(
-        solver,
-        reason,
-        n,
-        d,
-        data.dtype.name,
-        len(files),
-        len(data.fragments),
-        len(plan_leaves(data)),
-        encoded,
-        decoded,
-        block_height(len(data.source.names)),
-        tuple(scans),
-        k if isinstance(estimator, Linear) else d,
-        output,
-        parts,
-        limit,
-        advice,
-        cluster,
-        _cache(scans, decoded, engine) if data.source.files and solver == "sketch" else None,
+        rows=data.n_rows,
+        features=data.n_features,
+        dtype=data.dtype.name,
+        files=len(source.files),
+        fragments=len(data.fragments),
+        leaves=len(plan_leaves(data)),
+        encoded_bytes=encoded,
+        decoded_bytes=decoded,
+        block_height=data.format.block_height(len(source.names)),
+        scans=scans,
+        components=method.components,
+        output=output,
+        advice=_advice(method, scans, place, data),
+        cache=None if isinstance(engine, Cluster) else _cache(method, fitting, decoded, data, engine),
+        method=method,
+        place=place,
+        data=data,
+        sink=sink,
+        parameters=parameters,
     )
 
 
-def _cache(scans: Sequence[Scan], decoded: int, engine: Engine | Cluster) -> Cache | None:
-    """What the engine keeps of ``decoded`` bytes beside its largest scan; None on clusters, or for a single scan."""
-    if isinstance(engine, Cluster) or len(scans) < 2:
+def written(
+    method: Method, data: Matrix, place: Place, sink: Sink | None, fitting: Sequence[Scan]
+) -> tuple[Output | None, tuple[Scan, ...]]:
+    """(what is written, the scan that writes it) of the features; nothing without a ``sink``."""
+    if sink is None:
+        return None, ()
+    k, n = method.components, data.n_rows
+    model = method.outline(k.most)
+    item = np.dtype(sink.dtype or model.dtype).itemsize
+    few, many = (plan_parts(data.fragments, count, item, sink.part_bytes, data.format) for count in (k.least, k.most))
+    parts = Bound(len(few), len(many), "as many as the components take")
+    files = parts if sink.partition_by is None else Bound(0, n, "one for each value in each part")
+    output = Output(Bound(n * k.least * item, n * k.most * item, parts.rule), parts, files)
+    # The fitted model's own numbers, those of its transform, and these once more in the precision of the blocks.
+    held = 3 * sum(value.nbytes for value in vars(model).values() if isinstance(value, np.ndarray))
+    features = data.then(model)
+    writing = sink.writing(features)
+    memory, peak = place.memory(writing, features, held)
+    first = fitting[0]
+    work = replace(first.work, products=2.0 * n * data.n_features * k.most, written=output.bytes.most)
+    why = "to multiply and to write the features"
+    scan = Scan("write", why, ONCE, 1, first.reads_bytes, memory, peak, work, place, data, writing, parts=many)
+    return output, (scan,)
+
+
+def _advice(method: Method, scans: Sequence[Scan], place: Place, data: Matrix) -> str | None:
+    """What does not fit, and what would; None when all does."""
+    limit = place.limit
+    over = [i for i, scan in enumerate(scans) if limit is not None and scan.peak > limit]
+    if not over or limit is None:
         return None
-    room = engine.spare(max(scan.peak for scan in scans if scan.name != "write"))
-    if room is None:
+    scan, stage = scans[over[0]], next(iter(method.stages[over[0] :]), None)
+    enough = f"memory='{format_bytes(max(scan.peak for scan in scans) * 1.02).replace(' ', '')}'"
+    need = f"needs {format_bytes(scan.peak)} with {'one worker' if place.cluster is None else 'a worker process'}"
+    if stage is None or stage.refusal is None:
+        return f"the {scan.name} scan {need}; give {enough}, or choose fewer columns"
+    what, instead = stage.refusal(lambda pass_, held: place.memory(pass_, data, held)[1], limit)
+    return f"{what} {need}; give {instead}or {enough}"
+
+
+def _cache(method: Method, fitting: Sequence[Scan], decoded: int, data: Matrix, engine: Engine) -> Cache | None:
+    """What the engine keeps of ``decoded`` bytes beside its largest scan; None where nothing is read twice."""
+    room = engine.spare(max(scan.peak for scan in fitting))
+    if room is None or method.reserve is None or not data.source.files:
         return None
-    memory, disk = min(room[0], decoded), room[1]
-    return Cache(memory, min(disk, decoded - memory))
+    memory = min(room[0], decoded)
+    return Cache(memory, min(room[1], decoded - memory))
 
 
-def _sketches(estimator: Linear, intake: Intake, shape: Shape) -> list[tuple[str, Any, float]]:
-    """The scans of a Krylov space: as many as are allowed, or as it usually takes."""
-    wanted = estimator._wanted(shape.features)
-    work = 4.0 * shape.stored * wanted.width * (SPARSE_COST if shape.sparse else 1)
-    first = estimator._moments_first(intake, shape.sparse)
-    most = max(wanted.scans - first - estimator.refine, 1)
-    pass_ = sketch.planned(intake, wanted, most)
-    moments = [("moments", MomentsPass(intake), 4.0 * shape.stored)] if first else []
-    return [*moments, *[("sketch", pass_, work)] * min(most, USUAL_SCANS)]
+# Running it
 
 
-def _components(estimator: Estimator, d: int, n: int) -> int:
-    """The number of components, or its largest possible value."""
-    k = getattr(estimator, "n_components", d)
-    return int(k) if isinstance(k, int | np.integer) else max(min(d, n), 1)
+S = TypeVar("S")
+R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where scans of ``data`` run: in this process with up to ``wanted`` threads, or on a cluster."""
+class Run:
+    """The scans of one fit in a session of its engine: each is one that the plan has, and no more of them."""
 
-    data: Dataset
-    wanted: int
-    limit: int | None
-    cluster: Cluster | None
-    encoded: int
+    def __init__(self, plan: Plan, session: Session) -> None:
+        self.plan, self.session, self.ran = plan, session, Counter[str]()
 
-    def scan(self, name: str, pass_: Any, work: float, parts: Sequence[Part] = ()) -> Scan:
-        """The scan of ``work`` seconds of one thread."""
-        if self.cluster is not None:
-            return self._on_cluster(self.cluster, name, pass_, work, parts)
-        # As many workers as the limit allows, or one when none fits.
-        choices = (estimate(pass_, self.data, workers) for workers in range(self.wanted, 0, -1))
-        memory = next((m for m in choices if self.limit is None or m.peak <= self.limit), None)
-        memory = memory or estimate(pass_, self.data, 1)
-        return Scan(name, self.encoded, work / memory.workers, memory)
+    @property
+    def engine(self) -> Engine:
+        return self.session.engine
 
-    def _on_cluster(self, cluster: Cluster, name: str, pass_: Any, work: float, parts: Sequence[Part]) -> Scan:
-        if pass_ is None:
-            load = write_load(self.data, cluster, self.encoded, parts)
-        else:
-            load = fold_load(pass_, self.data, cluster, self.encoded)
-        threads = max(min(cluster.workers * cluster.threads, load.tasks), 1)
-        links = max(min(cluster.workers, load.tasks), 1)
-        scan = max(work / threads, self.encoded / (links * cluster.link), load.scheduler_seconds)
-        memory = worker_memory(cluster.kind, pass_, self.data, cluster.threads)[0]
-        return Scan(name, self.encoded, START[cluster.kind] + scan + load.merge_seconds, memory, load)
-
-
-def _flops(dtype: np.dtype[Any]) -> float:
-    """Multiply-adds of a symmetric product per second and thread, counted as n d^2 for an n x d matrix."""
-    a = np.ones((256, 2048), dtype=dtype)
-    with one_blas_thread():
-        a @ a.T
-        best = np.inf
-        for _ in range(3):
-            start = time.perf_counter()
-            a @ a.T
-            best = min(best, time.perf_counter() - start)
-    return float(256 * 256 * 2048 / best)
+    def scan(self, pass_: Pass[S, R], data: Matrix, *, tree: Tree[S] | None = None) -> R:
+        """One scan of ``data``; see :meth:`eigenmill.reduce.engines.base.Session.run`."""
+        name = scan_name(pass_)
+        self.ran[name] += 1
+        assert self.ran[name] <= self.plan.times(name).most, f"the plan has {self.plan.times(name)} scans called {name}"
+        return self.session.run(pass_, data, tree=tree)

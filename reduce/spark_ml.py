@@ -34,6 +34,7 @@ from pyspark.ml.util import (
 from pyspark.sql.types import StructField, StructType
 
 from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.engines.spark.frames import source_of
 from eigenmill.reduce.errors import ArtifactError, ConfigError
 from eigenmill.reduce.estimators.pca import PCA
 from eigenmill.reduce.estimators.store import load
@@ -137,9 +138,8 @@ class EigenmillPCAModel(Model, _Columns, MLReadable, MLWritable):
 
     def _transform(self, dataset: Any) -> Any:
         d = int(self._fitted.n_features_in_)
-        data = Dataset.from_spark(dataset, vector=self._column("inputCol"), n_features=d)
-        source: Any = data.source
-        return source.applied(self._fitted.transform(data), self._column("outputCol"), VectorUDT())
+        source = source_of(dataset, vector=self._column("inputCol"), n_features=d)
+        return source.applied(self._fitted.transform(Dataset(source)), self._column("outputCol"), VectorUDT())
 
     def transformSchema(self, schema: Any) -> Any:  # noqa: N802
         """The schema with the new column."""

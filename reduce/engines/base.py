@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, Protocol, Self, TypeVar
 
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
-from eigenmill.reduce.blocks import Array, Workspace
-from eigenmill.reduce.catalog import Integers, Made, runs_of
-from eigenmill.reduce.engines.costs import Cluster
-from eigenmill.reduce.errors import ArtifactError
-from eigenmill.reduce.manifest import Manifest
-from eigenmill.reduce.matrix import Matrix
-from eigenmill.reduce.passes.base import Pass, carries, from_arrays, sparse_height, to_arrays
-from eigenmill.reduce.sink import Sink
-from eigenmill.reduce.source_base import leaf_rows
+from eigenmill.reduce.engines.costs import Costs
+from eigenmill.reduce.engines.kinds import Cluster, costs_of
+from eigenmill.reduce.errors import ArtifactError, EngineError
+from eigenmill.reduce.output.manifest import Manifest
+from eigenmill.reduce.output.sink import Sink
+from eigenmill.reduce.passes.base import Pass, from_arrays, to_arrays
+from eigenmill.reduce.rows.blocks import Array, Workspace
+from eigenmill.reduce.sources.catalog import runs_of
+from eigenmill.reduce.sources.matrix import Matrix
+from eigenmill.reduce.storage.sequences import Integers, Made
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -80,6 +82,13 @@ class Merger(Generic[S]):
             state = self.pass_.merge(state, sibling) if index % 2 == 0 else self.pass_.merge(sibling, state)
             level, index = level + 1, index // 2
 
+    def take(self, found: Tree[S]) -> None:
+        """Add the states of a tree, its open leaf included."""
+        for (level, index), state in sorted(found.nodes.items(), key=lambda item: item[0][1] << item[0][0]):
+            self.add(index, state, level)
+        if found.open is not None:
+            self.tree.open = found.open
+
     def covered(self, leaf: int) -> bool:
         """Whether a complete node holds this leaf."""
         return any(leaf >> level == index for level, index in self.tree.nodes)
@@ -120,15 +129,12 @@ class Leaves(Made[Leaf]):
         return Leaf(self.first + index, fragments, int(self.rows[index]), full, self.continues and index == 0)
 
 
-def plan_leaves(
-    data: Matrix, *, after: Tree[Any] | None = None, fragments: range | None = None, target: int | None = None
-) -> Leaves:
+def plan_leaves(data: Matrix, *, after: Tree[Any] | None = None, fragments: range | None = None) -> Leaves:
     """The leaves of ``data``; its rows come after those of the tree, whose open leaf the first one continues.
 
-    ``fragments`` are a run of its fragments that begins where a leaf does, by default all; ``target`` rows close
-    a leaf.
+    ``fragments`` are a run of its fragments that begins where a leaf does, by default all.
     """
-    target = leaf_rows(data.n_features) if target is None else target
+    target = data.format.leaf_rows(data.n_features)
     held = after.open_rows if after else 0
     stops, rows, full = runs_of(data.fragments, target, among=fragments, held=held)
     start = 0 if fragments is None else fragments.start
@@ -146,9 +152,9 @@ def fold_leaf(
 ) -> S:
     """The one loop in which a block meets a pass; every engine's task runs it."""
     state, fragments = pass_.start() if start is None else start, data.fragments
-    height = sparse_height(pass_) if data.sparse else None
+    height = pass_.sparse_height if data.sparse else None
     for i in leaf.fragments:
-        for block in data.blocks(fragments[i], workspace, carry=carries(pass_), height=height):
+        for block in data.blocks(fragments[i], workspace, carry=pass_.carries, height=height):
             state = pass_.fold(state, block)
             if progress is not None:
                 progress(block.rows)
@@ -182,12 +188,17 @@ def restore_tree(arrays: dict[str, Any], meta: dict[str, Any], kind: type[S], tr
         raise ArtifactError(f"expected a saved merge tree, found one without {error}; fit again") from error
 
 
-class Progress(Protocol):
-    """Told of every scan; called from worker threads."""
+class ScanProgress(Protocol):
+    """Told of one scan, from the threads that run it."""
 
-    def begin(self, stage: str, rows: int, size: int) -> None: ...
     def advance(self, rows: int) -> None: ...
     def end(self) -> None: ...
+
+
+class Progress(Protocol):
+    """Told of every scan. Scans of several threads may run at once: each tells what ``begin`` has returned to it."""
+
+    def begin(self, stage: str, rows: int, size: int) -> ScanProgress: ...
 
 
 def scan_name(pass_: Pass[Any, Any]) -> str:
@@ -196,16 +207,16 @@ def scan_name(pass_: Pass[Any, Any]) -> str:
 
 
 @contextlib.contextmanager
-def staged(progress: Progress | None, stage: str, rows: int) -> Iterator[None]:
-    """Tell ``progress``, if there is one, of a scan of ``rows`` rows."""
+def staged(progress: Progress | None, stage: str, rows: int) -> Iterator[Callable[[int], None]]:
+    """Tell ``progress``, if there is one, of a scan of ``rows`` rows; gives what is called with rows that are done."""
     if progress is None:
-        yield
+        yield lambda rows: None
         return
-    progress.begin(stage, rows, 0)
+    scan = progress.begin(stage, rows, 0)
     try:
-        yield
+        yield scan.advance
     finally:
-        progress.end()
+        scan.end()
 
 
 class Session(ABC):
@@ -285,12 +296,15 @@ class Engine(ABC):
         return None
 
     @abstractmethod
-    def session(self, reserve: int | None = None) -> Session:
+    def session(self, reserve: int | None = None, need: int = 0) -> Session:
         """A session, for scans that belong together.
 
         Args:
             reserve: bytes that the caller will hold by the last scan, when the scans read the same files: what
                 :meth:`spare` has room for is then decoded once.
+            need: bytes that the largest of them takes with one worker beside what the process holds, and beside
+                ``reserve``, where it is known: sessions that run at once share ``memory=``, and one that has claimed
+                what it needs does not wait for others between its scans.
         """
 
     def run(self, pass_: Pass[S, R], data: Matrix, *, tree: Tree[S] | None = None) -> R:
@@ -310,6 +324,32 @@ class Engine(ABC):
 
     def close(self) -> None:  # noqa: B027 - most open nothing
         """Let go of what the engine has opened itself; a client or session that it was given stays open."""
+
+
+class ClusterEngine(Engine):
+    """An engine of a cluster, which belongs to the process that has made it: it is neither pickled nor forked."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+
+    @property
+    def costs(self) -> Costs:
+        """What a scan costs there."""
+        return costs_of(self.kind)
+
+    def __reduce__(self) -> NoReturn:
+        raise EngineError(
+            f"expected a {self.kind} engine to stay in its process, found it being pickled; send what the engine is "
+            f"made with, and call connect({self.kind!r}, ...) there"
+        )
+
+    def _stay(self) -> None:
+        """Refuse a process that has inherited the engine by a fork: its threads and connections are the parent's."""
+        if os.getpid() != self._process:
+            raise EngineError(
+                f"expected a {self.kind} engine in the process that has made it, found it in a fork; "
+                f"call connect({self.kind!r}, ...) in this one"
+            )
 
 
 _limit_lock = threading.Lock()

@@ -6,20 +6,22 @@ The file's name is the digest of the pass, the input and what the scan goes on f
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from eigenmill.reduce import files
-from eigenmill.reduce.artifact import load_arrays, save_arrays
-from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.engines.base import Tree, one_blas_thread, restore_tree, tree_arrays
-from eigenmill.reduce.errors import ArtifactError
-from eigenmill.reduce.matrix import Matrix
+from eigenmill.reduce.errors import REMADE, ArtifactError
 from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.sources.matrix import Matrix
+from eigenmill.reduce.storage import files, places
+from eigenmill.reduce.storage.artifact import load_arrays, save_arrays
+from eigenmill.reduce.storage.digest import digest_of, tag_of
 
+log = logging.getLogger("eigenmill")
 S = TypeVar("S")
 R = TypeVar("R")
 
@@ -70,8 +72,8 @@ class Checkpoint:
         # A tree that goes on from an earlier day cannot fold that day's leaves again, so it is saved only when whole.
         self.fresh = not tree.nodes and tree.open is None
         past = None if self.fresh else tree_arrays(tree)
-        self.fs, directory = files.resolve(work)
-        self.path = f"{directory}/{digest_of([type(pass_).__name__, pass_, data.digest, past, form])}.state"
+        self.fs, directory = places.resolve(work)
+        self.path = f"{directory}/{digest_of([tag_of(type(pass_)).name, pass_, data.digest, past, form])}.state"
         self.last, self.lock = time.monotonic(), threading.Lock()
 
     def resume(self) -> bool:
@@ -82,8 +84,9 @@ class Checkpoint:
         try:
             arrays, meta = load_arrays(self.path, filesystem=self.fs)
             restore_tree(arrays, meta, self.kind, saved)
-        except ArtifactError:
+        except ArtifactError as error:
             # A damaged checkpoint costs time, not correctness: the leaves are folded again.
+            log.warning("the scan begins anew, for its checkpoint cannot be read: %s", error, extra=REMADE)
             files.remove(self.fs, self.path)
             return False
         if meta.get("whole"):

@@ -15,29 +15,19 @@ from typing import Any, TypeVar
 import numpy as np
 
 from eigenmill.reduce.engines.base import Tree
-from eigenmill.reduce.engines.costs import TASKS, Cluster
-from eigenmill.reduce.engines.memory import RESERVE, Memory, estimate
+from eigenmill.reduce.engines.costs import Costs
+from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.engines.memory import RESERVE, Memory, Work, estimate
 from eigenmill.reduce.engines.ship import Common, pack
 from eigenmill.reduce.engines.tasks import Cutter, RowsTask, fold_tasks
-from eigenmill.reduce.matrix import Matrix
-from eigenmill.reduce.parts import Part
+from eigenmill.reduce.output.parts import Part
+from eigenmill.reduce.output.sink import Writing
 from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.sources.matrix import Matrix
 
 T = TypeVar("T")
-FAN_IN = 8
-"""Trees that meet in one task: a power of two, so that the runs stay aligned. Two, when states are large."""
-LARGE_STATE = {"dask": 32 << 20, "spark": 8 << 20}
-"""Bytes from which a state is large; on Dask it travels between worker and client, not through the scheduler."""
-PER_CORE, FEW = 16, 32
-"""Tasks of a scan on Spark for every core, and on a small cluster: each costs a tenth of a second there."""
-AT_ONCE = 64 << 20
-"""Bytes of states up to which Spark's driver takes all trees without a round of merging."""
 PROCESS = 300 << 20
 """Bytes that a worker process holds before it reads."""
-DISPATCH = {"dask": 1e-3, "spark": 5e-3}
-"""Seconds of the scheduler for one task."""
-START = {"dask": 0.2, "spark": 0.8}
-"""Seconds that a scan of a warm cluster takes at least: measured over the local engine, on one machine."""
 MERGE = 1e9
 """Bytes of states merged per second and thread."""
 WRAPPING = 400
@@ -75,40 +65,29 @@ class Load:
     merge_seconds: float
 
 
-def most_tasks(kind: str, cores: int | None) -> int:
-    """Into how many tasks a scan is cut at most, on a cluster of so many cores, if that is known."""
-    if kind == "dask" or cores is None:
-        return TASKS[kind]
-    return min(TASKS[kind], max(PER_CORE * cores, FEW))
-
-
-def fan_in(kind: str, state: int) -> int:
-    """How many trees with a state of so many bytes meet in one task of a cluster of this kind."""
-    return FAN_IN if state < LARGE_STATE[kind] else 2
-
-
-def worker_memory(kind: str, pass_: Pass[Any, Any] | None, data: Matrix, threads: int) -> tuple[Memory, int]:
+def worker_memory(costs: Costs, work: Work, data: Matrix, threads: int) -> tuple[Memory, int]:
     """(what the scan takes, peak in bytes of a worker process that also merges) with so many threads."""
-    found = estimate(pass_, data, threads, process=PROCESS)
-    if pass_ is None or len(data.fragments) <= 1:
+    found = estimate(work, data, threads, process=PROCESS)
+    if not isinstance(work, Pass) or len(data.fragments) <= 1:
         return found, found.scan
-    state = pass_.sizes(0, data.n_rows)[0]
-    return found, max(found.scan, PROCESS + RESERVE + threads * 2 * fan_in(kind, state) * state)
+    state = work.sizes(0, data.n_rows)[0]
+    return found, max(found.scan, PROCESS + RESERVE + threads * 2 * costs.trees_of(state) * state)
 
 
 def fold_load(pass_: Pass[Any, Any], data: Matrix, cluster: Cluster, encoded: int) -> Load:
     """The load of one scan of ``data``, whose files hold ``encoded`` bytes."""
-    tasks = fold_tasks(pass_, data, Tree(), most_tasks(cluster.kind, cluster.workers * cluster.threads))
+    costs = cluster.costs
+    tasks = fold_tasks(pass_, data, Tree(), costs.most_tasks(cluster.workers * cluster.threads))
     state, _, final = pass_.sizes(0, data.n_rows)
-    rounds, returned = _rounds(cluster.kind, len(tasks), state)
-    fan = fan_in(cluster.kind, state)
+    rounds, returned = _rounds(costs, len(tasks), state)
+    fan = costs.trees_of(state)
     entering = [len(tasks), *rounds][: len(rounds)]
     moved = round(sum(_travelling(cluster, n, fan) for n in entering) * state)
     # The rounds follow each other, and a group's trees come over one link.
     waits = sum(_travelling(cluster, n, fan) / -(-n // fan) / cluster.link + fan / MERGE for n in entering)
     described, common = _described(tasks)
-    # Dask: the pass itself is a task, and what tasks have in common; the leaves left over meet in a last one.
-    merges = sum(rounds) + (2 + common if cluster.kind == "dask" and tasks else 0)
+    # Where there are such nodes at all, what tasks have in common is one.
+    merges = sum(rounds) + (costs.nodes + common if costs.nodes and tasks else 0)
     return Load(
         tasks=len(tasks),
         merges=merges,
@@ -117,24 +96,26 @@ def fold_load(pass_: Pass[Any, Any], data: Matrix, cluster: Cluster, encoded: in
         moved_bytes=moved,
         returned_bytes=returned * state,
         driver_bytes=PROCESS + RESERVE + 2 * described + max(2 * returned * state, final),
-        worker_bytes=worker_memory(cluster.kind, pass_, data, cluster.threads)[1],
-        scheduler_seconds=(len(tasks) + merges) * DISPATCH[cluster.kind],
+        worker_bytes=worker_memory(costs, pass_, data, cluster.threads)[1],
+        scheduler_seconds=(len(tasks) + merges) * costs.dispatch,
         merge_seconds=(waits + returned / cluster.link) * state,
     )
 
 
-def write_load(data: Matrix, cluster: Cluster, encoded: int, parts: Sequence[Part]) -> Load:
+def write_load(
+    data: Matrix, cluster: Cluster, encoded: int, parts: Sequence[Part], writing: Writing | None = None
+) -> Load:
     """The load of writing ``data`` in these parts; no state comes back, and nothing moves between workers."""
     cut = Cutter(data)
     picked = [RowsTask(*cut(p.fragments.start, p.fragments.stop)) for p in _sample(parts)]
     tasks, described = len(parts), _described(picked, len(parts))[0]
-    held = described
-    if cluster.kind == "spark":
-        # It writes in rounds, and several parts in one task.
-        full, rest = divmod(len(parts), TASKS["spark"])
-        most = most_tasks("spark", cluster.workers * cluster.threads)
+    held, costs = described, cluster.costs
+    if costs.round_parts is not None:
+        # Several parts are written in one task.
+        full, rest = divmod(len(parts), costs.round_parts)
+        most = costs.most_tasks(cluster.workers * cluster.threads)
         tasks = full * most + min(rest, most)
-        held = _described(picked, TASKS["spark"] if full else rest)[0]
+        held = _described(picked, costs.round_parts if full else rest)[0]
     return Load(
         tasks=tasks,
         merges=0,
@@ -143,17 +124,17 @@ def write_load(data: Matrix, cluster: Cluster, encoded: int, parts: Sequence[Par
         moved_bytes=0,
         returned_bytes=0,
         driver_bytes=PROCESS + RESERVE + 2 * held,
-        worker_bytes=worker_memory(cluster.kind, None, data, cluster.threads)[1],
-        scheduler_seconds=tasks * DISPATCH[cluster.kind],
+        worker_bytes=worker_memory(costs, writing, data, cluster.threads)[1],
+        scheduler_seconds=tasks * costs.dispatch,
         merge_seconds=0.0,
     )
 
 
-def _rounds(kind: str, trees: int, state: int) -> tuple[list[int], int]:
+def _rounds(costs: Costs, trees: int, state: int) -> tuple[list[int], int]:
     """(tasks of each round of merging, trees that come to the driver)."""
     rounds: list[int] = []
-    while trees > 1 and (kind == "dask" or trees * state > AT_ONCE):
-        trees = -(-trees // fan_in(kind, state))
+    while costs.merges(trees, state):
+        trees = -(-trees // costs.trees_of(state))
         rounds.append(trees)
     return rounds, trees
 
@@ -161,8 +142,8 @@ def _rounds(kind: str, trees: int, state: int) -> tuple[list[int], int]:
 def _travelling(cluster: Cluster, trees: int, fan: int) -> float:
     """How many of so many trees come from another worker to where they meet, in groups of ``fan``."""
     full, rest = divmod(trees, fan)
-    if cluster.kind == "spark":
-        return trees * (1 - 1 / cluster.workers)  # a shuffle does not look where they are
+    if cluster.costs.shuffles:
+        return trees * (1 - 1 / cluster.workers)
     # Dask merges where most of a group lie; no worker holds many more than its share.
     share = -(-trees // cluster.workers)
     return sum(n * (size - min(_most(size, cluster.workers), share)) for n, size in ((full, fan), (1, rest)) if size)

@@ -7,6 +7,7 @@ Workers never change a result, so a budget may lower their number; what the resu
 
 from __future__ import annotations
 
+import ctypes
 import math
 import re
 from dataclasses import dataclass, replace
@@ -14,20 +15,23 @@ from typing import Any
 
 import pyarrow as pa
 
-from eigenmill.reduce.blocks import MAX_HEIGHT, block_height
-from eigenmill.reduce.catalog import row_counts
 from eigenmill.reduce.engines.base import plan_leaves
 from eigenmill.reduce.errors import ConfigError, DoesNotFitError
-from eigenmill.reduce.matrix import Matrix
-from eigenmill.reduce.passes.base import Pass, sparse_height
+from eigenmill.reduce.output.sink import Writing
+from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.sources.catalog import row_counts
+from eigenmill.reduce.sources.matrix import Matrix
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 PAGE = (1 << 20) + (128 << 10)
 """Bytes that one column chunk holds while it streams: a data page of Parquet's usual size and a read buffer."""
-WRITING = 64 << 20
-"""Bytes that encoding one part takes: a row group of features and its compressed form."""
+GIVING = 64 << 20
+"""Bytes that rows take on their way to who has asked for them."""
 RESERVE = 112 << 20
 """Allocator slack, thread stacks and the reader's metadata."""
+
+Work = Pass[Any, Any] | Writing | None
+"""What a scan does: fold a pass, write, or give rows."""
 
 
 def parse_bytes(size: int | str | None) -> int | None:
@@ -65,6 +69,13 @@ def resident() -> int:
         return 0
 
 
+def give_back() -> None:
+    """Give the system back what this process has freed; glibc keeps it for every thread that has ever computed."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 @dataclass(frozen=True)
 class Memory:
     """The peak of one scan in bytes, by what takes it."""
@@ -88,33 +99,40 @@ class Memory:
         return max(self.scan, self.process + RESERVE + self.finalize)
 
 
-def estimate(pass_: Pass[Any, Any] | None, data: Matrix, workers: int, *, process: int | None = None) -> Memory:
-    """The peak of ``pass_`` over ``data`` with this many threads; ``pass_=None`` is a write.
+def estimate(work: Work, data: Matrix, workers: int, *, process: int | None = None) -> Memory:
+    """The peak of a scan of ``data`` with this many threads.
 
-    ``process`` is what the process holds before it reads, by default what this one holds now.
+    Args:
+        work: a pass, a write, or None for a scan that gives rows.
+        data: what is read.
+        workers: threads.
+        process: what the process holds before it reads, by default what this one holds now.
     """
     process = resident() if process is None else process
     source = data.source
     d, leaves = len(source.names), plan_leaves(data)
-    height, largest = block_height(d), max((rows for rows, _ in row_counts(data.fragments)), default=0)
+    format = data.format
+    height, largest = format.block_height(d), max((rows for rows, _ in row_counts(data.fragments)), default=0)
     rows = min(height, largest)
-    workers = max(min(workers, len(leaves) or 1), 1)
+    workers = max(min(workers, work.parts if isinstance(work, Writing) else len(leaves)), 1)
     block, row = rows * d * data.dtype.itemsize, float(d * source.dtype.itemsize)
-    low = sparse_height(pass_) if data.sparse else MAX_HEIGHT if source.sparse else None
+    low = format.max_height if source.sparse else None
+    if data.sparse:
+        low = work.sparse_height if isinstance(work, Pass) else None
     if low is not None:
         # A block of sparse rows, twice while it is split, and the piece of it that may have to be made dense.
         rows, row = min(low, largest), sparse_row(data)
         block = int(2 * rows * row) + block
-    process += getattr(pass_, "held", 0)
     decoding = 0
     if source.files:
         group = int(largest * row)
         # Measured: Arrow holds pages compressed, decompressed and decoded, and the last batch while it makes the next.
         decoding = int(4 * block + 2.5 * min(group, source.stored_columns * PAGE))
-    blocks = 2 * block + sum(min(rows, block_height(len(t.names))) * len(t.names) * 8 for t in data.transforms)
-    if pass_ is None:
-        return Memory(workers, process, 0, blocks - block + WRITING, decoding, 0, 0)
-    state, scratch, final = pass_.sizes(rows, data.n_rows)
+    blocks = 2 * block + sum(min(rows, format.block_height(len(t.names))) * len(t.names) * 8 for t in data.transforms)
+    if not isinstance(work, Pass):
+        given = GIVING if work is None else work.memory
+        return Memory(workers, process, 0, blocks - block + given, decoding, 0, 0)
+    state, scratch, final = work.sizes(rows, data.n_rows)
     # The counter's own nodes, and those that wait for leaves still running, which are at most 4 per worker behind.
     waiting = workers * math.ceil(math.log2(4 * workers)) if workers > 1 else 0
     pending = min(math.ceil(math.log2(len(leaves) + 1)) + waiting, len(leaves))
@@ -127,17 +145,9 @@ def sparse_row(data: Matrix) -> float:
     return stored / max(data.n_rows, 1) * (data.source.dtype.itemsize + 16) + 16
 
 
-def workers_that_fit(
-    pass_: Pass[Any, Any] | None, data: Matrix, workers: int, memory: int | None, process: int | None = None
-) -> int:
-    """The largest number of threads, up to ``workers``, whose peak is within ``memory``; DoesNotFitError if none is."""
-    if memory is None:
-        return workers
-    for count in range(workers, 0, -1):
-        if estimate(pass_, data, count, process=process).peak <= memory:
-            return count
-    need = estimate(pass_, data, 1, process=process)
-    raise DoesNotFitError(
+def refusal(need: Memory, data: Matrix, memory: int) -> DoesNotFitError:
+    """The error for a scan of ``data`` that needs more than ``memory`` with one worker."""
+    return DoesNotFitError(
         f"expected a plan within memory={format_bytes(memory)}, found that one worker needs {format_bytes(need.peak)} "
         f"({format_bytes(need.process)} held by the process, {format_bytes(need.states)} state, "
         f"{format_bytes(need.blocks)} block, {format_bytes(need.decoding)} decoding, "

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import files, uris
-from eigenmill.reduce.artifact import load_arrays, save_arrays
-from eigenmill.reduce.digest import digest_of
-from eigenmill.reduce.discovery import Store
 from eigenmill.reduce.errors import ArtifactError, ConfigError, EngineError
-from eigenmill.reduce.sink import Sink
+from eigenmill.reduce.output.sink import Sink
+from eigenmill.reduce.storage import files, places, uris
+from eigenmill.reduce.storage.artifact import load_arrays, save_arrays
+from eigenmill.reduce.storage.digest import digest_of
+from eigenmill.reduce.storage.places import Store
 
 LARGE = 32 << 20
 """Bytes above which an array travels as a file."""
@@ -90,7 +90,7 @@ class _Packer(pickle.Pickler):
             )
         refuse_secrets(self.work, None)
         name = digest_of(obj)
-        fs, directory = files.resolve(self.work)
+        fs, directory = places.resolve(self.work)
         if not files.exists(fs, f"{directory}/{name}.shared"):
             files.make_directory(fs, directory)
             save_arrays(f"{directory}/{name}.shared", {"array": obj}, {}, filesystem=fs)
@@ -109,7 +109,7 @@ class _Unpacker(pickle.Unpickler):
 
 @functools.lru_cache(maxsize=8)
 def _shared(work: str, name: str) -> Any:
-    fs, directory = files.resolve(work)
+    fs, directory = places.resolve(work)
     try:
         array = load_arrays(f"{directory}/{name}.shared", filesystem=fs)[0]["array"]
     except ArtifactError as error:
@@ -131,7 +131,7 @@ def workplace(work: str | os.PathLike[str] | None) -> str | None:
         return None
     place = os.fspath(work)
     refuse_secrets(place, None)
-    return place if "://" in place else os.path.abspath(place)
+    return places.absolute(place)
 
 
 def refuse_secrets(uri: str | None, filesystem: Any) -> None:

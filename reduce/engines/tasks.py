@@ -1,7 +1,7 @@
-"""What a cluster's task does: fold an aligned run of leaves, merge trees, write a part.
+"""What a worker does: fold an aligned run of leaves, write a part, give rows; and how the trees of many meet.
 
-Every engine with workers in other processes is made of these. A task carries only the descriptions of the files it
-reads, so that its size does not grow with the data set; which fragments these make is the same everywhere.
+Every engine is made of these. A task for another process carries only the descriptions of the files it reads, so that
+its size does not grow with the data set; which fragments these make is the same everywhere.
 """
 
 from __future__ import annotations
@@ -9,47 +9,61 @@ from __future__ import annotations
 import copy
 import logging
 import time
+from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from eigenmill.reduce.blocks import Array, Block, Workspace
-from eigenmill.reduce.catalog import Made
 from eigenmill.reduce.engines.base import Merger, Tree, fold_leaf, one_blas_thread, plan_leaves
 from eigenmill.reduce.errors import EigenmillError, EngineError
-from eigenmill.reduce.matrix import Matrix
+from eigenmill.reduce.output.sink import Job, Part, PartRecord
 from eigenmill.reduce.passes.base import Pass
-from eigenmill.reduce.sink import Job, Part, PartRecord
-from eigenmill.reduce.source_base import leaf_rows
+from eigenmill.reduce.rows.blocks import Array, Workspace
+from eigenmill.reduce.sources.matrix import Matrix
+from eigenmill.reduce.storage.sequences import Made
 
 S = TypeVar("S")
-T = TypeVar("T", covariant=True)
+T = TypeVar("T")
+Watch = Callable[[int], None]
+"""Told of every block's rows; raises when the task is to stop."""
 LASTING = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
 log = logging.getLogger("eigenmill")
 
 
+class Task(ABC, Generic[T]):
+    """What a worker does in one go, be it a thread of this process or a process elsewhere. It may run twice."""
+
+    @abstractmethod
+    def __call__(self, workspace: Workspace | None = None, watch: Watch | None = None) -> T:
+        """The result.
+
+        Args:
+            workspace: buffers of the thread, by default new ones.
+            watch: told of every block's rows; raises when the task is to stop.
+        """
+
+
 @dataclass(frozen=True)
-class FoldTask(Generic[S]):
-    """Fold the leaves of ``target`` rows that ``fragments`` of ``data`` make; they come after those of ``after``."""
+class FoldTask(Task[Tree[S]]):
+    """Fold the leaves that ``fragments`` of ``data`` make; they come after those of ``after``."""
 
     pass_: Pass[S, Any]
     data: Matrix
     fragments: range
-    target: int
     after: Tree[S]
 
-    def __call__(self) -> Tree[S]:
+    def __call__(self, workspace: Workspace | None = None, watch: Watch | None = None) -> Tree[S]:
         tree: Tree[S] = Tree()
-        merger, workspace = Merger(self.pass_, tree), Workspace()
-        leaves = plan_leaves(self.data, after=self.after, fragments=self.fragments, target=self.target)
+        merger, workspace = Merger(self.pass_, tree), workspace or Workspace()
+        leaves = plan_leaves(self.data, after=self.after, fragments=self.fragments)
         with one_blas_thread():
             for leaf in leaves:
                 # A fold consumes its state, and a task may run twice.
                 start = copy.deepcopy(self.after.open) if leaf.continues else None
-                state = fold_leaf(self.pass_, self.data, leaf, workspace, start)
+                state = fold_leaf(self.pass_, self.data, leaf, workspace, start, watch)
                 if leaf.full:
                     merger.add(leaf.index, state)
                 else:
@@ -59,7 +73,7 @@ class FoldTask(Generic[S]):
 
 
 @dataclass(frozen=True)
-class WriteTask:
+class WriteTask(Task[PartRecord]):
     """Write one part of ``job``: the rows of ``fragments`` of ``data``."""
 
     job: Job
@@ -67,28 +81,35 @@ class WriteTask:
     data: Matrix
     fragments: range
 
-    def __call__(self) -> PartRecord:
+    def __call__(self, workspace: Workspace | None = None, watch: Watch | None = None) -> PartRecord:
         with one_blas_thread():
-            return self.job.write_part(self.part, self._blocks())
-
-    def _blocks(self) -> Iterator[Block]:
-        workspace = Workspace()
-        fragments = self.data.fragments
-        for i in self.fragments:
-            yield from self.data.blocks(fragments[i], workspace, carry=True)
+            fragments, workspace = self.data.fragments, workspace or Workspace()
+            with self.job.writing(self.part) as writer:
+                for i in self.fragments:
+                    for block in self.data.blocks(fragments[i], workspace, carry=True):
+                        writer.add(block)
+                        if watch is not None:
+                            watch(block.rows)
+                        del block  # its memory is what the next one is decoded into
+        return writer.record
 
 
 @dataclass(frozen=True)
-class RowsTask:
+class RowsTask(Task[Array]):
     """All rows of some fragments of ``data`` as one array (n, d)."""
 
     data: Matrix
     fragments: range
 
-    def __call__(self) -> Array:
-        data, workspace, fragments = self.data, Workspace(), self.data.fragments
+    def __call__(self, workspace: Workspace | None = None, watch: Watch | None = None) -> Array:
+        data, workspace, fragments = self.data, workspace or Workspace(), self.data.fragments
+        found = list[Array]()
         with one_blas_thread():
-            found = [b.dense(data.dtype).copy() for i in self.fragments for b in data.blocks(fragments[i], workspace)]
+            for i in self.fragments:
+                for block in data.blocks(fragments[i], workspace):
+                    found.append(block.dense(data.dtype).copy())
+                    if watch is not None:
+                        watch(block.rows)
         return np.concatenate(found) if found else np.empty((0, data.n_features), data.dtype)
 
 
@@ -123,10 +144,8 @@ def merge_trees(pass_: Pass[S, Any], trees: Iterable[Tree[S]]) -> Tree[S]:
     merger = Merger(pass_, whole)
     with one_blas_thread():
         for tree in trees:
-            for (level, index), state in sorted(tree.nodes.items(), key=lambda item: item[0][1] << item[0][0]):
-                merger.add(index, state, level)
-            if tree.open is not None:
-                whole.open, whole.open_rows = tree.open, tree.open_rows
+            merger.take(tree)
+            whole.open_rows = whole.open_rows if tree.open is None else tree.open_rows
             whole.leaves = max(whole.leaves, tree.leaves)
     return whole
 
@@ -159,53 +178,54 @@ class Tasks(Made[T]):
         return self.make(index)
 
 
-def fold_tasks(pass_: Pass[S, Any], data: Matrix, tree: Tree[S], most: int) -> Tasks[FoldTask[S]]:
-    """``data`` cut into at most about ``most`` tasks over aligned runs of 2^g leaves."""
+def fold_tasks(pass_: Pass[S, Any], data: Matrix, tree: Tree[S], most: int | None = None) -> Tasks[FoldTask[S]]:
+    """``data`` cut into at most about ``most`` tasks over aligned runs of 2^g leaves; None for one a leaf, all here."""
     leaves = plan_leaves(data, after=tree)
     size = 0
-    while len(leaves) >> size > most:
+    while most is not None and len(leaves) >> size > most:
         size += 1
-    first, end, cut = leaves.first, leaves.first + len(leaves), Cutter(data)
+    first, end, cut = leaves.first, leaves.first + len(leaves), Cutter(data, here=most is None)
+    before = replace(tree, nodes={})
 
     def make(number: int) -> FoldTask[S]:
         start = (first >> size) + number << size
         low, high = leaves[max(start, first) - first], leaves[min(start + (1 << size), end) - first - 1]
         part, fragments = cut(low.fragments.start, high.fragments.stop)
-        after: Tree[S] = Tree(leaves=low.index) if number else replace(tree, nodes={})
-        return FoldTask(pass_, part, fragments, leaf_rows(data.n_features), after)
+        after: Tree[S] = Tree(leaves=low.index) if number else before
+        return FoldTask(pass_, part, fragments, after)
 
     return Tasks((end - 1 >> size) - (first >> size) + 1 if len(leaves) else 0, make)
 
 
-def write_tasks(data: Matrix, job: Job) -> Tasks[WriteTask]:
-    """One task for each pending part; a task's job knows no part but its own."""
-    cut = Cutter(data)
+def write_tasks(data: Matrix, job: Job, *, here: bool = False) -> Tasks[WriteTask]:
+    """One task for each pending part; unless they all run ``here``, a task's job knows no part but its own."""
+    cut = Cutter(data, here=here)
 
     def make(number: int) -> WriteTask:
         part = job.pending[number]
         part_data, fragments = cut(part.fragments.start, part.fragments.stop)
-        return WriteTask(replace(job, parts=(part,), pending=(part,)), part, part_data, fragments)
+        return WriteTask(job if here else replace(job, parts=(part,), pending=(part,)), part, part_data, fragments)
 
     return Tasks(len(job.pending), make)
 
 
-def rows_tasks(data: Matrix, most: int) -> Tasks[RowsTask]:
-    """``data`` cut into at most ``most`` runs of fragments."""
+def rows_tasks(data: Matrix, most: int | None = None) -> Tasks[RowsTask]:
+    """``data`` cut into at most ``most`` runs of fragments; None for one a fragment, all of them here."""
     n = len(data.fragments)
-    count, cut = min(n, most), Cutter(data)
+    count, cut = n if most is None else min(n, most), Cutter(data, here=most is None)
     return Tasks(count, lambda i: RowsTask(*cut(n * i // count, n * (i + 1) // count)))
 
 
 class Cutter:
-    """Restricts a data set to the files of a run of fragments."""
+    """Restricts a data set to the files of a run of fragments, if it is not to stay ``here``, where all are known."""
 
-    def __init__(self, data: Matrix) -> None:
-        self.data, self.all = data, data.fragments
+    def __init__(self, data: Matrix, *, here: bool = False) -> None:
+        self.data, self.all, self.here = data, data.fragments, here
 
     def __call__(self, start: int, stop: int) -> tuple[Matrix, range]:
         """(data of the files of fragments ``start:stop``, which of its fragments these are)."""
         source = self.data.source
-        if not source.files or start == stop:
+        if self.here or not source.files or start == stop:
             return self.data, range(start, stop)
         low, high = self.all[start].file, self.all[stop - 1].file
         first = bisect_left(self.all, low, key=lambda fragment: fragment.file)

@@ -13,27 +13,35 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, overload
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from eigenmill.reduce.about import versions
-from eigenmill.reduce.catalog import Files
-from eigenmill.reduce.cleaning import KEEP, MEAN, Cleaning, Resolved
 from eigenmill.reduce.dataset import Dataset, as_dataset
 from eigenmill.reduce.engines import connect
-from eigenmill.reduce.engines.base import Engine, Session, Tree, one_blas_thread
+from eigenmill.reduce.engines.base import Engine, Tree, one_blas_thread
 from eigenmill.reduce.engines.collections import ROOMS, Collection, package_of
+from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.engines.memory import format_bytes
 from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.panels import cores
 from eigenmill.reduce.estimators.record import Record, fingerprint, located, unseen
+from eigenmill.reduce.estimators.saving import save
 from eigenmill.reduce.estimators.solver import Shape
+from eigenmill.reduce.format import Format, current
+from eigenmill.reduce.method import Method, Stage
+from eigenmill.reduce.output.sink import Sink
 from eigenmill.reduce.passes.base import Pass
-from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
-from eigenmill.reduce.transforms import Input, Transform
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass
+from eigenmill.reduce.plan import Plan, Run, plan_of
+from eigenmill.reduce.rows.cleaning import KEEP, MEAN, Resolved
+from eigenmill.reduce.rows.transforms import Input, Transform
+from eigenmill.reduce.sources.catalog import Files
+from eigenmill.reduce.storage.about import versions
 
 
 def is_lazy(X: Any) -> bool:
@@ -43,11 +51,41 @@ def is_lazy(X: Any) -> bool:
     return isinstance(X, Dataset | str | os.PathLike) or package_of(X) in ("pyarrow", *ROOMS)
 
 
-def engine_for(data: Dataset, engine: Engine | None) -> Engine:
+@overload
+def engine_for(data: Dataset, engine: Engine | None) -> Engine: ...
+@overload
+def engine_for(data: Dataset, engine: Engine | Cluster | None) -> Engine | Cluster: ...
+def engine_for(data: Dataset, engine: Engine | Cluster | None) -> Engine | Cluster:
     """The engine asked for, else the one that a collection belongs to, else this process."""
     if engine is not None:
         return engine
-    return data.source.engine() if isinstance(data.source, Collection) else connect("local")
+    source = data.source
+    return connect(source.home, source.connection()) if isinstance(source, Collection) else connect("local")
+
+
+def _refuse(plan: Plan, record: Record | None, *, keep: bool) -> None:
+    """Refuse what cannot go on, and what does not fit where the plan knows the memory there is."""
+    format = plan.data.format
+    if record is not None and record.format != format:
+        raise ConfigError(
+            f"expected data of the format that the model was fitted by, found the constants "
+            f"{format.changes() or 'of format 1'} in place of {record.format.changes() or 'format 1'}; "
+            "fit all data again"
+        )
+    if record is not None and record.solver and plan.solver != record.solver:
+        raise ConfigError(
+            f"expected to go on with solver={record.solver!r}, found that {record.rows + plan.rows} rows take "
+            f"{plan.solver!r}; fit all data again with solver={plan.solver!r} and go on from there"
+        )
+    if keep and plan.solver == "sketch":
+        raise ConfigError(
+            "expected an exact solver for a fit that is to go on, found solver='sketch', whose every scan needs "
+            "all rows; fit all data again with warm_start=True, or choose solver='gram'"
+        )
+    if record is not None and record.rows and plan.times("tsqr").most:
+        raise ConfigError("expected refine=False when going on from a state, which lacks the rows; fit all data")
+    if (plan.place.here or plan.cluster is not None) and plan.memory_limit is not None:
+        plan.refuse(f"memory={format_bytes(plan.memory_limit)}")
 
 
 def lazy_data_passes_by(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,6 +102,8 @@ def lazy_data_passes_by(method: Callable[..., Any]) -> Callable[..., Any]:
 class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Base of PCA, TruncatedSVD and StandardScaler: everything but their algebra."""
 
+    kind: ClassVar[str]
+    """What a model file calls it, whatever the class is called."""
     _array_policy: ClassVar[str] = "error"
     _least_rows: ClassVar[int] = 2
     fitted_attributes: ClassVar[tuple[str, ...]]
@@ -84,18 +124,17 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     # What a subclass gives.
 
-    def _solver(self, shape: Shape) -> str:
-        """The name of the solver for data of this shape by the metadata."""
+    def _method(self, intake: Intake, shape: Shape) -> Method:
+        """How data of this shape, by the metadata, are fitted."""
         raise NotImplementedError
 
-    def _pass(self, solver: str, intake: Intake, shape: Shape, threads: int = 1) -> Pass[Any, Any]:
-        """The solver's first pass."""
-        raise NotImplementedError
+    def _first_pass(self, plan: Plan, intake: Intake, threads: int) -> Pass[Any, Any]:
+        """The solver's first pass, made of the one that was planned."""
+        planned: Any = plan.method.first.pass_
+        first: Pass[Any, Any] = replace(planned, intake=intake)
+        return first
 
-    def _check(self, solver: str, intake: Intake, data: Dataset, session: Session) -> None:
-        """Refuse what scans after the first would not have room for."""
-
-    def _finish(self, result: Any, solver: str, intake: Intake, data: Dataset | None, session: Session) -> Moments:
+    def _finish(self, result: Any, intake: Intake, data: Dataset | None, run: Run) -> Moments:
         """Set the fitted attributes; ``data`` is None when it cannot be scanned again. Returns the moments read."""
         raise NotImplementedError
 
@@ -109,6 +148,56 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _validate(self) -> None:
         """Refuse bad parameters (at fit, as scikit-learn does)."""
 
+    # Plan.
+
+    def plan(self, X: Any, *, engine: Engine | Cluster | None = None, sink: Sink | None = None) -> Plan:
+        """What ``fit(X)`` will do and, with a ``sink``, writing the features there; only metadata is read.
+
+        Args:
+            X: as of :meth:`fit`.
+            engine: where to run; or a :class:`eigenmill.reduce.engines.costs.Cluster`, which need not be there.
+            sink: of the features.
+
+        Raises:
+            ConfigError: the parameters do not suit the data.
+        """
+        self._validate()
+        data = as_dataset(X) if is_lazy(X) else Dataset.from_numpy(X, missing=self._array_policy)
+        return self._plan(data, engine_for(data, engine), sink)
+
+    def _plan(
+        self,
+        data: Dataset,
+        engine: Engine | Cluster,
+        sink: Sink | None = None,
+        record: Record | None = None,
+    ) -> Plan:
+        """The plan for ``data``, which may go on from a ``record``."""
+        dtype, rows, policy = self._dtype(data), data.n_rows, self._policy(data)
+        intake = Intake(data.feature_names, dtype, policy, data.format)
+        stage, unlimited = None, np.full(data.n_features, np.inf)
+        if record is not None:
+            # Rows of a wider type than the first ones are not cut down to theirs.
+            intake, rows = replace(intake, dtype=np.promote_types(record.dtype, dtype)), record.rows + rows
+            intake = replace(intake, policy=record.policy)
+        elif data.cleaning.clip_sd is not None:
+            why = f"to learn limits at {data.cleaning.clip_sd:g} standard deviations"
+            stage = Stage(MomentsPass(intake), why, 4.0 * data.stored)
+            intake = replace(intake, policy=policy.with_limits(-unlimited, unlimited))
+        method = self._method(intake, Shape.of(data, rows))
+        if stage is not None:
+            method = replace(method, stages=(stage, *method.stages), limits=True)
+        return plan_of(method, data, engine, sink, dtype=intake.dtype, parameters=self.get_params(deep=False))
+
+    def _taken(self, plan: Plan, data: Dataset) -> Plan:
+        """A plan that was made before, if it is one for this."""
+        if plan.data is not data or plan.parameters != self.get_params(deep=False):
+            raise ConfigError("expected the plan of this estimator for this Dataset, found another; make a new one")
+        return plan
+
+    def _drawn(self, plan: Plan) -> None:
+        """Told that the random numbers of ``plan`` are used now."""
+
     # Fit.
 
     def fit(
@@ -119,6 +208,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         *,
         engine: Engine | None = None,
         keep_state: bool | None = None,
+        plan: Plan | None = None,
     ) -> Self:
         """Fit to ``X``.
 
@@ -130,16 +220,18 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             keep_state: keep what :meth:`partial_fit` and ``save(state=True)`` go on from: some d x d matrices, or
                 with the dual solver the rows. By default kept for arrays, unless it is the rows. The sketch
                 solver has nothing to keep: use ``warm_start``.
+            plan: that of :meth:`plan` for this Dataset and engine, to be run; by default it is made now.
+
+        Raises:
+            DoesNotFitError: the plan takes more memory than the engine may use; nothing has been read.
         """
         self._validate()
         data = self._dataset(X, sample_weight, reset=True)
-        with engine_for(data, engine).session(self._reserve(data)) as session:
-            policy = self._policy(data, session)
-            record = Record(Tree(), (), 0, "", policy, self._dtype(data))
-            if keep_state is None:
-                solver = self._solver(Shape.of(data, data.n_rows))
-                keep_state = not is_lazy(X) and solver not in ("dual", "sketch")
-            return self._run(data, record, session, keep=keep_state)
+        engine = engine_for(data, engine)
+        plan = self._plan(data, engine) if plan is None else self._taken(plan, data)
+        if keep_state is None:
+            keep_state = not is_lazy(X) and plan.solver not in ("dual", "sketch")
+        return self._run(plan, data, engine, None, keep=keep_state)
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, engine: Engine | None = None) -> Self:
         """Go on from what has been seen.
@@ -162,44 +254,30 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             data = unseen(self._dataset(X, sample_weight, reset=False), record)
             if not data.fragments:
                 return self
-        with engine_for(data, engine).session() as session:
+        engine = engine_for(data, engine)
+        return self._run(self._plan(data, engine, record=record), data, engine, record, keep=True)
+
+    def _run(self, plan: Plan, data: Dataset, engine: Engine, record: Record | None, *, keep: bool) -> Self:
+        """Do what ``plan`` says, going on from a ``record`` if there is one."""
+        _refuse(plan, record, keep=keep)
+        self._drawn(plan)
+        with engine.session(plan.method.reserve, plan.need) as session:
+            run = Run(plan, session)
             if record is None:
-                record = Record(Tree(), (), 0, "", self._policy(data, session), self._dtype(data))
-            return self._run(data, record, session, keep=True)
-
-    def _reserve(self, data: Dataset) -> int | None:
-        """Bytes that a fit holds by its last scan, if it scans the same files many times."""
-        return None
-
-    def _run(self, data: Dataset, record: Record, session: Session, *, keep: bool) -> Self:
-        rows = record.rows + data.n_rows
-        intake = Intake(data.feature_names, record.dtype, record.policy)
-        # Rows of a wider type than the first ones are not cut down to theirs.
-        wide = np.promote_types(record.dtype, self._dtype(data))
-        shape = Shape.of(data, rows)
-        solver = self._solver(shape)
-        if record.solver and solver != record.solver:
-            raise ConfigError(
-                f"expected to go on with solver={record.solver!r}, found that {rows} rows take {solver!r}; "
-                f"fit all data again with solver={solver!r} and go on from there"
-            )
-        if keep and solver == "sketch":
-            raise ConfigError(
-                "expected an exact solver for a fit that is to go on, found solver='sketch', whose every scan needs "
-                "all rows; fit all data again with warm_start=True, or choose solver='gram'"
-            )
-        self._check(solver, replace(intake, dtype=wide), data, session)
-        with one_blas_thread():  # a start that is random is made orthonormal, and all results follow from it
-            pass_ = self._pass(solver, replace(intake, dtype=wide), shape, cores(session.engine))
-        again = data if record.rows == 0 else None
-        # A copy, so that bad new data leaves what was known untouched.
-        tree = copy.deepcopy(record.tree) if keep else None
-        result = session.run(pass_, data, tree=tree)
-        with one_blas_thread():  # eigh and its like differ between 1 and 2 threads
-            moments = self._finish(result, solver, intake, again, session)
-        source = data.source
+                record = Record(Tree(), (), 0, "", self._limited(data, run), self._dtype(data), data.format)
+            intake = Intake(data.feature_names, record.dtype, record.policy, data.format)
+            with one_blas_thread():  # a start that is random is made orthonormal, and all results follow from it
+                wide = replace(intake, dtype=np.promote_types(record.dtype, self._dtype(data)))
+                pass_ = self._first_pass(plan, wide, cores(engine))
+            again = data if record.rows == 0 else None
+            # A copy, so that bad new data leaves what was known untouched.
+            tree = copy.deepcopy(record.tree) if keep else None
+            result = run.scan(pass_, data, tree=tree)
+            with one_blas_thread():  # eigh and its like differ between 1 and 2 threads
+                moments = self._finish(result, intake, again, run)
+        source, rows = data.source, record.rows + data.n_rows
         files = Files(chain(record.files, located(source)))
-        record = Record(tree or record.tree, files, rows, solver, record.policy, record.dtype)
+        record = Record(tree or record.tree, files, rows, plan.solver, record.policy, record.dtype, record.format)
         self.quality_ = moments
         self.cleaning_ = record.policy.with_means(moments.mean)
         self._layout, self._dtype_ = dict(source.describe()), data.dtype
@@ -232,7 +310,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             else:
                 values[name] = value.item() if isinstance(value, np.generic) else value
         return Snapshot(
-            kind=type(self).__name__,
+            kind=self.kind,
             parameters=self.get_params(deep=False),
             arrays=arrays,
             values=values,
@@ -269,10 +347,10 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         model._read_record = state
         return model
 
-    def as_transform(self, dtype: Any = np.float64) -> Transform:
+    def as_transform(self, dtype: Any = np.float64, format: Format | None = None) -> Transform:
         """The fitted model as a row-local transform of raw rows (n, d), in float32 or float64."""
         check_is_fitted(self, "cleaning_")
-        return self._transform(Input(self._names, np.dtype(dtype), self.cleaning_))
+        return self._transform(Input(self._names, np.dtype(dtype), self.cleaning_, format or current()))
 
     # Data in.
 
@@ -341,22 +419,26 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """Precision of the products."""
         return data.dtype
 
-    def _policy(self, data: Dataset, session: Session) -> Resolved:
-        """The cleaning policy per column; limits at k standard deviations cost one scan of moments."""
-        cleaning: Cleaning = data.cleaning
-        policy = cleaning.resolve(data.feature_names)
+    def _policy(self, data: Dataset) -> Resolved:
+        """The cleaning policy per column, before anything is learnt."""
+        policy = data.cleaning.resolve(data.feature_names)
         if (policy.code == KEEP).any() and self._array_policy != "keep":
             raise ConfigError(
                 f"expected missing='error', 'drop', 'mean', 'zero' or a number for {type(self).__name__}, "
                 "found 'keep', which only StandardScaler takes"
             )
-        if cleaning.clip_sd is not None:
-            moments = session.run(MomentsPass(Intake(data.feature_names, self._dtype(data), policy)), data)
-            reach = cleaning.clip_sd * np.sqrt(moments.variance)
-            # A column without a value has no limits; a constant one is its own.
-            low, high = moments.mean - reach, moments.mean + reach
-            policy = policy.with_limits(np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high))
         return policy
+
+    def _limited(self, data: Dataset, run: Run) -> Resolved:
+        """The cleaning policy per column; limits at k standard deviations cost one scan of moments."""
+        policy, reach = self._policy(data), data.cleaning.clip_sd
+        if reach is None:
+            return policy
+        moments = run.scan(MomentsPass(Intake(data.feature_names, self._dtype(data), policy, data.format)), data)
+        away = reach * np.sqrt(moments.variance)
+        # A column without a value has no limits; a constant one is its own.
+        low, high = moments.mean - away, moments.mean + away
+        return policy.with_limits(np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high))
 
     def _refuse_empty(self, moments: Moments, policy: Resolved) -> None:
         """Refuse data without columns or rows, and columns that mean imputation has nothing to learn from."""
@@ -382,7 +464,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """Reduced features of ``X`` (n, d): an array (n, k) for arrays, a lazy Dataset for a Dataset or path."""
         check_is_fitted(self, "cleaning_")
         data = self._dataset(X, None, reset=False)
-        out = data.then(self.as_transform(self._dtype(data)))
+        out = data.then(self.as_transform(self._dtype(data), data.format))
         if isinstance(data.source, Collection) and not isinstance(X, Dataset):
             return data.source.applied(out)
         return out if is_lazy(X) else self._collect(out)
@@ -402,10 +484,11 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             state: also what :meth:`partial_fit` goes on from; needs ``fit(..., keep_state=True)``.
             overwrite: replace another model.
         """
-        from eigenmill.reduce.estimators.store import save
-
         check_is_fitted(self, "cleaning_")
-        return save(self, path, state=state, overwrite=overwrite)
+        record = self.state() if state else None
+        if state and record is None:
+            raise ConfigError("expected a model that has kept its state, found one without; fit with keep_state=True")
+        return save(self.snapshot(), record, path, overwrite=overwrite)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -6,7 +6,7 @@ at most the eigenvalues of the same index. How far they may lie below is bounded
 - by the trace, which is exact (no chance involved): all that the basis leaves out is ``left = trace - sum(theta)``, so
   ``lambda_j <= theta_j + left``; and for every mu > left,
   ``lambda_j <= max(mu, lambda_j(diag(theta) + G^T G / (mu - left)))`` with G the coupling of the basis to the rest;
-- by the Gaussian start (at failure probability :data:`CHANCE` over all values together): gap-free as in Musco and
+- by the Gaussian start (at failure probability ``chance`` over all values together): gap-free as in Musco and
   Musco (2015) and, where gaps are proven by it, as in Saad (1980), with the constants of Halko, Martinsson and Tropp
   (2011, proposition 10.4) and Davidson and Szarek (2001).
 """
@@ -15,18 +15,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.estimators.krylov import Ritz
-
-CHANCE = 1e-10
-"""Probability that any of the bounds fails, over the choice of the start."""
-SPARE = 4
-"""Least columns of the start beyond the index that it bounds."""
-POINTS = 8
-"""Values of mu that are tried."""
+from eigenmill.reduce.format import FORMAT_1, Format
+from eigenmill.reduce.rows.blocks import F64
 
 
-def upper_bounds(ritz: Ritz, k: int, trace: float, d: int, width: int, steps: int) -> F64:
+def upper_bounds(ritz: Ritz, k: int, trace: float, d: int, width: int, steps: int, format: Format = FORMAT_1) -> F64:
     """(k,) upper bounds of the leading eigenvalues of M.
 
     Args:
@@ -36,11 +30,12 @@ def upper_bounds(ritz: Ritz, k: int, trace: float, d: int, width: int, steps: in
         d: rows of M.
         width: Gaussian columns of the start.
         steps: products used; the basis holds all polynomials in M of degree ``steps - 1`` times the start.
+        format: the chance, and how many points are tried.
     """
-    return np.minimum(by_trace(ritz, k, trace), by_start(ritz.values[:k], d, width, steps))
+    return np.minimum(by_trace(ritz, k, trace, format), by_start(ritz.values[:k], d, width, steps, format))
 
 
-def by_trace(ritz: Ritz, k: int, trace: float) -> F64:
+def by_trace(ritz: Ritz, k: int, trace: float, format: Format = FORMAT_1) -> F64:
     """(k,) bounds that hold always."""
     theta = ritz.values
     left = max(trace - float(theta.sum()), 0.0)
@@ -49,7 +44,7 @@ def by_trace(ritz: Ritz, k: int, trace: float) -> F64:
     if not len(above) or theta[0] <= 0:
         return found
     squares = ritz.coupling.T @ ritz.coupling
-    for mu in np.unique(above[np.linspace(0, len(above) - 1, POINTS).astype(int)]):
+    for mu in np.unique(above[np.linspace(0, len(above) - 1, format.trace_points).astype(int)]):
         whole = squares / (mu - left)
         whole.flat[:: len(theta) + 1] += theta
         moved = np.linalg.eigvalsh(whole)[::-1][:k]
@@ -57,16 +52,16 @@ def by_trace(ritz: Ritz, k: int, trace: float) -> F64:
     return found
 
 
-def by_start(theta: F64, d: int, width: int, steps: int) -> F64:
-    """(k,) bounds that hold with probability ``1 - CHANCE``; infinite where the start has too few columns."""
-    k, most = len(theta), min(width - SPARE, d - 1)
+def by_start(theta: F64, d: int, width: int, steps: int, format: Format = FORMAT_1) -> F64:
+    """(k,) bounds that hold with probability ``1 - chance``; infinite where the start has too few columns."""
+    k, most = len(theta), min(width - format.spare_columns, d - 1)
     found = np.full(k, np.inf)
     if most < 1:
         return found
     known = min(k, most)
-    tangent = _tangents(most, d, width)
+    tangent = _tangents(most, d, width, format.chance)
     # Gap-free: lambda_j <= theta_j x (1 + F_j^2 / T^2(2 x - 1)) for every x >= 1.
-    x = 1 + np.geomspace(1e-12, 1e3, 600)
+    x = 1 + np.geomspace(1e-12, 1e3, format.start_points)
     cheb = chebyshev(steps - 1, 2 * x - 1)
     factor = (x * (1 + (tangent[:known, None] / cheb) ** 2)).min(axis=1)
     found[:known] = theta[:known] * factor
@@ -86,10 +81,10 @@ def chebyshev(degree: int, x: F64) -> F64:
     return np.asarray(np.cosh(np.minimum(degree * np.arccosh(np.maximum(x, 1.0)), 345.0)))
 
 
-def _tangents(most: int, d: int, width: int) -> F64:
+def _tangents(most: int, d: int, width: int, any_fails: float) -> F64:
     """(most,) bounds F_i of ``||Omega_2 Omega_1^+||``, Omega_1 the first i rows of a Gaussian start (d, width)."""
     i = np.arange(1, most + 1)
-    chance = CHANCE / (2 * most)
+    chance = any_fails / (2 * most)
     spare = width - i
     inverse = np.e * np.sqrt(width) / (spare + 1) * chance ** (-1 / (spare + 1))
     return np.asarray(inverse * (np.sqrt(d - i) + np.sqrt(i) + np.sqrt(2 * np.log(1 / chance))))

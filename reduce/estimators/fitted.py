@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from eigenmill.reduce.blocks import Array
-from eigenmill.reduce.cleaning import Resolved
-from eigenmill.reduce.passes.moments import Moments
+from eigenmill.reduce.passes.intake import Moments
+from eigenmill.reduce.rows.blocks import Array
+from eigenmill.reduce.rows.cleaning import Resolved
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,13 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.estimators.panels import inner, rotate, take_out, times
-
-DEFLATE = 32 * float(np.finfo(np.float64).eps)
-"""Directions of a new block that are smaller than this, relative to M, hold rounding only."""
-FAINT = 256
-"""A direction that many times smaller than what it was parted from is parted from the basis once more."""
+from eigenmill.reduce.format import FORMAT_1, Format
+from eigenmill.reduce.rows.blocks import F64
 
 
 @dataclass(frozen=True)
@@ -50,11 +46,11 @@ class Krylov:
     it is asked for: Ritz pairs and their residuals need none.
     """
 
-    def __init__(self, start: F64, threads: int = 1) -> None:
+    def __init__(self, start: F64, threads: int = 1, format: Format = FORMAT_1) -> None:
         self.basis = [start]
         self.columns: list[F64] = []
         self.coupling = np.zeros((0, 0))
-        self.threads = threads
+        self.threads, self.format = threads, format
         self._rest: F64 | None = None
 
     @property
@@ -74,15 +70,15 @@ class Krylov:
         inside = np.zeros((self.size, product.shape[1]))
         at = self.size - self.basis[-1].shape[1]
         recent = self.basis[-1:]
-        inside[at:] = inner(recent, product, self.threads)
+        inside[at:] = inner(recent, product, self.threads, self.format)
         if len(self.basis) > 1 and len(self.columns[-1]) == self.size:
             before = self.basis[-2].shape[1]
             inside[at - before : at] = self.columns[-1][at:].T
             at, recent = at - before, self.basis[-2:]
-        take_out(recent, inside[at:], product, self.threads)
+        take_out(recent, inside[at:], product, self.threads, self.format)
         self.columns.append(inside)
         self._rest = product
-        factor = _cholesky(product, self.threads)
+        factor = _cholesky(product, self.threads, self.format)
         if factor is None:
             self.extend()
         else:
@@ -96,21 +92,21 @@ class Krylov:
         inside = self.columns.pop()
         rest = self._project(product, self.basis)
         inside += rest
-        q, turn, r = _factored(product, self.threads)
+        q, turn, r = _factored(product, self.threads, self.format)
         left, sizes, right = np.linalg.svd(r)
         norm = max([float(np.linalg.norm(c, 2)) for c in [*self.columns, inside]])
         self.coupling = sizes[:, None] * right
-        kept = sizes > DEFLATE * norm
+        kept = sizes > self.format.deflate * norm
         kept[len(product) - self.size :] = False  # rounding alone, once the basis is all there is
-        fresh, outside = rotate(q, turn @ left[:, kept], self.threads), self.coupling[kept]
+        fresh, outside = rotate(q, turn @ left[:, kept], self.threads, self.format), self.coupling[kept]
         # Directions much smaller than what was taken out last carry rounding along the basis: out with it, and counted.
         before = float(np.hypot(np.linalg.norm(rest, 2), sizes.max(initial=0.0)))
-        clean = int((sizes[kept] * FAINT >= before).sum())
+        clean = int((sizes[kept] * self.format.faint >= before).sum())
         if clean < fresh.shape[1]:
             small = np.ascontiguousarray(fresh[:, clean:])
             inside += self._project(small, self.basis) @ outside[clean:]
             fresh[:, clean:] = small
-            fresh, r = orthonormal(fresh, self.threads)
+            fresh, r = orthonormal(fresh, self.threads, self.format)
             outside = r @ outside
         self.columns.append(np.concatenate([inside, outside]))
         self.basis.append(fresh)
@@ -119,9 +115,9 @@ class Krylov:
         """Another block in place of an empty one, from ``start`` (d, l): all else of M is still unseen."""
         start = np.ascontiguousarray(start[:, : len(start) - self.size])
         self._project(start, self.basis)
-        q = orthonormal(start, self.threads)[0]
+        q = orthonormal(start, self.threads, self.format)[0]
         self._project(q, self.basis)
-        self.basis[-1] = orthonormal(q, self.threads)[0]
+        self.basis[-1] = orthonormal(q, self.threads, self.format)[0]
 
     def ritz(self) -> Ritz:
         m = sum(c.shape[1] for c in self.columns)
@@ -140,44 +136,44 @@ class Krylov:
         """(d, k) ``K weights`` for ``weights`` (m, k)."""
         full = np.zeros((self.size, weights.shape[1]))
         full[: len(weights)] = weights
-        return times(self.basis, full, self.threads)
+        return times(self.basis, full, self.threads, self.format)
 
     def _project(self, vectors: F64, basis: list[F64]) -> F64:
         """Take the span of ``basis`` out of ``vectors`` (d, l), in place; returns what was inside."""
-        coordinates = inner(basis, vectors, self.threads)
-        take_out(basis, coordinates, vectors, self.threads)
+        coordinates = inner(basis, vectors, self.threads, self.format)
+        take_out(basis, coordinates, vectors, self.threads, self.format)
         return coordinates
 
 
-def orthonormal(vectors: F64, threads: int = 1) -> tuple[F64, F64]:
+def orthonormal(vectors: F64, threads: int = 1, format: Format = FORMAT_1) -> tuple[F64, F64]:
     """(Q (d, l), R (l, l)) with ``vectors = Q R``; R is triangular. Consumes ``vectors``."""
-    q, turn, r = _factored(vectors, threads)
-    return rotate(q, turn, threads), r
+    q, turn, r = _factored(vectors, threads, format)
+    return rotate(q, turn, threads, format), r
 
 
-def _factored(vectors: F64, threads: int) -> tuple[F64, F64, F64]:
+def _factored(vectors: F64, threads: int, format: Format) -> tuple[F64, F64, F64]:
     """(q (d, l), turn (l, l), R (l, l)): ``q turn`` is orthonormal, and ``vectors = q turn R``. Consumes ``vectors``.
 
     Cholesky QR done twice is as stable as Householder's while the condition stays below 1e8 (Yamamoto, Nakatsukasa,
     Yanagisawa and Fukaya 2015), and is made of matrix products only.
     """
-    first = _cholesky(vectors, threads)
+    first = _cholesky(vectors, threads, format)
     if first is not None:
-        q = rotate(vectors, np.asarray(np.linalg.inv(first)), threads)
-        second = np.linalg.cholesky(inner([q], q, threads)).T
+        q = rotate(vectors, np.asarray(np.linalg.inv(first)), threads, format)
+        second = np.linalg.cholesky(inner([q], q, threads, format)).T
         return q, np.asarray(np.linalg.inv(second)), np.asarray(second @ first)
     q, r = np.linalg.qr(vectors)
     return q, np.eye(q.shape[1]), r
 
 
-def _cholesky(vectors: F64, threads: int) -> F64 | None:
+def _cholesky(vectors: F64, threads: int, format: Format) -> F64 | None:
     """(l, l) the triangular factor of ``vectors^T vectors``; None if it is too near to singular to tell."""
     try:
-        factor = np.asarray(np.linalg.cholesky(inner([vectors], vectors, threads)).T)
+        factor = np.asarray(np.linalg.cholesky(inner([vectors], vectors, threads, format)).T)
         sizes = np.linalg.svd(factor, compute_uv=False)
     except np.linalg.LinAlgError:
         return None
-    return factor if len(sizes) and sizes[-1] > 1e-6 * sizes[0] else None
+    return factor if len(sizes) and sizes[-1] > format.singular * sizes[0] else None
 
 
 @dataclass(frozen=True)
@@ -203,6 +199,7 @@ def iterate(
     products: int,
     refill: Callable[[int], F64],
     threads: int = 1,
+    format: Format = FORMAT_1,
 ) -> Steps:
     """Multiply until the leading Ritz values are accurate, the products are used up, or nothing is left to find.
 
@@ -217,8 +214,9 @@ def iterate(
         products: how many are allowed.
         refill: ``refill(i)`` gives random vectors (d, l) for a restart.
         threads: of the dense algebra; results do not depend on it.
+        format: on which they do.
     """
-    krylov = Krylov(start, threads)
+    krylov = Krylov(start, threads, format)
     used = 0
     while True:
         krylov.absorb(multiply(krylov.block) if used or first is None else first)

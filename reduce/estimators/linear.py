@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from eigenmill.reduce.blocks import F64, MAX_HEIGHT, block_height
 from eigenmill.reduce.dataset import Dataset
-from eigenmill.reduce.engines.base import Engine, Session
+from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.estimators import sketch
 from eigenmill.reduce.estimators.base import Estimator, engine_for
 from eigenmill.reduce.estimators.scaler import scale_of
-from eigenmill.reduce.estimators.solver import PASSES, Shape, choose
+from eigenmill.reduce.estimators.solver import Shape, choose, exact_stages
 from eigenmill.reduce.estimators.spectrum import Spectrum, of_gram, of_rows, of_rows_refined, refined
+from eigenmill.reduce.format import Format
+from eigenmill.reduce.method import Bound, Method
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.gram import Gram
-from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass, imputed
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass, imputed
 from eigenmill.reduce.passes.rows import RowsState
 from eigenmill.reduce.passes.sketch import Sketch, SketchPass
 from eigenmill.reduce.passes.tsqr import TsqrPass
-from eigenmill.reduce.source_base import Numbered
-from eigenmill.reduce.transforms import Input, Project, Reconstruct, Residual, Transform
+from eigenmill.reduce.plan import Plan, Run
+from eigenmill.reduce.rows.blocks import F64
+from eigenmill.reduce.rows.transforms import Input, Project, Reconstruct, Residual, Transform
+from eigenmill.reduce.sources.base import Numbered
 
 PRECISIONS = ("auto", "float64")
 
@@ -84,32 +91,53 @@ class Linear(Estimator):
         k = self.n_components
         return None if k is None or isinstance(k, str) else k
 
-    def _solver(self, shape: Shape) -> str:
-        return choose(self.solver, shape, self._asked())[0]
-
-    def _pass(self, solver: str, intake: Intake, shape: Shape, threads: int = 1) -> Pass[Any, Any]:
-        if solver != "sketch":
-            return PASSES[solver](intake)
-        d = shape.features
-        if not self._whole() and self.n_components > d:
-            raise ConfigError(f"expected n_components up to {d} features, found {self.n_components}; ask for fewer")
-        wanted = self._wanted(d)
-        if self._moments_first(intake, shape.sparse):
-            return MomentsPass(intake)
-        return SketchPass(intake, sketch.start(wanted, d, self._earlier(d), threads))
-
-    def _check(self, solver: str, intake: Intake, data: Dataset, session: Session) -> None:
+    def _method(self, intake: Intake, shape: Shape) -> Method:
+        solver, reason = choose(self.solver, shape, self._asked())
+        d, most = shape.features, max(min(shape.rows, shape.features), 1)
+        k = None if self._whole() else int(self.n_components)
+        seed = reserve = None
         if solver == "sketch":
-            wanted = self._wanted(data.n_features)
-            spare = self._moments_first(intake, data.sparse) + self.refine
-            if wanted.scans <= spare:
-                raise ConfigError(f"expected max_scans above {spare} for this fit, found {wanted.scans}; allow more")
-            sketch.refuse_unfit(wanted, intake, wanted.scans - spare, data, session.engine)
+            if k is not None and k > d:
+                raise ConfigError(f"expected n_components up to {d} features, found {k}; ask for fewer")
+            wanted = self._wanted(d, self._seed(ahead=True), shape.format)
+            first = self._moments_first(intake, shape.sparse)
+            stages = sketch.stages(wanted, intake, shape, first=first, refine=self.refine)
+            most, seed = wanted.most, wanted.seed
+            if wanted.scans > 1:
+                reserve = sketch.basis(d, wanted.columns, wanted.scans)
+        else:
+            stages = exact_stages(solver, intake, shape, k, refine=self.refine)
+        components = Bound(1, most, "as many as the data need") if k is None else Bound.exact(k)
+        return Method(solver, reason, stages, components, partial(self._outline, intake), seed, reserve)
 
-    def _reserve(self, data: Dataset) -> int | None:
-        if self._solver(Shape.of(data, data.n_rows)) != "sketch" or self.max_scans == 1:
-            return None
-        return sketch.basis(data.n_features, self._width(data.n_features), self.max_scans)
+    def _outline(self, intake: Intake, k: int) -> Transform:
+        """The transform of ``k`` components, zeros that are never touched."""
+        d = len(intake.names)
+        input = Input(intake.names, intake.dtype, intake.policy, intake.format)
+        return Project(input, np.zeros(d), np.zeros((d, k)), Numbered(type(self).__name__.lower(), k))
+
+    def _first_pass(self, plan: Plan, intake: Intake, threads: int) -> Pass[Any, Any]:
+        first = super()._first_pass(plan, intake, threads)
+        if not isinstance(first, SketchPass):
+            return first
+        d = len(intake.names)
+        return replace(
+            first, weights=sketch.start(self._wanted(d, plan.seed, intake.format), d, self._earlier(d), threads)
+        )
+
+    def _drawn(self, plan: Plan) -> None:
+        if plan.seed is not None:
+            self._seed(ahead=False)
+
+    def _seed(self, *, ahead: bool) -> int:
+        """Of the sketch solver's random numbers. ``ahead`` leaves a RandomState where it is, for a fit to come."""
+        state = self.random_state
+        if state is None:
+            return 0
+        if isinstance(state, int | np.integer):
+            return int(state)
+        state = check_random_state(state)
+        return int((copy.deepcopy(state) if ahead else state).randint(1 << 31))
 
     def _moments_first(self, intake: Intake, sparse: bool) -> bool:
         return sketch.moments_first(intake, sparse=sparse, centred=self._centred, scale=self.scale)
@@ -119,22 +147,13 @@ class Linear(Estimator):
         components: F64 | None = vars(self).get("components_") if self.warm_start else None
         return components.T if components is not None and components.shape[1] == d else None
 
-    def _wanted(self, d: int) -> sketch.Wanted:
+    def _wanted(self, d: int, seed: int | None, format: Format) -> sketch.Wanted:
         """What the sketch solver is asked for."""
         k, most = None if self._whole() else int(self.n_components), min(self.max_components, d)
-        share = float(self.n_components) if k is None else 1.0
-        seed = self.random_state
-        if seed is None:
-            seed = 0
-        elif not isinstance(seed, int | np.integer):
-            seed = check_random_state(seed).randint(1 << 31)
-        return sketch.Wanted(k, share, most, self.tol, self.max_scans, self._width(d), int(seed))
-
-    def _width(self, d: int) -> int:
-        """Gaussian columns of the sketch solver's start."""
-        k, earlier = None if self._whole() else int(self.n_components), self._earlier(d)
-        width = self.block_size or sketch.width_of(k, min(self.max_components, d), d)
-        return min(width, d - (0 if earlier is None else earlier.shape[1]))
+        share, earlier = float(self.n_components) if k is None else 1.0, self._earlier(d)
+        before = 0 if earlier is None else earlier.shape[1]
+        width = min(self.block_size or sketch.width_of(k, most, d, format), d - before)
+        return sketch.Wanted(k, share, most, self.tol, self.max_scans, width, width + before, seed or 0, format)
 
     def _whole(self) -> bool:
         """Whether choosing the rank needs every eigenvalue."""
@@ -144,14 +163,15 @@ class Linear(Estimator):
         """The number of components to keep."""
         raise NotImplementedError
 
-    def _set_spectrum(self, spectrum: Spectrum, n: float, variances: F64) -> None:
+    def _set_spectrum(self, spectrum: Spectrum, n: float, variances: F64, format: Format) -> None:
         """Set variances and their ratios; ``variances`` (k,) are those of the components, with divisor n."""
         raise NotImplementedError
 
-    def _finish(self, result: Any, solver: str, intake: Intake, data: Dataset | None, session: Session) -> Moments:
+    def _finish(self, result: Any, intake: Intake, data: Dataset | None, run: Run) -> Moments:
+        solver = run.plan.solver
         moments: Moments = result if isinstance(result, Moments) else result.moments
         self._refuse_empty(moments, intake.policy)
-        d, n = len(intake.names), moments.total
+        d, n, format = len(intake.names), moments.total, intake.format
         if n <= 1 and self._centred:
             raise DataError(f"expected a sum of weights above 1 (two rows or more), found {n:g}; there is no variance")
         mean, variance, _ = imputed(moments, intake.policy)
@@ -167,18 +187,18 @@ class Linear(Estimator):
         self.solver_, self.n_samples_ = solver, int(n) if n == int(n) else n
         self._spread = float((variance if self.scale_ is None else variance / self.scale_**2).sum())
         if solver == "sketch" and data is not None:
-            self._iterate(result, moments, mean, variance, intake, data, session)
+            self._iterate(result, moments, mean, variance, intake, data, run)
             return moments
         wanted = None if self._whole() or self.refine else int(self.n_components)
         centre = mean if self._centred else np.zeros(d)
         if isinstance(result, Gram):
             centred = np.tril(result.cross) if not self._centred else None
-            spectrum = of_gram(result, self.scale_, intake.dtype, centred=self._centred, k=wanted)
+            spectrum = of_gram(result, self.scale_, intake.dtype, centred=self._centred, k=wanted, format=format)
             if self.refine:
-                spectrum = self._refined(spectrum, result, intake, centre, data, session)
+                spectrum = self._refined(spectrum, result, intake, centre, data, run)
         else:
             rows: RowsState = result
-            spectrum = (of_rows_refined if self.refine else of_rows)(rows, centre, self.scale_)
+            spectrum = (of_rows_refined if self.refine else of_rows)(rows, centre, self.scale_, format)
             centred = None
         k = max(min(self._rank(spectrum, n, d), len(spectrum.values), spectrum.vectors.shape[1]), 1)
         self.n_components_ = k
@@ -189,30 +209,30 @@ class Linear(Estimator):
         # Exact up to rounding: some singular value lies as near as the one of that index.
         self.residual_bounds_ = self.error_bounds_.copy()
         self.n_scans_, self.converged_ = 2 if self.refine and solver == "gram" else 1, True
-        self._set_spectrum(spectrum, n, self._variances(kept, centred, result, n))
+        self._set_spectrum(spectrum, n, self._variances(kept, centred, result, n), format)
         return moments
 
     def _iterate(
-        self, result: Any, moments: Moments, mean: F64, variance: F64, intake: Intake, data: Dataset, session: Session
+        self, result: Any, moments: Moments, mean: F64, variance: F64, intake: Intake, data: Dataset, run: Run
     ) -> None:
         """The sketch solver, from the result of its first pass."""
         d, n, earlier = len(intake.names), moments.total, self._earlier(len(intake.names))
-        wanted = self._wanted(d)
+        wanted = self._wanted(d, run.plan.seed, data.format)
         setting = sketch.setting_of(
             moments, mean, variance, self.scale_, intake, centred=self._centred, sparse=data.sparse
         )
         begun = result if isinstance(result, Sketch) else None
         spare = (begun is None) + self.refine
-        fit = sketch.solve(wanted, setting, begun, intake, data, session, earlier, spare)
+        fit = sketch.solve(wanted, setting, begun, intake, data, run, earlier, spare)
         k = len(fit.residual_bounds)
         if self.refine:
-            wide = Intake(intake.names, np.dtype(np.float64), intake.policy)
+            wide = replace(intake, dtype=np.dtype(np.float64))
             centre = mean if self._centred else np.zeros(d)
             weights = np.ascontiguousarray(setting.into(fit.spectrum.vectors))
             pivot = setting.pivot
-            r = session.run(TsqrPass(wide, pivot, centre - pivot, weights, mean - centre), data)
-            height = MAX_HEIGHT if data.sparse else block_height(d)
-            fit = sketch.with_refined(fit, refined(fit.spectrum, r, fit.terms, height), k)
+            r = run.scan(TsqrPass(wide, pivot, centre - pivot, weights, mean - centre), data)
+            height = data.format.max_height if data.sparse else data.format.block_height(d)
+            fit = sketch.with_refined(fit, refined(fit.spectrum, r, fit.terms, height, data.format), k)
         kept = fit.spectrum.leading(k)
         self.n_components_ = k
         self.components_ = np.ascontiguousarray(kept.vectors.T)
@@ -221,7 +241,7 @@ class Linear(Estimator):
         self.n_scans_, self.converged_ = fit.scans, bool(fit.converged)
         offset = np.zeros(d) if self._centred else mean
         along = setting.into(kept.vectors).T @ offset
-        self._set_spectrum(fit.spectrum, n, np.maximum(kept.values / n - along**2, 0.0))
+        self._set_spectrum(fit.spectrum, n, np.maximum(kept.values / n - along**2, 0.0), data.format)
 
     def _variances(self, kept: Spectrum, centred: F64 | None, result: Any, n: float) -> F64:
         """(k,) variance of the data along each component, divisor n."""
@@ -246,21 +266,21 @@ class Linear(Estimator):
         intake: Intake,
         centre: F64,
         data: Dataset | None,
-        session: Session,
+        run: Run,
     ) -> Spectrum:
         """Full precision by one more scan.
 
         The leading directions alone are rotated when they stand well above the rounding noise; otherwise small ones
         may hide outside their span, and all directions are.
         """
-        if not self._whole() and spectrum.values[self.n_components - 1] > 1e4 * spectrum.noise:
+        if not self._whole() and spectrum.values[self.n_components - 1] > intake.format.refine_above * spectrum.noise:
             spectrum = spectrum.leading(int(self.n_components))
-        if data is None:
-            raise ConfigError("expected refine=False when going on from a state, which lacks the rows; fit all data")
-        wide, pivot = Intake(intake.names, np.dtype(np.float64), intake.policy), result.pivot
+        assert data is not None  # going on from a state is refused
+        wide, pivot = replace(intake, dtype=np.dtype(np.float64)), result.pivot
         weights = spectrum.vectors if self.scale_ is None else spectrum.vectors / self.scale_[:, None]
-        r = session.run(TsqrPass(wide, pivot, centre - pivot, np.ascontiguousarray(weights), self.mean_ - centre), data)
-        return refined(spectrum, r, result.depth, block_height(len(intake.names)))
+        r = run.scan(TsqrPass(wide, pivot, centre - pivot, np.ascontiguousarray(weights), self.mean_ - centre), data)
+        height = intake.format.block_height(len(intake.names))
+        return refined(spectrum, r, result.depth, height, intake.format)
 
     # The maps.
 
@@ -302,11 +322,11 @@ class Linear(Estimator):
         check_is_fitted(self, "cleaning_")
         data = self._dataset(X, None, reset=False)
         weights, basis = self._basis()
-        input = Input(self._names, np.dtype(np.float64), self.cleaning_)
+        input = Input(self._names, np.dtype(np.float64), self.cleaning_, data.format)
         residual = data.then(Residual(Project(input, self._shift, weights, self._output_names()), basis))
         policy = residual.cleaning.resolve(residual.feature_names)
-        run = engine_for(residual, engine).run
-        found: Moments = run(MomentsPass(Intake(residual.feature_names, np.dtype(np.float64), policy)), residual)
+        intake = Intake(residual.feature_names, np.dtype(np.float64), policy, data.format)
+        found: Moments = engine_for(residual, engine).run(MomentsPass(intake), residual)
         squares = found.m2 + found.count * found.mean**2
         spread = float(self.quality_.m2.sum()) * (found.total / self.quality_.total)
         return {

@@ -12,11 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.estimators.krylov import Krylov
-
-CUTOFF = float(np.sqrt(np.finfo(np.float64).eps))
-"""Directions of Q that M shortens to less than this of its largest are left out: their inverses hold rounding."""
+from eigenmill.reduce.rows.blocks import F64
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ def nystroem(krylov: Krylov) -> Nystroem:
     width = factors.shape[1]
     core = factors[:width]
     sizes, turned = scipy.linalg.eigh((core + core.T) / 2, driver="evd")
-    kept = sizes > CUTOFF * max(sizes[-1], 0.0)
+    kept = sizes > krylov.format.cutoff * max(sizes[-1], 0.0)
     half = (factors @ turned[:, kept]) / np.sqrt(sizes[kept])
     values, weights = scipy.linalg.eigh(half @ half.T, driver="evd")
     swell = 4 * float(values[-1] / sizes[kept][0]) if kept.any() else 1.0

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError
@@ -15,8 +14,11 @@ from eigenmill.reduce.estimators.base import engine_for
 from eigenmill.reduce.estimators.linear import Linear
 from eigenmill.reduce.estimators.solver import COMPONENTS, SCANS, TOL
 from eigenmill.reduce.estimators.spectrum import Spectrum, minka_rank, optimal_threshold, rank_for_share
-from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass
-from eigenmill.reduce.transforms import Input, LogLikelihood
+from eigenmill.reduce.format import Format
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass
+from eigenmill.reduce.rows.blocks import F64
+from eigenmill.reduce.rows.transforms import Input, LogLikelihood
 
 
 class PCA(Linear):
@@ -63,6 +65,7 @@ class PCA(Linear):
         solver_: the solver used. quality_: what was read, per column. cleaning_: the policy as learnt.
     """
 
+    kind = "PCA"
     _centred = True
     fitted_attributes = (*Linear.fitted_attributes, "noise_variance_", "_floor")
 
@@ -116,7 +119,7 @@ class PCA(Linear):
             return rank_for_share(spectrum.values / spectrum.total, float(k)) if spectrum.total > 0 else 1
         return int(k)
 
-    def _set_spectrum(self, spectrum: Spectrum, n: float, variances: F64) -> None:
+    def _set_spectrum(self, spectrum: Spectrum, n: float, variances: F64, format: Format) -> None:
         k, divisor = len(variances), n - 1
         total = spectrum.total
         self.explained_variance_ = spectrum.values[:k] / divisor
@@ -124,7 +127,7 @@ class PCA(Linear):
         left = int(min(n, len(self.mean_))) - k
         rest = max(total - float(spectrum.values[:k].sum()), 0.0)
         # Below the noise of the sum there is nothing left, only rounding.
-        rest = 0.0 if rest <= 4 * len(self.mean_) * np.finfo(np.float64).eps * total else rest
+        rest = 0.0 if rest <= format.sum_noise * len(self.mean_) * np.finfo(np.float64).eps * total else rest
         self.noise_variance_ = rest / left / divisor if left > 0 else 0.0
         self._floor = spectrum.noise / divisor
 
@@ -160,26 +163,27 @@ class PCA(Linear):
         """Log-likelihood of each row: an array (n,) for arrays, a Dataset of one column for a Dataset."""
         check_is_fitted(self, "cleaning_")
         data = self._dataset(X, None, reset=False)
-        out = data.then(self._likelihood())
+        out = data.then(self._likelihood(data.format))
         return out if isinstance(X, Dataset) else out.to_numpy()[:, 0]
 
     def score(self, X: Any, y: Any = None, *, engine: Engine | None = None) -> float:
         """Mean log-likelihood of the rows, in one scan."""
         check_is_fitted(self, "cleaning_")
-        data = self._dataset(X, None, reset=False).then(self._likelihood())
+        data = self._dataset(X, None, reset=False)
+        data = data.then(self._likelihood(data.format))
         names = data.feature_names
-        pass_ = MomentsPass(Intake(names, np.dtype(np.float64), data.cleaning.resolve(names)))
+        pass_ = MomentsPass(Intake(names, np.dtype(np.float64), data.cleaning.resolve(names), data.format))
         found: Moments = engine_for(data, engine).run(pass_, data)
         return float(found.mean[0])
 
-    def _likelihood(self) -> LogLikelihood:
+    def _likelihood(self, format: Format) -> LogLikelihood:
         d, k, noise = len(self.mean_), self.n_components_, self.noise_variance_
         variances = np.maximum(self.explained_variance_, noise)
         seen = variances > max(self._floor, 0.0)
         across = d - k if noise > 0 else 0
         logs = float(np.log(variances[seen]).sum()) + (across * np.log(noise) if across else 0.0)
         return LogLikelihood(
-            Input(self._names, np.dtype(np.float64), self.cleaning_),
+            Input(self._names, np.dtype(np.float64), self.cleaning_, format),
             self.mean_,
             self.scale_,
             self.components_,

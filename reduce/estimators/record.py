@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from eigenmill.reduce.catalog import FileInfo, Lookup, Some
-from eigenmill.reduce.cleaning import Resolved
 from eigenmill.reduce.dataset import Dataset
-from eigenmill.reduce.digest import digest_of
-from eigenmill.reduce.discovery import join
 from eigenmill.reduce.engines.base import Tree
 from eigenmill.reduce.errors import ChangedInputError, ConfigError
-from eigenmill.reduce.source_base import Source
+from eigenmill.reduce.format import Format
+from eigenmill.reduce.rows.cleaning import Resolved
+from eigenmill.reduce.sources.base import Source
+from eigenmill.reduce.sources.catalog import FileInfo
+from eigenmill.reduce.sources.discovery import join
+from eigenmill.reduce.storage.digest import digest_of
+from eigenmill.reduce.storage.sequences import Lookup, Some
 
 log = logging.getLogger("eigenmill")
 
@@ -33,6 +35,7 @@ class Record:
         solver: the solver that the tree belongs to; empty before the first run.
         policy: the cleaning policy, limits included; means are learnt anew each time.
         dtype: precision of the products.
+        format: by which the tree was cut and its states are laid out.
     """
 
     tree: Tree[Any]
@@ -41,6 +44,7 @@ class Record:
     solver: str
     policy: Resolved
     dtype: np.dtype[Any]
+    format: Format
 
 
 def fingerprint(files: Sequence[FileInfo], rows: int) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from sklearn.base import OneToOneFeatureMixin
 from sklearn.utils.validation import check_is_fitted
 
 from eigenmill.reduce.dataset import Dataset
-from eigenmill.reduce.engines.base import Session
 from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.estimators.solver import Shape
-from eigenmill.reduce.passes.base import Pass
-from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass, imputed
-from eigenmill.reduce.transforms import Input, Standardize, Transform, Unscale
+from eigenmill.reduce.method import Bound, Method, Stage
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass, imputed
+from eigenmill.reduce.plan import Run
+from eigenmill.reduce.rows.transforms import Input, Standardize, Transform, Unscale
 
 
 def scale_of(variance: Any) -> Any:
@@ -44,6 +45,7 @@ class StandardScaler(OneToOneFeatureMixin, Estimator):
     """
 
     fitted_attributes = ("mean_", "var_", "scale_", "n_samples_seen_")
+    kind = "StandardScaler"
     _array_policy: ClassVar[str] = "keep"
     _least_rows: ClassVar[int] = 1
 
@@ -51,22 +53,27 @@ class StandardScaler(OneToOneFeatureMixin, Estimator):
         self.with_mean = with_mean
         self.with_std = with_std
 
-    def _solver(self, shape: Shape) -> str:
-        return "moments"
-
-    def _pass(self, solver: str, intake: Intake, shape: Shape, threads: int = 1) -> Pass[Any, Any]:
-        return MomentsPass(intake)
+    def _method(self, intake: Intake, shape: Shape) -> Method:
+        self._refuse_sparse(shape.sparse)
+        d, work = shape.features, 4.0 * shape.stored
+        stage = Stage(MomentsPass(intake), "for means and variances", work)
+        input = Input(intake.names, intake.dtype, intake.policy, intake.format)
+        outline = Standardize(input, np.zeros(d) if self.with_mean else None, np.zeros(d))
+        return Method("moments", "one scan", (stage,), Bound.exact(d), lambda _: outline)
 
     def _dataset(self, X: Any, sample_weight: Any, *, reset: bool) -> Dataset:
         data = super()._dataset(X, sample_weight, reset=reset)
-        if self.with_mean and data.sparse:
-            raise ConfigError("Cannot center sparse matrices: pass with_mean=False, which keeps them sparse")
+        self._refuse_sparse(data.sparse)
         return data
+
+    def _refuse_sparse(self, sparse: bool) -> None:
+        if self.with_mean and sparse:
+            raise ConfigError("Cannot center sparse matrices: pass with_mean=False, which keeps them sparse")
 
     def _accepts_sparse(self) -> bool:
         return not self.with_mean
 
-    def _finish(self, result: Moments, solver: str, intake: Intake, data: Dataset | None, session: Session) -> Moments:
+    def _finish(self, result: Moments, intake: Intake, data: Dataset | None, run: Run) -> Moments:
         self._refuse_empty(result, intake.policy)
         mean, variance, n = imputed(result, intake.policy)
         self.mean_ = mean if self.with_mean or self.with_std else None

@@ -8,25 +8,32 @@ from __future__ import annotations
 
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from eigenmill.reduce.blocks import F64
-from eigenmill.reduce.cleaning import MEAN
 from eigenmill.reduce.dataset import Dataset
-from eigenmill.reduce.engines.base import Engine, Session
-from eigenmill.reduce.engines.memory import estimate, format_bytes
-from eigenmill.reduce.errors import ConfigError, DoesNotFitError
+from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.estimators.bounds import upper_bounds
 from eigenmill.reduce.estimators.krylov import Steps, iterate, orthonormal, residual_bounds
 from eigenmill.reduce.estimators.nystrom import Nystroem, nystroem
 from eigenmill.reduce.estimators.panels import cores
+from eigenmill.reduce.estimators.solver import Shape, refinement
 from eigenmill.reduce.estimators.spectrum import Spectrum, gamma, orient
-from eigenmill.reduce.passes.moments import Intake, Moments
+from eigenmill.reduce.format import Format
+from eigenmill.reduce.method import Bound, Stage
+from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.passes.sketch import Sketch, SketchPass, add_low_rank
 from eigenmill.reduce.passes.thin import known_pivot
+from eigenmill.reduce.plan import Run
+from eigenmill.reduce.rows.blocks import F64
+from eigenmill.reduce.rows.cleaning import MEAN
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,9 @@ class Wanted:
         k: number of values, or None for the fewest whose squares reach ``share`` of the trace, at most ``most``.
         tol: relative accuracy of singular values; None uses all scans.
         scans: scans allowed, that of moments and that of a refinement included.
-        width: Gaussian columns of the start.
+        width: Gaussian columns of the start; ``columns``: with those of an earlier model.
         seed: of the start.
+        format: of all that follows.
     """
 
     k: int | None
@@ -47,7 +55,9 @@ class Wanted:
     tol: float | None
     scans: int
     width: int
+    columns: int
     seed: int
+    format: Format
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,7 @@ class Setting:
         pivot, gap: of :class:`SketchPass`.
         gross: squared Frobenius norm of what is multiplied, about the pivot and about 0.
         spread: of the part about the pivot, which alone is multiplied in the data's precision.
+        panel: rows of a product of A that are worked on at a time.
     """
 
     n: float
@@ -72,6 +83,7 @@ class Setting:
     gap: F64 | None
     gross: float
     spread: float
+    panel: int
 
     def into(self, Q: F64) -> F64:
         return Q if self.scale is None else Q / self.scale[:, None]
@@ -81,7 +93,7 @@ class Setting:
         Z = found.products
         if not self.centred:
             mean = found.mean
-            add_low_rank(Z, (found.n * mean)[:, None], (mean @ weights)[None])
+            add_low_rank(Z, (found.n * mean)[:, None], (mean @ weights)[None], self.panel)
         if self.scale is not None:
             Z /= self.scale[:, None]
         return Z
@@ -99,9 +111,10 @@ class Fit:
     terms: int
 
 
-def width_of(k: int | None, most: int, d: int) -> int:
+def width_of(k: int | None, most: int, d: int, format: Format) -> int:
     """Columns of the start: a quarter more than the values wanted, at least 10 more; a quarter of an unknown number."""
-    wanted = k + max(10, k // 4) if k is not None else most // 4 + 10
+    extra, share = format.extra_columns, format.start_share
+    wanted = k + max(extra, k // share) if k is not None else most // share + extra
     return min(wanted, d)
 
 
@@ -120,7 +133,7 @@ def start(wanted: Wanted, d: int, earlier: F64 | None, threads: int = 1) -> F64:
     fresh = gaussian(wanted.seed, "sketch start", d, wanted.width)
     if earlier is not None:
         fresh = np.concatenate([earlier, fresh], axis=1)[:, :d]
-    return orthonormal(fresh, threads)[0]
+    return orthonormal(fresh, threads, wanted.format)[0]
 
 
 def moments_first(intake: Intake, *, sparse: bool, centred: bool, scale: bool) -> bool:
@@ -128,40 +141,58 @@ def moments_first(intake: Intake, *, sparse: bool, centred: bool, scale: bool) -
     return scale or (sparse and centred) or bool((intake.policy.code == MEAN).any())
 
 
-def planned(intake: Intake, wanted: Wanted, products: int) -> SketchPass:
-    """A pass that takes as much as the last one of an iteration, for plans: zeros never touched take no memory."""
-    d = len(intake.names)
-    # Beside the basis, moments, means, pivots and scales: of a million columns they count.
-    return SketchPass(intake, np.zeros((d, wanted.width)), held=basis(d, wanted.width, products) + 8 * d * 24)
-
-
-def refuse_unfit(wanted: Wanted, intake: Intake, products: int, data: Dataset, engine: Engine) -> None:
-    """Refuse an iteration whose basis will not fit, before any data is read; name the block that would.
+def stages(wanted: Wanted, intake: Intake, shape: Shape, *, first: bool, refine: bool) -> tuple[Stage, ...]:
+    """The stages of an iteration: moments ``first`` if it needs them, the products, and a refinement if asked for.
 
     Raises:
-        DoesNotFitError: with one worker it takes more than the engine's memory.
+        ConfigError: the scans allowed leave none for a product.
     """
-    limit = engine.memory_limit()
-    if limit is None:
-        return
+    d, products = shape.features, wanted.scans - first - refine
+    if products < 1:
+        raise ConfigError(f"expected max_scans above {first + refine} for this fit, found {wanted.scans}; allow more")
+    # As many as the basis needs for the values; fewer never do, and more are made only while they tell something new.
+    least = min(-(-(wanted.k or 1) // wanted.columns), products)
+    rule = f"until singular values are within tol={wanted.tol:g}" if wanted.tol is not None else "while any are left"
+    found = Stage(
+        _template(intake, wanted.columns),
+        "to multiply the basis, a block of vectors at a time",
+        4.0 * shape.stored * wanted.columns * (shape.format.sparse_cost if shape.sparse else 1),
+        times=Bound(least, products, f"{rule}, at most max_scans in all"),
+        usual=products if wanted.tol is None else min(products, max(shape.format.usual_scans, least)),
+        held=_held(d, wanted.columns, products),
+        refusal=partial(_refusal, wanted, intake, products),
+    )
+    k = wanted.k or wanted.most
+    keep = min(_kept(k, wanted.format), d)
+    # Beside the directions: what the first product was made of.
+    after = refinement(intake, shape.rows, keep, k, held=8 * d * (keep + 2 * wanted.columns + 24))
+    before = Stage(MomentsPass(intake), "to know means and scales before the start", 4.0 * shape.stored)
+    return (*((before,) if first else ()), found, *((after,) if refine else ()))
 
-    def need(width: int) -> int:
-        return estimate(planned(intake, replace(wanted, width=width), products), data, 1).peak
 
-    full = need(wanted.width)
-    if full <= limit:
-        return
-    low, high = 0, wanted.width
+def _template(intake: Intake, columns: int) -> SketchPass:
+    """A pass with as many vectors as a start has, for plans: zeros never touched take no memory."""
+    return SketchPass(intake, np.zeros((len(intake.names), columns)))
+
+
+def _held(d: int, columns: int, products: int) -> int:
+    """Bytes held beside the last product: the basis; moments, means, pivots and scales count, of a million columns."""
+    return basis(d, columns, products) + 8 * d * 24
+
+
+def _refusal(
+    wanted: Wanted, intake: Intake, products: int, need: Callable[[Pass[Any, Any], int], int], limit: int
+) -> tuple[str, str]:
+    """A basis does not fit: which, and the block that would."""
+    d, columns = len(intake.names), wanted.columns
+    low, high = 0, columns
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if need(middle) <= limit else (low, middle)
-    enough = low * products >= (wanted.k or 1)
-    advice = f"block_size={low}, a smaller max_scans, " if low and enough else "fewer components, "
-    raise DoesNotFitError(
-        f"expected a plan within memory={format_bytes(limit)}, found that a basis of {products + 1} blocks of "
-        f"{wanted.width} vectors of {data.n_features} columns needs {format_bytes(full)} with one worker; give "
-        f"{advice}or memory='{format_bytes(full * 1.02).replace(' ', '')}'"
-    )
+        fits = need(_template(intake, middle), _held(d, middle, products)) <= limit
+        low, high = (middle, high) if fits else (low, middle)
+    enough = low and low * products >= (wanted.k or 1)
+    what = f"a basis of {products + 1} blocks of {columns} vectors of {d} columns"
+    return what, f"block_size={low}, a smaller max_scans, " if enough else "fewer components, "
 
 
 def setting_of(
@@ -180,11 +211,12 @@ def setting_of(
         squares, about = squares / scale**2, about / scale**2
     gap = mean - pivot if (intake.policy.code == MEAN).any() else None
     trace, spread = float(squares.sum()), float(about.sum())
-    return Setting(n, mean, scale, centred, trace, pivot, gap, spread + (0.0 if centred else trace), spread)
+    gross = spread + (0.0 if centred else trace)
+    return Setting(n, mean, scale, centred, trace, pivot, gap, gross, spread, intake.format.panel_rows)
 
 
 def solve(
-    wanted: Wanted, setting: Setting, begun: Sketch | None, intake: Intake, data: Dataset, session: Session,
+    wanted: Wanted, setting: Setting, begun: Sketch | None, intake: Intake, data: Dataset, run: Run,
     earlier: F64 | None, spare: int,
 ) -> Fit:  # fmt: skip
     """The leading spectrum of A.
@@ -195,34 +227,35 @@ def solve(
         begun: the first product, if it came with the moments.
         intake: of every scan.
         data: what is scanned.
-        session: where.
+        run: makes the scans.
         earlier: (d, k) directions to start with.
         spare: scans used otherwise.
     """
-    d, terms = len(intake.names), 0
+    d, terms, format = len(intake.names), 0, wanted.format
 
     def multiply(Q: F64) -> F64:
         nonlocal terms
         weights = setting.into(Q)
-        found: Sketch = session.run(SketchPass(intake, weights, setting.pivot, setting.gap), data)
+        found: Sketch = run.scan(SketchPass(intake, weights, setting.pivot, setting.gap), data)
         terms = max(terms, found.terms)
         return setting.product(found, weights)
 
     if begun is None:
-        first, block = None, start(wanted, d, earlier, cores(session.engine))
+        first, block = None, start(wanted, d, earlier, cores(run.engine))
     else:
         block, terms = begun.weights, begun.terms
         first = setting.product(begun, begun.weights)
 
     def noise(top: float) -> float:
-        return 8 * float(np.sqrt(d) * np.finfo(np.float64).eps) * top + _single(intake, setting, top)
+        return format.noise * float(np.sqrt(d) * np.finfo(np.float64).eps) * top + _single(intake, setting, top)
 
     least, products = min(wanted.k or 1, d), wanted.scans - spare
 
     def count(values: F64) -> int | None:
         if wanted.k is not None:
             return wanted.k if len(values) >= wanted.k else None
-        reached = np.flatnonzero(np.cumsum(values) >= wanted.share * setting.trace * (1 - 4 * d * np.finfo(float).eps))
+        rounding = format.sum_noise * d * np.finfo(float).eps
+        reached = np.flatnonzero(np.cumsum(values) >= wanted.share * setting.trace * (1 - rounding))
         return int(reached[0]) + 1 if len(reached) and reached[0] < wanted.most else None
 
     steps = iterate(
@@ -235,7 +268,8 @@ def solve(
         noise=noise,
         products=products,
         refill=lambda i: gaussian(wanted.seed, f"sketch refill {i}", d, min(wanted.width, d)),
-        threads=cores(session.engine),
+        threads=cores(run.engine),
+        format=format,
     )
     if products == 1:
         steps.krylov.extend()
@@ -259,18 +293,24 @@ def _fit_once(
     s = np.sqrt(theta)
     left = max(setting.trace - float(values.sum()), 0.0) + rounding * (1 + len(values))
     off = np.maximum(np.sqrt(theta + left) - s, s - np.sqrt(np.maximum(theta - rounding, 0.0)))
-    keep = min(len(values), k + max(10, k // 10), d)
-    vectors = orient(steps.krylov.vectors(found.weights[:, :keep]))
+    keep = min(len(values), _kept(k, wanted.format), d)
+    vectors = orient(steps.krylov.vectors(found.weights[:, :keep]), wanted.format)
     size = int(min(max(setting.n, 1), d)) if setting.n == int(setting.n) else d
     top = float(values[0])
-    spectrum = Spectrum(values[:keep], vectors, setting.trace, size, rounding, 8 * np.sqrt(d) * unit * 2 * top)
+    apart = wanted.format.noise * np.sqrt(d) * unit * 2 * top
+    spectrum = Spectrum(values[:keep], vectors, setting.trace, size, rounding, apart)
     # Values below the noise are not asked for accuracy, here as in an iteration.
-    noise = rounding + 8 * float(np.sqrt(d) * np.finfo(np.float64).eps) * top
+    noise = rounding + wanted.format.noise * float(np.sqrt(d) * np.finfo(np.float64).eps) * top
     reached = float((off[theta > noise] / s[theta > noise]).max(initial=0.0))
     converged = wanted.tol is None or reached <= wanted.tol
     if not converged:
         _warn(wanted, reached, scans)
     return Fit(spectrum, off, off, scans, converged, terms)
+
+
+def _kept(k: int, format: Format) -> int:
+    """Directions that a refinement of ``k`` may turn among."""
+    return k + max(format.extra_columns, k // format.kept_share)
 
 
 def _warn(wanted: Wanted, reached: float, scans: int) -> None:
@@ -292,15 +332,17 @@ def _fit(wanted: Wanted, setting: Setting, steps: Steps, intake: Intake, terms: 
     rounding += _single(intake, setting, float(ritz.values[0]))
     theta = ritz.values[:k]
     near = residual_bounds(theta, ritz.residuals[:k], rounding)
-    above = np.sqrt(upper_bounds(ritz, k, setting.trace + rounding, d, wanted.width, steps.products) + rounding)
+    most = upper_bounds(ritz, k, setting.trace + rounding, d, wanted.width, steps.products, wanted.format)
+    above = np.sqrt(most + rounding)
     below = np.sqrt(np.maximum(theta - rounding, 0.0))
     s = np.sqrt(theta)
     # More directions than wanted, where there are: a refinement turns small ones among them.
-    keep = min(len(ritz.values), k + max(10, k // 10), d)
-    vectors = orient(steps.krylov.vectors(ritz.weights[:, :keep]))
+    keep = min(len(ritz.values), _kept(k, wanted.format), d)
+    vectors = orient(steps.krylov.vectors(ritz.weights[:, :keep]), wanted.format)
     size = int(min(max(setting.n, 1), d)) if setting.n == int(setting.n) else d
     top = float(ritz.values[0])
-    spectrum = Spectrum(ritz.values[:keep], vectors, setting.trace, size, rounding, 8 * np.sqrt(d) * unit * 2 * top)
+    apart = wanted.format.noise * np.sqrt(d) * unit * 2 * top
+    spectrum = Spectrum(ritz.values[:keep], vectors, setting.trace, size, rounding, apart)
     converged = wanted.tol is None or steps.reached <= wanted.tol
     if not converged:
         _warn(wanted, steps.reached, scans)
@@ -309,7 +351,9 @@ def _fit(wanted: Wanted, setting: Setting, steps: Steps, intake: Intake, terms: 
 
 def _single(intake: Intake, setting: Setting, top: float) -> float:
     """The resolution of products in float32, beside eigenvalues up to ``top``."""
-    return 4 * float(np.finfo(np.float32).eps) * min(top, setting.spread) if intake.dtype == np.float32 else 0.0
+    if intake.dtype != np.float32:
+        return 0.0
+    return intake.format.single_noise * float(np.finfo(np.float32).eps) * min(top, setting.spread)
 
 
 def _too_few(wanted: Wanted, setting: Setting, values: F64, scans: int) -> ConfigError:

@@ -14,10 +14,11 @@ import scipy.linalg
 import scipy.optimize
 from scipy.special import gammaln
 
-from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.format import FORMAT_1, Format
 from eigenmill.reduce.passes.gram import Gram
 from eigenmill.reduce.passes.rows import RowsState, column_panels
+from eigenmill.reduce.rows.blocks import F64
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,15 @@ def gamma(terms: int, unit: float) -> float:
     return product / (1 - product) if product < 1 else np.inf
 
 
-def of_gram(gram: Gram, scale: F64 | None, dtype: np.dtype[np.floating], *, centred: bool, k: int | None) -> Spectrum:
+def of_gram(
+    gram: Gram,
+    scale: F64 | None,
+    dtype: np.dtype[np.floating],
+    *,
+    centred: bool,
+    k: int | None,
+    format: Format = FORMAT_1,
+) -> Spectrum:
     """Eigenpairs from the cross product; ``k`` asks for the leading ones only. Consumes ``gram.cross``."""
     cross, d = gram.cross, len(gram.gross)
     gross = gram.gross
@@ -87,7 +96,7 @@ def of_gram(gram: Gram, scale: F64 | None, dtype: np.dtype[np.floating], *, cent
     total = float(np.trace(cross))
     unit = float(np.finfo(dtype).eps) / 2
     size = int(min(max(gram.n, 1), d)) if gram.n == int(gram.n) else d
-    subset = None if k is None or 3 * k > d else (d - k, d - 1)
+    subset = None if k is None or format.subset_share * k > d else (d - k, d - 1)
     values, vectors = scipy.linalg.eigh(
         cross,
         lower=True,
@@ -104,15 +113,16 @@ def of_gram(gram: Gram, scale: F64 | None, dtype: np.dtype[np.floating], *, cent
     # eigh itself is backward stable to about d eps ||A^T A|| (LAPACK Users' Guide, section 4.7).
     own = d * float(np.finfo(np.float64).eps) * max(float(values[0]), 0.0)
     bound = gamma(gram.terms, unit) * float(gross.sum()) + own
-    noise = 8 * np.sqrt(d) * 2 * unit * max(float(values[0]), 0.0) + 4 * unit * float(gross.sum() - total) / max(d, 1)
-    return Spectrum(np.maximum(values[:size], 0.0), orient(vectors[:, :size]), total, size, bound, noise)
+    noise = format.noise * np.sqrt(d) * 2 * unit * max(float(values[0]), 0.0)
+    noise += format.gross_noise * unit * float(gross.sum() - total) / max(d, 1)
+    return Spectrum(np.maximum(values[:size], 0.0), orient(vectors[:, :size], format), total, size, bound, noise)
 
 
-def of_rows(rows: RowsState, centre: F64, scale: F64 | None) -> Spectrum:
+def of_rows(rows: RowsState, centre: F64, scale: F64 | None, format: Format) -> Spectrum:
     """Eigenpairs by the n x n dual Gram matrix ``A A^T`` over panels of columns; ``centre`` is 0 for a plain SVD."""
     n, d = rows.y.shape
     dual = np.zeros((n, n))
-    for columns in column_panels(d, n):
+    for columns in column_panels(d, n, format.dual_bytes):
         z = _panel(rows, centre, scale, columns)
         dual += z @ z.T
     total = float(np.trace(dual))
@@ -121,27 +131,27 @@ def of_rows(rows: RowsState, centre: F64, scale: F64 | None) -> Spectrum:
     top = float(values[0])
     eps = float(np.finfo(np.float64).eps)
     bound = (gamma(d + 8, eps / 2) + n * eps) * total
-    noise = 8 * np.sqrt(max(n, d)) * eps * top
+    noise = format.noise * np.sqrt(max(n, d)) * eps * top
     keep = max(int((values[: min(n, d)] > noise).sum()), 1)
     vectors = np.empty((d, keep))
-    for columns in column_panels(d, n):
+    for columns in column_panels(d, n, format.dual_bytes):
         vectors[columns] = _panel(rows, centre, scale, columns).T @ left[:, :keep]
     # Directions of small singular values lose orthogonality; QR restores it and keeps the leading spans.
     vectors, _ = np.linalg.qr(vectors)
     size = min(n, d)
-    return Spectrum(values[:size], orient(_completed(vectors, size)), total, size, bound, noise)
+    return Spectrum(values[:size], orient(_completed(vectors, size), format), total, size, bound, noise)
 
 
-def of_rows_refined(rows: RowsState, centre: F64, scale: F64 | None) -> Spectrum:
+def of_rows_refined(rows: RowsState, centre: F64, scale: F64 | None, format: Format) -> Spectrum:
     """As :func:`of_rows`, to full precision, by a QR factorisation of ``A^T``: no product squares what is small."""
     n, d = rows.y.shape
     flipped = np.empty((n, d)).T
-    for columns in column_panels(d, n):
+    for columns in column_panels(d, n, format.dual_bytes):
         flipped[columns] = _panel(rows, centre, scale, columns).T
     total = float(np.linalg.norm(flipped)) ** 2
     q, r = scipy.linalg.qr(flipped, mode="economic", overwrite_a=True, check_finite=False)
     size = min(n, d)
-    return refined(Spectrum(np.zeros(size), q, total, size, bound=np.inf, noise=0.0), r.T, 1, d)
+    return refined(Spectrum(np.zeros(size), q, total, size, bound=np.inf, noise=0.0), r.T, 1, d, format)
 
 
 def _panel(rows: RowsState, centre: F64, scale: F64 | None, columns: slice) -> F64:
@@ -170,7 +180,7 @@ def _completed(vectors: F64, size: int) -> F64:
     return np.asarray(full * np.where(np.diag(r) < 0, -1.0, 1.0))
 
 
-def refined(spectrum: Spectrum, r: F64, stages: int, height: int) -> Spectrum:
+def refined(spectrum: Spectrum, r: F64, stages: int, height: int, format: Format) -> Spectrum:
     """The spectrum on the span of its vectors from the R factor of ``A Q``, to full precision.
 
     A singular value then errs by at most ``(sqrt(l) gamma_d + stages l gamma_m) ||A||_F``: the product's rounding, and
@@ -187,19 +197,19 @@ def refined(spectrum: Spectrum, r: F64, stages: int, height: int) -> Spectrum:
     return replace(
         spectrum,
         values=s**2,
-        vectors=orient(spectrum.vectors @ right.T),
-        noise=(8 * np.sqrt(d) * eps * top) ** 2,
+        vectors=orient(spectrum.vectors @ right.T, format),
+        noise=(format.noise * np.sqrt(d) * eps * top) ** 2,
         absolute=float(error),
     )
 
 
-def orient(vectors: F64) -> F64:
+def orient(vectors: F64, format: Format) -> F64:
     """Signs made deterministic: the entry of largest magnitude in each column is positive.
 
-    Of entries within 1e-6 of the largest the first decides, so that rounding cannot flip a tie.
+    Of entries within the format's ``tie`` of the largest the first decides, so that rounding cannot flip a tie.
     """
     magnitude = np.abs(vectors)
-    near = magnitude >= magnitude.max(axis=0, initial=0.0) * (1 - 1e-6)
+    near = magnitude >= magnitude.max(axis=0, initial=0.0) * (1 - format.tie)
     first = vectors[np.argmax(near, axis=0), np.arange(vectors.shape[1])]
     return vectors * np.where(first < 0, -1.0, 1.0)
 

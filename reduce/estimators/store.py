@@ -1,8 +1,4 @@
-"""Saving and loading fitted estimators: JSON and safetensors, never code.
-
-What is saved is what the constructor takes, the fitted attributes, the frozen cleaning policy, the data-quality
-table, the layout of the input and its fingerprint. Nothing depends on time, place or number of workers.
-"""
+"""Loading saved estimators: a closed registry of kinds, JSON and safetensors, never code."""
 
 from __future__ import annotations
 
@@ -15,75 +11,29 @@ from typing import Any
 
 import numpy as np
 
-from eigenmill.reduce.about import versions
-from eigenmill.reduce.artifact import Loaded, load_model, load_state, save_model
-from eigenmill.reduce.catalog import FileInfo, Files
-from eigenmill.reduce.cleaning import Resolved
-from eigenmill.reduce.engines.base import Tree, restore_tree, tree_arrays
-from eigenmill.reduce.errors import ArtifactError, ConfigError
+from eigenmill.reduce.engines.base import Tree, restore_tree
+from eigenmill.reduce.errors import ArtifactError
 from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.pca import PCA
 from eigenmill.reduce.estimators.record import Record
+from eigenmill.reduce.estimators.saving import names_from_json
 from eigenmill.reduce.estimators.scaler import StandardScaler
 from eigenmill.reduce.estimators.solver import PASSES
 from eigenmill.reduce.estimators.svd import TruncatedSVD
-from eigenmill.reduce.long_lists import Each
-from eigenmill.reduce.passes.base import from_arrays, to_arrays
-from eigenmill.reduce.passes.moments import Intake, Moments
-from eigenmill.reduce.source_base import Numbered
+from eigenmill.reduce.format import Format
+from eigenmill.reduce.passes.base import from_arrays
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.rows.cleaning import Resolved
+from eigenmill.reduce.sources.catalog import FileInfo, Files
+from eigenmill.reduce.storage.about import versions
+from eigenmill.reduce.storage.artifact import Loaded, load_model, load_state
 
 log = logging.getLogger("eigenmill")
 STRANGE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
 """What values of an unexpected kind lead to."""
-KINDS: dict[str, type[Estimator]] = {kind.__name__: kind for kind in (PCA, TruncatedSVD, StandardScaler)}
+KINDS: dict[str, type[Estimator]] = {each.kind: each for each in (PCA, TruncatedSVD, StandardScaler)}
 """The closed registry of what a model file may ask for."""
-
-
-def save(model: Estimator, path: str | os.PathLike[str], *, state: bool, overwrite: bool) -> str:
-    """Write ``model`` to the directory ``path``; returns its digest."""
-    found = model.snapshot()
-    arrays: dict[str, Any] = dict(found.arrays)
-    arrays.update({f"quality.{k}": v for k, v in to_arrays(found.quality).items()})
-    arrays.update({f"cleaning.{k}": v for k, v in to_arrays(found.cleaning).items()})
-    meta = {
-        "fitted": found.values,
-        "features": names_to_json(found.names),
-        "dtype": found.dtype.name,
-        "layout": found.layout,
-        "input": found.fingerprint,
-        "versions": found.versions,
-        "has_state": state,
-    }
-    states, state_meta = None, None
-    if state:
-        record = model.state()
-        if record is None:
-            raise ConfigError("expected a model that has kept its state, found one without; fit with keep_state=True")
-        tree, tree_meta = tree_arrays(record.tree)
-        states = {"tree": tree, "policy": to_arrays(record.policy)}
-        state_meta = {
-            "tree": tree_meta,
-            "files": Each(_row, record.files),
-            "rows": record.rows,
-            "solver": record.solver,
-            "dtype": record.dtype.name,
-            "versions": versions(),
-        }
-    return save_model(
-        path,
-        found.kind,
-        found.parameters,
-        arrays,
-        meta,
-        states=states,
-        state_meta=state_meta,
-        overwrite=overwrite,
-    )
-
-
-def _row(file: FileInfo) -> list[Any]:
-    return [file.path, file.size, file.digest, list(file.rows), file.encoded]
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -167,23 +117,12 @@ def _restore_record(path: str | os.PathLike[str], names: Any) -> Record:
         policy = from_arrays(Resolved, arrays["policy"])
         dtype = np.dtype(meta["dtype"])
         files = Files(FileInfo(p, int(s), g, tuple(map(int, rows)), int(e)) for p, s, g, rows, e in meta["files"])
-        pass_ = PASSES[meta["solver"]](Intake(names, dtype, policy))
+        format = Format.of(meta.get("constants", {}))
+        pass_ = PASSES[meta["solver"]](Intake(names, dtype, policy, format))
         tree: Tree[Any] = Tree()
         restore_tree(arrays["tree"], meta["tree"], pass_.state_type(), tree)
-        return Record(tree, files, int(meta["rows"]), meta["solver"], policy, dtype)
+        return Record(tree, files, int(meta["rows"]), meta["solver"], policy, dtype, format)
     except STRANGE as error:
         if isinstance(error, ArtifactError):
             raise
         raise ArtifactError(f"expected a whole state at {path}, found {error!r}; fit again") from error
-
-
-def names_to_json(names: Any) -> Any:
-    """Feature names as a list, or as prefix and count."""
-    return {"prefix": names.prefix, "count": len(names)} if isinstance(names, Numbered) else list(names)
-
-
-def names_from_json(value: Any) -> Any:
-    """The inverse of :func:`names_to_json`."""
-    if isinstance(value, dict):
-        return Numbered(str(value["prefix"]), int(value["count"]))
-    return tuple(str(name) for name in value)

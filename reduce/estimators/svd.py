@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from eigenmill.reduce.blocks import F64
 from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.estimators.linear import Linear
 from eigenmill.reduce.estimators.solver import COMPONENTS, SCANS, TOL
 from eigenmill.reduce.estimators.spectrum import Spectrum, rank_for_share
+from eigenmill.reduce.format import Format
+from eigenmill.reduce.rows.blocks import F64
 
 
 class TruncatedSVD(Linear):
@@ -33,6 +34,7 @@ class TruncatedSVD(Linear):
         explained_variance_ratio_: (k,) the same over the total variance of the columns.
     """
 
+    kind = "TruncatedSVD"
     _centred = False
 
     def __init__(
@@ -75,7 +77,7 @@ class TruncatedSVD(Linear):
             return rank_for_share(spectrum.values / spectrum.total, float(k)) if spectrum.total > 0 else 1
         return int(k)
 
-    def _set_spectrum(self, spectrum: Spectrum, n: float, variances: F64) -> None:
+    def _set_spectrum(self, spectrum: Spectrum, n: float, variances: F64, format: Format) -> None:
         self.explained_variance_ = variances
         total = self._spread
         self.explained_variance_ratio_ = variances / total if total > 0 else np.zeros(len(variances))

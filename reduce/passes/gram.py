@@ -26,29 +26,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eigenmill.reduce.blocks import F64, Block, Workspace
-from eigenmill.reduce.cleaning import MEAN
-from eigenmill.reduce.passes.moments import Intake, Moments, Shifted, merge_moments
+from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.passes.intake import Intake, Moments, Shifted, merge_moments
+from eigenmill.reduce.rows.blocks import F64, Block, Workspace
+from eigenmill.reduce.rows.cleaning import MEAN
+from eigenmill.reduce.storage.digest import tagged
 
-PANEL = 512
-"""Rows of one panel of the packed lower half. A format constant."""
 
-
-def panels(packed: F64, d: int) -> Iterator[tuple[int, int, F64]]:
-    """``(a, b, P[a:b, :b])`` for every row panel of a packed lower half."""
+def panels(packed: F64, d: int, rows: int) -> Iterator[tuple[int, int, F64]]:
+    """``(a, b, P[a:b, :b])`` for every panel of ``rows`` rows of a packed lower half."""
     start = 0
-    for a in range(0, d, PANEL):
-        b = min(a + PANEL, d)
+    for a in range(0, d, rows):
+        b = min(a + rows, d)
         size = (b - a) * b
         yield a, b, packed[start : start + size].reshape(b - a, b)
         start += size
 
 
-def packed_size(d: int) -> int:
-    """Numbers in the packed lower half of a d x d matrix: d (d + 512) / 2 at most."""
-    return sum((min(a + PANEL, d) - a) * min(a + PANEL, d) for a in range(0, d, PANEL))
+def packed_size(d: int, rows: int) -> int:
+    """Numbers in the packed lower half of a d x d matrix, by panels of ``rows`` rows: d (d + rows) / 2 at most."""
+    return sum((min(a + rows, d) - a) * min(a + rows, d) for a in range(0, d, rows))
 
 
+@tagged("GramState", "moments n height depth pivot offset sums gross products pair_sums pair_counts")
 @dataclass
 class GramState:
     """Cross products of the cleaned rows about ``pivot + offset``; ``sums`` is 0 once the state is centred."""
@@ -71,6 +71,7 @@ class GramState:
         return np.full(len(self.pivot), self.n) if self.pair_counts is None else np.diag(self.pair_counts).copy()
 
 
+@tagged("Gram", "moments n pivot offset cross gross terms depth")
 @dataclass
 class Gram:
     """The result: everything that second moments can tell.
@@ -98,16 +99,22 @@ class Gram:
         return self.pivot + self.offset
 
 
+@tagged("GramPass", "intake")
 @dataclass(frozen=True)
-class GramPass:
+class GramPass(Pass[GramState, Gram]):
     """Moments and centred cross products in one scan; the result is :class:`Gram`."""
 
     intake: Intake
 
+    @property
+    def _panel(self) -> int:
+        """Rows of a panel."""
+        return self.intake.format.gram_panel
+
     def start(self) -> GramState:
         d = len(self.intake.names)
         pivot, offset, sums, gross = np.zeros((4, d))
-        products = np.zeros(packed_size(d))
+        products = np.zeros(packed_size(d, self._panel))
         return GramState(Moments.empty(d), 0.0, 0, 0, pivot, offset, sums, gross, products, None, None)
 
     def fold(self, state: GramState, block: Block) -> GramState:
@@ -117,9 +124,9 @@ class GramPass:
         # A column that so far was only filled chooses its pivot when it first shows a value of its own.
         pivot = np.nan_to_num(state.moments.pivot)
         if state.n and (pivot != state.pivot).any():
-            _shift(state, state.pivot - pivot)
+            _shift(state, state.pivot - pivot, self._panel)
         state.pivot = pivot
-        gain, sums, diagonal = _multiply(state, taken, block.workspace)
+        gain, sums, diagonal = _multiply(state, taken, block.workspace, self._panel)
         if not taken.counted:
             state.moments.add(np.full(len(sums), gain), sums, diagonal)
         state.n += gain
@@ -129,20 +136,20 @@ class GramPass:
         return state
 
     def merge(self, a: GramState, b: GramState) -> GramState:
-        centre(a)
-        centre(b)
+        centre(a, self._panel)
+        centre(b, self._panel)
         moments = merge_moments(a.moments, b.moments)
         if b.n == 0 or a.n == 0:
             kept = a if b.n == 0 else b
             kept.moments = moments
             return kept
-        return _merge(a, b, moments)
+        return _merge(a, b, moments, self._panel)
 
     def finalize(self, state: GramState) -> Gram:
-        centre(state)
+        centre(state, self._panel)
         d = len(state.pivot)
         cross = np.zeros((d, d))
-        for a, b, panel in panels(state.products, d):
+        for a, b, panel in panels(state.products, d, self._panel):
             cross[a:b, :b] = panel
         terms = state.height + state.depth + 8
         return Gram(state.moments, state.n, state.pivot, state.offset, cross, state.gross, terms, state.depth)
@@ -150,15 +157,15 @@ class GramPass:
     def sizes(self, height: int, rows: int) -> tuple[int, int, int]:
         d, item = len(self.intake.names), self.intake.dtype.itemsize
         pairs = bool((self.intake.policy.code == MEAN).any())
-        state = 8 * packed_size(d) + 16 * d * d * pairs
-        scratch = min(PANEL, d) * d * (item + 8) + self.intake.scratch(height)
+        state = 8 * packed_size(d, self._panel) + 16 * d * d * pairs
+        scratch = min(self._panel, d) * d * (item + 8) + self.intake.scratch(height)
         return state, scratch + (item + 8) * d * d * pairs, state + 32 * d * d
 
     def state_type(self) -> type[GramState]:
         return GramState
 
 
-def _multiply(state: GramState, taken: Shifted, workspace: Workspace) -> tuple[float, F64, F64]:
+def _multiply(state: GramState, taken: Shifted, workspace: Workspace, rows: int) -> tuple[float, F64, F64]:
     """Add one block's products to ``state``; returns its weight, column sums (d,) and squares (d,)."""
     y, w = taken.y, taken.weights
     h, d = y.shape
@@ -166,9 +173,9 @@ def _multiply(state: GramState, taken: Shifted, workspace: Workspace) -> tuple[f
     if w is not None:
         root = np.sqrt(w).astype(y.dtype)
         y *= root[:, None]
-    product = workspace.array("product", (min(PANEL, d) * d,), y.dtype)
+    product = workspace.array("product", (min(rows, d) * d,), y.dtype)
     diagonal = np.zeros(d)
-    for a, b, panel in panels(state.products, d):
+    for a, b, panel in panels(state.products, d, rows):
         left = y.T[a:b]
         square = np.matmul(left, left.T, out=product[: (b - a) ** 2].reshape(b - a, b - a))
         panel[:, a:] += square
@@ -193,25 +200,25 @@ def _promote(state: GramState) -> None:
     state.pair_counts = np.full((d, d), state.n)
 
 
-def centre(state: GramState) -> None:
+def centre(state: GramState, rows: int) -> None:
     """Move the state's centre to its mean, in place; a centred state stays as it is."""
     counts = state.counts
     step = np.divide(state.sums, counts, out=np.zeros_like(state.sums), where=counts > 0)
     if step.any():
         if state.pair_sums is None:
-            for a, b, panel in panels(state.products, len(step)):
+            for a, b, panel in panels(state.products, len(step), rows):
                 panel -= np.outer(state.n * step[a:b], step[:b])
         else:
-            _shift(state, -step)
+            _shift(state, -step, rows)
         state.offset += step
         state.sums = np.zeros_like(state.sums)
 
 
-def _shift(state: GramState, t: F64) -> None:
+def _shift(state: GramState, t: F64, rows: int) -> None:
     """Replace every deviation y by y + t where a value is present."""
     sums, counts = state.pair_sums, state.pair_counts
     state.gross += 2 * np.abs(t * state.sums) + state.counts * t**2
-    for a, b, panel in panels(state.products, len(t)):
+    for a, b, panel in panels(state.products, len(t), rows):
         if sums is None or counts is None:
             panel += np.outer(state.sums[a:b], t[:b])
             panel += np.outer(t[a:b], state.n * t[:b] + state.sums[:b])
@@ -224,7 +231,7 @@ def _shift(state: GramState, t: F64) -> None:
         sums += t[:, None] * counts
 
 
-def _merge(a: GramState, b: GramState, moments: Moments) -> GramState:
+def _merge(a: GramState, b: GramState, moments: Moments, rows: int) -> GramState:
     paired = a.pair_sums is not None or b.pair_sums is not None
     if paired:
         for state in (a, b):
@@ -236,14 +243,14 @@ def _merge(a: GramState, b: GramState, moments: Moments) -> GramState:
     apart = np.where((count_a > 0) & (count_b > 0), (b.pivot - a.pivot) + (b.offset - a.offset), 0.0)
     both = np.maximum(count_a + count_b, 1e-300)
     if paired:
-        _shift(a, -apart * (count_b / both))
-        _shift(b, apart * (count_a / both))
+        _shift(a, -apart * (count_b / both), rows)
+        _shift(b, apart * (count_a / both), rows)
         a.sums = np.zeros_like(a.sums)  # about the common centre the two sums cancel
         a.pair_sums, a.pair_counts = a.pair_sums + b.pair_sums, a.pair_counts + b.pair_counts  # type: ignore[operator]
         a.products += b.products
     else:
         a.products += b.products
-        for i, j, panel in panels(a.products, len(apart)):
+        for i, j, panel in panels(a.products, len(apart), rows):
             panel += np.outer(apart[i:j] * (a.n * b.n / n), apart[:j])
     a.offset += apart * (count_b / both)
     a.gross += b.gross + (count_a * count_b / both) * apart**2

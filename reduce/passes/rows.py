@@ -11,10 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from eigenmill.reduce.blocks import F64, Block, Floats
-from eigenmill.reduce.passes.moments import Intake, Moments, merge_moments
+from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.passes.intake import Intake, Moments, merge_moments
+from eigenmill.reduce.rows.blocks import F64, Block, Floats
+from eigenmill.reduce.storage.digest import tagged
 
 
+@tagged("RowsState", "moments pivot y weights present")
 @dataclass
 class RowsState:
     """Cleaned rows minus ``pivot`` (float64; 0 where missing), their mask and weights."""
@@ -26,8 +29,9 @@ class RowsState:
     present: npt.NDArray[np.bool_] | None
 
 
+@tagged("RowsPass", "intake")
 @dataclass(frozen=True)
-class RowsPass:
+class RowsPass(Pass[RowsState, RowsState]):
     """Keep every row in one scan; the result is :class:`RowsState` over all rows."""
 
     intake: Intake
@@ -79,8 +83,8 @@ class RowsPass:
         return RowsState(moments, pivot, np.concatenate([a.y, y]), np.concatenate([a.weights, b.weights]), present)
 
 
-def column_panels(d: int, rows: int) -> Iterator[slice]:
-    """Slices of columns whose dense float64 form of ``rows`` rows stays near 32 MiB."""
-    width = max((32 << 20) // (8 * max(rows, 1)), 1)
+def column_panels(d: int, rows: int, size: int) -> Iterator[slice]:
+    """Slices of columns whose dense float64 form of ``rows`` rows stays near ``size`` bytes."""
+    width = max(size // (8 * max(rows, 1)), 1)
     for a in range(0, d, width):
         yield slice(a, min(a + width, d))

@@ -17,17 +17,20 @@ Sparse blocks are never made dense (:mod:`eigenmill.reduce.passes.thin`), unless
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from eigenmill.reduce.blocks import F64, MAX_HEIGHT, Block, Floats, block_height, dense_slices
-from eigenmill.reduce.passes.moments import Intake, Moments, merge_moments
+from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.passes.intake import Intake, Moments, merge_moments
 from eigenmill.reduce.passes.thin import Thin, thin_rows
+from eigenmill.reduce.rows.blocks import F64, Block, Floats, dense_slices
+from eigenmill.reduce.storage.digest import tagged
 
 
+@tagged("SketchState", "moments n height depth pivot offset sums products")
 @dataclass
 class SketchState:
     """Product of the cleaned rows about ``pivot + offset``; ``sums`` is 0 once the state is centred."""
@@ -42,6 +45,7 @@ class SketchState:
     products: F64
 
 
+@tagged("Sketch", "moments n pivot offset products weights terms")
 @dataclass
 class Sketch:
     """The result.
@@ -68,8 +72,9 @@ class Sketch:
         return self.pivot + self.offset
 
 
+@tagged("SketchPass", "intake weights pivot gap")
 @dataclass(frozen=True)
-class SketchPass:
+class SketchPass(Pass[SketchState, Sketch]):
     """One product with ``weights`` P (d, l).
 
     Args:
@@ -78,16 +83,16 @@ class SketchPass:
         pivot: (d,) centre near the columns' means, when an earlier scan has found them; by default every leaf takes
             one from its first rows.
         gap: (d,) what a gap that the mean fills deviates by from the pivot; needed under that policy.
-        held: bytes that the caller will hold beside it; for plans.
     """
 
     intake: Intake
     weights: F64
     pivot: F64 | None = None
     gap: F64 | None = None
-    held: int = field(default=0, compare=False)
 
-    sparse_height = MAX_HEIGHT
+    @property
+    def sparse_height(self) -> int:
+        return self.intake.format.max_height
 
     @cached_property
     def _rounded(self) -> Floats:
@@ -122,7 +127,7 @@ class SketchPass:
                 self._follow(state)
                 self._add_thin(state, taken)
             return state
-        for piece in dense_slices(block) if block.sparse else (block,):
+        for piece in dense_slices(block, self.intake.format) if block.sparse else (block,):
             self._add_dense(state, piece)
         return state
 
@@ -137,7 +142,7 @@ class SketchPass:
         a.offset += steps[0]
         apart = (b.pivot - a.pivot) + (b.offset + steps[1] - a.offset)
         left = np.stack([-a.sums, -b.sums, apart * (a.n * b.n / n)], axis=1)
-        add_low_rank(a.products, left, np.stack([*steps, apart]) @ self.weights, b.products)
+        self._add(a.products, left, np.stack([*steps, apart]) @ self.weights, b.products)
         a.offset += apart * (b.n / n)
         a.sums = np.zeros_like(a.sums)
         a.moments, a.n, a.height, a.depth = moments, n, max(a.height, b.height), max(a.depth, b.depth) + 1
@@ -156,8 +161,9 @@ class SketchPass:
         state = 8 * d * width + 144 * d
         # The weights in the data's precision, the product of one block's rows, and that of its columns.
         scratch = (self.intake.dtype.itemsize + 8) * (d + height) * width
+        scratch += self.intake.scratch(min(height, self.intake.format.block_height(d)))
         # Then the product and the next block: two copies of each while they are made orthogonal to a basis.
-        return state, scratch + self.intake.scratch(min(height, block_height(d))), state + 32 * d * width
+        return state, scratch, state + 32 * d * width
 
     def state_type(self) -> type[SketchState]:
         return SketchState
@@ -207,21 +213,24 @@ class SketchPass:
         """Move the state's centre to its mean, in place; a centred state stays as it is."""
         if state.n and state.sums.any():
             step = state.sums / state.n
-            add_low_rank(state.products, -state.sums[:, None], (step @ self.weights)[None])
+            self._add(state.products, -state.sums[:, None], (step @ self.weights)[None])
             state.offset += step
             state.sums = np.zeros_like(state.sums)
 
     def _shift(self, state: SketchState, t: F64) -> None:
         """Replace every deviation y by y + t."""
         left = np.stack([state.sums, t], axis=1)
-        add_low_rank(state.products, left, np.stack([t, state.sums + state.n * t]) @ self.weights)
+        self._add(state.products, left, np.stack([t, state.sums + state.n * t]) @ self.weights)
         state.sums = state.sums + state.n * t
 
+    def _add(self, target: F64, left: F64, right: F64, other: F64 | None = None) -> None:
+        add_low_rank(target, left, right, self.intake.format.panel_rows, other)
 
-def add_low_rank(target: F64, left: F64, right: F64, other: F64 | None = None) -> None:
-    """``target += left right``, and ``other`` too, in place and by rows that stay in cache."""
-    for a in range(0, len(target), 2048):
-        panel = slice(a, a + 2048)
+
+def add_low_rank(target: F64, left: F64, right: F64, rows: int, other: F64 | None = None) -> None:
+    """``target += left right``, and ``other`` too, in place, ``rows`` at a time, which stay in cache."""
+    for a in range(0, len(target), rows):
+        panel = slice(a, a + rows)
         if other is not None:
             target[panel] += other[panel]
         target[panel] += left[panel] @ right

@@ -16,9 +16,8 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse import _sparsetools
 
-from eigenmill.reduce.blocks import F64, Block, Floats
-from eigenmill.reduce.passes.moments import FAR, Entries, Intake, Moments, weigh
-from eigenmill.reduce.transforms import DENSE_SHARE
+from eigenmill.reduce.passes.intake import Entries, Intake, Moments, weigh
+from eigenmill.reduce.rows.blocks import F64, Block, Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ def thin_rows(intake: Intake, moments: Moments, block: Block, *, squares: bool) 
     far for the precision, or too many entries. Nothing is counted then. A block without rows gives a Thin of none.
     """
     X = block.X
-    if not block.sparse or X.nnz > DENSE_SHARE * X.shape[0] * X.shape[1]:
+    if not block.sparse or X.nnz > intake.format.dense_share * X.shape[0] * X.shape[1]:
         return None
     block = weigh(block)
     X = block.X.astype(intake.dtype, copy=False)
@@ -102,7 +101,7 @@ def thin_rows(intake: Intake, moments: Moments, block: Block, *, squares: bool) 
         inside = (X.data >= policy.low[X.indices]) & (X.data <= policy.high[X.indices])
         if not inside.all() or (policy.low > 0).any() or (policy.high < 0).any():
             return None
-    far = FAR[np.dtype(intake.dtype)]
+    far = intake.format.far(intake.dtype)
     size = np.abs(X.data[X.data != 0])
     if len(size) and (size.max() > far or size.min() < 1 / far):
         return None

@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from eigenmill.reduce.blocks import F64, MAX_HEIGHT, Block, block_height, dense_slices
-from eigenmill.reduce.passes.moments import Intake, Moments
+from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.passes.thin import thin_rows
+from eigenmill.reduce.rows.blocks import F64, Block, dense_slices
+from eigenmill.reduce.storage.digest import tagged
 
 
+@tagged("TsqrState", "r")
 @dataclass
 class TsqrState:
     """R (min(rows, l), l) upper triangular."""
@@ -25,8 +28,9 @@ class TsqrState:
     r: F64
 
 
+@tagged("TsqrPass", "intake pivot offset weights gap")
 @dataclass(frozen=True)
-class TsqrPass:
+class TsqrPass(Pass[TsqrState, F64]):
     """R of ``sqrt(w) * ((X - pivot) - offset) @ weights``; ``weights`` (d, l) is Q over the scale.
 
     A gap that the mean fills enters the product as ``gap`` (d,), or as 0 (centred data).
@@ -39,7 +43,9 @@ class TsqrPass:
     weights: F64
     gap: F64 | None = None
 
-    sparse_height = MAX_HEIGHT
+    @property
+    def sparse_height(self) -> int:
+        return self.intake.format.max_height
 
     @cached_property
     def _moved(self) -> F64:
@@ -63,7 +69,7 @@ class TsqrPass:
             if thin.weights is not None:
                 z *= np.sqrt(thin.weights)[:, None]
             return TsqrState(_r(np.concatenate([state.r, z])))
-        for piece in dense_slices(block) if block.sparse else (block,):
+        for piece in dense_slices(block, self.intake.format) if block.sparse else (block,):
             state = self._fold_dense(state, moments, piece)
         return state
 
@@ -89,7 +95,7 @@ class TsqrPass:
         d, k = self.weights.shape
         return (
             8 * k * k,
-            8 * d * k + 24 * (height + k) * k + self.intake.scratch(min(height, block_height(d))),
+            8 * d * k + 24 * (height + k) * k + self.intake.scratch(min(height, self.intake.format.block_height(d))),
             16 * k * k,
         )
 

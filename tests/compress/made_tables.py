@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from eigenmill.compress.categories import Category
-from eigenmill.compress.front import Front
-from eigenmill.compress.integer import WholeLayer, WholeNet, check
+from eigenmill.compress.core.categories import Category
+from eigenmill.compress.core.front import Front
+from eigenmill.compress.core.integer import WholeLayer, WholeNet, check
 from eigenmill.reduce import Dataset
 from tests.compress.nets import layer, net
 

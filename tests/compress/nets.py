@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from eigenmill.compress.front import Front
-from eigenmill.compress.integer import WholeLayer, WholeNet, check
-from eigenmill.compress.transforms import dct
+from eigenmill.compress.core.front import Front
+from eigenmill.compress.core.integer import WholeLayer, WholeNet, check
+from eigenmill.compress.core.transforms import dct
 
 
 def front(d: int = 5, bits: int = 12, *, alike: bool = False, refuse: bool = False, seed: int = 0) -> Front:

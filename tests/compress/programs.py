@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from eigenmill.compress.c import Number, source
-from eigenmill.compress.integer import WholeNet
-from eigenmill.compress.native import CORTEX_M4, STRICT
+from eigenmill.compress.core.integer import WholeNet
+from eigenmill.compress.exports.c import Number, source
+from eigenmill.compress.exports.native import CORTEX_M4, STRICT
 
 HERE = Path(__file__).parent
 cortex = pytest.mark.skipif(

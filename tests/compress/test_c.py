@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eigenmill.compress import Model, footprint, load, pack, to_c
-from eigenmill.compress.c import Number, score_type, source
-from eigenmill.compress.c_names import literal
-from eigenmill.compress.integer import WholeNet
-from eigenmill.compress.model import whole_net
-from eigenmill.compress.native import STRICT, compiled
+from eigenmill.compress.core.integer import WholeNet
+from eigenmill.compress.core.model import whole_net
+from eigenmill.compress.exports.c import Number, score_type, source
+from eigenmill.compress.exports.c_names import literal
+from eigenmill.compress.exports.native import STRICT, compiled
 from eigenmill.reduce.errors import ConfigError, EigenmillError, MissingValueError, SchemaError
 from tests.compress.nets import NETS, front, layer, net, refusals, rows
 from tests.compress.programs import CHIP, CHIP_RUN, HOST_RUN, SANITIZED, build, cortex, run

@@ -34,16 +34,17 @@ from eigenmill.compress import (
     share_weights,
     train,
 )
-from eigenmill.compress.categories import HELD, Category, VocabularyPass, columns_of, vocabulary_pass
-from eigenmill.compress.model import whole_net
-from eigenmill.compress.pack import packed
-from eigenmill.compress.predict import predictions
+from eigenmill.compress.core.categories import HELD, Category, VocabularyPass, columns_of, vocabulary_pass
+from eigenmill.compress.core.model import whole_net
+from eigenmill.compress.packed.pack import packed_bytes
+from eigenmill.compress.packed.predict import predictions
 from eigenmill.reduce import PCA, Dataset, connect
-from eigenmill.reduce.blocks import Block, Columns
 from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, SchemaError
 from eigenmill.reduce.passes.base import from_arrays, to_arrays
+from eigenmill.reduce.rows.blocks import Block, Columns
 from tests.compress.conftest import error
 from tests.compress.made_tables import CATEGORIES, NAMES, data_of, late, months
+from tests.support.formats import other
 
 GOLDEN = Path(__file__).parent / "golden"
 OPTIMIZER = {"name": "adam", "lr": 0.02}
@@ -178,7 +179,7 @@ def test_every_value_has_a_code() -> None:
     assert city.codes(pa.nulls(2)).tolist() == [7, 7]
     for category in (replace(each, name="c") for each in CATEGORIES):
         every = np.arange(category.width)
-        if category.stranger is not None:
+        if category.unlisted_value is not None:
             np.testing.assert_array_equal(category.codes(category.array(every)), every)
 
 
@@ -186,10 +187,9 @@ def test_vocabularies_are_the_same_on_any_number_of_workers(rows: pa.Table, tmp_
     pq.write_table(rows, tmp_path / "a.parquet", row_group_size=100)
     data = Dataset.from_parquet(tmp_path, columns=["distance"], carry=["city", "when"])
     pass_ = vocabulary_pass(data.carried, NAMES, 1000, 1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 8 * 500)
-        cut = Dataset.from_parquet(tmp_path, columns=["distance"], carry=["city", "when"])
-        found = [connect("local", workers=n).run(pass_, d) for n in (1, 3) for d in (data, cut)]
+    small = other(leaf_bytes=8 * 500)
+    cut = Dataset.from_parquet(tmp_path, columns=["distance"], carry=["city", "when"], format=small)
+    found = [connect("local", workers=n).run(pass_, d) for n in (1, 3) for d in (data, cut)]
     assert all(one == found[0] for one in found)
     assert found[0][0].values == ("ABE", "ABQ", "JFK", "LAX", "ÖSD")
 
@@ -215,7 +215,7 @@ def test_a_quantized_model_is_its_file(small: Model, trained: Model, rows: pa.Ta
     assert back.front.categories == small.front.categories  # type: ignore[union-attr]
     np.testing.assert_array_equal(back.scores(rows), whole_net(small).scores(rows))
     assert np.abs(back.predict_proba(rows) - trained.predict_proba(rows)).max() < 0.1
-    assert packed(back) == (tmp_path / "m.emill").read_bytes()
+    assert packed_bytes(back) == (tmp_path / "m.emill").read_bytes()
     vocabulary = sum(len(str(v).encode()) for c in back.front.categories[:1] for v in c.values)
     assert vocabulary < size < 700
     found = evaluate(tmp_path / "m.emill", data_of(rows), label="late", against=trained, batches=(1, 64))
@@ -303,7 +303,7 @@ def test_all_steps_know_categories(trained: Model, rows: pa.Table) -> None:
     for model in (stepped, shared):
         net = whole_net(quantize(model, samples))
         assert np.abs(net.predict_proba(rows) - model.predict_proba(rows)).max() < 0.1
-        assert len(packed(net)) < len(packed(quantize(trained, data, label="late")))
+        assert len(packed_bytes(net)) < len(packed_bytes(quantize(trained, data, label="late")))
 
 
 def test_a_saved_model_goes_on(trained: Model, rows: pa.Table, tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_a_resumed_training_is_an_uninterrupted_one(rows: pa.Table, tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         train(model, samples, epochs=3, checkpoint=tmp_path / "c", progress=stop)
     resumed = train(model, samples, epochs=3, checkpoint=tmp_path / "c")
-    assert packed(quantize(resumed, samples)) == packed(quantize(whole_run, samples))
+    assert packed_bytes(quantize(resumed, samples)) == packed_bytes(quantize(whole_run, samples))
 
 
 def test_predictions_from_files_hide_what_was_not_asked_for(small: Model, rows: pa.Table, tmp_path: Path) -> None:
@@ -449,7 +449,7 @@ def test_samples_of_other_categories_are_refused(rows: pa.Table) -> None:
 
 def test_null_has_a_stand_in_where_it_can(small: Model, rows: pa.Table) -> None:
     pytest.importorskip("onnxruntime")
-    from eigenmill.compress.onnx_export import agreement, graph, run_onnx
+    from eigenmill.compress.exports.onnx import agreement, graph, run_onnx
 
     net = whole_net(small)
     known = rows.filter(pc.is_valid(rows["distance"]))

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 
 from eigenmill.compress import Model, footprint, quantize, train
-from eigenmill.compress.c import Number, score_type
-from eigenmill.compress.categories import values_of
-from eigenmill.compress.integer import WholeNet
-from eigenmill.compress.model import whole_net
-from eigenmill.reduce.blocks import F64
+from eigenmill.compress.core.categories import category_values
+from eigenmill.compress.core.integer import WholeNet
+from eigenmill.compress.core.model import whole_net
+from eigenmill.compress.exports.c import Number, score_type
+from eigenmill.reduce.rows.blocks import F64
 from tests.compress.made_tables import NAMES, NETS, data_of, late, table
 from tests.compress.programs import CHIP, CHIP_RUN, HOST_RUN, SANITIZED, build, cortex, run
 
@@ -42,7 +42,9 @@ def written(net: WholeNet, rows: pa.Table, number: Number) -> tuple[bytes, F64]:
     """The rows as the driver reads them, and their numbers."""
     X, _ = net.front.parts(rows)
     numbers = X.astype(np.float32 if number == "float" else np.float64)
-    columns = [values_of(rows[c.column].combine_chunks(), c.name, c.kind).to_pylist() for c in net.front.categories]
+    columns = [
+        category_values(rows[c.column].combine_chunks(), c.name, c.kind).to_pylist() for c in net.front.categories
+    ]
     found = [struct.pack("<i", len(rows))]
     for i, row in enumerate(numbers):
         found.append(row.tobytes())

@@ -21,11 +21,11 @@ from eigenmill.compress import (
     gather,
     to_c,
 )
-from eigenmill.compress.c import source
-from eigenmill.compress.categories import Category
-from eigenmill.compress.integer import bounds
-from eigenmill.compress.native import STRICT, compiled
-from eigenmill.compress.pack import DIGEST, MAGIC_CATEGORIES, packed, unpacked
+from eigenmill.compress.core.categories import Category
+from eigenmill.compress.core.integer import bounds
+from eigenmill.compress.exports.c import source
+from eigenmill.compress.exports.native import STRICT, compiled
+from eigenmill.compress.packed.pack import DIGEST, MAGIC_CATEGORIES, packed_bytes, unpack
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.errors import ArtifactError, ConfigError, MissingValueError
 from tests.compress.made_tables import HOSTILE, NETS, mixed, table, whole
@@ -42,22 +42,22 @@ needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler"
 @pytest.mark.parametrize("name", NETS)
 def test_nets_come_back(name: str, coder: str) -> None:
     net = NETS[name]
-    content = packed(net, coder=coder)
+    content = packed_bytes(net, coder=coder)
     assert content.startswith(MAGIC_CATEGORIES)
-    back = unpacked(content)
+    back = unpack(content)
     assert (back.front.categories, back.front.hot) == (net.front.categories, net.front.hot)
     rows = table(net.front)
     np.testing.assert_array_equal(back.scores(rows), net.scores(rows))
-    assert packed(back, coder=coder) == content
+    assert packed_bytes(back, coder=coder) == content
 
 
 def test_the_golden_file() -> None:
     """No later version may read these bytes otherwise."""
     net = NETS["both"]
-    assert packed(net) == (GOLDEN / "categories.emill").read_bytes()
+    assert packed_bytes(net) == (GOLDEN / "categories.emill").read_bytes()
     rows = table(net.front, 20)
     scores = np.loadtxt(GOLDEN / "categories.scores", dtype=np.int64)
-    np.testing.assert_array_equal(unpacked((GOLDEN / "categories.emill").read_bytes()).scores(rows), scores)
+    np.testing.assert_array_equal(unpack((GOLDEN / "categories.emill").read_bytes()).scores(rows), scores)
 
 
 def test_scores_are_sums_of_rows() -> None:
@@ -88,12 +88,12 @@ def test_scores_are_sums_of_rows() -> None:
 def attack(count: int) -> int:
     """Reads mutated files with a fitting digest; anything but a refusal or a valid net fails."""
     rng, read, start = np.random.default_rng(1), 0, len(MAGIC_CATEGORIES) + DIGEST
-    contents = [packed(net) for net in NETS.values()]
+    contents = [packed_bytes(net) for net in NETS.values()]
     for i in range(count):
         body = mutated(contents[i % len(contents)][start:], rng)
         content = MAGIC_CATEGORIES + hashlib.sha256(body).digest()[:DIGEST] + body
         try:
-            net = unpacked(content)
+            net = unpack(content)
         except ArtifactError:
             continue
         read += 1
@@ -101,7 +101,7 @@ def attack(count: int) -> int:
             [np.zeros((3, net.front.n_features), int), *([0, 1, c.width - 1] for c in net.front.categories)]
         )
         assert net.scores_of(np.minimum(codes, 1 << 15)).shape == (3, net.layers[-1].weights.shape[1])
-        assert unpacked(packed(net)).front.categories == net.front.categories
+        assert unpack(packed_bytes(net)).front.categories == net.front.categories
     return read
 
 
@@ -124,7 +124,7 @@ def test_a_huge_vocabulary_in_a_few_bytes_is_refused() -> None:
     def refuse(tail: bytes, message: str) -> None:
         body = head + tail
         with pytest.raises(ArtifactError, match=message):
-            unpacked(MAGIC_CATEGORIES + hashlib.sha256(body).digest()[:DIGEST] + body)
+            unpack(MAGIC_CATEGORIES + hashlib.sha256(body).digest()[:DIGEST] + body)
 
     refuse(b"\xff\xff\x03" + b"\x01a\x00", "categories, found")
     refuse(b"\x01" + b"\x01a\x04" + b"\xff\xff\x01" + b"\x00" * 9, "values, found")
@@ -193,7 +193,7 @@ def test_names_are_data_in_c() -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_onnx_agrees(name: str) -> None:
     pytest.importorskip("onnxruntime")
-    from eigenmill.compress.onnx_export import agreement, graph, run_onnx
+    from eigenmill.compress.exports.onnx import agreement, graph, run_onnx
 
     net = NETS[name]
     rows = table(net.front, 300)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,9 @@ from eigenmill.compress import (
     teach,
     train,
 )
-from eigenmill.compress.augment import Affine, augmentation
-from eigenmill.compress.model import whole_net
-from eigenmill.compress.pack import packed, unpacked
+from eigenmill.compress.core.model import whole_net
+from eigenmill.compress.packed.pack import packed_bytes, unpack
+from eigenmill.compress.training.augment import Affine, augmentation
 from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.errors import ConfigError, DataError, OutputError, SchemaError
 from tests.compress.conftest import OPTIMIZER, error, read
@@ -101,6 +102,33 @@ def test_teachers_are_asked_once_and_their_logits_lie_beside_the_rows(
     assert asked[0] == once
     teach(members, read(folder), path, seed=1)
     assert asked[0] == 2 * once
+
+
+@pytest.mark.parametrize("error", [ValueError("no more answers"), KeyboardInterrupt()], ids=["error", "stopped"])
+def test_a_teacher_that_fails_half_way_leaves_the_file_that_was_there(error: BaseException, tmp_path: Path) -> None:
+    for part in range(2):
+        rows = {"a": np.arange(4.0) + part, "label": [0, 1, 0, 1]}
+        pq.write_table(pa.table(rows), tmp_path / f"part-{part}.parquet")
+    data = Dataset.from_parquet(str(tmp_path / "part-*.parquet"), columns=["a"], carry=["label"])
+    place, asked = tmp_path / "taught", list[int]()
+    place.mkdir()
+    teach(lambda X: np.c_[-X, X], data, place / "taught.parquet")
+    before = (place / "taught.parquet").read_bytes()
+
+    def failing(X: Any) -> Any:
+        asked.append(len(X))
+        if len(asked) == 2:
+            raise error
+        return np.c_[X, -X]
+
+    with pytest.raises(type(error)) as caught:
+        teach(failing, data, place / "taught.parquet")
+    assert caught.value is error
+    assert asked == [4, 4]
+    del caught
+    gc.collect()  # the encoder goes without a word
+    assert [path.name for path in place.iterdir()] == ["taught.parquet"]
+    assert (place / "taught.parquet").read_bytes() == before
 
 
 def test_copies_stay_on_the_side_of_their_row(folder: Path, trained: Model, tmp_path: Path, digits: Any) -> None:
@@ -253,9 +281,9 @@ def test_a_pooled_net_is_small_and_its_tiles_are_declared(digits: Any, samples: 
     front = model.trained().front
     assert front is not None
     pooled = X.reshape(-1, 4, 2, 4, 2).mean((2, 4)).reshape(-1, 16)
-    np.testing.assert_allclose(model.forward(front.scaled(front.codes(X)))[0] * front.spread, pooled, atol=1e-3)
+    np.testing.assert_allclose(model.forward(front.scaled_inputs(front.codes(X)))[0] * front.spread, pooled, atol=1e-3)
     whole = quantize(model, samples, bits=6)
-    back = unpacked(packed(whole))
+    back = unpack(packed_bytes(whole))
     np.testing.assert_array_equal(back.scores(X), whole_net(whole).scores(X))
     assert error(whole, *digits[2:]) < error(model, *digits[2:]) + 0.02 < 0.14
     with pytest.raises(ConfigError, match="whole 3 x 3 tiles"):
@@ -280,7 +308,7 @@ def test_a_factorized_layer_is_the_best_of_its_rank_and_is_smaller(trained: Mode
 def test_a_low_rank_net_can_be_trained_on_and_packed(trained: Model, samples: Samples, digits: Any) -> None:
     model = train(factorize(trained, rank=8, only=0), samples, optimizer=OPTIMIZER, epochs=5)
     small = quantize(model, samples, bits=8)
-    np.testing.assert_array_equal(unpacked(packed(small)).scores(digits[2]), small._whole.scores(digits[2]))
+    np.testing.assert_array_equal(unpack(packed_bytes(small)).scores(digits[2]), small._whole.scores(digits[2]))
     assert error(small, *digits[2:]) < 0.06
 
 
@@ -344,7 +372,7 @@ def test_a_resumed_distillation_equals_an_uninterrupted_one(folder: Path, traine
         with pytest.raises(OutputError, match="another's"):
             train(start, data, **{**options, **other}, checkpoint=tmp_path / "c")
     resumed = train(start, data, **options, checkpoint=tmp_path / "c")
-    files = [packed(quantize(model, read(folder), bits=4)) for model in (whole, resumed)]
+    files = [packed_bytes(quantize(model, read(folder), bits=4)) for model in (whole, resumed)]
     assert files[0] == files[1]
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from eigenmill.jobs.cli import app
-from eigenmill.jobs.recipe import Kind, load_recipe
+from eigenmill.jobs.recipes.recipe import Kind, load_recipe
 from tests.compress.conftest import write
 from tests.compress.made_tables import late
 

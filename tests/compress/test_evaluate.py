@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import log_loss, r2_score, roc_auc_score, root_mean_squared_error
 
 from eigenmill.compress import Evaluation, Model, Samples, evaluate, gather, load, pack, quantize, train
-from eigenmill.compress.evaluate import share
+from eigenmill.compress.judging.evaluate import share
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
 from tests.compress.conftest import OPTIMIZER, read, write
 
@@ -100,9 +100,9 @@ def test_two_classes_have_an_area_and_values_an_error(digits: Any) -> None:
 
 
 def load_again(model: Model) -> Any:
-    from eigenmill.compress.pack import packed, unpacked
+    from eigenmill.compress.packed.pack import packed_bytes, unpack
 
-    return unpacked(packed(model))
+    return unpack(packed_bytes(model))
 
 
 @pytest.mark.parametrize(("right", "rows"), [(9850, 10000), (0, 5), (5, 5), (1, 3)])

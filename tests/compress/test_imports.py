@@ -16,7 +16,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from torch import nn
 
 from eigenmill.compress import Model, from_onnx, from_safetensors, from_sklearn, from_torch, load, pack, quantize, train
-from eigenmill.compress.onnx_import import chain
+from eigenmill.compress.imports.onnx import chain
 from eigenmill.reduce.errors import ArtifactError, ConfigError, EigenmillError, SchemaError
 
 onnx = pytest.importorskip("onnx")

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eigenmill.compress import Model, pack, to_onnx
-from eigenmill.compress.integer import WholeNet
-from eigenmill.compress.onnx_export import agreement, graph, run_onnx
+from eigenmill.compress.core.integer import WholeNet
+from eigenmill.compress.exports.onnx import agreement, graph, run_onnx
 from eigenmill.reduce.errors import ConfigError, SchemaError
 from tests.compress.nets import NETS, front, layer, net, refusals, rows
 

@@ -16,14 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from eigenmill.compress import Model, Samples, huffman, load, pack, pooling, quantize, share_weights, train
-from eigenmill.compress.coder import Decoder, Encoder, code_numbers, code_weights
-from eigenmill.compress.flat import Reader, varint
-from eigenmill.compress.front import Front
-from eigenmill.compress.integer import WholeLayer, WholeNet
-from eigenmill.compress.model import whole_net
-from eigenmill.compress.pack import DIGEST, MAGIC, MAGIC_COSINES, packed, unpacked
-from eigenmill.compress.pack_front import front_bytes
+from eigenmill.compress import Model, Samples, load, pack, pooling, quantize, share_weights, train
+from eigenmill.compress.core.front import Front
+from eigenmill.compress.core.integer import WholeLayer, WholeNet
+from eigenmill.compress.core.model import whole_net
+from eigenmill.compress.packed import huffman
+from eigenmill.compress.packed.coder import Decoder, Encoder, code_numbers, code_weights
+from eigenmill.compress.packed.flat import Reader, varint
+from eigenmill.compress.packed.pack import DIGEST, MAGIC, MAGIC_COSINES, packed_bytes, unpack
+from eigenmill.compress.packed.pack_front import front_bytes
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.errors import ArtifactError, ConfigError, EigenmillError, SchemaError
 from tests.compress.nets import NETS
@@ -66,28 +67,28 @@ def test_a_file_gives_the_net_back(coder: str, small: Model, digits: Any, tmp_pa
     assert equal(back, whole_net(small))
     np.testing.assert_array_equal(back.scores(digits[2]), whole_net(small).scores(digits[2]))
     np.testing.assert_array_equal(back.predict_proba(digits[2]), small.predict_proba(digits[2]))
-    assert packed(small, coder=coder) == path.read_bytes() == packed(back, coder=coder)
+    assert packed_bytes(small, coder=coder) == path.read_bytes() == packed_bytes(back, coder=coder)
 
 
 @pytest.mark.parametrize("labels", [("no", "yes"), (False, True), (0, 1), (-5, 1 << 40)])
 @pytest.mark.parametrize("coder", ["range", "zstd", "huffman"])
 def test_columns_labels_and_fills_come_back(labels: Any, coder: str) -> None:
     net = made(labels=labels)
-    back = unpacked(packed(net, coder=coder))
+    back = unpack(packed_bytes(net, coder=coder))
     assert equal(back, net)
     assert back.front.names == net.front.names
     assert [type(label) for label in back.labels] == [type(label) for label in labels]
 
 
 def test_pruned_and_shared_weights_take_fewer_bytes(trained: Model, pruned: Model, samples: Samples) -> None:
-    dense, thin = (len(packed(quantize(m, samples, bits=8))) for m in (trained, pruned))
-    shared = len(packed(quantize(share_weights(pruned, 4), samples, bits=8)))
+    dense, thin = (len(packed_bytes(quantize(m, samples, bits=8))) for m in (trained, pruned))
+    shared = len(packed_bytes(quantize(share_weights(pruned, 4), samples, bits=8)))
     assert trained.float_bytes / dense > 3.5
     assert thin < 0.45 * dense
     assert shared < 0.9 * thin
-    assert thin < len(packed(quantize(pruned, samples, bits=8), coder="zstd"))
+    assert thin < len(packed_bytes(quantize(pruned, samples, bits=8), coder="zstd"))
     paper = quantize(share_weights(pruned, 4), samples, bits=8)
-    assert shared < len(packed(paper, coder="huffman")) < len(packed(paper, coder="zstd"))
+    assert shared < len(packed_bytes(paper, coder="huffman")) < len(packed_bytes(paper, coder="zstd"))
 
 
 @settings(max_examples=60)
@@ -148,13 +149,13 @@ def test_golden_files_are_read_as_ever_and_written_alike() -> None:
     """No version of a library or of this code may read these bytes otherwise: if it does, raise the version."""
     for seed, coder in ((0, "range"), (1, "range"), (0, "zstd"), (0, "huffman")):
         path = GOLDEN / f"net-{seed}-{coder}.emill"
-        net = unpacked(path.read_bytes())
+        net = unpack(path.read_bytes())
         assert equal(net, made(seed))
         X = np.array([[0.0, 5.0, 2.0, 7.0], [np.nan, 1e9, -np.inf, np.inf], [-1e300, 0.5, 1e300, -99.0]])
         scores = np.loadtxt(GOLDEN / f"net-{seed}.scores", dtype=np.int64)
         np.testing.assert_array_equal(net.scores(X), scores)
         if coder != "zstd":
-            assert packed(made(seed), coder=coder) == path.read_bytes()
+            assert packed_bytes(made(seed), coder=coder) == path.read_bytes()
 
 
 def test_missing_infinite_and_far_values_have_their_codes() -> None:
@@ -249,7 +250,7 @@ def attack(contents: list[bytes], count: int, *, fitting: bool) -> int:
         content = contents[i % len(contents)]
         content = again(mutated(content[start:], rng), content[: len(MAGIC)]) if fitting else mutated(content, rng)
         try:
-            net = unpacked(content)
+            net = unpack(content)
         except ArtifactError:
             continue
         read += 1
@@ -260,13 +261,23 @@ def attack(contents: list[bytes], count: int, *, fitting: bool) -> int:
 
 
 def test_mutated_files_are_refused(small: Model) -> None:
-    contents = [packed(made()), packed(small), packed(made(1), coder="zstd"), packed(small, coder="huffman")]
+    contents = [
+        packed_bytes(made()),
+        packed_bytes(small),
+        packed_bytes(made(1), coder="zstd"),
+        packed_bytes(small, coder="huffman"),
+    ]
     assert attack(contents, 300, fitting=False) == 0
 
 
 def test_mutated_files_with_a_fitting_digest_are_refused_or_valid_nets(small: Model) -> None:
-    contents = [packed(made()), packed(made(), coder="zstd"), packed(made(2, labels=(3, 9))), packed(small)]
-    contents += [packed(made(3), coder="huffman"), packed(wide(6))]
+    contents = [
+        packed_bytes(made()),
+        packed_bytes(made(), coder="zstd"),
+        packed_bytes(made(2, labels=(3, 9))),
+        packed_bytes(small),
+    ]
+    contents += [packed_bytes(made(3), coder="huffman"), packed_bytes(wide(6))]
     assert 0 < attack(contents, 600, fitting=True) < 600
 
 
@@ -277,7 +288,7 @@ def test_twenty_thousand_mutated_files_in_little_memory(tmp_path: Path, small: M
 import resource
 from tests.compress import test_pack as t
 from tests.compress.nets import NETS
-contents = [t.packed(net, coder=c) for c in ("range", "zstd", "huffman") for net in (t.made(), NETS["block"])]
+contents = [t.packed_bytes(net, coder=c) for c in ("range", "zstd", "huffman") for net in (t.made(), NETS["block"])]
 contents.append(open({str(tmp_path / "m.emill")!r}, "rb").read())
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 assert t.attack(contents, 10_000, fitting=False) == 0
@@ -299,7 +310,7 @@ print(t.attack(contents, 10_000, fitting=True))
 )
 def test_nonsense_is_refused(body: bytes) -> None:
     with pytest.raises(ArtifactError):
-        unpacked(again(body))
+        unpack(again(body))
 
 
 BODY = len(MAGIC) + DIGEST
@@ -307,19 +318,19 @@ BODY = len(MAGIC) + DIGEST
 
 @pytest.mark.parametrize("coder", ["range", "zstd", "huffman"])
 def test_bytes_after_the_end_are_refused_though_their_digest_fits(coder: str) -> None:
-    content = packed(made(), coder=coder)
+    content = packed_bytes(made(), coder=coder)
     assert again(content[BODY:]) == content
     for more in (b"\x00", b"EMILL", content):
         with pytest.raises(ArtifactError, match=f"expected the end, found {len(more)} more bytes"):
-            unpacked(again(content[BODY:] + more))
+            unpack(again(content[BODY:] + more))
 
 
 def test_a_version_that_is_not_that_of_the_layers_is_refused_though_its_digest_fits() -> None:
-    plain, cosine = packed(made()), packed(NETS["block"])
+    plain, cosine = packed_bytes(made()), packed_bytes(NETS["block"])
     assert (plain[: len(MAGIC)], cosine[: len(MAGIC)]) == (MAGIC, MAGIC_COSINES)
     for body, magic in ((plain[BODY:], MAGIC_COSINES), (cosine[BODY:], MAGIC)):
         with pytest.raises(ArtifactError, match="cosine transform in a file of version 3 only"):
-            unpacked(again(body, magic))
+            unpack(again(body, magic))
 
 
 @pytest.mark.parametrize(
@@ -338,20 +349,20 @@ def test_a_number_has_one_form(raw: bytes, value: int) -> None:
 def test_a_number_in_a_longer_form_is_refused_though_the_digest_fits() -> None:
     """Or one model would have many files."""
     net = made()
-    body, known = packed(net)[BODY:], front_bytes(net.front)
+    body, known = packed_bytes(net)[BODY:], front_bytes(net.front)
     at = body.index(known) + 2  # the number of columns, 4, after the flags and the bits
     assert body[at] == net.front.n_features
     with pytest.raises(ArtifactError, match="expected a number from 1 to 65536, found 4"):
-        unpacked(again(body[:at] + b"\x84\x00" + body[at + 1 :]))
+        unpack(again(body[:at] + b"\x84\x00" + body[at + 1 :]))
 
 
 def test_a_huge_net_in_a_few_bytes_is_refused_before_it_is_made() -> None:
     head = b"\x00\x01" + np.array([1.0, 0.0]).tobytes() + b"\x03\x08" + b"\x80\x80\x04" + b"\x00"
     head += np.float32([0, 1]).tobytes() + b"\x00" + b"\x00" + b"\x01"  # a regression on 65,536 pixels, one layer
     with pytest.raises(ArtifactError, match="at most 4194304 weights"):
-        unpacked(again(head + b"\x80\x01" + b"\x00" * 128 + b"\x01\x00\x00"))
+        unpack(again(head + b"\x80\x01" + b"\x00" * 128 + b"\x01\x00\x00"))
     with pytest.raises(ArtifactError, match="at least a byte for"):
-        unpacked(again(head + b"\x20" + b"\x00" * 32 + b"\x01\x00\x00"))
+        unpack(again(head + b"\x20" + b"\x00" * 32 + b"\x01\x00\x00"))
 
 
 def test_it_says_what_is_wrong(tmp_path: Path, small: Model, trained: Model) -> None:
@@ -385,14 +396,14 @@ def test_huffman_decoding_undoes_encoding_and_uses_every_bit(weights: Any, keep:
     parts = huffman.symbols_of(weights)
     lengths = [huffman.lengths_of(symbols) for symbols in parts]
     words = [huffman.words_of(table) for table in lengths]
-    content = huffman.encoded([(parts[0], words[0]), (parts[1], words[1])])
+    content = huffman.encode([(parts[0], words[0]), (parts[1], words[1])])
     count = int(np.count_nonzero(weights))
-    np.testing.assert_array_equal(huffman.decoded(content, weights.shape, count, *lengths), weights)
+    np.testing.assert_array_equal(huffman.decode(content, weights.shape, count, *lengths), weights)
     with pytest.raises(ArtifactError):
-        huffman.decoded(content + b"\x00", weights.shape, count, *lengths)
+        huffman.decode(content + b"\x00", weights.shape, count, *lengths)
     if count:
         with pytest.raises(ArtifactError):
-            huffman.decoded(content[:-1], weights.shape, count, *lengths)
+            huffman.decode(content[:-1], weights.shape, count, *lengths)
 
 
 def test_huffman_lengths_are_the_best_of_any_prefix_code() -> None:
@@ -422,10 +433,10 @@ def wide(seed: int) -> WholeNet:
 
 def test_many_biases_are_coded_in_less_than_two_bytes_each() -> None:
     net = wide(5)
-    content = packed(net)
-    assert equal(unpacked(content), net)
+    content = packed_bytes(net)
+    assert equal(unpack(content), net)
     without = replace(net, layers=tuple(replace(la, bias=np.zeros_like(la.bias)) for la in net.layers))
-    assert len(content) - len(packed(without)) < 60 * 10 / 8 + 8
+    assert len(content) - len(packed_bytes(without)) < 60 * 10 / 8 + 8
     assert content == (GOLDEN / "wide-5-range.emill").read_bytes()
 
 
@@ -448,13 +459,13 @@ def test_tiles_take_a_few_bytes(digits: Any) -> None:
     net = WholeNet("classification", tuple(range(10)), front, (pooled, last), 1e-3, 0.0)
     alone = replace(net, front=replace(front, n_features=196), layers=(last,))
     for coder in ("range", "zstd", "huffman"):
-        content = packed(net, coder=coder)
-        assert equal(unpacked(content), net)
-        assert len(content) < len(packed(alone, coder=coder)) + 196 + 20  # a byte for each bias
+        content = packed_bytes(net, coder=coder)
+        assert equal(unpack(content), net)
+        assert len(content) < len(packed_bytes(alone, coder=coder)) + 196 + 20  # a byte for each bias
     # Weights that are not tiles are packed as any others.
     other = pooled.weights.copy()
     other[0, 0] = 2
     assert equal(
-        unpacked(packed(replace(net, layers=(replace(pooled, weights=other), last)))),
+        unpack(packed_bytes(replace(net, layers=(replace(pooled, weights=other), last)))),
         replace(net, layers=(replace(pooled, weights=other), last)),
     )

@@ -14,12 +14,13 @@ import pytest
 from typer.testing import CliRunner
 
 from eigenmill.compress import Model, load, pack, quantize, train
-from eigenmill.compress.predict import predictions
+from eigenmill.compress.packed.predict import predictions
 from eigenmill.jobs.cli import app
 from eigenmill.reduce import Dataset, Sink, connect
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
 from tests.compress.conftest import OPTIMIZER, read, write
 from tests.engines.counting import failing_at
+from tests.support.formats import use
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,7 +57,7 @@ def test_an_interrupted_write_goes_on_to_the_same_bytes(
             out, engine=connect("local", workers=1), part_bytes=1
         )
 
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 8 * 64 * 60)
+    use(monkeypatch, leaf_bytes=8 * 64 * 60)
     whole = save(tmp_path / "whole")
     calls, true = [0], type(load(packed_file)).scores_of
 
@@ -66,7 +67,7 @@ def test_an_interrupted_write_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
         return true(self, codes)
 
-    monkeypatch.setattr("eigenmill.compress.integer.WholeNet.scores_of", stop)
+    monkeypatch.setattr("eigenmill.compress.core.integer.WholeNet.scores_of", stop)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path / "out")
     assert not (tmp_path / "out/_SUCCESS").exists()
@@ -93,8 +94,7 @@ def test_the_command_on_spark_goes_on_to_the_bytes_of_the_local_engine(
 ) -> None:
     _, _, X, y = digits
     folder = write(tmp_path / "new", X, y, 60)
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 8 * 64 * 60)
-    monkeypatch.setattr("eigenmill.reduce.parts.PART_BYTES", (1, 1))  # a part for every fragment
+    use(monkeypatch, leaf_bytes=8 * 64 * 60, part_least=1, part_most=1)  # a part for every fragment
 
     def command(out: str, *more: str, code: int = 0) -> str:
         arguments = ["predict", packed_file, folder, "--out", tmp_path / out, "--carry", "id,label", *more]

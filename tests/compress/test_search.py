@@ -5,13 +5,22 @@ from __future__ import annotations
 import importlib
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 
 from eigenmill.compress import Model, Samples, evaluate, pack
-from eigenmill.compress.search import Candidate, Search, Target, Trial, front, search
+from eigenmill.compress.search import (
+    Candidate,
+    Search,
+    SearchKeywords,
+    SearchSettings,
+    Target,
+    Trial,
+    pareto_front,
+    search,
+)
 from eigenmill.reduce import PCA
 from eigenmill.reduce.errors import ConfigError, OutputError
 from tests.compress.conftest import error
@@ -67,7 +76,7 @@ def test_the_front_holds_what_nothing_beats() -> None:
         return Trial(Candidate((size,)), size, wrong, None, 0.0, 0.0)
 
     trials = [trial(5, 0.3), trial(3, 0.5), trial(4, 0.6), trial(9, 0.1), trial(9, 0.2), trial(12, 0.1)]
-    assert [(t.bytes, t.error) for t in front(trials)] == [(3, 0.5), (5, 0.3), (9, 0.1)]
+    assert [(t.bytes, t.error) for t in pareto_front(trials)] == [(3, 0.5), (5, 0.3), (9, 0.1)]
 
 
 def test_a_stopped_search_goes_on_and_tries_nothing_twice(
@@ -95,6 +104,24 @@ def test_a_stopped_search_goes_on_and_tries_nothing_twice(
         np.testing.assert_array_equal(a.weights, b.weights)
     with pytest.raises(OutputError, match="another"):
         look(samples, Target(max_bytes=301), directory=tmp_path)
+
+
+def test_settings_are_a_record_and_keywords_alike(samples: Samples) -> None:
+    """Whatever ba05dba took as a keyword is one still, and a record of them says the same."""
+    names = ["label", "epochs", "trials", "seconds", "batch", "lr", "class_weight", "forget", "first", "directory"]
+    names += ["seed", "validation", "teacher", "temperature", "share"]
+    assert get_type_hints(SearchKeywords) == get_type_hints(SearchSettings)
+    assert list(get_type_hints(SearchSettings)) == names
+    record = SearchSettings(epochs=1, trials=2, batch=64)
+    start, target = Model.mlp(None, [8], 10), Target(max_bytes=300)
+    found = [
+        search(start, samples, target, record, trials=1),
+        search(start, samples, target, epochs=1, trials=1, batch=64),
+    ]
+    assert [len(one.trials) for one in found] == [1, 1]
+    assert found[0].best.error == found[1].best.error
+    with pytest.raises(TypeError, match="unexpected keyword argument 'epoch_'"):
+        search(start, samples, target, epoch_=3)  # type: ignore[call-arg]
 
 
 def test_no_trial_begins_after_its_time(samples: Samples) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from eigenmill.compress import Model, Samples, prune, prune_neurons, quantize, regrow, share_weights, train
-from eigenmill.compress.front import RUN, Front
-from eigenmill.compress.integer import MAX_ACC, WholeLayer, WholeNet, bounds, check
-from eigenmill.compress.model import whole_net
-from eigenmill.compress.prune import _gradients
-from eigenmill.compress.quantize import best_step
+from eigenmill.compress.core.front import RUN, Front
+from eigenmill.compress.core.integer import MAX_ACC, WholeLayer, WholeNet, bounds, check
+from eigenmill.compress.core.model import whole_net
+from eigenmill.compress.steps.prune import _gradients
+from eigenmill.compress.steps.quantize import best_step
 from eigenmill.reduce.errors import ConfigError, MissingValueError
 from tests.compress import made_tables
 from tests.compress.conftest import OPTIMIZER, error
@@ -59,7 +59,7 @@ def test_fewer_neurons_make_narrower_layers(trained: Model, samples: Samples, di
 def _keep_only(model: Model, kept: Any, X: Any, y: Any) -> float:
     front = model.front
     assert front is not None
-    hidden = model.forward(front.scaled(front.codes(X)))[0][:, kept]
+    hidden = model.forward(front.scaled_inputs(front.codes(X)))[0][:, kept]
     last = model.layers[1]
     return float(np.mean((hidden @ last.weights[kept] + last.bias).argmax(1) != y))
 
@@ -246,7 +246,7 @@ def test_masks_open_where_the_gradient_is_largest_and_nowhere_else(
     assert all((c | ~o).all() for c, o in zip(closed, opened, strict=True))
     # The gradient is what small changes of the weights do to the loss.
     codes, targets = samples.sample(4096)
-    z = samples.front.scaled(codes)
+    z = samples.front.scaled_inputs(codes)
     slopes = _gradients(pruned, z, targets)
 
     def loss(model: Model) -> float:

@@ -25,12 +25,12 @@ from eigenmill.compress import (
     quantize,
     train,
 )
-from eigenmill.compress.data import clean_blocks
-from eigenmill.compress.pack import packed
-from eigenmill.compress.train import Epoch, _optimizer, _Run
+from eigenmill.compress.core.data import clean_blocks
+from eigenmill.compress.packed.pack import packed_bytes
+from eigenmill.compress.training.train import Epoch, _optimizer, _Training
 from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, OutputError, SchemaError
-from eigenmill.reduce.parquet import ParquetSource
+from eigenmill.reduce.sources.parquet import ParquetSource
 from tests.compress.conftest import OPTIMIZER, error, read, write
 
 
@@ -72,7 +72,7 @@ def test_the_same_again_gives_the_same_bytes_and_another_seed_others(folder: Pat
 
 
 def test_a_file_sorted_by_label_trains_as_well(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.compress.data.PIECE_BYTES", 20_000)  # several pieces
+    monkeypatch.setattr("eigenmill.compress.core.data.PIECE_BYTES", 20_000)  # several pieces
     X, y, X_test, y_test = digits
     order = np.argsort(y, kind="stable")
     sorted_, shuffled = write(tmp_path / "sorted", X[order], y[order]), write(tmp_path / "shuffled", X, y)
@@ -89,7 +89,7 @@ def test_a_file_sorted_by_label_trains_as_well(digits: Any, tmp_path: Path, monk
 def test_the_order_of_the_file_changes_the_error_by_less_than_a_fifth_of_a_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eigenmill.compress.data.PIECE_BYTES", 20_000)
+    monkeypatch.setattr("eigenmill.compress.core.data.PIECE_BYTES", 20_000)
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(5, 12)) * 1.1
     y = rng.integers(0, 5, 70_000)
@@ -238,7 +238,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(optimizer: Any, samples:
     )
     assert seen == [5, 6]
     assert same(whole, resumed)
-    assert packed(quantize(whole, samples, bits=4)) == packed(quantize(resumed, samples, bits=4))
+    assert packed_bytes(quantize(whole, samples, bits=4)) == packed_bytes(quantize(resumed, samples, bits=4))
     assert [a.step for a in whole.layers] == [b.step for b in resumed.layers]
     assert not path.exists()
 
@@ -253,7 +253,7 @@ def test_early_stopping_keeps_the_best(samples: Samples) -> None:
     best = min(seen, key=lambda e: e.held_loss or 0)
     assert best.number == len(seen) - 3
     wrong = sum(
-        int((model.forward(samples.front.scaled(c))[-1].argmax(1) != t).sum()) for c, t in samples.blocks("held")
+        int((model.forward(samples.front.scaled_inputs(c))[-1].argmax(1) != t).sum()) for c, t in samples.blocks("held")
     )
     assert wrong / samples.n_held == best.held_error
 
@@ -286,7 +286,7 @@ def test_what_is_pruned_stays_pruned(trained: Model, samples: Samples) -> None:
 def test_the_optimizer_forgets_pruned_weights(samples: Samples, trained: Model) -> None:
     settings = _optimizer(OPTIMIZER)
     atonce = (Magnitude(0.5, "at once"),)
-    run = _Run(replace(samples, model=trained), settings, 2, 64, "constant", atonce, None, 0)
+    run = _Training(replace(samples, model=trained), settings, 2, 64, "constant", atonce, None, 0)
     run._epoch(0)
     for layer in run.layers:
         assert layer.mask is not None
@@ -343,7 +343,7 @@ def test_a_pca_is_the_first_layer(digits: Any, folder: Path) -> None:
     model = Model.mlp(pca, [16], 10)
     front, first = model.front, model.layers[0]
     assert front is not None
-    features = model.forward(front.scaled(front.codes(X_test)))[0]
+    features = model.forward(front.scaled_inputs(front.codes(X_test)))[0]
     expected = pca.transform(X_test.astype(np.float32))
     ratio = expected.std() / features.std()
     np.testing.assert_allclose(features * ratio, expected, atol=2e-3 * np.abs(expected).max())

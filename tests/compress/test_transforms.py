@@ -25,11 +25,11 @@ from eigenmill.compress import (
     share_weights,
     train,
 )
-from eigenmill.compress.c import source
-from eigenmill.compress.integer import WholeNet
-from eigenmill.compress.model import whole_net
-from eigenmill.compress.pack import MAGIC, MAGIC_CATEGORIES, MAGIC_COSINES, packed, sections, unpacked
-from eigenmill.compress.transforms import UNIT, block_of, cosines, frequencies, picture_of, waves
+from eigenmill.compress.core.integer import WholeNet
+from eigenmill.compress.core.model import whole_net
+from eigenmill.compress.core.transforms import UNIT, block_of, cosines, frequencies, picture_of, waves
+from eigenmill.compress.exports.c import source
+from eigenmill.compress.packed.pack import MAGIC, MAGIC_CATEGORIES, MAGIC_COSINES, packed_bytes, sections, unpack
 from eigenmill.reduce.errors import ArtifactError, ConfigError
 from tests.compress.conftest import OPTIMIZER, error
 from tests.compress.nets import NETS, rows
@@ -97,11 +97,11 @@ def test_other_frequencies_are_refused(wrong: dict[str, int]) -> None:
 @pytest.mark.parametrize("name", COSINES)
 def test_a_file_names_it_in_a_few_bytes(name: str, coder: str) -> None:
     net = NETS[name]
-    content = packed(net, coder=coder)
+    content = packed_bytes(net, coder=coder)
     assert content.startswith(MAGIC_COSINES)
     back, taken = sections(content)
     assert equal(back, net)
-    assert packed(back, coder=coder) == content
+    assert packed_bytes(back, coder=coder) == content
     assert taken["layer 0"] < 16 + net.layers[0].weights.shape[1]  # a byte for each bias
     X = rows(net.front)
     np.testing.assert_array_equal(back.scores(X), net.scores(X))
@@ -109,38 +109,40 @@ def test_a_file_names_it_in_a_few_bytes(name: str, coder: str) -> None:
     other = net.layers[0].weights.copy()
     other[3, 2] += 1
     changed = replace(net, layers=(replace(net.layers[0], weights=other), *net.layers[1:]))
-    content = packed(changed, coder=coder)
+    content = packed_bytes(changed, coder=coder)
     assert content.startswith(MAGIC)
-    assert equal(unpacked(content), changed)
+    assert equal(unpack(content), changed)
 
 
 def test_without_geometry_it_is_given_by_its_weights() -> None:
-    content = packed(NETS["block"], width=0)
+    content = packed_bytes(NETS["block"], width=0)
     assert content.startswith(MAGIC)
-    assert len(content) > 2 * len(packed(NETS["block"]))
-    assert equal(unpacked(content), NETS["block"])
+    assert len(content) > 2 * len(packed_bytes(NETS["block"]))
+    assert equal(unpack(content), NETS["block"])
 
 
 def test_golden_files_are_read_as_ever_and_written_alike() -> None:
     for name in COSINES:
         path = GOLDEN / f"{name}-range.emill"
-        net = unpacked(path.read_bytes())
+        net = unpack(path.read_bytes())
         assert equal(net, NETS[name])
         X = rows(net.front, 20)
         np.testing.assert_array_equal(net.scores(X), np.loadtxt(GOLDEN / f"{name}.scores", dtype=np.int64))
-        assert packed(NETS[name]) == path.read_bytes()
+        assert packed_bytes(NETS[name]) == path.read_bytes()
 
 
 def test_a_version_that_does_not_fit_and_mutated_files_are_refused() -> None:
-    content = packed(NETS["block"])
+    content = packed_bytes(NETS["block"])
     for magic in (MAGIC, MAGIC_CATEGORIES):
         with pytest.raises(ArtifactError):
-            unpacked(magic + content[len(MAGIC) :])
+            unpack(magic + content[len(MAGIC) :])
     with pytest.raises(ArtifactError, match="version 3 only"):
-        unpacked(MAGIC_COSINES + packed(NETS["pixels"])[len(MAGIC) :])
+        unpack(MAGIC_COSINES + packed_bytes(NETS["pixels"])[len(MAGIC) :])
     with pytest.raises(ArtifactError, match="version 3 only"):
-        unpacked(MAGIC + content[len(MAGIC) :])
-    contents = [packed(NETS[name], coder=coder) for name, coder in itertools.product(COSINES, ("range", "huffman"))]
+        unpack(MAGIC + content[len(MAGIC) :])
+    contents = [
+        packed_bytes(NETS[name], coder=coder) for name, coder in itertools.product(COSINES, ("range", "huffman"))
+    ]
     assert attack(contents, 200, fitting=False) == 0
     assert 0 < attack(contents, 400, fitting=True) < 400
 

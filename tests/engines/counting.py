@@ -14,6 +14,7 @@ from typing import Any
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Engine, Session
 from eigenmill.reduce.errors import DataError
+from eigenmill.reduce.sources.base import Source, StandIn
 
 
 class Wrapped(Engine):
@@ -31,8 +32,8 @@ class Wrapped(Engine):
     def memory_limit(self) -> int | None:
         return self.engine.memory_limit()
 
-    def session(self, reserve: int | None = None) -> Session:
-        return self.made(self.engine.session(reserve))
+    def session(self, reserve: int | None = None, need: int = 0) -> Session:
+        return self.made(self.engine.session(reserve, need))
 
     def made(self, session: Session) -> Session:
         raise NotImplementedError
@@ -73,7 +74,7 @@ class CountingEngine(Wrapped):
     def seen(self, data: Dataset, pass_: Any) -> Dataset:
         if pass_ is not None:
             self.scans.append(type(pass_).__name__)
-        return replace(data, source=WatchedSource(data.source, self._count))  # type: ignore[arg-type]
+        return replace(data, source=WatchedSource(data.source, self._count))
 
     def _count(self, fragment: Any, block: Any) -> None:
         self.rows += block.rows
@@ -103,22 +104,18 @@ class FailingScans(Wrapped):
         return data
 
 
-class WatchedSource:
+class WatchedSource(StandIn):
     """A source that tells of each block before it gives it away; ``tell`` may raise."""
 
-    def __init__(self, source: Any, tell: Any) -> None:
-        self._source, self._tell = source, tell
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._source, name)
+    def __init__(self, source: Source, tell: Any) -> None:
+        super().__init__(source)
+        self._tell = tell
 
     def only(self, files: Any) -> WatchedSource:
-        return WatchedSource(self._source.only(files), self._tell)
+        return WatchedSource(self.source.only(files), self._tell)
 
     def blocks(self, fragment: Any, height: int, workspace: Any, *, carry: bool) -> Iterator[Any]:
-        for block in self._source.blocks(fragment, height, workspace, carry=carry):
+        for block in self.source.blocks(fragment, height, workspace, carry=carry):
             self._tell(fragment, block)
             yield block
 
@@ -156,4 +153,4 @@ def failing_at(data: Dataset, fragment: int, error: BaseException) -> Dataset:
     source: Any = data.source
     marker = os.path.join(tempfile.mkdtemp(), "failed")
     tell = FailOnce(source.path(chosen.file), chosen.start, error, marker)
-    return replace(data, source=WatchedSource(source, tell))  # type: ignore[arg-type]
+    return replace(data, source=WatchedSource(source, tell))

@@ -23,13 +23,11 @@ class Cluster:
     """The processes. Logs are in ``folder``: scheduler.log and worker-N.log.
 
     Attributes:
-        leaf_bytes: what :data:`eigenmill.reduce.source_base.LEAF_BYTES` is on the workers; the format's constant by
-        default.
         nannies: whether workers have one.
     """
 
-    def __init__(self, folder: Path, leaf_bytes: int | None = None) -> None:
-        self.folder, self.leaf_bytes, self.nannies = folder, leaf_bytes, False
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.nannies = folder, False
         folder.mkdir(parents=True, exist_ok=True)
         self.workers: list[subprocess.Popen[bytes]] = []
         self.count = 0
@@ -62,12 +60,6 @@ class Cluster:
         command = ["worker", self.address, "--host", "127.0.0.1", "--nthreads", str(threads), "--no-dashboard"]
         command += ["--nanny" if nanny else "--no-nanny", "--memory-limit", memory]
         command += ["--local-directory", str(self.folder / name)]
-        if self.leaf_bytes is not None:
-            preload = self.folder / "preload.py"
-            preload.write_text(
-                f"import eigenmill.reduce.source_base\n\neigenmill.reduce.source_base.LEAF_BYTES = {self.leaf_bytes}\n"
-            )
-            command += ["--preload", str(preload)]
         self.workers.append(self._start(name, command, env or {}, within))
         return self.workers[-1]
 
@@ -108,9 +100,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, workers: int = 2, *, leaf_bytes: int | None = None, **options: Any) -> Iterator[Cluster]:
+def cluster(folder: Path, workers: int = 2, **options: Any) -> Iterator[Cluster]:
     """A scheduler and so many workers; all ended when the block is left."""
-    found = Cluster(folder, leaf_bytes)
+    found = Cluster(folder)
     try:
         for _ in range(workers):
             found.add(**options)
@@ -125,7 +117,7 @@ def run_job(
     """The command line in a process of its own."""
     code = "from eigenmill.jobs.cli import main\n"
     if leaf_bytes is not None:
-        code += f"import eigenmill.reduce.source_base\neigenmill.reduce.source_base.LEAF_BYTES = {leaf_bytes}\n"
+        code += f"from tests.support.formats import switch\nswitch(leaf_bytes={leaf_bytes})\n"
     return subprocess.Popen(
         [sys.executable, "-c", code + "main()", *arguments],
         stdout=subprocess.PIPE,

@@ -18,11 +18,12 @@ os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executa
 import numpy as np
 from pyspark.sql import SparkSession
 
-import eigenmill.reduce.source_base
+import eigenmill.reduce.sources.base
 from eigenmill.reduce import PCA, MissingValueError, Sink, StandardScaler, connect
 from eigenmill.reduce.errors import DoesNotFitError
 from tests.engines.contract import bytes_of, open_input, pass_of, reference, tree_of, write_files
 from tests.engines.counting import Dawdle, WatchedSource
+from tests.support.formats import switch
 
 
 def passes(spark: Any, folder: Path) -> bool:
@@ -82,7 +83,7 @@ def interrupted(spark: Any, folder: Path) -> bool:
     seen.mkdir()
     pq.write_table(pa.table({"x": np.arange(2.0 * blocks)}), folder / "x.parquet", row_group_size=2)
     data = eigenmill.reduce.Dataset.from_parquet(folder / "x.parquet", columns=["x"])
-    data = replace(data, source=WatchedSource(data.source, Dawdle(str(seen), 0.3)))  # type: ignore[arg-type]
+    data = replace(data, source=WatchedSource(data.source, Dawdle(str(seen), 0.3)))
 
     def strike() -> None:
         while not any(seen.iterdir()):
@@ -116,7 +117,7 @@ def large_state(spark: Any, folder: Path) -> bool:
 
 
 def main(names: list[str]) -> None:
-    eigenmill.reduce.source_base.LEAF_BYTES = 1
+    switch(leaf_bytes=1)
     builder = SparkSession.builder.remote("local[2]").config("spark.sql.shuffle.partitions", "1")
     # A state of 144 MB passes several times through the JVM.
     spark = builder.config("spark.driver.memory", "3g").getOrCreate()

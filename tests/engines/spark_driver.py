@@ -6,12 +6,15 @@ It prints each stage when it begins, and leaves with the exit codes of a job.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
-from eigenmill.jobs import exits
-from eigenmill.reduce import PCA, Dataset, EigenmillError, connect, source_base
-from eigenmill.reduce.engines import load, spark, spark_watch
-from eigenmill.reduce.engines.spark_session import session, stop
+from eigenmill.jobs.shown import exits
+from eigenmill.reduce import PCA, Dataset, EigenmillError, connect
+from eigenmill.reduce.engines import ENGINES
+from eigenmill.reduce.engines.spark import watch as spark_watch
+from eigenmill.reduce.engines.spark.session import session, stop
+from eigenmill.reduce.format import CURRENT
 
 LEAF = 50
 """Rows of a leaf: many tasks over few bytes."""
@@ -19,8 +22,9 @@ PART_BYTES = 2000
 
 
 class Tell:
-    def begin(self, stage: str, rows: int, size: int) -> None:
+    def begin(self, stage: str, rows: int, size: int) -> Tell:
         print(stage, flush=True)
+        return self
 
     def advance(self, rows: int) -> None: ...
 
@@ -36,10 +40,11 @@ def fit_and_write(data: Dataset, out: str, engine: Any, solver: str) -> None:
 
 
 def main(path: str, out: str, solver: str = "gram", remote: str | None = None) -> None:
-    source_base.LEAF_BYTES = LEAF * Dataset.from_parquet(path, vector="x").n_features * 8
-    # Opened under the new size: fragments are cut by it.
-    data = Dataset.from_parquet(path, vector="x", carry=["id"])
-    load.TASKS["spark"], spark.AT_ONCE, spark_watch.POLL = 64, 1, 1.0
+    small = replace(CURRENT, leaf_bytes=LEAF * Dataset.from_parquet(path, vector="x").n_features * 8)
+    data = Dataset.from_parquet(path, vector="x", carry=["id"], format=small)
+    spark_watch.POLL, kind = 1.0, ENGINES["spark"]
+    assert kind.costs is not None
+    ENGINES["spark"] = replace(kind, costs=replace(kind.costs, tasks=64, round_parts=64, at_once=1))
     try:
         fit_and_write(data, out, connect("spark", session(remote=remote), work=out + "/work", progress=Tell()), solver)
     except (EigenmillError, KeyboardInterrupt) as error:

@@ -15,11 +15,12 @@ from eigenmill.reduce import DataError, Dataset, connect
 from eigenmill.reduce.engines.base import Tree
 from tests.engines.contract import bytes_of, open_input, pass_of, reference
 from tests.engines.counting import WatchedSource, failing_at
+from tests.support.formats import use
 
 
 @pytest.fixture(autouse=True)
 def tiny_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)  # a leaf is 12 rows: two row groups
+    use(monkeypatch, leaf_bytes=1)  # a leaf is 12 rows: two row groups
 
 
 def states(work: Path) -> list[bytes]:

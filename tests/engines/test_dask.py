@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import eigenmill.reduce.source_base
 from eigenmill.reduce import connect
 from eigenmill.reduce.engines.base import Tree
 from tests.engines.contract import KINDS, EngineContract, bytes_of, open_input, pass_of, reference
+from tests.engines.session_contract import SessionContract
 
 pytest.importorskip("distributed")
 dask = pytest.importorskip("dask")
-
-
-WHOLE = eigenmill.reduce.source_base.LEAF_BYTES
-
-
-def set_leaf_bytes(size: int) -> None:
-    eigenmill.reduce.source_base.LEAF_BYTES = size
 
 
 @dataclass(frozen=True)
@@ -36,22 +28,24 @@ class Twice:
         return self.function(*args, **options)
 
 
-class TestDask(EngineContract):
+def test_large_graphs_are_sent_without_a_warning_by_any_number_of_threads() -> None:
+    """Dask's threshold is of the whole process: it is put back when the last thread has sent its graph."""
+    from eigenmill.reduce.engines.dask.engine import large_graphs
+
+    name = "distributed.admin.large-graph-warning-threshold"
+    before, one, other = dask.config.get(name), large_graphs(), large_graphs()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert dask.config.get(name) > 1 << 40
+    other.__exit__(None, None, None)
+    assert dask.config.get(name) == before
+
+
+class TestDask(EngineContract, SessionContract):
     @pytest.fixture
     def make_engine(self, client: Any) -> Any:  # type: ignore[override]
         return lambda **options: connect("dask", client, **options)
-
-    @pytest.fixture(autouse=True)
-    def tiny_leaves(self, client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # type: ignore[override]
-        self.client = client
-        monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
-        client.run(set_leaf_bytes, 1)
-        yield
-        client.run(set_leaf_bytes, WHOLE)
-
-    def whole_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().whole_leaves(monkeypatch)
-        self.client.run(set_leaf_bytes, WHOLE)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_every_node_may_run_twice(
@@ -64,7 +58,7 @@ class TestDask(EngineContract):
             named.append(function.__name__)
             return delayed(Twice(function), **options)
 
-        monkeypatch.setattr("eigenmill.reduce.engines.dask.delayed", twice)
+        monkeypatch.setattr("eigenmill.reduce.engines.dask.engine.delayed", twice)
         pass_, files = pass_of(kind, data), range(len(data.source.files))
         assert bytes_of(engine.run(pass_, data)) == bytes_of(reference().run(pass_, data))
         assert len(named) > 3, "tasks, and merges on the cluster"

@@ -17,12 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eigenmill.jobs import exits
+from eigenmill.jobs.shown import exits
 from eigenmill.reduce import PCA, Dataset, EngineError, connect
+from eigenmill.reduce.format import Format
 from tests.engines.commands import agree
 from tests.engines.contract import bytes_of, pass_of, reference, tree_of
 from tests.engines.dask_processes import ROOT, Cluster, cluster, end, run_job
 from tests.jobs.conftest import D, write_vectors
+from tests.support.formats import other, use
 
 distributed = pytest.importorskip("distributed")
 SchedulerPlugin = distributed.diagnostics.plugin.SchedulerPlugin
@@ -39,7 +41,8 @@ class At:
     def __init__(self, row: int, act: Callable[[], Any]) -> None:
         self.row, self.act, self.rows, self.done = row, act, 0, False
 
-    def begin(self, stage: str, rows: int, size: int) -> None: ...
+    def begin(self, stage: str, rows: int, size: int) -> At:
+        return self
 
     def end(self) -> None: ...
 
@@ -52,7 +55,7 @@ class At:
 
 @pytest.fixture(autouse=True)
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", LEAF_BYTES)
+    use(monkeypatch, leaf_bytes=LEAF_BYTES)
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +66,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two workers that no test kills."""
-    with cluster(tmp_path_factory.mktemp("steady"), leaf_bytes=LEAF_BYTES, env={"AWS_SECRET_ACCESS_KEY": PLANTED}) as c:
+    with cluster(tmp_path_factory.mktemp("steady"), env={"AWS_SECRET_ACCESS_KEY": PLANTED}) as c:
         yield c
 
 
 @pytest.fixture
 def mortal(tmp_path: Path) -> Iterator[Cluster]:
     """Two workers for one test."""
-    with cluster(tmp_path / "cluster", leaf_bytes=LEAF_BYTES) as found:
+    with cluster(tmp_path / "cluster") as found:
         yield found
 
 
@@ -154,6 +157,20 @@ def test_a_client_made_from_an_address_is_closed(steady: Cluster, folder: Path) 
         PCA(2).fit(data, engine=given)
 
 
+def test_an_interrupted_scan_is_not_left_on_the_cluster(steady: Cluster, folder: Path) -> None:
+    def ours(dask_scheduler: Any = None) -> list[str]:
+        return [str(key) for key in dask_scheduler.tasks if "eigenmill" in str(key)]
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with client_of(steady) as client:
+        for row in (1, 1500):
+            with pytest.raises(KeyboardInterrupt):
+                PCA(2).fit(opened(folder), engine=connect("dask", client, progress=At(row, interrupt)))
+            wait_for(lambda: not client.run_on_scheduler(ours))
+
+
 @pytest.mark.slow
 def test_workers_join_and_leave_meanwhile(mortal: Cluster, folder: Path, tmp_path: Path) -> None:
     data = opened(folder)
@@ -184,22 +201,18 @@ def test_workers_join_and_leave_meanwhile(mortal: Cluster, folder: Path, tmp_pat
     assert tree_of(tmp_path / "dask") == tree_of(tmp_path / "local")
 
 
-def leaves_of(rows: int, patch: pytest.MonkeyPatch) -> None:
+def leaves_of(rows: int, d: int) -> Format:
     """Leaves of so few rows that wide data has several: at least 2 d rows otherwise."""
-    for module in ("eigenmill.reduce.engines.base", "eigenmill.reduce.engines.tasks", "eigenmill.reduce.parquet"):
-        patch.setattr(f"{module}.leaf_rows", lambda d: rows)
+    return other(leaf_bytes=8 * d * rows, leaf_rows_per_column=0)
 
 
-def test_a_large_shared_array_survives_its_readers(
-    mortal: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_shared_array_survives_its_readers(mortal: Cluster, tmp_path: Path) -> None:
     """Above 32 MiB an array goes through ``work=``; a worker that joins after a death reads it there as well."""
-    leaves_of(20, monkeypatch)
     d, k = 3000, 1500
     rows = np.random.default_rng(0).normal(size=(480, d)).astype(np.float32)
     table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), d)})
     pq.write_table(table, tmp_path / "wide.parquet", row_group_size=10)
-    data = Dataset.from_parquet(tmp_path / "wide.parquet")
+    data = Dataset.from_parquet(tmp_path / "wide.parquet", format=leaves_of(20, d))
     pass_ = pass_of("tsqr", data)
     pass_ = type(pass_)(pass_.intake, np.zeros(d), np.ones(d), np.eye(d)[:, :k])
     with client_of(mortal) as client:
@@ -331,7 +344,7 @@ STAGES = pytest.mark.parametrize("stage", [fit, write])
 def test_a_scheduler_that_is_gone(
     how: str, stage: Any, mortal: Cluster, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eigenmill.reduce.engines.dask.ANSWER", 2.0)
+    monkeypatch.setattr("eigenmill.reduce.engines.dask.engine.ANSWER", 2.0)
     data, client = opened(folder), client_of(mortal)
 
     def gone() -> None:
@@ -364,7 +377,7 @@ class Dying(SchedulerPlugin):  # type: ignore[misc]
 def test_a_job_whose_cluster_dies(key: str, folder: Path, tmp_path: Path) -> None:
     """It ends by itself, says why, and goes on with another cluster to the bytes of the local engine."""
     path = str(job_file(folder, tmp_path / "out"))
-    with cluster(tmp_path / "first", leaf_bytes=LEAF_BYTES) as first:
+    with cluster(tmp_path / "first") as first:
         with client_of(first) as client:
             client.register_plugin(Dying(key))
         job = run_job(["reduce", path, *on(first)], leaf_bytes=LEAF_BYTES)
@@ -376,7 +389,7 @@ def test_a_job_whose_cluster_dies(key: str, folder: Path, tmp_path: Path) -> Non
     assert "Traceback" not in log
     assert not (tmp_path / "out/features/_SUCCESS").exists()
     assert (tmp_path / "out/model/model.json").exists() == (key == "eigenmill-write-part")
-    with cluster(tmp_path / "second", leaf_bytes=LEAF_BYTES) as second:
+    with cluster(tmp_path / "second") as second:
         finish(["reduce", path, *on(second)])
     finish(["reduce", str(job_file(folder, tmp_path / "local"))])
     for part in ("features", "model"):
@@ -428,14 +441,13 @@ def in_time(act: Callable[[], Any]) -> BaseException:
 
 
 @pytest.mark.slow
-def test_a_state_larger_than_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_larger_than_a_message(tmp_path: Path) -> None:
     """d = 8,000: one state is 260 MB."""
     d = 8000
     rows = np.random.default_rng(0).integers(0, 255, (1200, d), dtype=np.uint8)
     table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), d)})
     pq.write_table(table, tmp_path / "wide.parquet", row_group_size=100)
-    leaves_of(300, monkeypatch)
-    data = Dataset.from_parquet(tmp_path / "wide.parquet")
+    data = Dataset.from_parquet(tmp_path / "wide.parquet", format=leaves_of(300, d))
     pass_ = pass_of("gram", data)
     assert pass_.sizes(0, data.n_rows)[0] > 250 << 20
     with cluster(tmp_path / "cluster", memory="5GiB") as found, client_of(found) as client:

@@ -120,7 +120,7 @@ def test_lengths_are_not_asked_for_without_need(client: Any, matrix: Any, monkey
     frame = dd.from_pandas(pd.DataFrame(matrix, columns=[f"c{j}" for j in range(D)]), npartitions=3)
     pca = PCA(2).fit(frame)
     monkeypatch.setattr(
-        "eigenmill.reduce.engines.dask_frames._computed", lambda counts: pytest.fail("lengths were counted")
+        "eigenmill.reduce.engines.dask.collections._computed", lambda counts: pytest.fail("lengths were counted")
     )
     pca.transform(frame).compute()
     PCA(2).fit(da.from_array(matrix, chunks=(300, D)))

@@ -21,6 +21,7 @@ from tests.engines.contract import reference
 from tests.engines.dask_processes import Cluster, cluster, run_job
 from tests.engines.test_dask_cluster import LEAF, LEAF_BYTES, At, client_of, in_time
 from tests.jobs.conftest import write_vectors
+from tests.support.formats import use
 
 distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.filterwarnings("default")  # those of moto and its server
@@ -33,7 +34,7 @@ HIDE = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", 'mount -t
 
 @pytest.fixture(autouse=True)
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", LEAF_BYTES)
+    use(monkeypatch, leaf_bytes=LEAF_BYTES)
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_workers_bring_their_own_credentials_and_none_is_left_behind(
         return f"s3://{secret}mill/{name}{query}"
 
     monkeypatch.setenv("DASK_LOGGING__DISTRIBUTED", "debug")
-    with cluster(tmp_path / "cluster", leaf_bytes=LEAF_BYTES, env=CREDENTIALS) as found:
+    with cluster(tmp_path / "cluster", env=CREDENTIALS) as found:
         for name, value in CREDENTIALS.items():
             monkeypatch.setenv(name, value)
         data = Dataset.from_parquet(uri("data"), vector="x", carry=["id"])
@@ -130,7 +131,7 @@ def elsewhere(tmp_path: Path, folder: Path) -> Iterator[tuple[Cluster, Path, Pat
     out.mkdir()
     if not shutil.which("unshare") or subprocess.run([*HIDE, str(out), "true"], capture_output=True).returncode:
         pytest.skip("this machine gives no mount namespaces to processes")
-    with cluster(tmp_path / "cluster", leaf_bytes=LEAF_BYTES, within=[*HIDE, str(folder)]) as found:
+    with cluster(tmp_path / "cluster", within=[*HIDE, str(folder)]) as found:
         yield found, folder, out
 
 

@@ -19,16 +19,17 @@ import pytest
 
 from benchmarks.scale import FEATURES, Counted, NullPass, simulate, unread
 from eigenmill.reduce import PCA, ConfigError, Dataset, Sink, connect, load
-from eigenmill.reduce.catalog import Files
 from eigenmill.reduce.engines.base import Tree, plan_leaves
-from eigenmill.reduce.engines.load import Cluster, Load, fold_load
+from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.engines.load import Load, fold_load
 from eigenmill.reduce.engines.memory import estimate
 from eigenmill.reduce.engines.ship import pack
 from eigenmill.reduce.engines.tasks import fold_tasks
 from eigenmill.reduce.estimators.record import located, unseen
-from eigenmill.reduce.parts import plan_parts
+from eigenmill.reduce.output.parts import plan_parts
+from eigenmill.reduce.output.sink import Job, read_manifest
 from eigenmill.reduce.plan import explain
-from eigenmill.reduce.sink import Job, read_manifest
+from eigenmill.reduce.sources.catalog import Files
 from tests.engines.dask_processes import cluster
 
 distributed = pytest.importorskip("distributed")
@@ -67,7 +68,7 @@ def peak_of(work: Callable[[], Any]) -> int:
 def planned(data: Dataset) -> int:
     """Plan a fit and a write of ``data`` on a cluster; the largest description among some of the fit's tasks."""
     assert data.digest
-    assert len(plan_parts(data.fragments, 50, 4, None)) > 1
+    assert len(plan_parts(data.fragments, 50, 4, None, data.format)) > 1
     assert estimate(NullPass(64), data, 1).peak
     assert fold_load(NullPass(64), data, Cluster("dask", 1000), 0).tasks
     tasks = fold_tasks(NullPass(64), data, Tree(), 4096)
@@ -105,7 +106,8 @@ def output_peaks(files: int, space: Path) -> dict[str, int]:
     jobs: list[Job] = []
     peaks["begin"] = peak_of(lambda: jobs.append(sink.open(data)))
     for part in jobs[0].parts:
-        jobs[0].write_part(part, iter(()))
+        with jobs[0].writing(part):
+            pass
     peaks["go on"] = peak_of(lambda: sink.open(data))
     peaks["finish"] = peak_of(jobs[0].commit)
     peaks["read"] = peak_of(lambda: read_manifest(sink.path).digest)
@@ -143,6 +145,13 @@ def grows_by(peaks: Callable[[int, Path], dict[str, int]], few: int, many: int, 
     return {name: (high[name] - low[name]) / (many - few) for name in high}
 
 
+@pytest.fixture
+def one_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finished files are verified by a thread for each CPU, with 256 KiB for each that happens to read at the peak."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+
+
+@pytest.mark.usefixtures("one_reader")
 def test_an_output_takes_little_for_an_input_file(tmp_path: Path) -> None:
     """A path and a digest are a hundred bytes; the rest is buffers of a fixed size, not yet full with so few files."""
     found = grows_by(output_peaks, 600, 1_600, tmp_path)
@@ -155,6 +164,7 @@ def test_a_state_takes_little_for_a_file_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_reader")
 def test_an_output_and_a_state_of_100_000_files(tmp_path: Path) -> None:
     found = grows_by(output_peaks, 10_000, 100_000, tmp_path / "output")
     found |= grows_by(state_peaks, 10_000, 100_000, tmp_path / "state")

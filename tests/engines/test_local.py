@@ -17,19 +17,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eigenmill.reduce import PCA, ConfigError, Dataset, MissingValueError, TruncatedSVD, connect
-from eigenmill.reduce.cleaning import Cleaning
+from eigenmill.reduce import PCA, ConfigError, Dataset, DoesNotFitError, MissingValueError, TruncatedSVD, connect
 from eigenmill.reduce.engines.base import one_blas_thread
-from eigenmill.reduce.engines.local import LocalEngine, LocalSession
+from eigenmill.reduce.engines.ledger import Ledger
+from eigenmill.reduce.engines.local.engine import LocalEngine
 from eigenmill.reduce.engines.memory import estimate, format_bytes, parse_bytes
+from eigenmill.reduce.engines.threads import run_tasks
+from eigenmill.reduce.format import CURRENT, Format
 from eigenmill.reduce.passes.gram import GramPass
-from eigenmill.reduce.passes.moments import Intake
+from eigenmill.reduce.passes.intake import Intake
 from eigenmill.reduce.passes.rows import RowsPass
+from eigenmill.reduce.rows.cleaning import Cleaning
 from tests.engines.contract import EngineContract, bytes_of, open_input, pass_of
 from tests.engines.counting import WatchedSource, failing_at
+from tests.engines.session_contract import SessionContract
+from tests.support.formats import other
+
+TINY = other(leaf_bytes=1)
 
 
-class TestLocal(EngineContract):
+class TestLocal(EngineContract, SessionContract):
+    travels = True
+
     @pytest.fixture(params=[1, 2, 4])
     def make_engine(self, request: Any) -> Any:  # type: ignore[override]
         return lambda **options: connect("local", workers=request.param, **options)
@@ -43,12 +52,11 @@ def test_the_first_error_stops_the_others(tmp_path: Path) -> None:
     assert threading.active_count() == before
 
 
-def test_the_error_is_that_of_the_first_rows_however_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_is_that_of_the_first_rows_however_many_threads() -> None:
     """A later leaf fails at once, the first one at its last row: that one is reported, by all alike."""
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
     X = np.random.default_rng(0).normal(size=(4000, 300))
     X[599, 7] = X[1200, 3] = X[2000, 1] = np.nan
-    data, told = Dataset.from_numpy(X), set()
+    data, told = Dataset.from_numpy(X, format=TINY), set()
     for workers in (1, 2, 3, 4, 4, 4, 4):
         with pytest.raises(MissingValueError, match=r"row 599\b") as found:
             connect("local", workers=workers).run(pass_of("gram", data), data)
@@ -57,9 +65,8 @@ def test_the_error_is_that_of_the_first_rows_however_many_threads(monkeypatch: p
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-def test_no_leaf_starts_far_ahead_of_the_oldest(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_leaf_starts_far_ahead_of_the_oldest(workers: int) -> None:
     """States that wait for a slow leaf would pile up: at most 4 leaves a thread start while it runs."""
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
     last, reached, beyond, overtaken = 4 * workers, threading.Event(), threading.Event(), list[bool]()
 
     def tell(fragment: Any, block: Any) -> None:
@@ -71,7 +78,7 @@ def test_no_leaf_starts_far_ahead_of_the_oldest(workers: int, monkeypatch: pytes
             assert reached.wait(30)
             overtaken.append(beyond.wait(0.3))  # time enough for a thread that does not wait
 
-    data = Dataset.from_numpy(np.random.default_rng(0).normal(size=(80, 1)))
+    data = Dataset.from_numpy(np.random.default_rng(0).normal(size=(80, 1)), format=TINY)
     assert len(data.fragments) == 40
     slow = replace(data, source=WatchedSource(data.source, tell))  # type: ignore[arg-type]
     pass_ = pass_of("gram", data)
@@ -80,7 +87,7 @@ def test_no_leaf_starts_far_ahead_of_the_oldest(workers: int, monkeypatch: pytes
     assert beyond.is_set()
 
 
-def test_openmp_has_one_thread_in_every_thread_that_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openmp_has_one_thread_in_every_thread_that_folds() -> None:
     """OpenMP keeps a limit for every thread apart, and scikit-learn brings it along."""
     import sklearn.utils  # noqa: F401  (loads OpenMP)
     from threadpoolctl import threadpool_info, threadpool_limits
@@ -88,12 +95,13 @@ def test_openmp_has_one_thread_in_every_thread_that_folds(monkeypatch: pytest.Mo
     def threads() -> set[int]:
         return {i["num_threads"] for i in threadpool_info() if i["user_api"] == "openmp"}
 
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
-    data = Dataset.from_numpy(np.random.default_rng(0).normal(size=(4000, 100)))
+    data = Dataset.from_numpy(np.random.default_rng(0).normal(size=(4000, 100)), format=TINY)
     seen, names, both = list[set[int]](), set[str](), threading.Barrier(2)
 
     class Look:
-        def begin(self, stage: str, rows: int, size: int) -> None: ...
+        def begin(self, stage: str, rows: int, size: int) -> Look:
+            return self
+
         def end(self) -> None: ...
 
         def advance(self, rows: int) -> None:
@@ -164,8 +172,8 @@ def test_bytes_do_not_depend_on_the_calling_thread() -> None:
 # The memory model
 
 
-def gram_of(d: int, rows: int = 100) -> tuple[Any, Dataset]:
-    data = Dataset.from_numpy(np.zeros((rows, d)))
+def gram_of(d: int, rows: int = 100, format: Format = CURRENT) -> tuple[Any, Dataset]:
+    data = Dataset.from_numpy(np.zeros((rows, d)), format=format)
     return GramPass(Intake(data.feature_names, data.dtype, Cleaning().resolve(data.feature_names))), data
 
 
@@ -181,9 +189,8 @@ def test_estimates_grow_with_columns_and_rows_of_a_block() -> None:
     assert found[-1].finalize >= 2 * 8e6
 
 
-def test_estimates_grow_with_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
-    pass_, data = gram_of(20, 4000)
+def test_estimates_grow_with_workers() -> None:
+    pass_, data = gram_of(20, 4000, TINY)
     found = [estimate(pass_, data, w) for w in (1, 2, 3, 8, 50)]
     peaks = [m.peak - m.process for m in found]
     assert peaks == sorted(peaks)
@@ -200,16 +207,16 @@ def test_estimates_cover_gaps_and_rows() -> None:
     assert estimate(RowsPass(pass_.intake), data, 1).states >= 8 * 100 * 100
 
 
-def test_a_budget_lowers_the_workers_and_keeps_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
-    from eigenmill.reduce.engines.memory import workers_that_fit
-
+def test_a_budget_lowers_the_workers_and_keeps_the_bytes() -> None:
     X = np.random.default_rng(0).normal(size=(4000, 200))
-    data = Dataset.from_numpy(X)
+    data = Dataset.from_numpy(X, format=TINY)
     pass_ = GramPass(Intake(data.feature_names, data.dtype, Cleaning().resolve(data.feature_names)))
     one, many = estimate(pass_, data, 1), estimate(pass_, data, 8)
     budget = (one.peak + many.peak) // 2
-    assert 1 <= workers_that_fit(pass_, data, 8, budget) < 8
+    ledger = Ledger()
+    claim = ledger.open(budget)
+    count, _ = ledger.begin(claim, lambda w: estimate(pass_, data, w, process=0).peak, 8, 0, DoesNotFitError)
+    assert 1 <= count < 8
     small = connect("local", workers=8, memory=budget + (64 << 20)).run(pass_, data)
     assert bytes_of(small) == bytes_of(connect("local", workers=1).run(pass_, data))
 
@@ -251,16 +258,15 @@ def test_what_the_last_scan_has_freed_leaves_as_many_workers_to_the_next(
 ) -> None:
     """The allocator still has it, so that it looks like held by the process."""
     resident, workers = [300 << 20], list[int]()
-    for module in ("eigenmill.reduce.engines.local", "eigenmill.reduce.engines.memory"):
+    for module in ("eigenmill.reduce.engines.ledger", "eigenmill.reduce.engines.memory"):
         monkeypatch.setattr(f"{module}.resident", lambda: resident[0])
-    fold = LocalSession._fold
 
-    def folded(self: LocalSession, pass_: Any, data: Dataset, leaves: Any, tree: Any, count: int) -> None:
+    def counted(tasks: Any, count: int, *rest: Any) -> None:
         workers.append(count)
-        fold(self, pass_, data, leaves, tree, count)
+        run_tasks(tasks, count, *rest)
         resident[0] = 1 << 30
 
-    monkeypatch.setattr(LocalSession, "_fold", folded)
+    monkeypatch.setattr("eigenmill.reduce.engines.local.engine.run_tasks", counted)
     X = np.random.default_rng(0).normal(size=(2000, 60))
     pq.write_table(pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 60)}), tmp_path / "x.parquet")
     svd = TruncatedSVD(3, solver="sketch", tol=None, max_scans=3)
@@ -289,6 +295,6 @@ def test_an_unknown_option_is_answered_with_those_there_are(given: tuple[Any, ..
 
 
 def test_an_engine_whose_package_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "eigenmill.reduce.engines.dask", None)
+    monkeypatch.setitem(sys.modules, "eigenmill.reduce.engines.dask.engine", None)
     with pytest.raises(ConfigError, match=r"pip install 'eigenmill\[dask\]'"):
         connect("dask", "tcp://localhost:1")

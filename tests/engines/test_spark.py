@@ -9,26 +9,29 @@ from typing import Any
 import pytest
 
 from eigenmill.reduce import DataError, Dataset, DoesNotFitError, OutputError, Sink, connect
-from eigenmill.reduce.engines import load
 from eigenmill.reduce.engines.base import plan_leaves
-from eigenmill.reduce.engines.costs import TASKS, Cluster
+from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.engines.load import fold_load, write_load
-from eigenmill.reduce.engines.spark import SparkScans
-from tests.engines.contract import D, EngineContract, open_input, pass_of, reference, tree_of, write_files
+from eigenmill.reduce.engines.spark.engine import SparkScans
+from tests.engines.contract import D, EngineContract, costing, open_input, pass_of, reference, tree_of, write_files
+from tests.engines.session_contract import SessionContract
+from tests.support.formats import use
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
 
 
-class TestSpark(EngineContract):
+class TestSpark(EngineContract, SessionContract):
+    jobs = 3
+
     @pytest.fixture
     def make_engine(self, spark: Any) -> Any:  # type: ignore[override]
         return lambda **options: connect("spark", spark, **options)
 
     @pytest.fixture(autouse=True)
     def tiny_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
+        use(monkeypatch, leaf_bytes=1)
         # A task then folds runs of four leaves.
-        monkeypatch.setitem(TASKS, "spark", 4)
+        costing(monkeypatch, "spark", tasks=4)
 
 
 def test_a_file_system_that_workers_do_not_see(spark: Any, tmp_path: Path) -> None:
@@ -72,10 +75,8 @@ def test_what_does_not_fit_names_the_line_of_the_configuration(spark: Any, tmp_p
 
 def test_explain_counts_the_tasks_that_are_cut(spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some per core of the cluster, several leaves or parts in each."""
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
-    monkeypatch.setattr(load, "PER_CORE", 1)
-    monkeypatch.setattr(load, "FEW", 2)
-    monkeypatch.setitem(TASKS, "spark", 3)
+    use(monkeypatch, leaf_bytes=1)
+    costing(monkeypatch, "spark", per_core=1, few=2, tasks=3, round_parts=3)
     engine, data = connect("spark", spark), open_input("scalar", tmp_path)
     pass_ = pass_of("gram", data)
     cut, shipped = SparkScans._map, list[int]()
@@ -100,7 +101,7 @@ def test_explain_counts_the_tasks_that_are_cut(spark: Any, tmp_path: Path, monke
 
 def test_a_write_in_rounds(spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The descriptions that the driver holds at a time do not grow with the number of parts."""
-    monkeypatch.setitem(TASKS, "spark", 2)
+    costing(monkeypatch, "spark", tasks=2, round_parts=2)
     engine, data = connect("spark", spark), open_input("scalar", tmp_path)
     shipped, collect = [], SparkScans._map
 

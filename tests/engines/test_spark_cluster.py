@@ -23,10 +23,11 @@ pytest.importorskip("pyspark")
 if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
     pytest.skip("Spark needs Java", allow_module_level=True)
 
-from eigenmill.jobs import exits
-from eigenmill.jobs.config import load_job
-from eigenmill.jobs.run import run
-from eigenmill.reduce import EngineError, about
+from eigenmill.jobs.reduction.config import load_job
+from eigenmill.jobs.reduction.run import run
+from eigenmill.jobs.shown import exits
+from eigenmill.reduce import EngineError
+from eigenmill.reduce.storage import about
 from tests.engines.commands import agree
 from tests.engines.contract import tree_of
 from tests.engines.spark_processes import ROOT, Cluster, cluster, end, made_zip, submit
@@ -186,7 +187,7 @@ def test_a_credential_in_a_job_file_goes_nowhere(running: Cluster, zipped: Path,
 def test_an_unreachable_master(wide: Path, zipped: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    from eigenmill.reduce.engines.spark_session import session
+    from eigenmill.reduce.engines.spark.session import session
 
     for address in (f"spark://127.0.0.1:{port}", f"sc://127.0.0.1:{port}/;token=abc"):
         kind = {"remote": address} if address.startswith("sc") else {"master": address}

@@ -12,7 +12,8 @@ import pytest
 
 from eigenmill.reduce import PCA, ConfigError, DataError, Dataset, Sink, StandardScaler, TruncatedSVD, connect
 from eigenmill.reduce.errors import EngineError, MissingValueError, SchemaError
-from tests.engines.contract import D, N, pass_of, write_files
+from eigenmill.reduce.estimators.base import engine_for
+from tests.engines.contract import D, N, costing, pass_of, write_files
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
 
@@ -133,7 +134,7 @@ def test_going_on_with_more_rows(frame: Any, files: Path) -> None:
 
 def test_rows_can_be_collected(frame: Any, files: Path) -> None:
     data = Dataset.from_spark(frame.coalesce(1).orderBy("id"), vector="v")
-    np.testing.assert_array_equal(data.to_numpy(data.source.engine()), from_files(files, vector="v").to_numpy())
+    np.testing.assert_array_equal(data.to_numpy(engine_for(data, None)), from_files(files, vector="v").to_numpy())
 
 
 def test_a_chain_of_models_is_a_frame_with_what_is_carried(frame: Any, files: Path) -> None:
@@ -163,8 +164,7 @@ def test_float32_stays_float32(frame: Any) -> None:
 
 
 def test_states_meet_in_rounds(frame: Any, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.engines.spark.AT_ONCE", 1)
-    monkeypatch.setattr("eigenmill.reduce.engines.load.FAN_IN", 2)
+    costing(monkeypatch, "spark", at_once=1, fan_in=2)
     agree(PCA(2).fit(frame.select("v")), PCA(2).fit(from_files(files, vector="v")))
 
 
@@ -193,7 +193,7 @@ def test_a_query_that_fails_is_an_engine_error(frame: Any) -> None:
     broken = frame.selectExpr("case when id > 100 then raise_error('broken') else f0 end as a", "f1")
     data = Dataset.from_spark(broken)
     with pytest.raises(EngineError, match="broken"):
-        data.source.engine().run(pass_of("gram", data), data)
+        engine_for(data, None).run(pass_of("gram", data), data)
 
 
 @pytest.mark.parametrize("layout", ["pairs", "vectors"])
@@ -230,13 +230,13 @@ def test_wide_sparse_rows(spark: Any, layout: str) -> None:
 
 def test_sparse_rows_come_many_at_a_time() -> None:
     """32 of 200,000 columns would make a dense block; sparse rows are not made dense."""
-    from eigenmill.reduce.engines.spark_frames import Reader
-    from eigenmill.reduce.layouts import SparsePair
-    from eigenmill.reduce.passes.sketch import SketchPass
+    from eigenmill.reduce.engines.spark.frames import Reader
+    from eigenmill.reduce.format import FORMAT_1
+    from eigenmill.reduce.sources.layouts import SparsePair
 
     layout = SparsePair("i", "x", 200_000, np.dtype(np.float64))
     batch = pa.record_batch({"i": [[k, 7_000 + k] for k in range(500)], "x": [[1.0, 2.0]] * 500})
-    reader = Reader(layout, None, ())
+    reader = Reader(layout, None, (), FORMAT_1)
     assert reader.sparse
-    assert [b.rows for b in reader.blocks([batch], "x", SketchPass.sparse_height)] == [500]
+    assert [b.rows for b in reader.blocks([batch], "x", FORMAT_1.max_height)] == [500]
     assert max(b.rows for b in reader.blocks([batch], "x")) == 32

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from eigenmill.reduce import DataError, connect
-from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.engines.base import Tree, tree_arrays
 from eigenmill.reduce.engines.tasks import attempt, compare_versions, fold_tasks
 from eigenmill.reduce.engines.wire import from_bytes, joined, pieces, to_bytes
 from eigenmill.reduce.errors import ChangedInputError, EngineError, OutputError
+from eigenmill.reduce.storage.digest import digest_of
 from tests.engines.contract import KINDS, open_input, pass_of
+from tests.support.formats import use
 
 
 def digest_of_tree(tree: Tree[Any]) -> str:
@@ -31,7 +32,7 @@ def digest_of_tree(tree: Tree[Any]) -> str:
 
 @pytest.fixture
 def tiny_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)  # a leaf is 12 rows
+    use(monkeypatch, leaf_bytes=1)  # a leaf is 12 rows
 
 
 @pytest.mark.usefixtures("tiny_leaves")

@@ -12,16 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import eigenmill.reduce.source_base
 from eigenmill.reduce import PCA, ChangedInputError, ConfigError, Dataset, StandardScaler, TruncatedSVD, connect, load
 from eigenmill.reduce.errors import MissingValueError
+from tests.support.formats import use
 
 NAMES = [f"c{j}" for j in range(7)]
 
 
 @pytest.fixture(autouse=True)
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eigenmill.reduce.source_base, "LEAF_BYTES", 8 * 7 * 40)
+    use(monkeypatch, leaf_bytes=8 * 7 * 40)
 
 
 def write(path: Path, rows: int, seed: int, *, missing: bool = False, bad: bool = False) -> None:
@@ -75,8 +75,9 @@ def test_only_the_new_files_are_read(tmp_path: Path) -> None:
     rows: list[int] = []
 
     class Count:
-        def begin(self, stage: str, total: int, size: int) -> None:
+        def begin(self, stage: str, total: int, size: int) -> Count:
             rows.append(total)
+            return self
 
         def advance(self, count: int) -> None: ...
         def end(self) -> None: ...
@@ -155,10 +156,11 @@ def test_a_file_that_changes_between_scans_is_refused(tmp_path: Path) -> None:
     class Rewrite:
         stages = 0
 
-        def begin(self, stage: str, total: int, size: int) -> None:
+        def begin(self, stage: str, total: int, size: int) -> Rewrite:
             self.stages += 1
             if self.stages == 2:
                 write(tmp_path / "a.parquet", 200, 9)
+            return self
 
         def advance(self, count: int) -> None: ...
         def end(self) -> None: ...

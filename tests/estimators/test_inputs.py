@@ -24,6 +24,7 @@ from eigenmill.reduce import (
     TruncatedSVD,
     load,
 )
+from tests.support.formats import other, use
 
 MODELS = [PCA, lambda **k: TruncatedSVD(2, **k), StandardScaler]
 EACH = pytest.mark.parametrize("Model", MODELS, ids=["PCA", "TruncatedSVD", "StandardScaler"])
@@ -303,18 +304,18 @@ def test_transform_meets_gaps_that_the_fit_did_not(Model: Any) -> None:
 
 @pytest.mark.parametrize("form", ["columns", "list", "array"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_chains_of_transforms(form: str, dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chains_of_transforms(form: str, dtype: Any, tmp_path: Path) -> None:
     """Buffers are reused from block to block and from transform to transform; no value may be lost on the way."""
-    monkeypatch.setattr("eigenmill.reduce.blocks.MAX_HEIGHT", 16)
+    low = other(max_height=16)
     X = (RNG(10).normal(size=(100, 5)) * [1, 2, 3, 4, 5] + 10).astype(dtype)
     X[RNG(11).random(X.shape) < 0.05] = np.nan
     table = pa.table({f"f{j}": pa.array(X[:, j], from_pandas=True) for j in range(5)})
     data = {
-        "columns": lambda: Dataset.from_arrow(table, missing="mean"),
+        "columns": lambda: Dataset.from_arrow(table, missing="mean", format=low),
         "list": lambda: Dataset.from_arrow(
-            pa.table({"v": pa.array(X.tolist(), pa.list_(pa.from_numpy_dtype(X.dtype)))}), missing="mean"
+            pa.table({"v": pa.array(X.tolist(), pa.list_(pa.from_numpy_dtype(X.dtype)))}), missing="mean", format=low
         ),
-        "array": lambda: dataset(X, missing="mean"),
+        "array": lambda: dataset(X, missing="mean", format=low),
     }[form]()
     filled = np.where(np.isnan(X), np.nanmean(X.astype(np.float64), axis=0), X)
     first = StandardScaler().fit(data)
@@ -342,7 +343,7 @@ def put(path: Path, n: int, seed: int) -> None:
 
 @pytest.mark.parametrize("Model", MODELS, ids=["PCA", "TruncatedSVD", "StandardScaler"])
 def test_day_by_day_to_the_byte(Model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 24 * 20)
+    use(monkeypatch, leaf_bytes=24 * 20)
     model: Any = None
     for day, n in enumerate([30, 9, 41, 3]):
         put(tmp_path / "in" / f"{day}.parquet", n, day)

@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from eigenmill.reduce import Dataset, TruncatedSVD
-from eigenmill.reduce.blocks import Workspace
-from eigenmill.reduce.engines.kept import Kept
-from eigenmill.reduce.engines.local import LocalEngine
+from eigenmill.reduce.engines.local.engine import LocalEngine
+from eigenmill.reduce.engines.local.kept import Kept
 from eigenmill.reduce.errors import ConfigError, DataError
-from eigenmill.reduce.parquet import ParquetSource
+from eigenmill.reduce.rows.blocks import Workspace
+from eigenmill.reduce.sources.parquet import ParquetSource
 from tests.estimators.made_files import dense_parquet, sparse_parquet
 from tests.estimators.truth import thin
+from tests.support.formats import other
 
 
 @pytest.mark.parametrize("memory", ["4GiB", "partly", None])
@@ -90,7 +91,7 @@ def test_what_memory_has_no_room_for_is_kept_on_disk(
     over, room = Kept.over, int(X.nnz * 4)
     monkeypatch.setattr(Kept, "over", lambda self, data, _: over(self, data, room - self.bytes))
     assert fit("1GiB") == whole
-    monkeypatch.setattr("eigenmill.reduce.engines.kept.os.pwrite", full)
+    monkeypatch.setattr("eigenmill.reduce.engines.local.kept.os.pwrite", full)
     assert fit("1GiB") > whole
     assert named == []
 
@@ -104,15 +105,13 @@ BLOCK = 16 * 4 * 8
 
 
 @pytest.fixture
-def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+def few(tmp_path: Path) -> Dataset:
     """Row groups of 80, 48 and 16 rows of 4 columns, each a fragment: 5, 3 and 1 blocks of 16 rows."""
-    monkeypatch.setattr("eigenmill.reduce.blocks.MAX_HEIGHT", 16)
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
     X = np.random.default_rng(0).normal(size=(144, 4))
     with pq.ParquetWriter(tmp_path / "few.parquet", pa.table({f"c{j}": X[:, j] for j in range(4)}).schema) as writer:
         for a, b in ((0, 80), (80, 128), (128, 144)):
             writer.write_table(pa.table({f"c{j}": X[a:b, j] for j in range(4)}))
-    data = Dataset.from_parquet(tmp_path / "few.parquet")
+    data = Dataset.from_parquet(tmp_path / "few.parquet", format=other(max_height=16, leaf_bytes=1))
     assert [fragment.rows for fragment in data.fragments] == [80, 48, 16]
     return data
 
@@ -183,7 +182,7 @@ def test_after_a_full_disk_none_is_written_and_what_is_there_serves(
         writes.append(len(data))
         return pwrite(handle, data, offset) if len(writes) < 8 else full()  # of the last block of the first fragment
 
-    monkeypatch.setattr("eigenmill.reduce.engines.kept.os.pwrite", filling)
+    monkeypatch.setattr("eigenmill.reduce.engines.local.kept.os.pwrite", filling)
     assert scan(kept.over(few, 0), (1, 0, 2)) == plain[5:8] + plain[:5] + plain[8:]
     assert len(writes) == 8
     for _ in range(2):
@@ -202,7 +201,7 @@ def test_after_a_full_disk_none_is_written_and_what_is_there_serves(
 def test_a_disk_that_loses_kept_blocks_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     X = thin(9000, 300, 0.05, seed=35)
     data = Dataset.from_parquet(sparse_parquet(tmp_path / "a.parquet", X), sparse=("indices", "values", 300))
-    monkeypatch.setattr("eigenmill.reduce.engines.kept.os.preadv", lambda *_: 0)
+    monkeypatch.setattr("eigenmill.reduce.engines.local.kept.os.preadv", lambda *_: 0)
     with pytest.raises(DataError, match="found 0; the disk of the work directory has failed"):
         TruncatedSVD(4, solver="sketch", tol=1e-9).fit(data, engine=LocalEngine(work=tmp_path / "w", disk="1GiB"))
     with pytest.raises(ConfigError, match="expected work= with disk="):

@@ -16,8 +16,9 @@ from sklearn.preprocessing import StandardScaler as PeerScaler
 from eigenmill.reduce import PCA, Dataset, StandardScaler, TruncatedSVD
 from eigenmill.reduce.estimators.spectrum import of_gram, optimal_threshold
 from eigenmill.reduce.passes.gram import Gram
-from eigenmill.reduce.passes.moments import Moments
+from eigenmill.reduce.passes.intake import Moments
 from tests.estimators.truth import Long, aligned, centred, jacobi, thin, variances, with_spectrum
+from tests.support.formats import other, use
 
 RNG = np.random.default_rng
 
@@ -25,8 +26,7 @@ RNG = np.random.default_rng
 @pytest.fixture
 def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves of some dozen rows and blocks of 16, so that merging decides."""
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1 << 10)
-    monkeypatch.setattr("eigenmill.reduce.blocks.MAX_HEIGHT", 16)
+    use(monkeypatch, leaf_bytes=1 << 10, max_height=16)
 
 
 # Large means
@@ -324,14 +324,13 @@ def test_dual_equals_gram(Model: Any, scale: bool, shape: tuple[int, int], weigh
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_several_panels(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.passes.gram.PANEL", 7)
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
+def test_several_panels(dtype: Any) -> None:
+    small = other(gram_panel=7, leaf_bytes=1)
     X = (RNG(16).normal(size=(500, 33)) + 3).astype(dtype)
     X[RNG(17).random(X.shape) < 0.05] = np.nan
     filled = np.where(np.isnan(X), np.nanmean(X.astype(float), axis=0), X)
     for Model, A in ((PCA, filled - filled.mean(axis=0)), (TruncatedSVD, filled)):
-        found = Model(33).fit(Dataset.from_numpy(X, missing="mean"))
+        found = Model(33).fit(Dataset.from_numpy(X, missing="mean", format=small))
         truth = np.linalg.svd(A, compute_uv=False)
         np.testing.assert_allclose(found.singular_values_, truth, rtol=1e-12 if dtype is np.float64 else 1e-5)
 

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from sklearn.exceptions import ConvergenceWarning
 
 from eigenmill.reduce import PCA, TruncatedSVD
-from eigenmill.reduce.engines.local import LocalEngine
+from eigenmill.reduce.engines.local.engine import LocalEngine
 from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.estimators.sketch import gaussian
 from tests.engines.counting import CountingEngine

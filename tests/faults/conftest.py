@@ -28,7 +28,6 @@ def spark_files(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """What the job of ``spark_driver.py`` over the module's ``folder`` leaves on the local engine."""
     from tests.faults.spark_runs import reference
 
-    with pytest.MonkeyPatch.context() as patch:
-        found = reference(folder, tmp_path_factory.mktemp("expected"), patch)
+    found = reference(folder, tmp_path_factory.mktemp("expected"))
     assert len(found) > 100
     return found

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -19,6 +18,7 @@ from tests.engines.spark_driver import LEAF, fit_and_write
 from tests.engines.spark_processes import ROOT, Cluster, children, environment, submit
 from tests.faults.staged import Staged
 from tests.jobs.conftest import D
+from tests.support.formats import other
 
 DRIVER = ROOT / "tests/engines/spark_driver.py"
 
@@ -86,10 +86,9 @@ def connected(address: str, folder: Path, out: Path, solver: str = "gram") -> Ru
     return Run(process)
 
 
-def reference(folder: Path, out: Path, patch: Any, solver: str = "gram") -> dict[str, str]:
+def reference(folder: Path, out: Path, solver: str = "gram") -> dict[str, str]:
     """What the job leaves on the local engine."""
-    patch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", LEAF * D * 8)
-    data = Dataset.from_parquet(folder, vector="x", carry=["id"])
+    data = Dataset.from_parquet(folder, vector="x", carry=["id"], format=other(leaf_bytes=LEAF * D * 8))
     fit_and_write(data, str(out), connect("local", workers=1), solver)
     return outputs(out)
 

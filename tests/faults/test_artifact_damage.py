@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eigenmill.reduce import artifact, files, plain
-from eigenmill.reduce.artifact import load_arrays, load_model, load_state, save_arrays, save_model
 from eigenmill.reduce.errors import ArtifactError
+from eigenmill.reduce.storage import artifact, files, plain
+from eigenmill.reduce.storage.artifact import load_arrays, load_model, load_state, save_arrays, save_model
 from tests.faults.test_sink_exceptions import Failing, caught
 from tests.sink.made import tree
 

@@ -16,7 +16,7 @@ pytest.importorskip("zstandard")
 if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
     pytest.skip("Spark needs Java", allow_module_level=True)
 
-from eigenmill.jobs import exits
+from eigenmill.jobs.shown import exits
 from tests.engines.spark_driver import LEAF
 from tests.engines.spark_processes import Cluster, end, serving
 from tests.faults.spark_runs import Run, connected, outputs, parts

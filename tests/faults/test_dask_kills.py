@@ -22,6 +22,7 @@ from tests.engines.contract import tree_of
 from tests.engines.dask_processes import ROOT, Cluster, cluster
 from tests.faults.staged import Staged
 from tests.jobs.conftest import D, write_vectors
+from tests.support.formats import other
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.slow
@@ -34,17 +35,18 @@ PART_BYTES = 2000
 
 CHILD = """
 import sys, time
-import eigenmill.reduce.source_base
 from eigenmill.reduce import PCA, Dataset, connect
+from tests.support.formats import other
 
 class Tell:
-    def begin(self, stage, rows, size): print(stage, flush=True)
+    def begin(self, stage, rows, size):
+        print(stage, flush=True)
+        return self
     def advance(self, rows): pass
     def end(self): pass
 
 data, out, address, leaf_bytes, part_bytes, solver = sys.argv[1:]
-eigenmill.reduce.source_base.LEAF_BYTES = int(leaf_bytes)
-dataset = Dataset.from_parquet(data, vector="x", carry=["id"])
+dataset = Dataset.from_parquet(data, vector="x", carry=["id"], format=other(leaf_bytes=int(leaf_bytes)))
 engine = connect("dask", address, work=out + "/work", progress=Tell(), patience=60.0)
 block_size = 4 if solver == "sketch" else None
 pca = PCA(5, scale=True, solver=solver, block_size=block_size).fit(dataset, engine=engine)
@@ -62,12 +64,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reference(folder: Path, out: Path, solver: str) -> dict[str, str]:
     """What the job leaves on the local engine."""
     block_size = 4 if solver == "sketch" else None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", LEAF_BYTES)
-        data, engine = Dataset.from_parquet(folder, vector="x", carry=["id"]), connect("local", workers=1)
-        pca = PCA(5, scale=True, solver=solver, block_size=block_size).fit(data, engine=engine)
-        pca.save(out / "model")
-        pca.transform(data).to_parquet(out / "features", engine=engine, part_bytes=PART_BYTES)
+    data = Dataset.from_parquet(folder, vector="x", carry=["id"], format=other(leaf_bytes=LEAF_BYTES))
+    engine = connect("local", workers=1)
+    pca = PCA(5, scale=True, solver=solver, block_size=block_size).fit(data, engine=engine)
+    pca.save(out / "model")
+    pca.transform(data).to_parquet(out / "features", engine=engine, part_bytes=PART_BYTES)
     found = tree_of(out)
     assert len(found) > 100
     return found
@@ -85,7 +86,7 @@ def sketched(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 @pytest.fixture(scope="module", params=[False, True], ids=["no nanny", "nanny"])
 def running(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster(tmp_path_factory.mktemp("cluster"), leaf_bytes=LEAF_BYTES, nanny=request.param) as found:
+    with cluster(tmp_path_factory.mktemp("cluster"), nanny=request.param) as found:
         yield found
 
 

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import eigenmill.reduce.source_base
 from eigenmill.reduce import PCA, Dataset
-from eigenmill.reduce.engines.local import LocalEngine
+from eigenmill.reduce.engines.local.engine import LocalEngine
+from tests.support.formats import other
 
 MOMENTS = 20
 COLUMNS = [f"c{j}" for j in range(48)]
@@ -44,9 +44,10 @@ class Tell:
     def __init__(self, pipe: Connection | None = None, fail_at: int | None = None) -> None:
         self.pipe, self.fail_at, self.calls = pipe, fail_at, 0
 
-    def begin(self, stage: str, rows: int, size: int) -> None:
+    def begin(self, stage: str, rows: int, size: int) -> Tell:
         if self.pipe is not None:
             self.pipe.send(stage)
+        return self
 
     def advance(self, rows: int) -> None:
         self.calls += 1
@@ -59,8 +60,8 @@ class Tell:
 
 def job(data: str, out: str, tell: Tell) -> None:
     """Fit with a checkpoint after every leaf, save, write many parts."""
-    eigenmill.reduce.source_base.LEAF_BYTES = 8 * len(COLUMNS) * LEAF_ROWS
-    dataset = Dataset.from_parquet(data, columns=COLUMNS, carry=["id"])
+    small = other(leaf_bytes=8 * len(COLUMNS) * LEAF_ROWS)
+    dataset = Dataset.from_parquet(data, columns=COLUMNS, carry=["id"], format=small)
     engine = LocalEngine(workers=2, work=f"{out}/work", save_every=0.0, progress=tell)
     pca = PCA(5, scale=True).fit(dataset, engine=engine)
     pca.save(f"{out}/model")
@@ -135,19 +136,17 @@ def test_a_killed_job_run_again_ends_with_the_same_bytes(stage: str, folder: Pat
 def test_an_exception_leaves_nothing_half_written(stage: str, folder: Path, space: Path) -> None:
     whole = space / "whole"
     counter = Tell()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(eigenmill.reduce.source_base, "LEAF_BYTES", eigenmill.reduce.source_base.LEAF_BYTES)
-        job(str(folder / "data"), str(whole), counter)
-        expected, half = digests(whole), counter.calls // 2
-        rng = random.Random(stage)
-        for moment in range(MOMENTS):
-            out = space / f"run{moment}"
-            at = rng.randint(1, half) if stage == "fit" else rng.randint(half + 1, 2 * half)
-            with pytest.raises(RuntimeError, match="planted"):
-                job(str(folder / "data"), str(out), Tell(fail_at=at))
-            assert not (out / "features/_SUCCESS").exists()
-            for part in (out / "features").glob("*.parquet"):
-                assert pq.read_table(part).num_rows > 0
-            job(str(folder / "data"), str(out), Tell())
-            assert digests(out) == expected
-            shutil.rmtree(out)
+    job(str(folder / "data"), str(whole), counter)
+    expected, half = digests(whole), counter.calls // 2
+    rng = random.Random(stage)
+    for moment in range(MOMENTS):
+        out = space / f"run{moment}"
+        at = rng.randint(1, half) if stage == "fit" else rng.randint(half + 1, 2 * half)
+        with pytest.raises(RuntimeError, match="planted"):
+            job(str(folder / "data"), str(out), Tell(fail_at=at))
+        assert not (out / "features/_SUCCESS").exists()
+        for part in (out / "features").glob("*.parquet"):
+            assert pq.read_table(part).num_rows > 0
+        job(str(folder / "data"), str(out), Tell())
+        assert digests(out) == expected
+        shutil.rmtree(out)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eigenmill.reduce import PCA, ArtifactError, StandardScaler, TruncatedSVD, load, plain
+from eigenmill.reduce import PCA, ArtifactError, StandardScaler, TruncatedSVD, load
+from eigenmill.reduce.storage import plain
 
 STRANGE: list[Any] = [
     *(None, True, -1, 0, 3, 10**12, 1e308, "", "x", "__import__('os')", "../x", "float16", "O", "PCA", [], [[]], {}),

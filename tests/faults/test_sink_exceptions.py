@@ -11,9 +11,9 @@ import subprocess
 import pyarrow.parquet as pq
 import pytest
 
-from eigenmill.reduce import files
 from eigenmill.reduce.errors import OutputError
-from eigenmill.reduce.sink import Sink
+from eigenmill.reduce.output.sink import Sink
+from eigenmill.reduce.storage import files
 from tests.sink.made import MadeSource, Scaled, made, run, tree, write_parts
 
 OLD = made(300).then(Scaled(5, factor=-1.0))

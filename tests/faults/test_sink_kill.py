@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from eigenmill.reduce import files
-from eigenmill.reduce.sink import Sink
+from eigenmill.reduce.output.sink import Sink
+from eigenmill.reduce.storage import files
 from tests.sink.made import Scaled, made, run, tree
 
 ROOT = Path(__file__).parents[2]

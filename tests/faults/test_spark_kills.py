@@ -40,8 +40,7 @@ def zipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sketched(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    with pytest.MonkeyPatch.context() as patch:
-        return reference(folder, tmp_path_factory.mktemp("sketched"), patch, "sketch")
+    return reference(folder, tmp_path_factory.mktemp("sketched"), "sketch")
 
 
 @pytest.fixture(scope="module")

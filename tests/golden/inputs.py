@@ -38,7 +38,7 @@ def vectors(X: np.ndarray) -> pa.Array:
 
 
 def small(number: int) -> pa.Table:
-    """Columns c*, the same with gaps g*, a list v, sparse pairs i and x, weights w, and columns to carry."""
+    """Columns c*, the same with gaps g*, a list v, pairs i and x, Spark's vectors s, weights w, columns to carry."""
     rng = np.random.default_rng([13, number])
     X = rng.standard_normal((ROWS, D)) @ rng.standard_normal((D, D)) * np.arange(1, D + 1) + 100 * number
     gaps = np.where(rng.random(X.shape) < 0.1, np.nan, X)
@@ -54,8 +54,21 @@ def small(number: int) -> pa.Table:
             "i": pa.array(index, pa.list_(pa.int32())),
             "x": pa.array([row[at].astype(float) for row, at in zip(S, index, strict=True)], pa.list_(pa.float64())),
             "w": rng.integers(0, 4, ROWS),
+            "s": spark_vectors(S, index),
         }
     )
+
+
+def spark_vectors(S: np.ndarray, index: list[np.ndarray]) -> pa.Array:
+    """Vectors as Spark ML stores them, every third one dense."""
+    rows = [
+        {"type": 1, "size": None, "indices": None, "values": row.astype(float)}
+        if number % 3 == 0
+        else {"type": 0, "size": len(row), "indices": at, "values": row[at].astype(float)}
+        for number, (row, at) in enumerate(zip(S, index, strict=True))
+    ]
+    lists = [("indices", pa.list_(pa.int32())), ("values", pa.list_(pa.float64()))]
+    return pa.array(rows, pa.struct([("type", pa.int8()), ("size", pa.int32()), *lists]))
 
 
 def long(group: int) -> pa.Table:

@@ -30,9 +30,10 @@ class Counter:
         self.scans: list[tuple[str, int]] = []
         self.stop = stop
 
-    def begin(self, stage: str, rows: int, size: int) -> None:
+    def begin(self, stage: str, rows: int, size: int) -> Counter:
         self.scans.append((stage, 0))
         self._stop()
+        return self
 
     def advance(self, rows: int) -> None:
         stage, before = self.scans[-1]

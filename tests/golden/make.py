@@ -56,8 +56,6 @@ ROOMS: dict[str, Callable[[Library], None]] = {
     "dask": clusters.dask,
     "spark": clusters.spark,
 }
-
-
 MORE = {"recipes": ("torch", "constriction", "zstandard", "onnx"), "dask": ("distributed",), "spark": ("pyspark",)}
 """What else the bytes of a room depend on."""
 

@@ -20,6 +20,7 @@ Golden = Callable[[str], Path]
 @pytest.mark.parametrize("name", fits.MODELS)
 def test_today_writes_the_same_models(name: str, golden: Golden, today: Golden) -> None:
     same(today("models") / name, golden("models") / name)
+    same(today("models") / "work" / name, golden("models") / "work" / name)
 
 
 @pytest.mark.parametrize("name", fits.MODELS)
@@ -32,6 +33,16 @@ def test_a_model_is_read(name: str, lib: Library, golden: Golden, place: Path) -
     same(place / "again", saved)
     model.save(copied(saved, place / "copy"))
     same(place / "copy", saved)
+
+
+@pytest.mark.filterwarnings("ignore:expected singular values")
+@pytest.mark.parametrize("name", fits.MODELS)
+def test_what_its_scans_have_left_is_taken(name: str, lib: Library, golden: Golden, place: Path) -> None:
+    work, counter = copied(golden("models") / "work" / name, place / "work"), Counter()
+    data = lib.data(**fits.MODELS[name][2])
+    fits.estimator(lib, name).fit(data, engine=lib.engine(work=work, progress=counter)).save("model")
+    assert {rows for _, rows in counter.scans} == {0}
+    same(place / "model", golden("models") / name)
 
 
 @pytest.mark.parametrize("name", [*fits.STATES, "long"])

@@ -16,13 +16,13 @@ from tests.golden.rooms import fits
 Golden = Callable[[str], Path]
 
 
-@pytest.mark.parametrize("name", [*fits.OUTPUTS, "versions"])
+@pytest.mark.parametrize("name", [*fits.OUTPUTS, *fits.OTHERS, "versions"])
 def test_today_writes_the_same_outputs(name: str, golden: Golden, today: Golden) -> None:
     same(today("outputs") / name, golden("outputs") / name)
 
 
 @pytest.mark.parametrize("ending", ["whole", "begun", "unmarked"])
-@pytest.mark.parametrize("name", fits.OUTPUTS)
+@pytest.mark.parametrize("name", [*fits.OUTPUTS, *fits.OTHERS])
 def test_an_output_is_continued(name: str, ending: str, lib: Library, golden: Golden, place: Path) -> None:
     saved = golden("outputs") / name
     out = copied(saved / ending, place / "at") / "out"

@@ -11,28 +11,26 @@ MODULES = sorted(path for folder in ("reduce", "compress", "jobs") for path in (
 
 OTHERS = {
     # fsspec offers no other way from a URI to the path that its file systems take.
-    "_strip_protocol": {"reduce/discovery.py", "reduce/files.py"},
+    "_strip_protocol": {"reduce/storage/places.py"},
     # What a Dask collection would compute: names and types of its columns; its key.
-    "_meta": {"reduce/engines/dask_frames.py"},
-    "_name": {"reduce/engines/dask_frames.py"},
+    "_meta": {"reduce/engines/dask/collections.py"},
+    "_name": {"reduce/engines/dask/collections.py"},
     # pyspark's own way to start a gateway, to ask for a context that Connect does not have, and to end a channel.
-    "_ensure_initialized": {"reduce/engines/spark_session.py"},
-    "_sc": {"reduce/engines/spark.py", "reduce/engines/spark_session.py", "reduce/engines/spark_watch.py"},
-    "_builder": {"reduce/engines/spark_session.py"},
-    "_jsc": {"reduce/engines/spark_watch.py"},
+    "_ensure_initialized": {"reduce/engines/spark/session.py"},
+    "_sc": {"reduce/engines/spark/engine.py", "reduce/engines/spark/session.py", "reduce/engines/spark/watch.py"},
+    "_builder": {"reduce/engines/spark/session.py"},
+    "_jsc": {"reduce/engines/spark/watch.py"},
     # How pyspark's own stages declare parameters and keep their name when they are read.
     "_dummy": {"reduce/spark_ml.py"},
     "_resetUid": {"reduce/spark_ml.py"},
     # pyarrow's dataset shows its filter nowhere else.
-    "_scan_options": {"reduce/discovery.py"},
+    "_scan_options": {"reduce/sources/discovery.py"},
     # SciPy's loops over CSR arrays, without the checks that cost as much as they do.
     "_sparsetools": {"reduce/passes/thin.py"},
     # scikit-learn's validation, which its own estimators call too.
     "_check_sample_weight": {"reduce/estimators/base.py"},
 }
 """Private names of other projects, where they are read, and why."""
-WAITING = {"reduce/plan.py": {"_validate", "_dtype", "_solver", "_asked", "_pass", "_wanted", "_moments_first"}}
-"""What a plan still reads of estimators."""
 
 
 def private(name: str) -> bool:
@@ -70,7 +68,7 @@ def own(tree: ast.Module) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_private_name_is_read_outside_its_module(path: Path) -> None:
     tree, name = ast.parse(path.read_text()), str(path.relative_to(ROOT))
-    mine = own(tree) | WAITING.get(name, set())
+    mine = own(tree)
     foreign = [(line, read) for line, read in reads(tree) if read not in mine and name not in OTHERS.get(read, ())]
     assert foreign == []
 

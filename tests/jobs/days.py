@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from eigenmill.jobs.daily_config import DailyFile, load_daily
+from eigenmill.jobs.daily.config import DailyFile, load_daily
 from tests.jobs.conftest import tree
 
 D, K, ROWS = 6, 3, 400

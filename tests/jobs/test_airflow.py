@@ -55,7 +55,7 @@ def test_the_dag_imports_nothing_of_ours_and_nothing_heavy() -> None:
 
 
 def test_every_stage_is_a_command() -> None:
-    from eigenmill.jobs.daily import STAGES as FOUND
+    from eigenmill.jobs.daily.stages import STAGES as FOUND
 
     assert list(FOUND) == STAGES
     for stage in STAGES:

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
-from eigenmill.jobs import cli, exits
+from eigenmill.jobs import cli
+from eigenmill.jobs.shown import exits
 from eigenmill.jobs.spark_submit import COMMANDS
 from eigenmill.reduce import PCA, Dataset, load
 from tests.jobs.conftest import FILES, ROWS, D, job_text, tree, write_vectors
@@ -469,6 +470,7 @@ def test_a_damaged_note_of_the_job_costs_a_fit_and_no_more(eigenmill: Any, job: 
         (tmp_path / "out/model/job.json").write_text(content)
         found = json.loads(eigenmill("reduce", job, "--json").stdout)
         assert (found["status"], found["fitted"]) == ("complete", True)
+        assert [each.endswith("the model is fitted again") for each in found["remade"]] == [True]
         after = tree(tmp_path / "out")
         assert {**after, "report.json": b""} == {**before, "report.json": b""}
 

@@ -9,9 +9,6 @@ import importlib
 import json
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,16 +25,19 @@ from typer.testing import CliRunner
 pytest.importorskip("torch")
 
 from eigenmill.compress import Model, evaluate, load
-from eigenmill.compress.latency import machine
-from eigenmill.compress.pack import packed
-from eigenmill.jobs import compact, compact_steps, exits
+from eigenmill.compress.judging.latency import machine
+from eigenmill.compress.packed.pack import packed_bytes
 from eigenmill.jobs.cli import app
-from eigenmill.jobs.compact_page import page
-from eigenmill.jobs.recipe import Recipe, load_recipe, read_recipe
+from eigenmill.jobs.recipes import run as compact
+from eigenmill.jobs.recipes import steps as compact_steps
+from eigenmill.jobs.recipes.page import page
+from eigenmill.jobs.recipes.recipe import Recipe, load_recipe, read_recipe
+from eigenmill.jobs.shown import exits
 from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.errors import ArtifactError, ConfigError
 from tests.compress.made_tables import late
 from tests.compress.nets import front, layer, net
+from tests.support.stopped import Stopped
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """\
@@ -143,9 +143,12 @@ def test_a_second_run_finds_everything_done_and_scores_no_test(
 @pytest.mark.parametrize(
     ("more", "found"),
     [
-        ([], {"packed": 3, "weight_bytes": 9, "_read": 3}),
-        (["output.coder=huffman"], {"packed": 4, "weight_bytes": 12, "_read": 4}),
-        (["target.max_bytes=9", "target.trials=2", "target.epochs=1"], {"packed": 5, "weight_bytes": 15, "_read": 5}),
+        ([], {"packed_bytes": 3, "weight_bytes": 9, "_read": 3}),
+        (["output.coder=huffman"], {"packed_bytes": 4, "weight_bytes": 12, "_read": 4}),
+        (
+            ["target.max_bytes=9", "target.trials=2", "target.epochs=1"],
+            {"packed_bytes": 5, "weight_bytes": 15, "_read": 5},
+        ),
     ],
     ids=["three steps", "another coder", "and two trials of a search"],
 )
@@ -153,7 +156,7 @@ def test_every_model_is_packed_once(
     more: list[str], found: dict[str, int], digit_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And read once; of a net of two layers that may read a picture the first one is coded twice, the last once."""
-    counts, module = Counter[str](), importlib.import_module("eigenmill.compress.pack")
+    counts, module = Counter[str](), importlib.import_module("eigenmill.compress.packed.pack")
 
     def counting(name: str, true: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given, **named: (counts.update([name]), true(*given, **named))[1]
@@ -167,7 +170,7 @@ def test_every_model_is_packed_once(
     assert counts == found
     counts.clear()
     compact.run(recipe)
-    assert counts["packed"] == counts["_read"] == 1  # all steps are done; the file is written again
+    assert counts["packed_bytes"] == counts["_read"] == 1  # all steps are done; the file is written again
 
 
 def test_the_same_file_is_scored_again_on_other_test_rows(done: Path, digit_files: Path, tmp_path: Path) -> None:
@@ -202,14 +205,8 @@ def test_stages_and_search_never_read_the_test_rows(done: Path, monkeypatch: pyt
 def test_stopped_it_goes_on_to_the_same_bytes(
     with_: signal.Signals, conf: Path, finished: Path, tmp_path: Path
 ) -> None:
-    process = slowly(conf)
-    try:
-        wait(lambda: any((tmp_path / "out/stages").glob("02-train-*.checkpoint")), process)
-        process.send_signal(with_)
-        output, errors = process.communicate(timeout=300)
-    finally:
-        process.kill()
-    assert process.returncode == exits.INTERRUPTED, errors
+    code, output, errors = training(conf, tmp_path / "out/stages/02-train-*.checkpoint").stop(with_)
+    assert code == exits.INTERRUPTED, errors
     assert json.loads(output)["error"]["exit_code"] == exits.INTERRUPTED
     assert not (tmp_path / "out/model.emill").exists()
     stale = tmp_path / "out/stages/02-train-another.checkpoint"
@@ -221,23 +218,19 @@ def test_stopped_it_goes_on_to_the_same_bytes(
     assert (tmp_path / "out/model.emill").read_bytes() == (finished / "model.emill").read_bytes()
 
 
-def slowly(conf: Path) -> subprocess.Popen[str]:
-    """The recipe in a process whose epochs take their time, so that a test can stop it in one."""
-    driver = (
-        "import sys, time\nfrom eigenmill.compress.train import _Run\ntrue = _Run._epoch\n"
-        "def slow(self, number):\n    time.sleep(0.2)\n    return true(self, number)\n"
-        "_Run._epoch = slow\nfrom eigenmill.jobs.cli import main\nmain()\n"
-    )
-    command = [sys.executable, "-c", driver, "compress", str(conf), "--json"]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 300
-    while not ready():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
+def training(conf: Path, moment: Path) -> Stopped:
+    """The recipe in a process that stops training when there is a checkpoint of this pattern."""
+    driver = """
+from eigenmill.compress.training.train import _Training
+true = _Training._epoch
+def epoch(self, number):
+    hold()
+    return true(self, number)
+_Training._epoch = epoch
+from eigenmill.jobs.cli import main
+main()
+"""
+    return Stopped(driver, moment, "compress", str(conf), "--json")
 
 
 def test_a_target_starts_a_search_and_one_that_is_met_does_not(done: Path, tmp_path: Path) -> None:
@@ -463,7 +456,7 @@ def test_names_in_a_file_are_data_to_the_terminal(tmp_path: Path) -> None:
     columns = ["[bold]", "[/]", "\x1b[2J"]
     made = net(front(3), layer(3, 5, 9, bits=0), labels=labels)
     path = tmp_path / "hostile.emill"
-    path.write_bytes(packed(replace(made, front=replace(made.front, layout={"columns": columns}))))
+    path.write_bytes(packed_bytes(replace(made, front=replace(made.front, layout={"columns": columns}))))
     shown = CliRunner().invoke(app, ["inspect", str(path)], env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output
     assert "5 labels: [/x], [red]b[/red], \\x1b[31mc\\x1b]0;t\\x07, :smile:, \\u202ed\\r" in shown.output

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eigenmill.jobs import text
-from eigenmill.jobs.config import load_job
-from eigenmill.jobs.demo import job_text
-from eigenmill.jobs.run import run
+from eigenmill.jobs.demo.demo import job_text
+from eigenmill.jobs.reduction import texts as text
+from eigenmill.jobs.reduction.config import load_job
+from eigenmill.jobs.reduction.run import run
 from tests.jobs.conftest import write_vectors
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -89,7 +89,7 @@ def test_it_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     make(tmp_path)
     monkeypatch.chdir(tmp_path)
     # What other tests have left in this process does not count.
-    monkeypatch.setattr("eigenmill.reduce.engines.memory.resident", lambda: 300 << 20)
+    monkeypatch.setattr("eigenmill.reduce.engines.ledger.resident", lambda: 300 << 20)
     report = run(load_job(CONF / f"{name}.yaml", SMALLER.get(name, [])))
     assert report.status == "complete"
     again = run(load_job(CONF / f"{name}.yaml", SMALLER.get(name, [])))

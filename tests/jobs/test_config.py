@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from eigenmill.jobs.build import build_estimator, cleaning_of, filters_of
-from eigenmill.jobs.config import Job, load_job, read_job
+from eigenmill.jobs.reduction.build import build_estimator, cleaning_of, filters_of
+from eigenmill.jobs.reduction.config import Job, load_job, read_job
 from eigenmill.reduce import PCA, ConfigError, StandardScaler, TruncatedSVD
 
 GOOD = """\
@@ -163,6 +163,10 @@ def test_sections_that_contradict_themselves_are_refused() -> None:
         GOOD.replace("components: 3", "method: scale\n  whiten: true")
     )
     assert "expected features or model" in refusal("input: {path: d}\noutput: {}\n")
+    for model in ("", ", model: null"):
+        refused = refusal(f"input: {{path: d}}\noutput: {{features: f, state: true{model}}}\n")
+        assert "job.yaml:2: output: expected model, for the state is saved with it; found state: true" in refused
+    assert read_job("input: {path: d}\noutput: {model: m, state: true}\n", "job.yaml").job.output.state
     assert "expected a number or null as components with method: svd" in refusal(
         GOOD, "reduce.method=svd", "reduce.components=mle"
     )

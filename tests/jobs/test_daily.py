@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.linalg
 
-from eigenmill.jobs import daily, drift
-from eigenmill.jobs.apply import reconstruct
-from eigenmill.jobs.daily_config import DailyFile, Drift
+from eigenmill.jobs.daily import drift
+from eigenmill.jobs.daily import stages as daily
+from eigenmill.jobs.daily.config import DailyFile, Drift
+from eigenmill.jobs.saved.apply import reconstruct
 from eigenmill.reduce import PCA, ChangedInputError, ConfigError, DataError, Dataset, connect, load
 from eigenmill.reduce.errors import OutputError, SchemaError
-from eigenmill.reduce.files import publish as publish_file
-from eigenmill.reduce.sink import read_manifest
+from eigenmill.reduce.output.sink import read_manifest
+from eigenmill.reduce.storage.files import draft
 from tests.jobs.conftest import tree
 from tests.jobs.days import BASIS, DAYS, ROWS, STRENGTHS, D, K, config, features, pointer, record, snapshot, write_day
 
@@ -72,8 +73,9 @@ def test_only_the_new_files_are_scanned(three_days: DailyFile) -> None:
     scanned: list[tuple[str, int]] = []
 
     class Count:
-        def begin(self, stage: str, total: int, size: int) -> None:
+        def begin(self, stage: str, total: int, size: int) -> Count:
             scanned.append((stage, total))
+            return self
 
         def advance(self, count: int) -> None: ...
         def end(self) -> None: ...
@@ -252,9 +254,9 @@ def test_killed_before_every_file_and_run_again_it_ends_in_the_same_bytes(
         written += 1
         if written == allowed:
             raise KilledError
-        return publish_file(*args, **kwargs)
+        return draft(*args, **kwargs)
 
-    monkeypatch.setattr("eigenmill.reduce.files.publish", fragile)
+    monkeypatch.setattr("eigenmill.reduce.storage.files.draft", fragile)
     for day in DAYS:
         for stage in (daily.fit, daily.gate, daily.project, daily.publish):
             allowed = 1

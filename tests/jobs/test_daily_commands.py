@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from eigenmill.jobs import cli, daily
+from eigenmill.jobs import cli
 from eigenmill.jobs.cli import app
-from eigenmill.jobs.daily_config import Daily, DailyFile, Drift, load_daily
-from eigenmill.jobs.daily_records import Place
+from eigenmill.jobs.daily import stages as daily
+from eigenmill.jobs.daily.config import Daily, DailyFile, Drift, load_daily
+from eigenmill.jobs.daily.records import Place
 from eigenmill.reduce import ConfigError
 from eigenmill.reduce.errors import OutputError
 from tests.jobs.days import DAYS, config

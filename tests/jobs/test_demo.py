@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from eigenmill.jobs import digits
-from eigenmill.jobs.demo import job_text
-from eigenmill.jobs.page import png
+from eigenmill.jobs.demo import digits
+from eigenmill.jobs.demo.demo import job_text
+from eigenmill.jobs.shown.page import png
 from eigenmill.reduce.errors import DataError
 
 

@@ -13,9 +13,9 @@ from scipy.sparse.linalg import svds
 
 from benchmarks.data import CACHE
 from benchmarks.glosses import KINDS, glosses, of_kind
-from eigenmill.jobs import text
-from eigenmill.jobs.config import load_job
-from eigenmill.jobs.run import run
+from eigenmill.jobs.reduction import texts as text
+from eigenmill.jobs.reduction.config import load_job
+from eigenmill.jobs.reduction.run import run
 from eigenmill.reduce import load
 
 ROOT = Path(__file__).parents[2]

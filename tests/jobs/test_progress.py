@@ -9,26 +9,26 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from eigenmill.jobs import show, words
-from eigenmill.jobs.meter import Meter, forget_peak, peak_memory
-from eigenmill.jobs.progress import Bars
-from eigenmill.jobs.redact import MASK
-from eigenmill.jobs.report import finite
+from eigenmill.jobs.documents.redact import MASK
+from eigenmill.jobs.reduction.meter import Meter, forget_peak, peak_memory
+from eigenmill.jobs.reduction.report import finite
+from eigenmill.jobs.shown import show, words
+from eigenmill.jobs.shown.progress import Bars
 
 
 def test_bars_show_rows_rate_and_what_remains() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=140)
     with Bars(console) as bars:
         meter = Meter(bars)
-        meter.begin("gram", 80_000, 0)
-        threads = [threading.Thread(target=lambda: [meter.advance(10) for _ in range(1000)]) for _ in range(4)]
+        scan = meter.begin("gram", 80_000, 0)
+        threads = [threading.Thread(target=lambda: [scan.advance(10) for _ in range(1000)]) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         bars._progress.refresh()
-        meter.end()
-        bars.advance(1)  # after the end: nothing
+        scan.end()
+        scan._shown.advance(1)  # after the end: nothing
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "forming the products" in text
     assert "40,000 of 80,000 rows" in text
@@ -36,18 +36,18 @@ def test_bars_show_rows_rate_and_what_remains() -> None:
 
 
 def test_bars_appear_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    import eigenmill.jobs.console
+    import eigenmill.jobs.shown.console
 
     def console(terminal: bool) -> Any:
         return lambda: Console(file=io.StringIO(), force_terminal=terminal)
 
-    monkeypatch.setattr(eigenmill.jobs.console, "stderr", console(True))
-    with eigenmill.jobs.console.bars(False) as bars:
+    monkeypatch.setattr(eigenmill.jobs.shown.console, "stderr", console(True))
+    with eigenmill.jobs.shown.console.bars(False) as bars:
         assert isinstance(bars, Bars)
-    with eigenmill.jobs.console.bars(True) as bars:
+    with eigenmill.jobs.shown.console.bars(True) as bars:
         assert bars is None
-    monkeypatch.setattr(eigenmill.jobs.console, "stderr", console(False))
-    with eigenmill.jobs.console.bars(False) as bars:
+    monkeypatch.setattr(eigenmill.jobs.shown.console, "stderr", console(False))
+    with eigenmill.jobs.shown.console.bars(False) as bars:
         assert bars is None
 
 

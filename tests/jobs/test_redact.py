@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from eigenmill.jobs import redact
-from eigenmill.jobs.config import read_job
+from eigenmill.jobs.documents import redact
+from eigenmill.jobs.reduction.config import read_job
 
 
 @pytest.mark.parametrize(

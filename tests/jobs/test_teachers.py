@@ -16,11 +16,11 @@ pytest.importorskip("torch")
 from safetensors.numpy import save_file
 
 from eigenmill.compress import Model, load
-from eigenmill.jobs import compact
-from eigenmill.jobs.recipe import load_recipe, read_recipe
+from eigenmill.jobs.recipes import run as compact
+from eigenmill.jobs.recipes.recipe import load_recipe, read_recipe
 from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
 from tests.compress.made_tables import late
-from tests.jobs.test_compact import ROOT, invoke, slowly, wait
+from tests.jobs.test_compact import ROOT, invoke, training
 
 AUGMENT = "{name: affine, height: 8, width: 8, shift: 0.6, turn: 6, zoom: 0.05, shear: 4}"
 RECIPE = """\
@@ -124,12 +124,11 @@ STOPS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", STOPS)
 def test_killed_it_goes_on_to_the_same_bytes(moment: str, conf: Path, finished: Path, tmp_path: Path) -> None:
-    process = slowly(conf)
+    process = training(conf, tmp_path / "out" / STOPS[moment])
     try:
-        wait(lambda: any((tmp_path / "out").glob(STOPS[moment])), process)
+        process.wait()
     finally:
         process.kill()
-        process.communicate()
     assert not (tmp_path / "out/model.emill").exists()
     invoke(str(conf))
     for path in ("model.emill", *(str(p.relative_to(finished)) for p in (finished / "teachers").glob("*.parquet"))):

@@ -12,7 +12,8 @@ import pytest
 from scipy import sparse
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
-from eigenmill.jobs import exits, text
+from eigenmill.jobs.reduction import texts as text
+from eigenmill.jobs.shown import exits
 from eigenmill.reduce import Dataset, TruncatedSVD
 from eigenmill.reduce.errors import ConfigError, DataError, OutputError
 

@@ -10,13 +10,14 @@ import numpy as np
 from hypothesis import strategies as st
 from scipy import sparse
 
-from eigenmill.reduce.blocks import Block, Columns, Origin, Workspace
-from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.passes.gram import Gram, GramPass
-from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass, imputed
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass, imputed
 from eigenmill.reduce.passes.rows import RowsPass, RowsState
 from eigenmill.reduce.passes.sketch import Sketch, SketchPass
 from eigenmill.reduce.passes.tsqr import TsqrPass
+from eigenmill.reduce.rows.blocks import Block, Columns, Origin, Workspace
+from eigenmill.reduce.rows.cleaning import Cleaning
 
 KINDS = ("moments", "gram", "rows", "tsqr", "sketch")
 FORMS = ("rows", "columns", "fortran", "csr")

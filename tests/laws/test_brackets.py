@@ -24,7 +24,7 @@ from eigenmill.reduce import Dataset, connect
 from eigenmill.reduce.engines.base import Merger, Tree, one_blas_thread
 from eigenmill.reduce.engines.tasks import fold_tasks, merge_trees, take_in, total_of
 from eigenmill.reduce.passes.base import Pass
-from eigenmill.reduce.source_base import leaf_rows
+from tests.support.formats import other
 
 LEAVES = 40
 NAMES = string.ascii_letters
@@ -69,10 +69,12 @@ def spelled() -> dict[tuple[int, bool], str]:
     return dict(zip(CASES, lines, strict=True))
 
 
+TINY = other(leaf_bytes=1)
+assert TINY.leaf_rows(1) == ROWS
+
+
 @pytest.fixture(autouse=True)
-def tiny_leaves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
-    assert leaf_rows(1) == ROWS
+def one_thread() -> Iterator[None]:
     with one_blas_thread():  # looked for once, not for each of many scans
         yield
 
@@ -85,7 +87,7 @@ def numbered(n: int, is_open: bool) -> Any:
 def test_of_one_scan(spelled: Any, workers: int) -> None:
     engine, pass_ = connect("local", workers=workers), SpellPass()
     for case in CASES:
-        found: str = engine.run(pass_, Dataset.from_numpy(numbered(*case)))
+        found: str = engine.run(pass_, Dataset.from_numpy(numbered(*case), format=TINY))
         assert found == spelled[case], case
 
 
@@ -117,7 +119,7 @@ def test_of_tasks_on_a_cluster(spelled: Any, most: int) -> None:
     """Each folds a run of leaves; their trees meet in any order, in one step or by groups."""
     pass_, draw = SpellPass(), random.Random(most)
     for case in CASES:
-        tasks = fold_tasks(pass_, Dataset.from_numpy(numbered(*case)), Tree(), most)
+        tasks = fold_tasks(pass_, Dataset.from_numpy(numbered(*case), format=TINY), Tree(), most)
         trees = [task() for task in draw.sample(list(tasks), len(tasks))]
         while len(trees) > 1:
             size = draw.randint(2, 4)
@@ -138,7 +140,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.mark.parametrize("kind", ["local", "tasks"])
 def test_of_trees_that_go_on_from_day_to_day(spelled: Any, kind: str, files: list[Path]) -> None:
     pass_, draw, engine = SpellPass(), random.Random(7), connect("local", workers=2)
-    data = Dataset.from_parquet([str(path) for path in files], columns=["x"])
+    data = Dataset.from_parquet([str(path) for path in files], columns=["x"], format=TINY)
     for days in (2, 2, 2, 3, 5, 9, len(files)):
         tree: Tree[str] = Tree()
         ends = [*sorted(draw.sample(range(1, len(files)), days - 1)), len(files)]

@@ -16,12 +16,12 @@ import mpmath
 import numpy as np
 import pytest
 
-from eigenmill.reduce.blocks import Block
-from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.engines.base import one_blas_thread
 from eigenmill.reduce.estimators.spectrum import Spectrum, of_gram
 from eigenmill.reduce.passes.gram import Gram, GramPass
-from eigenmill.reduce.passes.moments import Intake, Moments
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.rows.blocks import Block
+from eigenmill.reduce.rows.cleaning import Cleaning
 from tests.laws import exact
 
 MANY = 600

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eigenmill.reduce.artifact import load_arrays, save_arrays
-from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.errors import ArtifactError
 from eigenmill.reduce.passes.base import from_arrays, to_arrays
 from eigenmill.reduce.passes.gram import Gram
 from eigenmill.reduce.passes.moments import imputed
+from eigenmill.reduce.storage.artifact import load_arrays, save_arrays
+from eigenmill.reduce.storage.digest import digest_of
 from tests.laws.made import KINDS, Case, assert_close, cases, folded, gamma
 
 EACH = pytest.mark.parametrize("kind", KINDS)
@@ -84,7 +84,7 @@ def test_folding_leaves_blocks_as_they_are(kind: str, case: Case) -> None:
 @given(case=cases())
 def test_dirty_and_shared_buffers_do_not_show(kind: str, case: Case) -> None:
     """One workspace for all blocks, with the leftovers of another scan in it, gives the bytes of fresh ones."""
-    from eigenmill.reduce.blocks import Workspace
+    from eigenmill.reduce.rows.blocks import Workspace
 
     pass_, workspace = case.pass_(kind), Workspace()
     folded(pass_, [case.block(0, len(case.X), workspace)] if len(case.X) else [])

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from eigenmill.reduce.blocks import Block
-from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.engines.base import one_blas_thread
 from eigenmill.reduce.estimators.sketch import Fit, with_refined
 from eigenmill.reduce.estimators.spectrum import Spectrum, of_gram, orient, refined
+from eigenmill.reduce.format import FORMAT_1
 from eigenmill.reduce.passes.gram import Gram
-from eigenmill.reduce.passes.moments import Intake, Moments
+from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.passes.tsqr import TsqrPass
+from eigenmill.reduce.rows.blocks import Block
+from eigenmill.reduce.rows.cleaning import Cleaning
 from tests.laws import exact
 
 U = 2.0**-53
@@ -33,7 +34,9 @@ def from_blocks(blocks: list[Any], Q: Any) -> Spectrum:
     with one_blas_thread():
         r = pass_.finalize(functools.reduce(pass_.fold, map(Block, blocks), pass_.start()))
     total = float(sum(np.linalg.norm(block) ** 2 for block in blocks))
-    return refined(Spectrum(np.zeros(Q.shape[1]), Q, total, d, np.inf, 0.0), r, len(blocks), max(map(len, blocks)))
+    return refined(
+        Spectrum(np.zeros(Q.shape[1]), Q, total, d, np.inf, 0.0), r, len(blocks), max(map(len, blocks)), FORMAT_1
+    )
 
 
 def hold(spectrum: Spectrum, truth: list[Any]) -> None:
@@ -80,7 +83,7 @@ def test_a_high_block() -> None:
 def test_the_bound_is_the_formula_of_the_page(width: int, d: int, stages: int, height: int) -> None:
     """docs/numbers.md: ``(sqrt(l) gamma_d + stages l gamma_m) ||A||_F``, m the height and l, and 4 for norms."""
     before = Spectrum(np.zeros(width), np.eye(d)[:, :width], 49.0, d, np.inf, 0.0)
-    found = refined(before, np.diag(np.arange(width, 0, -1.0)), stages, height)
+    found = refined(before, np.diag(np.arange(width, 0, -1.0)), stages, height, FORMAT_1)
     with exact.digits():
         product = mpmath.sqrt(width) * exact.real(exact.gamma(d + 4))
         wanted = 7 * (product + stages * width * exact.real(exact.gamma(height + width)))
@@ -145,9 +148,9 @@ def test_vectors_that_lapack_leaves_askew_are_set_upright(monkeypatch: pytest.Mo
 )
 def test_the_sign_of_a_vector(column: list[float], sign: int) -> None:
     given = np.array(column)[:, None]
-    assert orient(given).tobytes() == (sign * given).tobytes()
+    assert orient(given, FORMAT_1).tobytes() == (sign * given).tobytes()
     # Each column for itself.
-    others = orient(np.concatenate([-given, np.full((3, 1), 9.0), 1e-3 * given], axis=1))
+    others = orient(np.concatenate([-given, np.full((3, 1), 9.0), 1e-3 * given], axis=1), FORMAT_1)
     np.testing.assert_array_equal(others[:, 1:], np.concatenate([np.full((3, 1), 9.0), sign * 1e-3 * given], axis=1))
     if any(column):
         np.testing.assert_array_equal(others[:, :1], sign * given)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from eigenmill.reduce.blocks import Block, Origin, Workspace
 from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.passes.sketch import SketchPass
+from eigenmill.reduce.rows.blocks import Block, Origin, Workspace
 from tests.laws.made import KINDS, Case, assert_close, folded, gamma
 
 FEW = settings(max_examples=40)

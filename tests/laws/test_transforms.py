@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from eigenmill.reduce import PCA, StandardScaler
-from eigenmill.reduce.blocks import Block
-from eigenmill.reduce.cleaning import Cleaning, Resolved
-from eigenmill.reduce.transforms import Input, Project, Standardize, Unscale
+from eigenmill.reduce.rows.blocks import Block
+from eigenmill.reduce.rows.cleaning import Cleaning, Resolved
+from eigenmill.reduce.rows.transforms import Input, Project, Standardize, Unscale
 from tests.laws.made import gamma
 
 FEW = settings(max_examples=60)

@@ -16,17 +16,18 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 from eigenmill.reduce import PCA, Dataset, StandardScaler, TruncatedSVD, connect
-from eigenmill.reduce.blocks import Workspace
-from eigenmill.reduce.cleaning import Cleaning
-from eigenmill.reduce.digest import digest_of
 from eigenmill.reduce.engines.base import Merger, Tree, fold_leaf, plan_leaves, restore_tree, tree_arrays
 from eigenmill.reduce.passes.base import to_arrays
 from eigenmill.reduce.passes.gram import Gram, GramPass
-from eigenmill.reduce.passes.moments import Intake, MomentsPass
+from eigenmill.reduce.passes.intake import Intake
+from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.passes.rows import RowsPass
 from eigenmill.reduce.passes.tsqr import TsqrPass
-from eigenmill.reduce.source_base import leaf_rows
+from eigenmill.reduce.rows.blocks import Workspace
+from eigenmill.reduce.rows.cleaning import Cleaning
+from eigenmill.reduce.storage.digest import digest_of
 from tests.laws.made import gamma
+from tests.support.formats import other
 
 D = 3
 
@@ -39,17 +40,13 @@ class Bracket:
         return f"({a} {b})"
 
 
-@pytest.fixture(autouse=True)
-def tiny_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.reduce.source_base.LEAF_BYTES", 1)
-    monkeypatch.setattr("eigenmill.reduce.blocks.MAX_HEIGHT", 4)
-    monkeypatch.setattr("eigenmill.reduce.blocks.MIN_HEIGHT", 4)
-    assert leaf_rows(D) == 2 * D
+TINY = other(leaf_bytes=1, max_height=4, min_height=4)
+assert TINY.leaf_rows(D) == 2 * D
 
 
 def passes() -> dict[str, Any]:
     names = ("a", "b", "c")
-    intake = Intake(names, np.dtype(np.float64), Cleaning(missing="mean").resolve(names))
+    intake = Intake(names, np.dtype(np.float64), Cleaning(missing="mean").resolve(names), TINY)
     tsqr = TsqrPass(intake, np.zeros(D), np.full(D, 0.5), np.eye(D))
     return {"moments": MomentsPass(intake), "gram": GramPass(intake), "rows": RowsPass(intake), "tsqr": tsqr}
 
@@ -120,7 +117,7 @@ def test_one_expression_for_all_orders_splits_and_threads(data: Any, leaves: int
 @given(data=st.data(), n=st.integers(0, 70 * 2 * D))
 def test_one_digest(kind: str, data: Any, n: int) -> None:
     """Random leaf counts, orders, aligned splits and interruptions give the same bytes of the result."""
-    pass_, dataset = passes()[kind], Dataset.from_numpy(rows(n), feature_names="abc")
+    pass_, dataset = passes()[kind], Dataset.from_numpy(rows(n), feature_names="abc", format=TINY)
     leaves = plan_leaves(dataset)
 
     def leaf(i: int) -> Any:
@@ -161,7 +158,7 @@ def restored(pass_: Any, tree: Tree[Any]) -> Tree[Any]:
 @pytest.mark.parametrize("kind", list(passes()))
 @pytest.mark.parametrize("n", [0, 1, 5, 6, 7, 41, 6 * 32, 400])
 def test_workers_do_not_show(kind: str, n: int) -> None:
-    pass_, dataset = passes()[kind], Dataset.from_numpy(rows(n), feature_names="abc")
+    pass_, dataset = passes()[kind], Dataset.from_numpy(rows(n), feature_names="abc", format=TINY)
     found = set()
     for workers in (1, 2, 3, 8):
         result = connect("local", workers=workers).run(pass_, dataset)
@@ -180,7 +177,7 @@ def test_free_regrouping_agrees_within_the_bound(data: Any, n: int) -> None:
         states = [
             fold_leaf(pass_, part, leaf, Workspace())
             for a, b in itertools.pairwise(edges)
-            for part in [Dataset.from_numpy(X[a:b], feature_names="abc")]
+            for part in [Dataset.from_numpy(X[a:b], feature_names="abc", format=TINY)]
             for leaf in plan_leaves(part)
         ]
         while len(states) > 1:
@@ -199,7 +196,7 @@ def test_pending_states_are_what_the_memory_model_counts(monkeypatch: pytest.Mon
     """Threads that lag behind keep finished neighbours waiting: their states must be in the estimate."""
     from eigenmill.reduce.engines.memory import estimate
 
-    pass_, dataset = passes()["gram"], Dataset.from_numpy(rows(16 * 2 * D), feature_names="abc")
+    pass_, dataset = passes()["gram"], Dataset.from_numpy(rows(16 * 2 * D), feature_names="abc", format=TINY)
     leaves, most = plan_leaves(dataset), 0
     assert len(leaves) == 16
     # Three threads: one stays in leaf 0, one in leaf 8, the third does all others.

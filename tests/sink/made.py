@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from eigenmill.reduce.blocks import Block, Columns, Origin, Workspace
-from eigenmill.reduce.catalog import FileInfo, Fragment
 from eigenmill.reduce.dataset import Dataset
-from eigenmill.reduce.manifest import Manifest
-from eigenmill.reduce.parts import Part
-from eigenmill.reduce.sink import Job, Sink
-from eigenmill.reduce.source_base import Numbered
+from eigenmill.reduce.format import FORMAT_1, Format
+from eigenmill.reduce.output.manifest import Manifest
+from eigenmill.reduce.output.parts import Part
+from eigenmill.reduce.output.sink import Job, Sink
+from eigenmill.reduce.rows.blocks import Block, Columns, Origin, Workspace
+from eigenmill.reduce.rows.transforms import Transform
+from eigenmill.reduce.sources.base import Numbered, Source
+from eigenmill.reduce.sources.catalog import FileInfo, Fragment
 
 FLOAT32 = np.dtype(np.float32)
 
 
 @dataclass
-class MadeSource:
+class MadeSource(Source):
     """Rows of an array with carried columns, in fragments of ``step`` rows, in the form that is asked for."""
 
     X: Any
@@ -32,6 +34,7 @@ class MadeSource:
     step: int = 100
     form: str = "dense"
     tag: str = ""
+    format: Format = FORMAT_1
     files: tuple[FileInfo, ...] = ()
     fragments: tuple[Fragment, ...] = field(init=False)
 
@@ -42,15 +45,15 @@ class MadeSource:
         self.carried = self.table.schema if self.table is not None else pa.schema([])
         self.names = Numbered("x", self.X.shape[1])
         self.dtype = self.X.dtype
-        self.sparse = self.form == "csr"
+
+    @property
+    def sparse(self) -> bool:
+        return self.form == "csr"
 
     @property
     def digest(self) -> str:
         content = hashlib.sha256(self.tag.encode() + np.ascontiguousarray(self.X).tobytes())
         return content.hexdigest()
-
-    def describe(self) -> Mapping[str, Any]:
-        return {}
 
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         from scipy import sparse
@@ -74,7 +77,7 @@ class MadeSource:
 
 
 @dataclass(frozen=True)
-class Scaled:
+class Scaled(Transform):
     """A transform: multiplies, and drops every ``drop``-th row."""
 
     width: int
@@ -114,7 +117,7 @@ def carried_table(rows: int) -> pa.Table:
 
 def made(rows: int = 1000, k: int = 5, *, carry: bool = True, dtype: Any = np.float32, **source: Any) -> Dataset:
     X = np.random.default_rng(0).standard_normal((rows, k)).astype(dtype)
-    return Dataset(MadeSource(X, carried_table(rows) if carry else None, **source))  # type: ignore[arg-type]
+    return Dataset(MadeSource(X, carried_table(rows) if carry else None, **source))
 
 
 def drawn(data: Dataset, part: Part) -> Iterator[Block]:
@@ -125,7 +128,9 @@ def drawn(data: Dataset, part: Part) -> Iterator[Block]:
 
 def write_parts(job: Job, data: Dataset, parts: Iterable[Part] | None = None) -> None:
     for part in job.pending if parts is None else parts:
-        job.write_part(part, drawn(data, part))
+        with job.writing(part) as writer:
+            for block in drawn(data, part):
+                writer.add(block)
 
 
 def run(sink: Sink, data: Dataset) -> Manifest:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from eigenmill.reduce import artifact
-from eigenmill.reduce.artifact import load_arrays, load_model, load_state, save_arrays, save_model
 from eigenmill.reduce.errors import ArtifactError, OutputError
+from eigenmill.reduce.storage import artifact
+from eigenmill.reduce.storage.artifact import load_arrays, load_model, load_state, save_arrays, save_model
 from tests.sink.made import tree
 
 ARRAYS = {

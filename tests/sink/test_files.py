@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import errno
+import gc
+import hashlib
+import io
 import json
 import os
 import pickle
@@ -15,8 +18,8 @@ import fsspec
 import pytest
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import files, plain
 from eigenmill.reduce.errors import ArtifactError, ConfigError, OutputError
+from eigenmill.reduce.storage import files, places, plain
 
 LOCAL = pafs.LocalFileSystem()
 
@@ -31,24 +34,24 @@ def memory():
 
 def test_resolve(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert files.resolve("out")[1] == str(tmp_path / "out")
-    assert files.resolve(Path("a") / ".." / "b")[1] == str(tmp_path / "b")
-    fs, path = files.resolve(f"file://{tmp_path}/c/")
-    assert files.is_local(fs)
+    assert places.resolve("out")[1] == str(tmp_path / "out")
+    assert places.resolve(Path("a") / ".." / "b")[1] == str(tmp_path / "b")
+    fs, path = places.resolve(f"file://{tmp_path}/c/")
+    assert places.is_local(fs)
     assert path == f"{tmp_path}/c"
-    fs, path = files.resolve("d", pafs.SubTreeFileSystem(str(tmp_path), LOCAL))
-    assert files.is_local(fs)
+    fs, path = places.resolve("d", pafs.SubTreeFileSystem(str(tmp_path), LOCAL))
+    assert places.is_local(fs)
     assert path == str(tmp_path / "d")
-    fs, path = files.resolve(tmp_path / "e", fsspec.filesystem("file"))
-    assert files.is_local(fs)
+    fs, path = places.resolve(tmp_path / "e", fsspec.filesystem("file"))
+    assert places.is_local(fs)
     assert path == str(tmp_path / "e")
-    fs, path = files.resolve("memory://a/b", fsspec.filesystem("memory"))
-    assert not files.is_local(fs)
+    fs, path = places.resolve("memory://a/b", fsspec.filesystem("memory"))
+    assert not places.is_local(fs)
     assert path == "/a/b"
     with pytest.raises(ConfigError, match="nowhere"):
-        files.resolve("nowhere://x")
+        places.resolve("nowhere://x")
     with pytest.raises(ConfigError, match="found int"):
-        files.resolve("x", 3)
+        places.resolve("x", 3)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +67,7 @@ def test_resolve(tmp_path, monkeypatch):
 )
 def test_uris_in_messages_are_masked(uri, shown):
     with pytest.raises(ConfigError, match=re.escape(f"found {shown!r} (")) as caught:
-        files.resolve(uri)
+        places.resolve(uri)
     told = "".join(traceback.format_exception(caught.value, chain=True))
     assert "secret" not in told
     assert "cret?" not in told
@@ -72,7 +75,7 @@ def test_uris_in_messages_are_masked(uri, shown):
 
 def test_a_uri_that_hides_nothing_is_repeated_with_the_reason():
     with pytest.raises(ConfigError, match=r"found 'ftps://host/x' \(Unrecognized .*ftps"):
-        files.resolve("ftps://host/x")
+        places.resolve("ftps://host/x")
 
 
 def test_publish_replaces_and_leaves_nothing_beside(tmp_path):
@@ -95,13 +98,14 @@ def test_publish_follows_the_umask(tmp_path):
 
 @pytest.mark.parametrize("failure", [ValueError("no"), KeyboardInterrupt(), OSError(errno.EIO, "input/output")])
 def test_an_exception_of_the_writer_passes_and_publishes_nothing(tmp_path, memory, failure):
-    def write(file):
-        file.write(b"half")
-        raise failure
+    def write(fs, path):
+        with files.draft(fs, path) as made:
+            made.file.write(b"half")
+            raise failure
 
     for fs, path in ((LOCAL, str(tmp_path / "x")), (memory, "/x")):
         with pytest.raises(type(failure)) as caught:
-            files.publish(fs, path, write)
+            write(fs, path)
         assert caught.value is failure
         assert not files.exists(fs, path)
     assert os.listdir(tmp_path) == []
@@ -138,23 +142,101 @@ def test_a_failed_upload_is_an_output_error(memory, monkeypatch):
         files.write_bytes(memory, "/a/b", b"content")
 
 
+class Store(fsspec.AbstractFileSystem):
+    """An object store: an object is there when its stream has been closed, by whomever."""
+
+    protocol, cachable = "store", False
+
+    def __init__(self):
+        super().__init__()
+        self.objects, self.largest, self.fail_at = {}, 0, -1
+
+    def _open(self, path, mode="rb", **kwargs):
+        return _Upload(self, path) if mode == "wb" else io.BytesIO(self.objects[path])
+
+    def info(self, path, **kwargs):
+        if path not in self.objects:
+            raise FileNotFoundError(path)
+        return {"name": path, "size": len(self.objects[path]), "type": "file"}
+
+    def makedirs(self, path, exist_ok=False): ...
+
+
+class _Upload(io.BytesIO):
+    def __init__(self, store, path):
+        super().__init__()
+        self.store, self.path = store, path
+
+    def write(self, piece):
+        self.store.largest = max(self.store.largest, len(piece))
+        self.store.fail_at -= 1
+        if self.store.fail_at == -1:
+            raise OSError("connection lost")
+        return super().write(piece)
+
+    def close(self):
+        if not self.closed:
+            self.store.objects[self.path] = self.getvalue()
+        super().close()
+
+
+@pytest.fixture
+def store():
+    made = Store()
+    return made, pafs.PyFileSystem(pafs.FSSpecHandler(made))
+
+
+@pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 4000, 4500])
+def test_an_upload_goes_in_pieces(store, monkeypatch, size):
+    monkeypatch.setattr(files, "PIECE", 1000)
+    monkeypatch.setattr(files, "IN_FLIGHT", 2000)
+    content = os.urandom(size)
+    written = files.write_bytes(store[1], "a/b", content)
+    assert store[0].objects == {"a/b": content}
+    assert written == files.Written(size, hashlib.sha256(content).hexdigest())
+    assert store[0].largest == min(size, 1000)
+
+
+@pytest.mark.parametrize("failing", ["store", "spool"])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_an_upload_that_fails_midway_publishes_nothing(store, monkeypatch, failing, at):
+    monkeypatch.setattr(files, "PIECE", 1000)
+    if failing == "store":
+        store[0].fail_at = at
+    else:
+        spools = []
+
+        class Spool(io.FileIO):
+            def read(self, size=-1):
+                spools.append(size)
+                if len(spools) == at + 1:
+                    raise OSError(errno.EIO, "injected")
+                return super().read(size)
+
+        monkeypatch.setattr(files.tempfile, "TemporaryFile", lambda **_: Spool(os.memfd_create("spool"), "r+"))
+    with pytest.raises(OutputError, match="connection lost" if failing == "store" else "spool in"):
+        files.write_bytes(store[1], "a/b", bytes(3000))
+    gc.collect()
+    assert store[0].objects == {}
+    store[0].fail_at = -1
+    monkeypatch.undo()
+    files.write_bytes(store[1], "a/b", bytes(3000))
+    assert len(store[0].objects["a/b"]) == 3000
+
+
 def test_clean_takes_the_temporaries_of_the_dead_only(tmp_path):
     code = (
         "import os, sys, signal\nfrom pyarrow import fs\nfrom eigenmill.reduce import files\n"
-        "def write(f):\n    f.write(b'half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "files.publish(fs.LocalFileSystem(), sys.argv[1], write)"
+        "with files.draft(fs.LocalFileSystem(), sys.argv[1]) as made:\n"
+        "    made.file.write(b'half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "sub" / "dead")], check=False)
     (dead,) = os.listdir(tmp_path / "sub")
     other = dead.replace(f".{files._host()}-", ".otherhost-")
     (tmp_path / "sub" / other).write_bytes(b"")
     (tmp_path / "sub" / ".unrelated.tmp").write_bytes(b"")
-    cleaned = []
-
-    def write(file):
-        cleaned.extend(files.clean(LOCAL, str(tmp_path)))
-
-    files.publish(LOCAL, str(tmp_path / "live"), write)
+    with files.draft(LOCAL, str(tmp_path / "live")):
+        cleaned = files.clean(LOCAL, str(tmp_path))
     assert cleaned == [str(tmp_path / "sub" / dead)]
     assert (tmp_path / "live").exists()
     assert sorted(os.listdir(tmp_path / "sub")) == sorted([other, ".unrelated.tmp"])

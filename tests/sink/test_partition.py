@@ -9,11 +9,11 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from eigenmill.reduce import partition
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ConfigError
-from eigenmill.reduce.sink import Sink
+from eigenmill.reduce.output.sink import Sink
 from tests.sink.made import MadeSource, Scaled, made, run, tree
+from tests.support.formats import other
 
 
 def keyed(values, **source):
@@ -61,15 +61,15 @@ def test_types_of_values(tmp_path, values, names):
     assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_dir()) == [f"key={n}" for n in names]
 
 
-def test_large_parts_are_written_in_rounds(tmp_path, monkeypatch):
+def test_large_parts_are_written_in_rounds(tmp_path):
     values = [f"v{i % 3}" for i in range(2000)]
     run(Sink(tmp_path / "one", partition_by="key"), keyed(values, step=2000))
-    monkeypatch.setattr(partition, "PARTITION_BYTES", 20_000)
-    manifest = run(Sink(tmp_path / "out", partition_by="key"), keyed(values, step=2000))
+    small = other(partition_bytes=20_000)
+    manifest = run(Sink(tmp_path / "out", partition_by="key"), keyed(values, step=2000, format=small))
     assert {"key=v0/part-00000.parquet", "key=v2/part-00000-1.parquet"} <= {f.path for f in manifest.parts[0].files}
     one, many = (pq.read_table(tmp_path / name).sort_by("row") for name in ("one", "out"))
     assert one.equals(many)
-    assert run(Sink(tmp_path / "out", partition_by="key"), keyed(values, step=2000)) == manifest
+    assert run(Sink(tmp_path / "out", partition_by="key"), keyed(values, step=2000, format=small)) == manifest
 
 
 def test_the_same_bytes_and_dropped_rows(tmp_path):
@@ -79,10 +79,9 @@ def test_the_same_bytes_and_dropped_rows(tmp_path):
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
-def test_too_many_values(tmp_path, monkeypatch):
-    monkeypatch.setattr(partition, "PARTITION_VALUES", 10)
-    with pytest.raises(ConfigError, match="at most 10 values of 'key'"):
-        run(Sink(tmp_path / "out", partition_by="key"), keyed([str(i) for i in range(100)]))
+def test_too_many_values(tmp_path):
+    with pytest.raises(ConfigError, match="at most 4096 values of 'key' within a part, found 4097 by"):
+        run(Sink(tmp_path / "out", partition_by="key"), keyed([str(i) for i in range(4097)], step=5000))
     assert not list((tmp_path / "out").rglob("*.parquet*"))
 
 

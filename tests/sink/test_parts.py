@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eigenmill.reduce import encode
-from eigenmill.reduce.catalog import Fragment
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ChangedInputError, ConfigError, DataError, SchemaError
-from eigenmill.reduce.parts import PART_BYTES, Part, plan_parts
-from eigenmill.reduce.sink import COMPRESSIONS, Sink
+from eigenmill.reduce.format import FORMAT_1
+from eigenmill.reduce.output.parts import Part, plan_parts
+from eigenmill.reduce.output.sink import COMPRESSIONS, Sink
+from eigenmill.reduce.sources.catalog import Fragment
 from tests.sink.made import MadeSource, Scaled, carried_table, drawn, made, run, tree, write_parts
+from tests.support.formats import other
 
 
 def matrix(table: pa.Table, column: str = "features") -> np.ndarray:
@@ -85,16 +86,16 @@ def test_metadata_and_manifest(tmp_path):
     assert [p.source for p in manifest.parts] == [((0, 0, 200),), ((0, 200, 400),), ((0, 400, 500),)]
 
 
-def test_row_groups_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(encode, "GROUP_BYTES", 150 * 5 * 4)
-    data = made(1000, carry=False, step=1000)
+def test_row_groups_are_bounded(tmp_path):
+    small = other(group_bytes=150 * 5 * 4)
+    data = made(1000, carry=False, step=1000, format=small)
     run(Sink(tmp_path / "out"), data)
     footer = pq.read_metadata(tmp_path / "out" / "part-00000.parquet")
     assert [footer.row_group(i).num_rows for i in range(footer.num_row_groups)] == [150] * 6 + [100]
     np.testing.assert_array_equal(matrix(pq.read_table(tmp_path / "out")), data.source.X)
     # wide carried columns end a group as well
     table = pa.table({"text": ["x" * 1000] * 1000})
-    run(Sink(tmp_path / "wide"), Dataset(MadeSource(data.source.X, table, step=1000)))
+    run(Sink(tmp_path / "wide"), Dataset(MadeSource(data.source.X, table, step=1000, format=small)))
     footer = pq.read_metadata(tmp_path / "wide" / "part-00000.parquet")
     assert footer.num_row_groups > 10
 
@@ -133,22 +134,25 @@ def test_blocks_that_do_not_fit_the_plan(tmp_path):
     data = made(200)
     job = Sink(tmp_path / "out").open(data)
     (part,) = job.parts
+
+    def write(blocks):
+        with job.writing(part) as writer:
+            for block in blocks:
+                writer.add(block)
+
     with pytest.raises(SchemaError, match="carry=True"):
-        job.write_part(
-            part,
-            (b for i in part.fragments for b in data.source.blocks(data.fragments[i], 37, workspace(), carry=False)),
-        )
+        write(b for i in part.fragments for b in data.source.blocks(data.fragments[i], 37, workspace(), carry=False))
     with pytest.raises(SchemaError, match="expected 5 features"):
-        job.write_part(part, drawn(made(200, 6), part))
+        write(drawn(made(200, 6), part))
     with pytest.raises(ChangedInputError, match="at most 200 rows"):
-        job.write_part(part, [b for _ in range(2) for b in drawn(made(200, form="csr"), part)])
+        write([b for _ in range(2) for b in drawn(made(200, form="csr"), part)])
     assert not list((tmp_path / "out").glob("*part*"))
     write_parts(job, data)
     job.commit()
 
 
 def workspace():
-    from eigenmill.reduce.blocks import Workspace
+    from eigenmill.reduce.rows.blocks import Workspace
 
     return Workspace()
 
@@ -189,16 +193,16 @@ def test_carried_types_that_parquet_does_not_know(tmp_path):
 )
 def test_the_plan_covers_every_fragment_once(rows, k, part_bytes):
     fragments = [Fragment(i, i // 3, i % 3, i % 3 + 1, n) for i, n in enumerate(rows)]
-    parts = plan_parts(fragments, k, 4, part_bytes)
+    parts = plan_parts(fragments, k, 4, part_bytes, FORMAT_1)
     assert [i for p in parts for i in p.fragments] == list(range(len(rows)))
     assert [p.index for p in parts] == list(range(len(parts)))
     assert sum(p.rows for p in parts) == sum(rows)
     assert sum(c - b for p in parts for _, b, c in p.source) == len(rows)
-    target = part_bytes or min(max(sum(rows) * k * 4 // 64, PART_BYTES[0]), PART_BYTES[1])
+    target = part_bytes or min(max(sum(rows) * k * 4 // 64, 8 << 20), 128 << 20)
     for p in parts[:-1]:
         assert p.rows * k * 4 + k * 4 > target
         assert (p.rows - rows[p.fragments.stop - 1]) * k * 4 < target
 
 
 def test_the_plan_of_nothing():
-    assert plan_parts([], 5, 4, None) == (Part(0, range(0), 0, ()),)
+    assert plan_parts([], 5, 4, None, FORMAT_1) == (Part(0, range(0), 0, ()),)

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import plain
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import OutputError
-from eigenmill.reduce.manifest import read_manifest
-from eigenmill.reduce.sink import Sink
+from eigenmill.reduce.output.manifest import read_manifest
+from eigenmill.reduce.output.sink import Sink
+from eigenmill.reduce.storage import plain
 from tests.sink.made import MadeSource, Scaled, drawn, made, run, tree, write_parts
 
 LOCAL = pafs.LocalFileSystem()
@@ -37,9 +37,12 @@ def test_what_is_left_at_the_end(sink, data, tmp_path):
     assert read_manifest(sink.path) == manifest
     text = (tmp_path / "out" / "_manifest.json").read_text()
     assert str(tmp_path) not in text
-    assert manifest.as_json() == json.loads(json.dumps(manifest.as_json())) | {
-        k: v for k, v in manifest.as_json().items() if isinstance(v, tuple | list)
-    }
+    assert json.loads(json.dumps(manifest.as_json())) == json.loads(text)
+    assert [(part.index, part.rows, [file.path for file in part.files]) for part in manifest.parts] == [
+        (i, 100, [name]) for i, name in enumerate(parts)
+    ]
+    digests = {file.path: file.sha256 for part in manifest.parts for file in part.files}
+    assert digests == {name: tree(tmp_path / "out")[name] for name in parts}
 
 
 def test_a_finished_output_is_returned_as_it_is(sink, data, tmp_path):
@@ -48,7 +51,6 @@ def test_a_finished_output_is_returned_as_it_is(sink, data, tmp_path):
     job = sink.open(data)
     assert job.pending == ()
     assert job.finished == manifest
-    assert job.write_part(job.parts[1], iter(())) == manifest.parts[1]
     assert job.commit() == manifest
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()} == before
 
@@ -123,10 +125,12 @@ def test_foreign_files_are_refused_even_for_overwriting(data, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "precious.csv").write_text("1")
+    before = tree(tmp_path)
     for overwrite in (False, True):
         with pytest.raises(OutputError, match=r"found files such as precious\.csv; choose another path"):
             Sink(out, overwrite=overwrite).open(data)
-    assert tree(tmp_path) == tree(tmp_path) | {"out/precious.csv": tree(out)["precious.csv"]}
+    assert tree(tmp_path) == before
+    assert list(before) == ["out/precious.csv"]
     with pytest.raises(OutputError, match="found a file"):
         Sink(out / "precious.csv").open(data)
     (out / "precious.csv").unlink()
@@ -277,7 +281,22 @@ def test_commit_of_a_job_that_someone_replaced(sink, data, tmp_path):
 
 
 def test_memory_is_an_upper_bound_of_what_is_gathered(sink, data):
-    job = sink.open(data)
-    assert job.memory > max(p.rows for p in job.parts) * 5 * 4
-    assert Sink(sink.path, partition_by="kind").open  # the option is part of the estimate
+    job, writing = sink.open(data), sink.writing(data)
+    largest = max(p.rows for p in job.parts) * 5 * 4
+    assert writing.parts == len(job.parts)
+    assert writing.memory == 3 * largest + (8 << 20) + (8 << 20 if len(data.carried) else 0)
+    one = Sink(sink.path, part_bytes=1 << 40)
+    assert one.writing(data, 10).memory - one.writing(data, 5).memory == 3 * data.n_rows * 5 * 4
     assert drawn(data, job.parts[0])
+
+
+def test_a_partitioned_part_and_one_for_a_store_are_planned_with_what_they_hold(tmp_path):
+    data = made(40_000, k=200)
+    whole = data.n_rows * 200 * 4  # 30.5 MiB: more than a row group, less than what a partitioned part gathers
+    path, memory = tmp_path / "out", pafs._MockFileSystem()
+    for sink, gathered in (
+        (Sink(path, part_bytes=1 << 40), 3 * (8 << 20)),
+        (Sink(path, part_bytes=1 << 40, partition_by="kind"), 3 * whole),
+        (Sink("out", filesystem=memory, part_bytes=1 << 40), 3 * (8 << 20) + whole),
+    ):
+        assert sink.writing(data).memory == gathered + (16 << 20)

@@ -10,8 +10,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from eigenmill.reduce import files
-from eigenmill.reduce.sink import Sink
+from eigenmill.reduce.output.sink import Sink
+from eigenmill.reduce.storage import files
 from tests.sink.made import Scaled, carried_table, made, run, write_parts
 
 

@@ -10,10 +10,10 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import artifact, files
 from eigenmill.reduce.errors import ArtifactError, OutputError
-from eigenmill.reduce.manifest import read_manifest
-from eigenmill.reduce.sink import Sink
+from eigenmill.reduce.output.manifest import read_manifest
+from eigenmill.reduce.output.sink import Sink
+from eigenmill.reduce.storage import artifact, files
 from tests.sink.made import Scaled, made, run, tree, write_parts
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of moto and its server

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs as pafs
 
-from eigenmill.reduce import files
 from eigenmill.reduce.errors import OutputError
-from eigenmill.reduce.manifest import read_manifest
-from eigenmill.reduce.sink import Sink
+from eigenmill.reduce.output.manifest import read_manifest
+from eigenmill.reduce.output.sink import Sink
+from eigenmill.reduce.storage import files, places
 from tests.sink.made import Scaled, made, run, tree, write_parts
 
 
@@ -158,4 +158,4 @@ def test_no_overwriting_without_links():
     assert run(sink, version(1)) == manifest
     with pytest.raises(OutputError, match="overwriting needs a local file system, found py::fsspec"):
         sink.open(version(2))
-    assert isinstance(files.resolve("/data", memory)[0], pafs.PyFileSystem)
+    assert isinstance(places.resolve("/data", memory)[0], pafs.PyFileSystem)

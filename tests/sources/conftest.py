@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from eigenmill.reduce.blocks import Block, Workspace
 from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.rows.blocks import Block, Workspace
 
 
 @dataclass

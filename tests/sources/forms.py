@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eigenmill.reduce.blocks import Workspace
 from eigenmill.reduce.dataset import Dataset
+from eigenmill.reduce.rows.blocks import Workspace
 
 
 def first_block(data: Dataset, height: int = 1000) -> Any:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eigenmill.reduce.catalog import FileInfo, Files, Fragment, Fragments, Lookup, RowGroups, Some, Texts
+from eigenmill.reduce.sources.catalog import FileInfo, Files, Fragment, Fragments, RowGroups
+from eigenmill.reduce.storage.sequences import Lookup, Some, Texts
 
 # Row groups as writers make them: runs of equal ones, and a shorter one at the end.
 RUNS = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 9)), max_size=5)

@@ -14,8 +14,8 @@ import pytest
 from pyarrow import fs
 
 from eigenmill.reduce.dataset import Dataset, as_dataset
-from eigenmill.reduce.discovery import discover, hive_partitions
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
+from eigenmill.reduce.sources.discovery import discover, hive_partitions
 
 ROOT = "data"
 

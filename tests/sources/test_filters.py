@@ -14,7 +14,7 @@ import pytest
 
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ConfigError, SchemaError
-from eigenmill.reduce.filters import row_filter
+from eigenmill.reduce.sources.filters import row_filter
 
 FILTERS = [
     pc.field("k") >= 37,

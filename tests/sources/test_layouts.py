@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eigenmill.reduce.blocks import Columns
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ConfigError, SchemaError
-from eigenmill.reduce.layouts import SPARK_VECTOR
-from eigenmill.reduce.source_base import Numbered
+from eigenmill.reduce.rows.blocks import Columns
+from eigenmill.reduce.sources.base import Numbered
+from eigenmill.reduce.sources.layouts import SPARK_VECTOR
 from tests.sources.forms import both, first_block, pair, spark_sparse
 
 NAN = math.nan

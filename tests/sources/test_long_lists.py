@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eigenmill.reduce import long_lists, plain
 from eigenmill.reduce.errors import OutputError
-from eigenmill.reduce.long_lists import Each, Packed
+from eigenmill.reduce.storage import long_lists, plain
+from eigenmill.reduce.storage.long_lists import Each, Packed
 
 LISTS = (("input", "files"), ("parts",))
 TEXT = st.text(max_size=5) | st.sampled_from(["é\n", '"', "\\", "\ud800", "parts", "files"])

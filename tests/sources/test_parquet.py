@@ -18,12 +18,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eigenmill.reduce import parquet, source_base
-from eigenmill.reduce.blocks import Workspace
-from eigenmill.reduce.catalog import FileInfo, Fragments
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ChangedInputError, DataError, SchemaError
-from eigenmill.reduce.source_base import leaf_rows
+from eigenmill.reduce.format import FORMAT_1
+from eigenmill.reduce.rows.blocks import Workspace
+from eigenmill.reduce.sources import parquet
+from eigenmill.reduce.sources.catalog import FileInfo, Fragments
+from tests.support.formats import other
 
 
 def table(n: int, start: int = 0) -> pa.Table:
@@ -54,16 +55,14 @@ def test_blocks_have_the_asked_height_across_row_groups(files: Path, whole: Any)
     assert whole(Dataset.from_parquet(files, carry="id"), height=64).blocks == [64, 64, 64, 58, 64, 64, 2, 20]
 
 
-def test_small_row_groups_join_and_files_do_not(files: Path, monkeypatch: pytest.MonkeyPatch, whole: Any) -> None:
+def test_small_row_groups_join_and_files_do_not(files: Path, whole: Any) -> None:
     data = Dataset.from_parquet(files, carry="id")
     assert [(f.file, f.start, f.stop, f.rows) for f in data.fragments] == [
         (0, 0, 3, 250),
         (1, 0, 2, 130),
         (3, 0, 1, 20),
     ]
-    monkeypatch.setattr(source_base, "LEAF_BYTES", 150 * 8 * 2)
-    monkeypatch.setattr(parquet, "leaf_rows", lambda d: 150)
-    cut = Dataset.from_parquet(files, carry="id")
+    cut = Dataset.from_parquet(files, carry="id", format=other(leaf_bytes=150 * 8 * 2))
     assert [(f.file, f.start, f.stop, f.rows) for f in cut.fragments] == [
         (0, 0, 1, 100),
         (0, 1, 3, 150),
@@ -351,7 +350,7 @@ def test_interleaved_streams_do_not_disturb_each_other(files: Path) -> None:
 
 
 def test_leaf_rows_decide_the_cut() -> None:
-    assert leaf_rows(2) == (64 << 20) // 16
+    assert FORMAT_1.leaf_rows(2) == (64 << 20) // 16
 
 
 def test_a_large_row_group_streams_in_little_memory(tmp_path: Path) -> None:
@@ -360,7 +359,7 @@ def test_a_large_row_group_streams_in_little_memory(tmp_path: Path) -> None:
         """
         import resource, sys
         import numpy as np, pyarrow as pa, pyarrow.parquet as pq
-        from eigenmill.reduce.blocks import Workspace
+        from eigenmill.reduce.rows.blocks import Workspace
         from eigenmill.reduce.dataset import Dataset
 
         path, rng = sys.argv[1], np.random.default_rng(0)

@@ -15,8 +15,8 @@ from scipy import sparse
 
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import DataError, SchemaError
-from eigenmill.reduce.layouts import SPARK_VECTOR
-from eigenmill.reduce.source_base import Numbered
+from eigenmill.reduce.sources.base import Numbered
+from eigenmill.reduce.sources.layouts import SPARK_VECTOR
 from tests.sources.forms import both, first_block, pair, spark_dense, spark_sparse
 
 NAN = math.nan

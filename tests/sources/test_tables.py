@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
 
-from eigenmill.reduce import tables
 from eigenmill.reduce.dataset import Dataset, as_dataset
 from eigenmill.reduce.errors import ConfigError, SchemaError
+from tests.support.formats import other
 
 FRAME = pd.DataFrame(
     {"x": [1.0, np.nan, 3.0], "n": [1, 2, 3], "b": [True, False, True], "s": ["u", "v", None]},
@@ -92,20 +92,20 @@ def test_as_dataset_refuses_the_rest(x: Any) -> None:
         Dataset.from_arrow(x)
 
 
-def test_the_digest_is_of_the_content(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "DIGEST_ROWS", 4)
+def test_the_digest_is_of_the_content() -> None:
+    few = other(digest_rows=4)
     table = pa.table(
         {"a": np.arange(10.0), "s": pa.array([str(i) for i in range(10)]).dictionary_encode(), "z": [1] * 10}
     )
 
     def digest(table: pa.Table, **options: Any) -> str:
-        return Dataset.from_arrow(table, **{"columns": "a", "carry": "s", **options}).source.digest
+        return Dataset.from_arrow(table, format=few, **{"columns": "a", "carry": "s", **options}).source.digest
 
     chunked = pa.concat_tables([table.slice(0, 3), table.slice(3)])
     padded = pa.concat_tables([table.slice(5, 1), table]).combine_chunks().slice(1)
     assert digest(table) == digest(chunked) == digest(padded) == digest(table.drop_columns("z"))
-    other = table.set_column(0, "a", pa.array([*range(9), 10.0]))
-    assert len({digest(table), digest(other), digest(table, columns="z"), digest(table, carry=())}) == 4
+    changed = table.set_column(0, "a", pa.array([*range(9), 10.0]))
+    assert len({digest(table), digest(changed), digest(table, columns="z"), digest(table, carry=())}) == 4
 
 
 def test_slices_across_chunks_and_pickling(whole: Any) -> None:

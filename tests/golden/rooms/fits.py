@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
+from scipy import sparse
 
-from tests.golden.inputs import LONG_D, ROWS, SMALL, D
+from tests.golden.inputs import LONG_D, ROWS, SMALL, D, vectors
 from tests.golden.library import Counter, Library, stop_before, stopped
 
 COLUMNS = {"columns": [f"c{j}" for j in range(D)]}
@@ -35,6 +37,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "pca-list": ("PCA", {"n_components": 3, "scale": True}, {"vector": "v"}),
     "pca-list-float64": ("PCA", {"n_components": 3, "precision": "float64"}, {"vector": "v"}),
     "pca-sparse": ("PCA", {"n_components": 3, "scale": True, "random_state": 1}, PAIRS),
+    "pca-spark-vectors": ("PCA", {"n_components": 2}, {"vector": "s", "n_features": 2 * D}),
     "pca-filtered": ("PCA", {"n_components": 2}, {**COLUMNS, "filters": [("kind", "!=", "ant"), ("id", "<", 270)]}),
     "svd": ("TruncatedSVD", {"n_components": 3}, COLUMNS),
     "svd-sparse": ("TruncatedSVD", {"n_components": 3, "scale": True}, PAIRS),
@@ -58,10 +61,9 @@ def estimator(lib: Library, name: str) -> Any:
 
 
 def models(lib: Library) -> None:
-    """For each model a directory, and its features of the first file beside it."""
+    """For each model a directory, in ``work`` what its scans have left, and its features of the first file."""
     for name, (_, _, options) in MODELS.items():
-        data = lib.data(**options)
-        model = estimator(lib, name).fit(data, engine=lib.engine())
+        model = estimator(lib, name).fit(lib.data(**options), engine=lib.engine(work=f"work/{name}"))
         model.save(name)
         np.save(f"{name}.npy", model.transform(lib.data("small/a.parquet", **options)).to_numpy())
 
@@ -142,29 +144,78 @@ OUTPUTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "weighted": ("pca-weighted-mle", {**COLUMNS, "weights": "w"}, {}),
 }
 """Which of the models, how the input is read, options of the sink."""
-BEGUN = 2 * ROWS + 1
-"""Rows that a half-written output has seen: some more than its finished parts hold."""
+MADE = np.arange(300, dtype=np.float64).reshape(50, D) * 7919 % 101 - 30
+OTHERS: dict[str, Callable[[Library], tuple[Any, dict[str, Any]]]] = {
+    "array": lambda lib: (made(lib, "from_numpy", MADE, weights=np.arange(50) % 3), {}),
+    "csr": lambda lib: (made(lib, "from_numpy", sparse.csr_array(MADE.clip(0))), {}),
+    "table": lambda lib: (made(lib, "from_arrow", table().combine_chunks(), carry="name"), {}),
+    "list-table": lambda lib: (made(lib, "from_arrow", pa.table({"v": vectors(MADE)}), vector="v"), {}),
+    "frame": lambda lib: (made(lib, "from_pandas", table().to_pandas(), columns=["b", "a"], carry=["name"]), {}),
+    "hive": lambda lib: (
+        fitted(lib, lib.data("days", vector="x", carry=["day", "id"])),
+        {"partition_by": "day", "part_bytes": 1},
+    ),
+    "chained": lambda lib: (fitted(lib, standardized(lib)), {"part_bytes": 1}),
+    "back": lambda lib: (back(lib), {"layout": "columns", "part_bytes": 1}),
+    "long": lambda lib: (fitted(lib, lib.data("long")), {}),
+}
+"""Data in memory, a chain of models, hive keys, the original columns; and parts of the usual size."""
+
+
+def fitted(lib: Library, data: Any) -> Any:
+    """The features of a PCA of the data itself."""
+    return lib.reduce.PCA(2, scale=True).fit(data, engine=lib.engine()).transform(data)
+
+
+def made(lib: Library, form: str, rows: Any, **options: Any) -> Any:
+    return fitted(lib, getattr(lib.reduce.Dataset, form)(rows, **options))
+
+
+def table() -> pa.Table:
+    columns = dict(zip("abcdef", MADE.T, strict=True))
+    return pa.table({"name": [f"row {i}" for i in range(len(MADE))], **columns})
+
+
+def standardized(lib: Library) -> Any:
+    data = lib.data(**COLUMNS, carry=["id"])
+    return lib.reduce.StandardScaler().fit(data, engine=lib.engine()).transform(data)
+
+
+def back(lib: Library) -> Any:
+    data = lib.data(**COLUMNS)
+    model = lib.reduce.PCA(3, scale=True, whiten=True).fit(data, engine=lib.engine())
+    return model.inverse_transform(model.transform(data))
 
 
 def features(lib: Library, name: str, out: str, progress: Any = None, **options: Any) -> Any:
-    """The manifest of an output of small parts."""
-    model, read, sink = OUTPUTS[name]
-    data = lib.data(**read)
-    fitted = estimator(lib, model).fit(lib.data(**MODELS[model][2]), engine=lib.engine())
-    sink = {"part_bytes": 1, **sink, **options}
-    return fitted.transform(data).to_parquet(out, engine=lib.engine(progress=progress), **sink)
+    """The manifest of an output, most of them of small parts."""
+    if name in OTHERS:
+        data, sink = OTHERS[name](lib)
+    else:
+        model, read, sink = OUTPUTS[name]
+        data = estimator(lib, model).fit(lib.data(**MODELS[model][2]), engine=lib.engine()).transform(lib.data(**read))
+        sink = {"part_bytes": 1, **sink}
+    return data.to_parquet(out, engine=lib.engine(progress=progress), **sink, **options)
+
+
+BEGUN = {"long": (3 << 18) + 1, **dict.fromkeys(["array", "csr", "table", "list-table", "frame"], 1), "hive": 201}
+"""Rows that a half-written output has seen: some more than its finished parts hold."""
+
+
+def begin(lib: Library, name: str, out: str, **options: Any) -> None:
+    """Leave an output half-written."""
+    stopped(features, lib, name, out, Counter((1, BEGUN.get(name, 2 * ROWS + 1))), **options)
 
 
 def outputs(lib: Library) -> None:
     """For each one that is whole, one that was stopped in the middle, one without its last file."""
-    for name in OUTPUTS:
+    for name in (*OUTPUTS, *OTHERS):
         features(lib, name, f"{name}/whole/out")
-        stopped(features, lib, name, f"{name}/begun/out", Counter((1, BEGUN)))
+        begin(lib, name, f"{name}/begun/out")
         with stop_before("*/_SUCCESS"):
             stopped(features, lib, name, f"{name}/unmarked/out")
-    for ending in ("whole", "begun"):
+    for ending, last in {"whole": features, "begun": begin}.items():
         out = f"versions/{ending}/out"
         features(lib, "named", out)
         features(lib, "list", out, overwrite=True)
-        last = functools.partial(features, lib, "columns", out, overwrite=True)
-        last() if ending == "whole" else stopped(last, Counter((1, BEGUN)))
+        last(lib, "columns", out, overwrite=True)

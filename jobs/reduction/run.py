@@ -1,0 +1,292 @@
+"""Run a job: plan, fit, save, write, report. Run again, it verifies; interrupted and run again, it goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eigenmill.jobs.documents import redact
+from eigenmill.jobs.reduction import quality
+from eigenmill.jobs.reduction.build import (
+    build_dataset,
+    build_engine,
+    build_estimator,
+    build_sink,
+    work_directory,
+    workplace,
+)
+from eigenmill.jobs.reduction.config import Job, JobFile
+from eigenmill.jobs.reduction.fitted import Fitted, fit_key, found_model, save_fitted
+from eigenmill.jobs.reduction.meter import Meter, Scan, forget_peak, peak_memory, told_of_remade
+from eigenmill.jobs.reduction.report import (
+    Bytes,
+    Digests,
+    RunReport,
+    ScanRecord,
+    Written,
+    all_versions,
+)
+from eigenmill.reduce import Dataset, Manifest, Sink
+from eigenmill.reduce.engines.base import Engine, Progress
+from eigenmill.reduce.engines.kinds import Cluster
+from eigenmill.reduce.errors import ConfigError, OutputError
+from eigenmill.reduce.estimators.fitted import Snapshot
+from eigenmill.reduce.output.sink import read_manifest
+from eigenmill.reduce.plan import Plan
+from eigenmill.reduce.sources.discovery import MAGIC
+from eigenmill.reduce.storage import files, places
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job ready to run: nothing has been read but metadata."""
+
+    source: JobFile
+    data: Dataset
+    estimator: Any
+    engine: Engine
+    sink: Sink | None
+    key: str
+    work: str | None
+
+    @property
+    def job(self) -> Job:
+        return self.source.job
+
+    def plan(self) -> Plan:
+        """What the job will do."""
+        plan: Plan = self.estimator.plan(self.data, engine=self.engine, sink=self.sink)
+        return plan
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a job has made, or found made.
+
+    Attributes:
+        model: fitted. digest: of the saved one. fitted: whether this run did it.
+        manifest: of the features.
+    """
+
+    model: Snapshot
+    digest: str | None
+    fitted: bool
+    manifest: Manifest | None
+
+
+def explained(source: JobFile, workers: int | None = None) -> Plan:
+    """What a job will take, without running it; ``workers``: on a cluster of so many, which need not be there.
+
+    Raises:
+        ConfigError: see :func:`prepare`; a number of workers for a job on this machine.
+    """
+    if workers is None:
+        prepared = prepare(source)
+        with prepared.engine:
+            return prepared.plan()
+    spec = source.job.engine
+    with source.blame("engine"):
+        cluster = Cluster(spec.kind, workers, memory=spec.memory)
+    sink = None if source.job.output.features is None else build_sink(source)
+    plan: Plan = build_estimator(source.job.reduce).plan(build_dataset(source), engine=cluster, sink=sink)
+    return plan
+
+
+def prepare(source: JobFile, progress: Progress | None = None) -> Prepared:
+    """The job's data set, estimator, engine and sink.
+
+    Raises:
+        ConfigError: the job contradicts itself.
+        DataError: the input is not there, or not what the job says.
+    """
+    job = source.job
+    with source.blame("output"):
+        _refuse_overlap(job)
+    data = build_dataset(source)
+    estimator = build_estimator(job.reduce)
+    key = fit_key(job, data)
+    work = work_directory(job, key)
+    # A scaler keeps the columns and so their names.
+    named = job.reduce.method == "scale" and "prefix" not in job.output.model_fields_set
+    sink = None if job.output.features is None else build_sink(source, list(data.feature_names) if named else None)
+    return Prepared(source, data, estimator, build_engine(source, work, progress), sink, key, work)
+
+
+def run(source: JobFile, progress: Progress | None = None) -> RunReport:
+    """Run a job to its end.
+
+    A run that was killed or interrupted goes on where it stopped when the same job is run again; a job that is
+    complete is verified and not repeated.
+
+    Raises:
+        EigenmillError: see :mod:`eigenmill.reduce.errors`. What is finished stays, and running again goes on from it.
+    """
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    meter = Meter(progress)
+    forget_peak()
+    with contextlib.ExitStack() as ending:
+        remade = ending.enter_context(told_of_remade())
+        with meter.stage("plan"):
+            ready = prepare(source, meter)
+            ending.enter_context(ready.engine)
+            model = found_model(ready.job, ready.data, ready.key)
+            plan = ready.plan()
+            if model is None:
+                plan.refuse("engine.memory")
+            _refuse_other_features(ready)
+            resumed = _begun(ready.work)
+        output, manifest, fitted = ready.job.output, None, model is None
+        ending.enter_context(workplace(ready.work))
+        if model is None:
+            with meter.stage("fit"):
+                model = ready.estimator.fit(ready.data, engine=ready.engine, keep_state=output.state, plan=plan)
+        digest = model.digest_
+        if output.model is not None and fitted:
+            with meter.stage("save"):
+                digest = _save(ready, model)
+        if ready.sink is not None:
+            with meter.stage("write"):
+                manifest = ready.engine.write(model.transform(ready.data), ready.sink)
+        results = Results(model.snapshot(), digest, fitted, manifest)
+        report = _report(ready, plan, results, meter, started=started, resumed=resumed, remade=remade)
+    # The report of the run that did the work is worth more than that of one that found it done.
+    path = ready.job.output.report
+    if path is not None and not (report.status == "unchanged" and _exists(path)):
+        report.save(path)
+    return report
+
+
+def _report(
+    ready: Prepared, plan: Plan, results: Results, meter: Meter, *, started: str, resumed: bool, remade: list[str]
+) -> RunReport:
+    """What the job has done."""
+    model, manifest = results.model, results.manifest
+    scans = _scan_records(meter.scans)
+    written = [s for s in meter.scans if s.name == "write"]
+    unchanged = not results.fitted and not any(s.planned for s in written)
+    share = sum(min(s.rows / max(plan.rows, 1), 1.0) for s in scans)
+    ratio = model.arrays.get("explained_variance_ratio_")
+    seconds = {**meter.seconds, "total": sum(meter.seconds.values())}
+    echo = ready.job.echo()
+    return RunReport(
+        status="unchanged" if unchanged else "complete",
+        resumed=resumed or any(0 < s.planned < plan.rows for s in written),
+        fitted=results.fitted,
+        started=started,
+        method=ready.job.reduce.method,
+        solver=model.values.get("solver_", plan.solver),
+        reason=plan.reason,
+        rows=model.quality.rows,
+        features=plan.features,
+        components=model.values.get("n_components_"),
+        files=plan.files,
+        fragments=plan.fragments,
+        bytes=Bytes(
+            input=plan.encoded_bytes,
+            read=round(plan.encoded_bytes * share),
+            written=manifest.bytes if manifest else 0,
+        ),
+        scans=scans,
+        seconds=seconds,
+        rows_per_second=plan.rows / seconds["total"] if seconds["total"] else 0.0,
+        peak_memory=peak_memory(),
+        memory_limit=plan.memory_limit,
+        workers=ready.engine.workers,
+        explained_variance_ratio=None if ratio is None else [float(r) for r in ratio],
+        explained_variance=None if ratio is None else float(np.sum(ratio)),
+        remade=[redact.text(each) for each in remade],
+        quality=quality.summary(quality.columns(model.quality, model.names), model.quality.rows),
+        digests=Digests(
+            input=ready.data.source.digest,
+            model=results.digest,
+            output=None if manifest is None else manifest.digest,
+        ),
+        output=Written(
+            features=echo["output"]["features"],
+            model=echo["output"]["model"],
+            rows=None if manifest is None else manifest.rows,
+            parts=None if manifest is None else sum(len(p.files) for p in manifest.parts),
+            names=[] if manifest is None else [(name, kind) for name, kind in manifest.schema],
+        ),
+        versions=all_versions(),
+        job=echo,
+    )
+
+
+def _scan_records(scans: Sequence[Scan]) -> list[ScanRecord]:
+    """The scans that have read something."""
+    return [
+        ScanRecord(
+            name=s.name, rows=s.rows, seconds=s.seconds, rows_per_second=s.rows / s.seconds if s.seconds else 0.0
+        )
+        for s in scans
+        if s.rows
+    ]
+
+
+def _save(ready: Prepared, model: Any) -> str:
+    """Save the model and, after it, which job it belongs to; returns the model's digest."""
+    output, spec = ready.job.output, ready.job.input
+    path = str(output.model)
+    digest: str = model.save(path, state=output.state, overwrite=output.overwrite)
+    filters = spec.model_dump(mode="json")["filters"]
+    save_fitted(path, Fitted(ready.key, digest, list(spec.carry), spec.weights, filters))
+    return digest
+
+
+def _begun(work: str | None) -> bool:
+    """Whether an earlier run has left something to go on from."""
+    if work is None:
+        return False
+    fs, directory = places.resolve(work)
+    return any(name.endswith(".state") for name in files.names(fs, directory))
+
+
+def _exists(path: str) -> bool:
+    fs, target = places.resolve(path)
+    return files.exists(fs, target)
+
+
+def _refuse_other_features(ready: Prepared) -> None:
+    """Refuse an output that the write would refuse, before the fit and not after it."""
+    if ready.sink is None or ready.job.output.overwrite:
+        return
+    fs, path = places.resolve(ready.sink.path)
+    names = files.names(fs, path) if files.exists(fs, path) else []
+    if "_manifest.json" in names:
+        found = read_manifest(ready.sink.path)
+        if found.input.get("digest") != ready.data.source.digest:
+            raise OutputError(
+                f"expected output.features to be absent or written by this same job, found features of another input "
+                f"({found.rows} rows) at {path}; choose another path, or set output.overwrite: true"
+            )
+    elif "_job.json" not in names and (foreign := files.visible_files(fs, path)):
+        raise OutputError(
+            f"expected output.features to be absent or empty, found files such as {next(iter(foreign))} at {path}; "
+            "choose another path"
+        )
+
+
+def _refuse_overlap(job: Job) -> None:
+    """Refuse outputs that lie in one another or in a directory of the input, where a later run would read them."""
+    paths = [job.input.path] if isinstance(job.input.path, str) else job.input.path
+    outputs: list[tuple[str, str | None]] = [("input.path", path) for path in paths if not MAGIC.search(path)]
+    outputs += [("output.features", job.output.features), ("output.model", job.output.model)]
+    found = [(name, places.resolve(path)[1].rstrip("/") + "/") for name, path in outputs if path is not None]
+    for name, path in found:
+        for other, outer in found:
+            if name == other or not path.startswith(outer):
+                continue
+            # A model under a name that readers skip may lie in the features.
+            if path == outer or not path.removeprefix(outer).startswith(("_", ".")):
+                raise ConfigError(
+                    f"expected {name} apart from {other}, found {path} in {outer}; choose another directory"
+                )
+
+
+__all__ = ["Prepared", "explained", "prepare", "run"]

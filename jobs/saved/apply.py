@@ -1,0 +1,174 @@
+"""Use a saved model: on new data, back to the original columns, and day by day on new files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from eigenmill.jobs.daily.drift import Alignment
+from eigenmill.jobs.daily.records import Version
+from eigenmill.jobs.reduction.fitted import Fitted, load_fitted, save_fitted
+from eigenmill.jobs.reduction.results import Reconstruction, Update
+from eigenmill.reduce import Dataset, Manifest, Sink, StandardScaler, load
+from eigenmill.reduce.engines.base import Engine
+from eigenmill.reduce.errors import ConfigError, DataError, OutputError
+from eigenmill.reduce.output.sink import read_manifest
+from eigenmill.reduce.storage import files, places
+
+ERRORS = "_reconstruction.json"
+"""Where a reconstruction keeps its error, in its output; readers of Parquet skip the name."""
+
+
+def read_input(model: Any, path: Any, **options: Any) -> Dataset:
+    """Files in the layout that ``model`` was fitted on; ``options`` as of ``Dataset.from_parquet``."""
+    return Dataset.from_parquet(path, **{**model.snapshot().layout, **options})
+
+
+def transform(
+    model_path: str, path: Any, out: str, engine: Engine, *, carry: Sequence[str] | None = None, **options: Any
+) -> Manifest:
+    """Reduce new files with a saved model. ``carry=None`` carries what the job that fitted it carried."""
+    model, fitted = load(model_path), load_fitted(model_path)
+    data = read_input(model, path, carry=fitted.carry if carry is None else list(carry))
+    named = isinstance(model, StandardScaler) and options.get("layout") == "columns"
+    sink = Sink(out, names=list(data.feature_names) if named else None, **options)
+    manifest: Manifest = engine.write(model.transform(data), sink)
+    return manifest
+
+
+def reconstruct(
+    model_path: str,
+    path: str,
+    out: str,
+    engine: Engine,
+    *,
+    against: Any = None,
+    vector: str | None = None,
+    columns: Sequence[str] | None = None,
+    carry: Sequence[str] | None = None,
+    **options: Any,
+) -> Reconstruction:
+    """Write features back as the original columns.
+
+    Args:
+        model_path: the model that made the features.
+        path: the features; of an output of eigenmill the layout is known.
+        out: output directory.
+        engine: where to run.
+        against: the input that the features were made of, to measure the error in one more scan.
+        vector: the column of the features, in files that eigenmill has not written ...
+        columns: ... or their columns.
+        carry: columns that travel along; all others by default.
+        options: as of :class:`eigenmill.Sink`.
+    """
+    model = load(model_path)
+    if against is not None and isinstance(model, StandardScaler):
+        raise ConfigError("expected a model of method pca or svd for --against, found one that loses nothing")
+    layout, carried, aligned = _features_layout(model, model_path, path, vector, columns)
+    features = Dataset.from_parquet(path, **layout, carry=carried if carry is None else list(carry))
+    if aligned is not None:
+        features = features.then(aligned.inverse.transform(features.dtype))
+    fitted = model.snapshot()
+    if isinstance(fitted.names, tuple):
+        options |= {"layout": "columns", "names": list(fitted.names)}
+    else:
+        options |= {"layout": "list", "column": str(fitted.layout.get("vector", "values"))}
+    manifest = engine.write(model.inverse_transform(features), Sink(out, **options))
+    return Reconstruction(manifest, None if against is None else _measured(model, against, model_path, engine, out))
+
+
+def _measured(model: Any, against: Any, model_path: str, engine: Engine, out: str) -> dict[str, Any]:
+    fitted = load_fitted(model_path)
+    data = read_input(model, against, weights=fitted.weights, filters=fitted.reading()["filters"])
+    found = model.reconstruction_error(data, engine=engine)
+    names = model.snapshot().names
+    errors = {
+        "rows": int(found["rows"]),
+        "rmse": {names[j]: float(value) for j, value in enumerate(found["rmse"])},
+        "rmse_total": float(found["rmse_total"]),
+        "unexplained": float(found["unexplained"]),
+    }
+    fs, directory = places.resolve(out)
+    files.write_json(fs, f"{directory}/{ERRORS}", errors)
+    return errors
+
+
+def _features_layout(
+    model: Any, model_path: str, path: str, vector: str | None, columns: Sequence[str] | None
+) -> tuple[dict[str, Any], list[str], Alignment | None]:
+    """How to read features, the other columns in them, and how they are aligned to those of an earlier model."""
+    if vector is not None or columns is not None:
+        return {"columns": list(columns)} if columns is not None else {"vector": vector}, [], None
+    try:
+        manifest = read_manifest(path)
+    except OutputError as error:
+        raise ConfigError(
+            f"expected an output of eigenmill at {path}, or --vector or --columns to say where its features are; "
+            f"found: {error}"
+        ) from error
+    first, *rest = manifest.transforms
+    aligned = _alignment(model_path) if rest else None
+    if first not in _digests(model) or (rest and rest not in [[digest] for digest in _aligning(aligned)]):
+        raise DataError(
+            f"expected features made by this model, found those of another ({manifest.model[:12]}) at {path}; "
+            "give the model that belongs to them"
+        )
+    names = [name for name, _ in manifest.schema]
+    width = int(model.n_features_in_ if isinstance(model, StandardScaler) else model.n_components_)
+    if manifest.options["layout"] == "list":
+        column = str(manifest.options["column"])
+        return {"vector": column, "n_features": width}, [name for name in names if name != column], aligned
+    return {"columns": names[-width:]}, names[:-width], aligned
+
+
+def _digests(model: Any) -> list[str]:
+    """Digests of the model as a transform, in both precisions."""
+    return [model.as_transform(dtype).digest for dtype in ("float32", "float64")]
+
+
+def _alignment(model_path: str) -> Alignment | None:
+    """How a day-by-day job aligned the features of this model; None when it did not."""
+    fs, path = places.resolve(model_path)
+    record = f"{path.rstrip('/').rpartition('/')[0]}/{Version.name}"
+    with contextlib.suppress(FileNotFoundError):
+        found = Version.from_json(files.read_json(fs, record), record).alignment
+        return None if found is None else Alignment.from_json(found)
+    return None
+
+
+def _aligning(alignment: Alignment | None) -> list[str]:
+    """Digests of an alignment as a transform, in both precisions."""
+    return [] if alignment is None else [alignment.transform(np.dtype(t)).digest for t in ("float32", "float64")]
+
+
+def update(model_path: str, path: Any, engine: Engine) -> Update:
+    """Go on from a saved state with the files at ``path`` that it has not seen, and save the model with its state.
+
+    Raises:
+        ConfigError: the model was saved without its state.
+        ChangedInputError: a file that it has seen is not what it was.
+    """
+    model, fitted = load(model_path), load_fitted(model_path)
+    before = model.snapshot()
+    if not before.has_state:
+        raise ConfigError(
+            f"expected a model saved with its state at {model_path}, found one without; "
+            "fit it with output.state: true in the job file"
+        )
+    data = read_input(model, path, weights=fitted.weights, filters=fitted.reading()["filters"])
+    model.partial_fit(data, engine=engine)
+    seen, had = model.snapshot().fingerprint, before.fingerprint
+    changed = seen != had
+    digest = str(before.digest)
+    if changed:
+        digest = model.save(model_path, state=True, overwrite=True)
+        # The job that fitted the model did so from other input: its key no longer stands for this one.
+        save_fitted(model_path, Fitted("", digest, fitted.carry, fitted.weights, fitted.filters))
+    files_, rows = seen["files"], seen["rows"]
+    return Update(files_ - had["files"], rows - had["rows"], files_, rows, digest, changed)
+
+
+__all__ = ["read_input", "reconstruct", "transform", "update"]

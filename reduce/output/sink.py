@@ -1,0 +1,410 @@
+"""Sink: where features go, as Parquet parts that appear whole, and an output that can be resumed.
+
+An output is a directory. Its files, in the order in which they appear::
+
+    _job.json              the job's key: what is written, from which input, by which model, in which parts
+    part-00000.parquet     a part: the rows of a run of consecutive fragments, in order
+    _parts/00000.json      its record: rows, bytes and SHA-256 of its files
+    _manifest.json         all records, schema, input and model
+    _SUCCESS               empty, and last; `_parts/` and `_job.json` are removed after it
+
+With ``partition_by`` a part is one file per value, ``key=value/part-00000.parquet``.
+
+Who lists the directory at any moment finds complete Parquet files only, for readers skip names that start
+with ``_`` or ``.``. The bytes depend on data, model and options, not on who wrote them, when, or how often.
+
+Overwriting writes a hidden version beside (``.NAME.v000002``) and then makes ``NAME`` a link to it. The last
+finished version before it is kept, older ones are removed. A reader that must not see the change between
+listing and opening reads ``os.path.realpath(NAME)``. One job at a time writes to one path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyarrow import fs as pafs
+
+from eigenmill.reduce.errors import ChangedInputError, ConfigError, OutputError, SchemaError
+from eigenmill.reduce.output import directory as output
+from eigenmill.reduce.output import encode, partition, versions
+from eigenmill.reduce.output.encode import Encoding, Layout
+from eigenmill.reduce.output.manifest import FORMAT, VERSION, Manifest, PartRecord, read_at, read_manifest
+from eigenmill.reduce.output.parts import Part, plan_parts
+from eigenmill.reduce.rows.blocks import NO_COLUMNS, Block
+from eigenmill.reduce.sources import arrow
+from eigenmill.reduce.sources.base import Source
+from eigenmill.reduce.sources.catalog import FileInfo, total_rows
+from eigenmill.reduce.sources.matrix import Matrix
+from eigenmill.reduce.storage import files, places, plain
+from eigenmill.reduce.storage.long_lists import Each
+from eigenmill.reduce.storage.sequences import Some
+
+LAYOUTS = ("list", "columns")
+COMPRESSIONS = ("zstd", "snappy", "lz4", "gzip", "none")
+
+
+# What a user asks for
+
+
+@dataclass(frozen=True)
+class Writing:
+    """What a write takes.
+
+    Attributes:
+        parts: as many as may be written at once.
+        memory: bytes that writing one of them takes at most, the block and long carried values apart (an estimate).
+    """
+
+    parts: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Sink:
+    """An output to be written.
+
+    Args:
+        path: the directory: a local path, or a URI such as ``s3://bucket/features``.
+        filesystem: a ``pyarrow.fs`` or fsspec file system that ``path`` is on.
+        layout: ``"list"`` one fixed-size-list column; ``"columns"`` one column per feature.
+        column: name of the list column.
+        prefix: columns are called ``prefix`` and a number from 1 with at least four digits ...
+        names: ... or these names, as many as there are features.
+        dtype: ``float32``, ``float64``, or None for the data's.
+        partition_by: a carried column that becomes directories ``column=value``; nulls and empty strings
+            go to ``__HIVE_DEFAULT_PARTITION__``, as in Spark.
+        part_bytes: least feature bytes of a part; None for about 64 parts of 4 to 128 MiB.
+        compression: ``zstd`` (level 1), ``snappy``, ``lz4``, ``gzip`` or ``none``.
+        overwrite: replace another job's output at ``path``; local file systems only.
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+
+    path: str | os.PathLike[str]
+    filesystem: Any = None
+    layout: Layout = "list"
+    column: str = "features"
+    prefix: str = "pc_"
+    names: Sequence[str] | None = None
+    dtype: npt.DTypeLike | None = None
+    partition_by: str | None = None
+    part_bytes: int | None = None
+    compression: str = "zstd"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("layout", self.layout, LAYOUTS)
+        _one_of("compression", self.compression, COMPRESSIONS)
+        if self.dtype is not None:
+            try:
+                name = np.dtype(self.dtype).name
+            except TypeError:
+                name = repr(self.dtype)
+            object.__setattr__(self, "dtype", name)
+            _one_of("dtype", name, ("float32", "float64"))
+        if self.part_bytes is not None and (isinstance(self.part_bytes, bool) or self.part_bytes < 1):
+            raise ConfigError(f"expected part_bytes to be a positive number of bytes, found {self.part_bytes!r}")
+        if self.names is not None:
+            if self.layout == "list":
+                raise ConfigError("expected names only with layout='columns', found layout='list'; drop one")
+            object.__setattr__(self, "names", tuple(str(n) for n in self.names))
+
+    def writing(self, data: Matrix, n_features: int | None = None) -> Writing:
+        """What writing ``data`` takes, from metadata alone: nothing is looked for at ``path``.
+
+        A row group of features and of carried columns is gathered and encoded; a partitioned part gathers
+        more; what goes to an object store is sent in pieces.
+
+        Args:
+            data: what is written.
+            n_features: as many features of it, by default its own.
+        """
+        k, itemsize = data.n_features if n_features is None else n_features, np.dtype(self.dtype or data.dtype).itemsize
+        format = data.format
+        parts = plan_parts(data.fragments, k, itemsize, self.part_bytes, format)
+        largest = max((part.rows for part in parts), default=0) * k * itemsize
+        gathered = format.partition_bytes if self.partition_by else format.group_bytes
+        carried = format.group_bytes if len(data.carried) else 0
+        local = places.is_local(places.resolve(self.path, self.filesystem)[0])
+        spool = 0 if local else min(largest, 2 * files.IN_FLIGHT)
+        return Writing(len(parts), 3 * min(largest, gathered) + carried + spool + (8 << 20))
+
+    def open(self, data: Matrix) -> Job:
+        """Begins the job that writes ``data`` here, or finds how far it came. Reads no input but metadata.
+
+        Raises:
+            OutputError: the output belongs to another job or is damaged, or cannot be written.
+            ConfigError, SchemaError: the options do not fit the data.
+        """
+        fs, path = places.resolve(self.path, self.filesystem)
+        job, description = _describe(self, data, path)
+        if places.is_local(fs):
+            path = versions.follow_foreign_links(path)
+            versions.finish_pointing(path)
+            link = path if versions.current(path) else None
+            job = replace(job, directory=os.path.realpath(path), link=link)
+        found = output.look(fs, job.directory)
+        if found.state == "nothing":
+            return _start(fs, job, description)
+        try:
+            if found.key == job.key:
+                return _go_on(fs, job, found)
+            raise OutputError(output.refusal(found, job.directory, job.key, description["input"]["digest"]))
+        except OutputError:
+            # A damaged output of the same job is replaced as well; a directory of someone else's never is.
+            if not self.overwrite or found.state == "foreign":
+                raise
+        return _open_version(fs, job, description, path)
+
+
+def _one_of(option: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"expected {option} to be one of {', '.join(allowed)}, found {value!r}")
+
+
+# What is planned: a function of data, model and options
+
+
+def _input(source: Source) -> dict[str, Any]:
+    """What identifies the input in a manifest."""
+    listed = Each(_file, source.files)
+    rows = total_rows(source.fragments)
+    return {"digest": source.digest, "rows": rows, "features": len(source.names), "files": listed}
+
+
+def _file(file: FileInfo) -> dict[str, Any]:
+    return {"path": file.path, "size": file.size, "digest": file.digest}
+
+
+def _extent(part: Part) -> list[int]:
+    return [part.fragments.start, part.fragments.stop, part.rows]
+
+
+def _describe(sink: Sink, data: Matrix, path: str) -> tuple[Job, dict[str, Any]]:
+    """The job, not yet looked for on disk, and the content of its ``_job.json``."""
+    k, dtype = data.n_features, np.dtype(sink.dtype or data.dtype)
+    if k == 0:
+        raise SchemaError("expected at least one feature to write, found none; choose n_components >= 1")
+    carried = pa.schema([pa.field(f.name, f.type, f.nullable) for f in data.carried])
+    encode.leaves(carried)
+    value_type = pa.from_numpy_dtype(dtype)
+    options: dict[str, Any] = {"layout": sink.layout, "dtype": dtype.name, "compression": sink.compression}
+    options |= {"part_bytes": sink.part_bytes, "partition_by": sink.partition_by}
+    if sink.layout == "list":
+        element = pa.field("element", value_type, nullable=False)
+        features = [pa.field(sink.column, pa.list_(element, k), nullable=False)]
+        options["column"] = sink.column
+    else:
+        digits = max(4, len(str(k)))
+        names = sink.names or [f"{sink.prefix}{j:0{digits}d}" for j in range(1, k + 1)]
+        if len(names) != k:
+            raise ConfigError(f"expected {k} names, one per feature, found {len(names)}")
+        features = [pa.field(name, value_type, nullable=False) for name in names]
+        options["names"] = list(sink.names) if sink.names else sink.prefix
+    whole = pa.schema([*carried, *features])
+    _check_names(whole.names)
+    if sink.partition_by is not None:
+        partition.check_column(sink.partition_by, carried)
+    parts = plan_parts(data.fragments, k, dtype.itemsize, sink.part_bytes, data.format)
+    transforms = [t.digest for t in data.transforms]
+    description: dict[str, Any] = {
+        "format": FORMAT + "-job",
+        "version": VERSION,
+        "model": plain.digest(transforms),
+        "transforms": transforms,
+        "options": options,
+        "input": _input(data.source),
+        "schema": [[field.name, str(field.type)] for field in whole],
+        "parts": Each(_extent, parts),
+    }
+    if changes := data.format.changes():
+        description["constants"] = changes
+    description["key"] = plain.digest(description)
+    schema = pa.schema([field for field in whole if field.name != sink.partition_by])
+    encoding = Encoding(
+        model=description["model"],
+        schema=schema,
+        carried=carried,
+        n_features=k,
+        dtype=dtype.name,
+        layout=sink.layout,
+        column=sink.column,
+        partition_by=sink.partition_by,
+        compression=sink.compression,
+        format=data.format,
+    )
+    return Job(sink, path, description["key"], encoding, parts, parts), description
+
+
+def _check_names(names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ConfigError(f"expected different names for all columns, found {twice[:5]} twice; rename or do not carry")
+
+
+# The job
+
+
+@dataclass(frozen=True)
+class Job:
+    """An output being written. Picklable; any worker may write any part, twice if need be.
+
+    Attributes:
+        sink: what the user asked for.
+        directory: where the parts go: the output, or the hidden version of it that will replace it.
+        key: what the job is; an output with another key belongs to another job.
+        encoding: what the files look like.
+        parts: the plan.
+        pending: the parts that have to be written.
+        link: the path that :meth:`commit` makes a link to ``directory``, if it does.
+        finished: the manifest when the output was complete already.
+    """
+
+    sink: Sink
+    directory: str
+    key: str
+    encoding: Encoding
+    parts: Sequence[Part]
+    pending: Sequence[Part]
+    link: str | None = None
+    finished: Manifest | None = None
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        """The file system that ``directory`` is on."""
+        return places.resolve(self.sink.path, self.sink.filesystem)[0]
+
+    @contextlib.contextmanager
+    def writing(self, part: Part) -> Iterator[PartWriter]:
+        """Writes one part and its record: the ``with`` statement gives the blocks, and must end well.
+
+        Args:
+            part: one of ``parts``.
+
+        Raises:
+            OutputError: the file system refused; nothing half-written is left, the part may be tried again.
+        """
+        fs = self.filesystem
+        out = encode.PartFiles(fs, self.directory, self.encoding, part)
+        with (partition.partitioned_part if self.sink.partition_by else encode.whole_part)(out) as target:
+            writer = PartWriter(self.encoding, part, target)
+            yield writer
+        writer.record = PartRecord(part.index, sum(f.rows for f in out.written), tuple(out.written), part.source)
+        output.write_record(fs, self.directory, self.key, writer.record)
+
+    def commit(self) -> Manifest:
+        """Makes the output complete: manifest, then ``_SUCCESS``, then the link. May be repeated.
+
+        Raises:
+            OutputError: a part is missing, or the directory holds data files that no part has written.
+        """
+        fs = self.filesystem
+        manifest = self.finished
+        if manifest is None:
+            found = output.look(fs, self.directory)
+            done = found.state == "finished" and found.key == self.key
+            manifest = read_at(fs, self.directory) if done else output.finish(fs, self.directory, self.key, self.parts)
+        output.remove_traces(fs, self.directory)
+        if self.link is not None:
+            versions.point(self.link, self.directory)
+            output.retire(self.link)
+        return manifest
+
+
+class PartWriter:
+    """Takes the blocks of one part in order, each once.
+
+    Attributes:
+        record: what was written, once the part has ended.
+    """
+
+    record: PartRecord
+
+    def __init__(self, encoding: Encoding, part: Part, target: encode.WholePart | partition.Values) -> None:
+        self._encoding, self._part, self._target, self._rows = encoding, part, target, 0
+
+    def add(self, block: Block) -> None:
+        """Writes a block's rows, carried columns included, in the end.
+
+        Raises:
+            ChangedInputError, SchemaError: the block is not what was planned.
+            DataError: a value does not fit the dtype.
+            OutputError: the file system refused.
+        """
+        k, carried = self._encoding.n_features, self._encoding.carried
+        found = NO_COLUMNS if block.carried is None else block.carried.schema
+        if block.carried is not None and found != carried and _plain(found) == _plain(carried):
+            # The schema of a source that has travelled: pickle forgets name and nullability of lists' elements.
+            block, found = replace(block, carried=block.carried.cast(carried)), carried
+        if block.n_features != k or found != carried:
+            raise SchemaError(
+                f"expected {k} features and the carried columns {carried.names}, found {block.n_features} and "
+                f"{found.names} at {block.origin.at()}; draw blocks with carry=True"
+            )
+        self._rows += block.rows
+        if self._rows > self._part.rows:
+            raise ChangedInputError(
+                f"expected at most {self._part.rows} rows in part {self._part.index}, found more at "
+                f"{block.origin.at()}; the input has changed: plan again"
+            )
+        if block.rows:
+            self._target.add(block)
+
+
+def _plain(schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
+    return [(field.name, arrow.plain(field.type)) for field in schema]
+
+
+# Beginning and going on
+
+
+def _start(fs: pafs.FileSystem, job: Job, description: Mapping[str, Any]) -> Job:
+    output.begin(fs, job.directory, description)
+    return job
+
+
+def _go_on(fs: pafs.FileSystem, job: Job, found: output.Found) -> Job:
+    """The job as it stands on disk; every finished file is read and compared with its record."""
+    if found.state == "finished":
+        manifest = read_at(fs, job.directory)
+        output.check_listing(fs, job.directory, manifest.parts, pending=())
+        output.verify(fs, job.directory, manifest.parts)
+        return replace(job, pending=(), finished=manifest)
+    files.clean(fs, job.directory)
+    done = output.read_records(fs, job.directory, job.key, job.parts)
+    pending = Some(job.parts, output.without_record(job.parts, done))
+    output.check_listing(fs, job.directory, done, pending)
+    output.verify(fs, job.directory, done)
+    return replace(job, pending=pending)
+
+
+def _open_version(fs: pafs.FileSystem, job: Job, description: Mapping[str, Any], path: str) -> Job:
+    if not places.is_local(fs):
+        raise OutputError(
+            f"expected no other output at {path}, found one, and overwriting needs a local file system, "
+            f"found {fs.type_name}; choose another path or remove the output first"
+        )
+    current = versions.current(path)
+    for number in reversed(versions.numbers(path)):
+        if number > current:
+            version = replace(job, directory=versions.path_of(path, number), link=path)
+            found = output.look(fs, version.directory)
+            if found.state == "nothing":  # stopped before it had begun
+                return _start(fs, version, description)
+            with contextlib.suppress(OutputError):
+                if found.key == job.key:
+                    return _go_on(fs, version, found)
+    number = max([current, *versions.numbers(path)]) + 1 + (current == 0)
+    return _start(fs, replace(job, directory=versions.path_of(path, number), link=path), description)
+
+
+__all__ = ["Job", "Manifest", "Part", "PartRecord", "Sink", "Writing", "plan_parts", "read_manifest"]

@@ -1,0 +1,501 @@
+"""Parquet files as a source: footers are read in parallel to plan, and again by whoever reads a fragment.
+
+Planning keeps a few numbers per file: rows per row group, sizes, and a digest of the footer. A footer holds
+the place, size and statistics of every column chunk, so a file that was written anew has another one; reading
+a fragment compares it first. Files are read, not memory-mapped: it is as fast, memory stays bounded, and a
+file that shrinks meanwhile is an error instead of a signal.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache, partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eigenmill.reduce.errors import ChangedInputError, DataError, EigenmillError, SchemaError
+from eigenmill.reduce.format import FORMAT_1, Format, current
+from eigenmill.reduce.rows.blocks import F64, Block, Origin, Workspace
+from eigenmill.reduce.sources.arrow import field_of, numbers, plain, weights_field
+from eigenmill.reduce.sources.catalog import FileInfo, Files, Fragment, Fragments, RowGroups
+from eigenmill.reduce.sources.discovery import Listing, PartitionValue, join
+from eigenmill.reduce.sources.filters import RowFilter, constant, row_filter
+from eigenmill.reduce.sources.layouts import DENSE, LaidOut, Layout, SparkVector, Vector, Wanted, choose
+from eigenmill.reduce.storage.digest import digest_of, digest_of_bytes
+from eigenmill.reduce.storage.places import Store
+
+TAIL = 64 << 10
+"""Bytes read from a file's end to get its footer; a longer footer costs a second read."""
+READ = 128 << 10
+"""Bytes per read of a column chunk. Streams a row group of any size in bounded memory (tried)."""
+READS, LEAST_READ = 16 << 20, 32 << 10
+"""Bytes of such reads of all columns together, and of one: on a local disk, many columns have smaller ones."""
+PIECE = 1 << 20
+"""Bytes of lists decoded at a time: they stay in cache, and no allocator gives them back to the system (tried)."""
+READERS = (4, 32)
+"""Threads that read footers, of a local disk and of a store: they wait for that more than they compute."""
+
+
+@contextmanager
+def readable(where: str) -> Iterator[None]:
+    """Turns what pyarrow raises on damaged, truncated or forbidden files into a DataError about ``where``."""
+    try:
+        yield
+    except (EigenmillError, MemoryError):
+        raise
+    except (OSError, pa.ArrowException) as error:
+        found = " ".join(str(error).split())
+        raise DataError(
+            f"expected a readable Parquet file, found an error in {where}: {found}; check that the file is "
+            "complete and that you may read it, or write it again"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Footer:
+    """The end of a file: its metadata as it lies there, and the data before it that the same read brought."""
+
+    size: int
+    tail: bytes
+    before: bytes
+
+    @property
+    def digest(self) -> str:
+        # Without statistics, files of equal size may have equal footers: the last data tell most apart.
+        return digest_of_bytes([self.before, self.tail, self.size.to_bytes(8, "little")])
+
+    @property
+    def metadata(self) -> pq.FileMetaData:
+        return _parsed(self.tail)
+
+
+@lru_cache(maxsize=2)
+def _parsed(tail: bytes) -> pq.FileMetaData:
+    # Kept: fragments of one file are read one after the other, and a wide footer takes long to parse.
+    return pq.read_metadata(pa.BufferReader(tail))
+
+
+def read_footer(file: pa.NativeFile, path: str) -> Footer:
+    """The footer of an open file.
+
+    Raises:
+        DataError: the file does not end like a Parquet file.
+    """
+    size = file.size()
+    end = file.read_at(min(TAIL, size), max(size - TAIL, 0))
+    length = int.from_bytes(end[-8:-4], "little") + 8
+    if end[-4:] != b"PAR1" or length > size:
+        raise DataError(
+            f"expected a Parquet file, found {size} bytes that do not end like one in {path}; "
+            "the file is truncated, encrypted or of another kind: remove it, or write it again"
+        )
+    tail = end[-length:] if length <= len(end) else file.read_at(length, size - length)
+    return Footer(size, tail, end[:-length] if length < len(end) else b"")
+
+
+@dataclass(frozen=True, slots=True)
+class FileOrigin(Origin):
+    """A place in a run of row groups, ``first`` rows after its start; ``kept`` are those a filter left."""
+
+    spans: tuple[tuple[int, int], ...] = ()
+    first: int = 0
+    kept: npt.NDArray[np.intp] | None = None
+
+    def at(self, offset: int = 0) -> str:
+        return locate(
+            self.path, self.spans, self.first + (offset if self.kept is None else int(self.kept[offset]))
+        ).at()
+
+
+def locate(path: str, spans: Sequence[tuple[int, int]], position: int) -> Origin:
+    """Row ``position`` of consecutive row groups, given as pairs of index and rows."""
+    for group, rows in spans:
+        if position < rows:
+            return Origin(path, group, position)
+        position -= rows
+    return Origin(path, None, position)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParquetSource(LaidOut):
+    """Parquet files of one schema. Small and picklable: descriptions only, no open files.
+
+    Attributes:
+        store: the file system.
+        root: the directory that ``files`` are relative to.
+        files: what is known of each file, in order.
+        layout: which columns make the matrix.
+        carried: schema of the columns that travel along, hive keys included.
+        weights: the column of row weights.
+        where: the rows to keep.
+        keys: per file, the hive keys that ``carried`` or ``where`` need.
+        listed: whether the files are all that directories or patterns hold.
+        format: by which the rows are cut. It travels, so that a worker cuts as the planner did.
+    """
+
+    store: Store = field(repr=False)
+    root: str
+    files: Sequence[FileInfo]
+    layout: Layout
+    carried: pa.Schema
+    weights: str | None = None
+    where: RowFilter | None = None
+    keys: tuple[Mapping[str, PartitionValue], ...] = ()
+    listed: bool = False
+    format: Format = FORMAT_1
+
+    @property
+    def stored_columns(self) -> int:
+        return len(self.columns(carry=False))
+
+    @property
+    def values(self) -> int:
+        if not self.sparse:
+            return super().values
+        values = self.files.values if isinstance(self.files, Files) else [f.values for f in self.files]
+        return min(sum(map(int, values)), super().values)
+
+    @cached_property
+    def fragments(self) -> Sequence[Fragment]:
+        """Files without rows have none."""
+        return Fragments(self.files, self.format.leaf_rows(len(self.names)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("fragments", "digest")}
+
+    @cached_property
+    def digest(self) -> str:
+        where = None if self.where is None else self.where.digest
+        found = digest_of([self.files, self.layout, str(self.carried), self.weights, where, self.keys])
+        return found + ("" if self.where is None else self.where.bound)
+
+    def only(self, files: Sequence[int]) -> ParquetSource:
+        """The same source over some of its files, by their numbers."""
+        keys = tuple(self.keys[i] for i in files) if self.keys else ()
+        return replace(self, files=Files(self.files[i] for i in files), keys=keys)
+
+    def path(self, file: int) -> str:
+        return join(self.root, self.files[file].path)
+
+    def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
+        """As promised by :class:`~eigenmill.reduce.sources.base.Source`; a filter makes blocks shorter, or leaves none.
+
+        Raises:
+            ChangedInputError: the file is not the planned one.
+            DataError: it cannot be read, or its rows are not what they should be.
+        """
+        step = height
+        if isinstance(self.layout, Vector) and self.where is None and not (carry and len(self.carried)):
+            fit = max(PIECE // (self.layout.dtype.itemsize * max(self.layout.width, 1)), 1)
+            step = min(height, 1 << (fit.bit_length() - 1))
+        pieces = self._stream(fragment, step, workspace, carry=carry)
+        return pieces if height % step or height == step else joined(pieces, height, workspace)
+
+    def _stream(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
+        """The fragment as blocks of ``height`` rows, as Arrow decodes them."""
+        planned, keys = self.files[fragment.file], self.keys[fragment.file] if self.keys else {}
+        path = join(self.root, planned.path)
+        with self._open(path, planned) as (file, footer):
+            groups: Sequence[int] = range(fragment.start, fragment.stop)
+            if self.where is not None:
+                groups = self.where.surviving(footer.tail, keys, range(fragment.start, fragment.stop))
+            if not groups:
+                return
+            spans = tuple((group, planned.rows[group]) for group in groups)
+            columns = self.columns(carry=carry)
+            with readable(path):
+                reader = pq.ParquetFile(
+                    file,
+                    metadata=footer.metadata,
+                    pre_buffer=False,
+                    buffer_size=READ if self.store.remote else min(READ, max(READS // len(columns), LEAST_READ)),
+                    page_checksum_verification=True,
+                )
+                batches = reader.iter_batches(height, row_groups=list(groups), columns=list(columns), use_threads=False)
+            done, asis = 0, None
+            while done < sum(rows for _, rows in spans):
+                start = locate(path, spans, done)
+                with readable(start.at()):
+                    batch = next(batches, None)
+                if batch is None or batch.num_rows == 0:
+                    raise DataError(
+                        f"expected more rows, found the end of the data in {start.at()}; write the file again"
+                    )
+                if asis is None:
+                    asis = batch.schema.names == list(columns)
+                if not asis:
+                    batch = batch.select(columns)  # files have an order of their own, and "a.b" comes along with "a"
+                origin = FileOrigin(path, start.row_group, start.row, spans, done)
+                done += batch.num_rows
+                block = self._block(batch, origin, keys, workspace, carry=carry)
+                del batch  # and below the block: their memory is what the next batch is decoded into
+                if block is not None:
+                    yield block
+                del block
+
+    def columns(self, *, carry: bool) -> tuple[str, ...]:
+        """The columns to read from the files; those of the layout come first."""
+        carried = [n for n in self.carried.names if not (self.keys and n in self.keys[0])] if carry else []
+        weights = [] if self.weights is None else [self.weights]
+        return tuple(
+            dict.fromkeys([*self.layout.columns, *weights, *(self.where.columns if self.where else ()), *carried])
+        )
+
+    def _block(
+        self,
+        batch: pa.RecordBatch,
+        origin: FileOrigin,
+        keys: Mapping[str, PartitionValue],
+        workspace: Workspace,
+        *,
+        carry: bool,
+    ) -> Block | None:
+        if self.where is not None:
+            mask = self.where.keeps(batch, keys)
+            if not mask.any():
+                return None
+            if not mask.all():
+                batch = batch.filter(pa.array(mask))
+                origin = replace(origin, kept=np.flatnonzero(mask))
+        carried = None
+        if carry and len(self.carried):
+            arrays = [
+                constant(keys[f.name], f.type, batch.num_rows) if f.name in keys else batch.column(f.name)
+                for f in self.carried
+            ]
+            arrays = [a if a.type == f.type else a.cast(f.type) for a, f in zip(arrays, self.carried, strict=True)]
+            carried = pa.RecordBatch.from_arrays(arrays, schema=self.carried)
+        weights: F64 | None = None
+        if self.weights is not None:
+            weights = numbers(batch.column(self.weights)).astype(np.float64, copy=False)
+        return Block(self.layout.matrix(batch, origin), weights, carried, origin, workspace)
+
+    @contextmanager
+    def _open(self, path: str, planned: FileInfo) -> Iterator[tuple[pa.NativeFile, Footer]]:
+        """The file and its footer, once they are known to be the planned ones."""
+        try:
+            with readable(path):
+                opened = self.store.filesystem.open_input_file(path)
+        except DataError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise ChangedInputError(
+                    f"expected the file that was planned, found none at {path}; give a path that every worker sees, or "
+                    "start again if it was removed meanwhile"
+                ) from error
+            raise
+        with opened:
+            with readable(path):
+                if opened.size() != planned.size:
+                    raise _changed(path, f"{opened.size()} bytes instead of {planned.size}")
+                footer = read_footer(opened, path)
+            if footer.digest != planned.digest:
+                raise _changed(path, "another footer")
+            yield opened, footer
+
+
+def joined(pieces: Iterator[Block], height: int, workspace: Workspace) -> Iterator[Block]:
+    """Dense rows without carried columns in blocks of ``height`` rows, in a buffer of the workspace."""
+    first: Block | None = None
+    weights: list[F64] = []
+    done = 0
+
+    def whole() -> Block:
+        assert first is not None
+        return replace(first, X=X[:done], weights=np.concatenate(weights) if weights else None)
+
+    for piece in pieces:
+        if first is None:
+            first, done, weights = piece, 0, []
+            X = workspace.array("joined", (height, piece.n_features), piece.X.dtype)
+        if X.dtype != piece.X.dtype:  # whole numbers until the first gap
+            X = X.astype(np.promote_types(X.dtype, piece.X.dtype))
+        X[done : done + piece.rows] = piece.X
+        done += piece.rows
+        if piece.weights is not None:
+            weights.append(piece.weights)
+        if done == height:
+            yield whole()
+            first = None
+    if first is not None:
+        yield whole()
+
+
+def _changed(path: str, found: str) -> ChangedInputError:
+    return ChangedInputError(
+        f"expected the file that was planned, found {found} at {path}; the input changed meanwhile: start again, "
+        "or let every worker see the place under this name"
+    )
+
+
+def plan(listing: Listing, want: Wanted, filters: Any = None, format: Format | None = None) -> ParquetSource:
+    """The source over the listed files; reads footers, and the first rows if a vector's width must be found.
+
+    Raises:
+        SchemaError: the files disagree, or a column is missing or of the wrong type.
+        DataError: a file cannot be read.
+    """
+    root, first_path = listing.root, join(listing.root, listing.files[0])
+    filesystem = listing.store.filesystem
+
+    def footer_of(path: str) -> Footer:
+        with readable(path), filesystem.open_input_file(path) as file:
+            return read_footer(file, path)
+
+    schema = _schema(footer_of(first_path), first_path)
+    hive = _hive_schema(listing, schema)
+    everything = pa.schema([*schema, *hive])
+    once = pa.schema([f for f in everything if len(everything.get_all_field_indices(f.name)) == 1])
+    where = row_filter(filters, once, hive.names)
+
+    layout = choose(
+        schema, want, partial(_first, listing), first_path, unasked=frozenset(where.columns if where else ())
+    )
+    carried = pa.schema([_carried(everything, name, first_path) for name in want.carry])
+    if want.weights is not None:
+        weights_field(schema, want.weights, first_path)
+    used = [n for n in hive.names if n in carried.names or (where and n in where.hive)]
+    keys: tuple[Mapping[str, PartitionValue], ...] = ()
+    if used:
+        each = {id(values): {name: values[name] for name in used} for values in listing.partitions}
+        keys = tuple(each[id(values)] for values in listing.partitions)
+    source = ParquetSource(
+        store=listing.store,
+        root=listing.root,
+        files=(),
+        layout=layout,
+        carried=carried,
+        weights=want.weights,
+        where=where,
+        keys=keys,
+        listed=listing.listed,
+        format=format or current(),
+    )
+    columns = source.columns(carry=True)
+    expected = {name: schema.field(name).type for name in columns}
+    remote = listing.store.remote
+    vector = layout.column if isinstance(layout, SparkVector) else None
+
+    dense = True
+
+    def infos() -> Iterator[FileInfo]:
+        nonlocal dense
+        for relative, footer in _ahead(lambda file: footer_of(join(root, file)), listing.files, READERS[remote]):
+            path = join(root, relative)
+            _agree(_schema(footer, path), expected, path, first_path)
+            with readable(path):
+                info = _info(footer, relative, columns, layout.columns[-1] if layout.sparse else None)
+                dense = dense and (vector is None or _all_dense(footer.metadata, vector))
+            yield info
+
+    files = Files(infos())
+    if isinstance(layout, SparkVector):
+        layout = replace(layout, sparse=not dense)
+    return replace(source, files=files, layout=layout)
+
+
+def _first(listing: Listing, column: str) -> Iterator[pa.Array]:
+    """The first rows of a column, of one file after the other."""
+    for path in (join(listing.root, file) for file in listing.files):
+        with (
+            readable(path),
+            listing.store.filesystem.open_input_file(path) as file,
+            pq.ParquetFile(file, pre_buffer=False, buffer_size=READ) as reader,
+        ):
+            for batch in reader.iter_batches(16, columns=[column], use_threads=False):
+                yield batch.column(column)
+
+
+def _ahead(read: Callable[[str], Footer], files: Sequence[str], readers: int) -> Iterator[tuple[str, Footer]]:
+    """The files with their footers in order, read by many threads a few ahead of the one that parses them.
+
+    Parsed in one thread, their memory is used again; parsed in many, each keeps some of its own.
+    """
+    with ThreadPoolExecutor(min(readers, len(files))) as pool:
+        waiting = deque[tuple[str, Future[Footer]]]()
+        for file in files:
+            waiting.append((file, pool.submit(read, file)))
+            if len(waiting) > readers:
+                file, footer = waiting.popleft()
+                yield file, footer.result()
+        for file, footer in waiting:
+            yield file, footer.result()
+
+
+def _schema(footer: Footer, path: str) -> pa.Schema:
+    with readable(path), pq.ParquetFile(pa.BufferReader(footer.tail), metadata=footer.metadata) as reader:
+        return reader.schema_arrow
+
+
+def _carried(schema: pa.Schema, name: str, path: str) -> pa.Field:
+    return pa.field(name, field_of(schema, name, "carry", path).type)
+
+
+def _hive_schema(listing: Listing, schema: pa.Schema) -> pa.Schema:
+    """The hive keys that all files have. A column in the files goes before a key of that name."""
+    keys = [k for k in listing.partitions[0] if all(k in values for values in listing.partitions)]
+    taken = set(schema.names)
+
+    def type_(key: str) -> pa.DataType:
+        known = [values[key] for values in listing.partitions if values[key] is not None]
+        return pa.int64() if known and all(isinstance(value, int) for value in known) else pa.string()
+
+    return pa.schema([pa.field(key, type_(key)) for key in keys if key not in taken])
+
+
+def _agree(schema: pa.Schema, expected: Mapping[str, pa.DataType], path: str, first: str) -> None:
+    """Refuse a file whose columns have other types than in the first file."""
+    for name, type_ in expected.items():
+        found = field_of(schema, name, "as in the first file", path).type
+        if found != type_ and plain(found) != plain(type_):
+            raise SchemaError(
+                f"expected column {name!r} to have one type, found {type_} in {first} and {found} in {path}; "
+                "write the files again with one schema, or read them as two data sets"
+            )
+
+
+def _info(footer: Footer, relative: str, columns: Sequence[str], counted: str | None) -> FileInfo:
+    metadata, wanted = footer.metadata, set(columns)
+    leaves, groups = _leaves(metadata), [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    read = [i for i, leaf in enumerate(leaves) if leaf in wanted or leaf.split(".", 1)[0] in wanted]
+    if len(read) == len(leaves):
+        encoded = footer.size - len(footer.tail)
+    else:
+        encoded = sum(group.column(i).total_compressed_size for group in groups for i in read)
+    rows = RowGroups.of(group.num_rows for group in groups)
+    stored = [i for i, leaf in enumerate(leaves) if leaf.split(".", 1)[0] == counted]
+    # The leaf of the values is the last one, in Spark's vectors too.
+    values = sum(group.column(stored[-1]).num_values for group in groups) if stored else 0
+    return FileInfo(relative, footer.size, footer.digest, rows, encoded, values)
+
+
+def _leaves(metadata: pq.FileMetaData) -> list[str]:
+    """Paths of the leaf columns; none in a file without row groups.
+
+    Not from ``metadata.schema``: that and the metadata refer to each other, and stay until the garbage is collected.
+    """
+    if not metadata.num_row_groups:
+        return []
+    group = metadata.row_group(0)
+    return [group.column(i).path_in_schema for i in range(group.num_columns)]
+
+
+def _all_dense(metadata: pq.FileMetaData, column: str) -> bool:
+    """Whether the statistics say that every Spark vector of the column is dense."""
+    for group in range(metadata.num_row_groups):
+        leaf = _leaves(metadata).index(f"{column}.type")
+        chunk = metadata.row_group(group).column(leaf)
+        known = chunk.statistics
+        if known is None:
+            return False
+        empty = known.has_null_count and known.null_count == chunk.num_values
+        if not empty and not (known.has_min_max and known.min == DENSE):
+            return False
+    return True
