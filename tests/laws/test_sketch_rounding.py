@@ -13,12 +13,14 @@ import scipy.sparse as sp
 from sklearn.exceptions import ConvergenceWarning
 
 from eigenmill.reduce import PCA, TruncatedSVD
-from eigenmill.reduce.blocks import Block
-from eigenmill.reduce.cleaning import Cleaning
 from eigenmill.reduce.engines.base import one_blas_thread
 from eigenmill.reduce.estimators.sketch import Setting, Wanted, setting_of, start
-from eigenmill.reduce.passes.moments import Intake, Moments, MomentsPass, imputed
+from eigenmill.reduce.format import FORMAT_1
+from eigenmill.reduce.passes.intake import Intake, Moments
+from eigenmill.reduce.passes.moments import MomentsPass, imputed
 from eigenmill.reduce.passes.sketch import SketchPass
+from eigenmill.reduce.rows.blocks import Block
+from eigenmill.reduce.rows.cleaning import Cleaning
 from tests.laws import exact
 from tests.laws.test_gram_rounding import CASES, Case
 
@@ -128,7 +130,7 @@ def test_a_basis_that_leaves_nothing_out_still_errs_by_rounding(scans: int, dtyp
 @pytest.mark.parametrize("seed", range(6))
 def test_the_error_of_a_product_is_counted_as_often_as_a_leaning_start_swells_it(seed: int) -> None:
     """One scan from one vector that meets the rows at a thousandth: the value errs by a thousand roundings."""
-    q = start(Wanted(1, 1.0, 3, None, 1, 1, seed), 3, None)[:, 0]
+    q = start(Wanted(1, 1.0, 3, None, 1, 1, 1, seed, FORMAT_1), 3, None)[:, 0]
     rng = RNG(seed)
     side = np.cross(q, rng.normal(size=3))
     X = rng.normal(size=(6, 1)) * (side / np.linalg.norm(side) + 1e-3 * q)
