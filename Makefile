@@ -47,8 +47,8 @@ check: $(CHECK)  ## lint, format, types, import rules
 house: $(CHECK)  ## rooms, their sizes, the imports between them, and circles
 	$(BIN)/python scripts/house.py
 
-mutants: $(TEST)  ## a seeded set of mutants against the tests that cover them; hours; ARGS='--seed 7 --count 20'
-	$(BIN)/python scripts/mutants.py $(ARGS)
+mutants: $(TEST)  ## small defects, and whether a test notices; ARGS='--seed 7 --count 20'
+	$(BIN)/python -m scripts.mutants $(ARGS)
 
 bench: $(TEST)  ## benchmarks; ARGS goes to them
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -1,252 +1,287 @@
-"""Mutation testing: a seeded set of realistic mutants, each run against the tests that cover its line.
+"""Which defects would the tests notice? ``make mutants`` makes small ones, one at a time, and runs what covers them.
 
-    make mutants ARGS='--seed 7 --count 150'
-    make mutants ARGS='--only reduce/passes/gram.py:120:16:compare'
+``make mutants ARGS='--seed 7 --count 150'`` chooses 150 mutants of reduce, compress and jobs, the same ones for the
+same seed and sources, at most one a line. ``--packages jobs`` takes some packages, ``--id 3f09c2d1aa`` one mutant
+again, ``--list`` shows them without running any. Sources are mutated in copies of the tree below build/mutants, never
+in the working tree. Once for all, tests are run with coverage, which tells for every line the tests that reach it
+(more than ten minutes; ``--tests tests/laws`` takes some tests only); what it has found is kept there until a source
+or a test changes. Verdicts are printed and written to build/mutants.json:
 
-The first run measures which test covers which line (the fast suite once, kept in ``build/mutants``; ``--remeasure``
-makes it new). Mutants live in a copy of the tree. One is *killed* when a test that covers its line fails or takes too
-long, *survives* when all pass, and is *uncovered* when no test reaches its line. The set is a function of seed, count
-and sources. mutmut and cosmic-ray were looked at: both change the working tree or want their own runner and
-configuration, and neither picks tests by coverage contexts; what is needed here is small.
+- killed: a test failed. timeout: the tests took three times as long as they should, and half a minute more.
+- survived: all tests passed, as many as ``--seconds`` allow, the shortest ones first. Write the one that fails, or say
+  why the mutant is equivalent.
+- uncovered: no test of this process reaches the function.
+
+Why no framework: mutmut rewrites functions to switches that forked children read, which neither BLAS threads nor the
+worker processes of Dask and Spark survive; cosmic-ray runs one command for every mutant, whatever the line, and takes
+all mutants rather than a seeded choice. Both want a package below one root, and ours is three links. What is left
+to be done is the table of changes in mutations.py, and coverage, which is here already.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import copy
+import contextlib
+import hashlib
 import json
 import os
-import random
+import queue
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import xml.etree.ElementTree
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).parent.parent
+from scripts.mutations import Mutant, chosen, mutants_of, statements
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "mutants"
 PACKAGES = ("reduce", "compress", "jobs")
-BUILD = ROOT / "build/mutants"
-TESTS = 60
-"""Tests that one mutant is run against, at most."""
-LIMIT = 300.0
-"""Seconds that they may take together, at most."""
 
-COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
-    ast.Lt: ast.LtE,
-    ast.LtE: ast.Lt,
-    ast.Gt: ast.GtE,
-    ast.GtE: ast.Gt,
-    ast.Eq: ast.NotEq,
-    ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot,
-    ast.IsNot: ast.Is,
-    ast.In: ast.NotIn,
-    ast.NotIn: ast.In,
-}
-ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
-    ast.Add: ast.Sub,
-    ast.Sub: ast.Add,
-    ast.Mult: ast.FloorDiv,
-    ast.FloorDiv: ast.Mult,
-    ast.Div: ast.Mult,
-    ast.LShift: ast.RShift,
-    ast.RShift: ast.LShift,
-}
-NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
+# Trees, and the tests that reach a line.
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """One change: the source between two places of a file, and what stands there instead."""
-
-    path: str
-    line: int
-    column: int
-    end_line: int
-    end_column: int
-    kind: str
-    after: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.path}:{self.line}:{self.column}:{self.kind}"
-
-    def before(self, source: str) -> str:
-        """What stands there now; its first line."""
-        return source.encode().split(b"\n")[self.line - 1][self.column :].decode()
-
-    def applied(self, source: str) -> str:
-        """The source of the file with the change."""
-        lines = source.encode().split(b"\n")
-        head, tail = lines[self.line - 1][: self.column], lines[self.end_line - 1][self.end_column :]
-        lines[self.line - 1 : self.end_line] = [head + self.after.encode() + tail]
-        return b"\n".join(lines).decode()
+def listed() -> list[str]:
+    """The files of the working tree, those not yet committed too."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, capture_output=True, check=True).stdout.decode().split("\0")
+    return sorted({name for name in names if name and os.path.lexists(ROOT / name)})
 
 
-def changed(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """(kind, what may stand in the place of the node)."""
-    other = copy.deepcopy(node)
-    if isinstance(node, ast.Compare) and isinstance(other, ast.Compare) and type(node.ops[0]) in COMPARISONS:
-        other.ops[0] = COMPARISONS[type(node.ops[0])]()
-        yield "compare", other
-    elif isinstance(node, ast.BinOp) and isinstance(other, ast.BinOp) and type(node.op) in ARITHMETIC:
-        other.op = ARITHMETIC[type(node.op)]()
-        yield "arithmetic", other
-    elif isinstance(node, ast.BoolOp) and isinstance(other, ast.BoolOp):
-        other.op = ast.And() if isinstance(node.op, ast.Or) else ast.Or()
-        yield "logic", other
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
-        yield "negation", node.operand
-    elif isinstance(node, ast.Constant) and type(node.value) is int:
-        yield "constant", ast.Constant(node.value + 1)
-    elif isinstance(node, ast.Constant) and type(node.value) is bool:
-        yield "constant", ast.Constant(not node.value)
-    elif isinstance(node, ast.Call) and isinstance(other, ast.Call):
-        if isinstance(node.func, ast.Name) and node.func.id in NAMES:
-            other.func = ast.Name(NAMES[node.func.id])
-            yield "name", other
-        elif len(node.args) == 2 and not any(isinstance(arg, ast.Starred) for arg in node.args):
-            other.args.reverse()
-            yield "swap", other
-    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        yield "drop", ast.Pass()
-    elif isinstance(node, ast.AugAssign) and isinstance(other, ast.AugAssign) and type(node.op) in ARITHMETIC:
-        other.op = ARITHMETIC[type(node.op)]()
-        yield "arithmetic", other
+def copy_tree(target: Path) -> Path:
+    """The files as they are, links as links, in a directory of their own."""
+    shutil.rmtree(target, ignore_errors=True)
+    for name in listed():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target / name, follow_symlinks=False)
+    return target
 
 
-def mutants_of(path: Path) -> list[Mutant]:
-    """All mutants of one file, in the order of its lines."""
-    source = path.read_text(encoding="utf-8")
-    tree = ast.parse(source)
-    # Annotations, defaults of type variables and docstrings are no behaviour.
-    quiet = {
-        id(inner) for node in ast.walk(tree) for field in ("annotation", "returns") for inner in _below(node, field)
-    }
-    found = []
-    for node in ast.walk(tree):
-        if id(node) in quiet or not hasattr(node, "lineno"):
-            continue
-        for kind, other in changed(node):
-            after = ast.unparse(ast.fix_missing_locations(other))
-            after = f"({after})" if isinstance(node, ast.expr) and not isinstance(node, ast.Constant) else after
-            place = (node.lineno, node.col_offset, node.end_lineno or 0, node.end_col_offset or 0)
-            found.append(Mutant(path.relative_to(ROOT).as_posix(), *place, kind, after))
-    return sorted(found, key=lambda m: (m.line, m.column, m.kind))
+def digest(tests: Sequence[str]) -> str:
+    """Of all that decides what a line's tests are."""
+    found = hashlib.sha256(json.dumps(list(tests)).encode())
+    for name in listed():
+        if name.startswith((*PACKAGES, "src/", "tests/", "pyproject.toml")) and (ROOT / name).is_file():
+            found.update(name.encode() + b"\0" + hashlib.sha256((ROOT / name).read_bytes()).digest())
+    return found.hexdigest()[:16]
 
 
-def _below(node: ast.AST, field: str) -> Iterator[ast.AST]:
-    value = getattr(node, field, None)
-    if isinstance(value, ast.AST):
-        yield from ast.walk(value)
+def environment(tree: Path) -> dict[str, str]:
+    """Processes started for a copy import the copy, whatever is installed."""
+    path = [str(tree / "src"), str(tree), *filter(None, [os.environ.get("PYTHONPATH")])]
+    python = dict.fromkeys(("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON"), sys.executable)
+    return {**os.environ, **python, "PYTHONPATH": os.pathsep.join(path), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def chosen(seed: int, count: int, packages: Sequence[str]) -> list[Mutant]:
-    """``count`` mutants of the packages, the same for the same seed and sources."""
-    files = sorted(path for package in packages for path in (ROOT / package).rglob("*.py"))
-    every = [mutant for path in files for mutant in mutants_of(path)]
-    return sorted(random.Random(seed).sample(every, min(count, len(every))), key=lambda m: m.id)
+def run_tests(tree: Path, arguments: Sequence[str], seconds: float | None) -> tuple[int | None, str]:
+    """(exit code or None for a timeout, output) of pytest in ``tree``; what it has started ends with it."""
+    command, log = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments], tree / "mutants.log"
+    # To a file: a pipe would stay open for as long as any process that the tests have left behind.
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            command, cwd=tree, env=environment(tree), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        ) as process,
+    ):
+        code: int | None = None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = process.wait(seconds)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its own session: with what it has started
+    return code, log.read_text(errors="replace")
 
 
-def measured(again: bool) -> dict[str, dict[int, list[str]]]:
-    """Tests by line and file, from one run of the fast suite with coverage contexts."""
+@dataclass
+class Reach:
+    """Which tests reach which lines, and how long each takes."""
+
+    lines: Mapping[str, Mapping[int, Sequence[str]]]
+    seconds: Mapping[str, float]
+
+    def tests(self, mutant: Mutant, source: bytes, limit: float) -> list[str]:
+        """The tests of the mutant's lines, or of its function; the shortest first, ``limit`` seconds in all."""
+        known = self.lines.get(mutant.path, {})
+        body = next((s for s, name in statements(ast.parse(source)) if _spans(s, mutant.line, name)), None)
+        rows: Iterable[int] = range(mutant.line, mutant.stop_line + 1)
+        found = {test for row in rows for test in known.get(row, ())}
+        if not found and body is not None:
+            found = {test for row in range(body.lineno, (body.end_lineno or 0) + 1) for test in known.get(row, ())}
+        if not found and not mutant.function:
+            found = {test for tests in known.values() for test in tests}
+        taken, total = list[str](), 0.0
+        for test in sorted((t for t in found if t in self.seconds), key=lambda t: (self.seconds[t], t)):
+            total += self.seconds[test]
+            if taken and total > limit:
+                break
+            taken.append(test)
+        return taken
+
+
+def _spans(statement: ast.stmt, line: int, name: str) -> bool:
+    inside = statement.lineno <= line <= (statement.end_lineno or 0)
+    return inside and isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef)
+
+
+def reach_of(data: Any, times: Path, tree: Path) -> Reach:
+    """From coverage's data with contexts and pytest's JUnit report; tests that did not pass are left out."""
+    seconds, keys = dict[str, float](), dict[tuple[str, str], float]()
+    for case in xml.etree.ElementTree.parse(times).iter("testcase"):
+        if len(case) == 0 or all(part.tag in ("system-out", "system-err", "properties") for part in case):
+            keys[case.get("classname", ""), case.get("name", "")] = float(case.get("time", 0))
+    lines: dict[str, dict[int, list[str]]] = {}
+    for file in data.measured_files():
+        path = os.path.relpath(os.path.realpath(file), os.path.realpath(tree))
+        rows = defaultdict[int, set[str]](set)
+        for row, contexts in data.contexts_by_lineno(file).items():
+            rows[row] |= {context.rpartition("|")[0] for context in contexts if "|" in context}
+        lines[path] = {row: sorted(found) for row, found in rows.items() if found}
+    for test in {test for rows in lines.values() for found in rows.values() for test in found}:
+        file, _, rest = test.partition("::")
+        names = rest.split("[")[0].split("::")
+        name = rest[len("::".join(names[:-1])) :].removeprefix("::")
+        took = keys.get((".".join([file.removesuffix(".py").replace("/", "."), *names[:-1]]), name))
+        if took is not None:
+            seconds[test] = took
+    return Reach(lines, seconds)
+
+
+def covered(tests: Sequence[str], workers: int, *, stale: bool) -> Reach:
+    """The reach of the tests, from an earlier run if nothing has changed since (or ``stale`` will do)."""
     import coverage
 
-    data = BUILD / "coverage"
-    if again or not data.exists():
-        BUILD.mkdir(parents=True, exist_ok=True)
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-n",
-            "auto",
-            "--dist",
-            "loadfile",
+    key = digest(tests)
+    folder = BUILD / f"coverage-{key}"
+    earlier = sorted(BUILD.glob("coverage-*/reach.json"), key=lambda path: path.stat().st_mtime)
+    if stale and earlier:
+        folder = earlier[-1].parent
+    if not (folder / "reach.json").exists():
+        print(f"running {' '.join(tests) or 'all tests'} with coverage, once ...", flush=True)
+        tree = copy_tree(BUILD / "tree-coverage")
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["COVERAGE_FILE"] = str(folder / "data")
+        parallel = ["-n", str(workers), "--dist", "loadfile"] if workers > 1 else []
+        options = [
             "--cov",
             "--cov-context=test",
+            "--cov-report=",
+            "--cov-fail-under=0",
+            f"--junitxml={folder}/times.xml",
         ]
-        run = subprocess.run([*command, "--cov-report="], cwd=ROOT, env={**os.environ, "COVERAGE_FILE": str(data)})
-        if run.returncode not in (0, 1) or not data.exists():
-            raise SystemExit(f"expected the suite to run with coverage, found exit code {run.returncode}")
-    found = coverage.CoverageData(str(data))
-    found.read()
-    tests: dict[str, dict[int, list[str]]] = {}
-    for file in found.measured_files():
-        path = Path(file).resolve()
-        if path.is_relative_to(ROOT):
-            lines = tests.setdefault(path.relative_to(ROOT).as_posix(), {})
-            for line, contexts in found.contexts_by_lineno(file).items():
-                lines.setdefault(line, []).extend(sorted({c.partition("|")[0] for c in contexts} - {""}))
-    return tests
+        try:
+            code, out = run_tests(tree, [*options, *parallel, *tests], None)
+        finally:
+            del os.environ["COVERAGE_FILE"]
+        print(out[-2000:] if code else f"{out.strip().splitlines()[-1]}", flush=True)
+        data = coverage.CoverageData(str(folder / "data"))
+        data.read()
+        reach = reach_of(data, folder / "times.xml", tree)
+        (folder / "reach.json").write_text(json.dumps(asdict(reach)))
+    found = json.loads((folder / "reach.json").read_text())
+    lines = {path: {int(row): tests for row, tests in rows.items()} for path, rows in found["lines"].items()}
+    return Reach(lines, found["seconds"])
 
 
-def copied(place: Path) -> None:
-    """The files that git knows, and those it does not ignore, with links as links."""
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
-    for name in filter(None, names):
-        if (ROOT / name).exists():
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, place / name, follow_symlinks=False)
+# Verdicts.
 
 
-def verdict(mutant: Mutant, tests: Sequence[str], place: Path, rng: random.Random) -> str:
-    """``killed``, ``timeout``, ``survived`` or ``uncovered``."""
-    if not tests:
-        return "uncovered"
-    file = place / mutant.path
-    source = file.read_text(encoding="utf-8")
-    picked = list(tests) if len(tests) <= TESTS else rng.sample(list(tests), TESTS)
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *picked]
-    file.write_text(mutant.applied(source), encoding="utf-8")
-    try:
-        env = {**os.environ, "PYTHONPATH": f"{place / 'src'}{os.pathsep}{place}"}
-        run = subprocess.run(command, cwd=place, env=env, capture_output=True, timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        return "timeout"
-    finally:
-        file.write_text(source, encoding="utf-8")
-    return "survived" if run.returncode == 0 else "killed"
+def judged(mutant: Mutant, tree: Path, reach: Reach, seconds: float) -> dict[str, Any]:
+    """What the tests say of one mutant, in a tree that is whole again afterwards."""
+    file = tree / mutant.path
+    source, began = file.read_bytes(), time.monotonic()
+    tests = reach.tests(mutant, source, seconds)
+    verdict, killer = "uncovered", None
+    if tests:
+        names = tree / "mutant-tests.txt"
+        names.write_text("\n".join(tests))
+        limit = 3 * sum(reach.seconds[test] for test in tests) + 30
+        file.write_bytes(mutant.applied(source))
+        try:
+            code, out = run_tests(tree, ["-x", f"@{names.name}"], limit)
+        finally:
+            file.write_bytes(source)
+        verdict = "timeout" if code is None else "killed" if code else "survived"
+        killer = next((line for line in out.splitlines() if line.startswith(("FAILED ", "ERROR "))), None)
+        if code not in (0, 1, None) and run_tests(tree, ["-x", f"@{names.name}"], limit)[0] != 0:
+            verdict = "broken"  # the tests do not run without a mutant either
+        names.unlink()
+    return {
+        **asdict(mutant),
+        "verdict": verdict,
+        "tests": len(tests),
+        "killer": killer,
+        "seconds": round(time.monotonic() - began, 1),
+    }
 
 
-def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=150)
-    parser.add_argument("--package", action="append", choices=PACKAGES, help="may be repeated; all by default")
-    parser.add_argument("--only", help="one mutant, by its id")
-    parser.add_argument("--remeasure", action="store_true", help="measure again which test covers which line")
-    options = parser.parse_args(arguments)
-    if options.only:
-        every = mutants_of(ROOT / options.only.partition(":")[0])
-        wanted = [mutant for mutant in every if mutant.id == options.only]
+def written(results: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
+    """build/mutants.json, whole after every verdict."""
+    counts = dict(Counter(each["verdict"] for each in results))
+    asked = {name: value for name, value in vars(options).items() if name != "list"}
+    content = json.dumps({"asked": asked, "counts": counts, "mutants": results}, indent=1)
+    path = ROOT / "build" / "mutants.json"
+    path.with_suffix(".tmp").write_text(content + "\n")
+    path.with_suffix(".tmp").replace(path)
+
+
+def asked(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make mutants", description="Small defects, and whether a test notices.")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice")
+    parser.add_argument("--count", type=int, default=50, help="how many mutants (50)")
+    parser.add_argument(
+        "--packages", nargs="+", default=list(PACKAGES), metavar="PATH", help="packages, rooms or files"
+    )
+    parser.add_argument("--id", nargs="+", default=[], help="these mutants alone")
+    parser.add_argument("--tests", nargs="+", default=[], help="what pytest is given; all fast tests by default")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of tests for one mutant (60)")
+    parser.add_argument("--workers", type=int, default=1, help="copies of the tree in use at once (1)")
+    parser.add_argument("--stale", action="store_true", help="take the last coverage though files have changed")
+    parser.add_argument("--list", action="store_true", help="show the mutants and run none")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print every verdict; 1 when a mutant lives."""
+    options = asked(arguments)
+    inside = tuple(each.rstrip("/") for each in options.packages)
+    names = [n for n in listed() if n.endswith(".py") and any(n == i or n.startswith(f"{i}/") for i in inside)]
+    sources = {name: (ROOT / name).read_bytes() for name in names if name.startswith(PACKAGES)}
+    if options.id:
+        mutants = [m for path, text in sources.items() for m in mutants_of(path, text) if m.id in options.id]
     else:
-        wanted = chosen(options.seed, options.count, options.package or PACKAGES)
-    tests, ends = measured(options.remeasure), list[dict[str, object]]()
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        copied(place)
-        for number, mutant in enumerate(wanted):
-            began = time.monotonic()
-            covering = tests.get(mutant.path, {}).get(mutant.line, [])
-            end = verdict(mutant, covering, place, random.Random(f"{options.seed} {mutant.id}"))
-            print(
-                f"{end:<9} {time.monotonic() - began:5.0f} s  {mutant.id}  {mutant.before!r} -> {mutant.after!r}",
-                flush=True,
-            )
-            ends.append({"number": number, "end": end, "tests": len(covering), **asdict(mutant)})
-            BUILD.mkdir(parents=True, exist_ok=True)
-            (BUILD / "mutants.json").write_text(json.dumps(ends, indent=1))
-    print(dict(Counter(str(end["end"]) for end in ends)))
-    return 0
+        mutants = chosen(sources, options.seed, options.count)
+    if options.list or not mutants:
+        print("\n".join(map(str, mutants)) or "no such mutant")
+        return 0
+    BUILD.mkdir(parents=True, exist_ok=True)
+    reach = covered(options.tests, options.workers, stale=options.stale)
+    trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
+    for number in range(options.workers):
+        trees.put(copy_tree(BUILD / f"tree-{number}"))
+
+    def one(mutant: Mutant) -> dict[str, Any]:
+        tree = trees.get()
+        try:
+            return judged(mutant, tree, reach, options.seconds)
+        finally:
+            trees.put(tree)
+
+    results = list[dict[str, Any]]()
+    with ThreadPoolExecutor(options.workers) as pool:
+        for mutant, result in zip(mutants, pool.map(one, mutants), strict=True):
+            results.append(result)
+            print(f"{result['verdict']:<9} {mutant} ({result['tests']} tests, {result['seconds']} s)", flush=True)
+            written(results, options)
+    print(", ".join(f"{count} {verdict}" for verdict, count in Counter(r["verdict"] for r in results).items()))
+    return int(any(r["verdict"] in ("survived", "broken") for r in results))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
