@@ -34,8 +34,9 @@ from eigenmill.compress import (
     share_weights,
     train,
 )
-from eigenmill.compress.core.categories import HELD, Category, VocabularyPass, columns_of, vocabulary_pass
+from eigenmill.compress.core.categories import Category, VocabularyPass, columns_of, vocabulary_pass
 from eigenmill.compress.core.model import whole_net
+from eigenmill.compress.format import FORMAT_1
 from eigenmill.compress.packed.pack import packed_bytes
 from eigenmill.compress.packed.predict import predictions
 from eigenmill.reduce import PCA, Dataset, connect
@@ -118,7 +119,7 @@ def test_the_bytes_of_counted_values_are_bounded_too() -> None:
     parts = [[*(f"{i}{'x' * 500}" for i in range(a, a + 100)), *(["often" * 50] * 30)] for a in range(0, 2000, 100)]
     state = counted(pass_, parts)
     held = pa.ipc.open_stream(state.entries.tobytes()).read_all()["value"].to_pylist()
-    assert sum(map(len, held)) <= 40 * HELD
+    assert sum(map(len, held)) <= 40 * FORMAT_1.entry_bytes
     (found,) = pass_.finalize(state)
     assert found.values == ("often" * 50,)
     assert 0 < state.taken[0] < 30 * 20
