@@ -57,3 +57,7 @@ class OutputError(EigenmillError, OSError):
 
 class ArtifactError(EigenmillError, ValueError):
     """A saved model or state is damaged, of another kind, or of a newer format."""
+
+
+REMADE = {"remade": True}
+"""``extra`` of what is logged when something of our own is damaged and made again, for the report of a run."""

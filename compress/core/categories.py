@@ -185,7 +185,7 @@ def category_values(column: pa.Array, name: str, kind: Kind | None = None) -> pa
         ) from error
 
 
-@tagged("ValueCounts", "entries nulls taken")
+@tagged("Counted", "entries nulls taken")
 @dataclass
 class ValueCounts:
     """How often the values of each category occur.

@@ -50,7 +50,8 @@ class Record:
         known, form = tag_of(cls).fields, _form(cls)
         if not isinstance(value, dict) or any(value.get(k) != v for k, v in form.items()):
             raise OutputError(
-                f"expected {where} to be {form['format']} of version {VERSION}, found another; restore it"
+                f"expected {where} to be {form['format']} of version {VERSION}, found another; "
+                "restore it, or go on with the eigenmill that wrote it"
             )
         found = {k: v for k, v in value.items() if k not in form}
         fields = sorted(name for _, name in known)

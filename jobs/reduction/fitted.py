@@ -7,26 +7,27 @@ It also says how the job read its input (weights, filters, carried columns), whi
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from eigenmill.jobs.reduction.build import build_estimator, filters_of
 from eigenmill.jobs.reduction.config import Job
 from eigenmill.reduce import Dataset, load
-from eigenmill.reduce.errors import ArtifactError, OutputError
+from eigenmill.reduce.errors import REMADE, ArtifactError, OutputError
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.record import fingerprint
 from eigenmill.reduce.estimators.saving import names_to_json
 from eigenmill.reduce.rows.cleaning import MEAN, Resolved
 from eigenmill.reduce.storage import files as store
 from eigenmill.reduce.storage import places
-from eigenmill.reduce.storage.digest import digest_of
+from eigenmill.reduce.storage.digest import digest_of, items_of, tag_of, tagged
 
 log = logging.getLogger("eigenmill")
 NAME = "job.json"
 FORMAT = "eigenmill-fitted"
 
 
+@tagged("Fitted", "key model carry weights filters")
 @dataclass(frozen=True)
 class Fitted:
     """What ``job.json`` says.
@@ -57,28 +58,27 @@ def fit_key(job: Job, data: Dataset) -> str:
 def save_fitted(path: str, fitted: Fitted) -> None:
     """Put ``job.json`` beside the model at ``path``."""
     fs, directory = places.resolve(path)
-    store.write_json(fs, f"{directory}/{NAME}", {"format": FORMAT, **vars(fitted)})
+    store.write_json(fs, f"{directory}/{NAME}", {"format": FORMAT, **dict(items_of(fitted))})
 
 
 def load_fitted(path: str) -> Fitted:
     """What ``job.json`` at ``path`` says; the empty record when there is none.
 
     Raises:
-        ArtifactError: it is damaged.
+        ArtifactError: it is damaged, or of another format: how the model's rows were read would be lost.
     """
     fs, directory = places.resolve(path)
-    where = f"{directory}/{NAME}"
+    where, names = f"{directory}/{NAME}", {name: attribute for attribute, name in tag_of(Fitted).fields}
     try:
         value = store.read_json(fs, where, ArtifactError)
     except FileNotFoundError:
         return Fitted()
-    known = {f.name for f in fields(Fitted)}
-    if not isinstance(value, dict) or value.pop("format", None) != FORMAT or not set(value) <= known:
+    if not isinstance(value, dict) or value.pop("format", None) != FORMAT or not set(value) <= set(names):
         raise ArtifactError(
             f"expected {where} to say which job fitted the model ({FORMAT}), found something else; the file is damaged "
-            "or not ours: restore it, or run the job again"
+            "or of a newer eigenmill: restore it, or run the job again"
         )
-    return Fitted(**value)
+    return Fitted(**{names[name]: each for name, each in value.items()})
 
 
 def _noted(path: str) -> Fitted:
@@ -86,7 +86,7 @@ def _noted(path: str) -> Fitted:
     try:
         return load_fitted(path)
     except ArtifactError as error:
-        log.warning("%s; the model is fitted again", error)
+        log.warning("%s; the model is fitted again", error, extra=REMADE)
         return Fitted()
 
 

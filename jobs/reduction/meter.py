@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import resource
 import threading
 import time
@@ -82,4 +83,22 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-__all__ = ["Meter", "Scan", "forget_peak", "peak_memory"]
+@contextlib.contextmanager
+def told_of_remade() -> Iterator[list[str]]:
+    """Gathers what the log says within of damaged things of our own that are made again."""
+    found: list[str] = []
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.__dict__.get("remade"):
+                found.append(record.getMessage())
+
+    log, handler = logging.getLogger("eigenmill"), Told()
+    log.addHandler(handler)
+    try:
+        yield found
+    finally:
+        log.removeHandler(handler)
+
+
+__all__ = ["Meter", "Scan", "forget_peak", "peak_memory", "told_of_remade"]

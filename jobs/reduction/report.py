@@ -92,6 +92,8 @@ class RunReport(Record):
     explained_variance_ratio: list[float] | None
     explained_variance: float | None
     """Share of the variance that the components keep in all."""
+    remade: list[str] = []
+    """What an earlier run had left damaged, and this one has made again; left out when nothing was."""
     quality: dict[str, Any]
     digests: Digests
     output: Written
@@ -102,6 +104,8 @@ class RunReport(Record):
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values; NaN and infinities become null."""
         plain: dict[str, Any] = finite(self.model_dump(mode="json"))
+        if not self.remade:
+            del plain["remade"]
         return plain
 
     def outcome(self) -> Outcome:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from eigenmill.jobs.documents import redact
 from eigenmill.jobs.reduction import quality
 from eigenmill.jobs.reduction.build import (
     build_dataset,
@@ -21,7 +22,7 @@ from eigenmill.jobs.reduction.build import (
 )
 from eigenmill.jobs.reduction.config import Job, JobFile
 from eigenmill.jobs.reduction.fitted import Fitted, fit_key, found_model, save_fitted
-from eigenmill.jobs.reduction.meter import Meter, Scan, forget_peak, peak_memory
+from eigenmill.jobs.reduction.meter import Meter, Scan, forget_peak, peak_memory, told_of_remade
 from eigenmill.jobs.reduction.report import (
     Bytes,
     Digests,
@@ -132,6 +133,7 @@ def run(source: JobFile, progress: Progress | None = None) -> RunReport:
     meter = Meter(progress)
     forget_peak()
     with contextlib.ExitStack() as ending:
+        remade = ending.enter_context(told_of_remade())
         with meter.stage("plan"):
             ready = prepare(source, meter)
             ending.enter_context(ready.engine)
@@ -154,7 +156,7 @@ def run(source: JobFile, progress: Progress | None = None) -> RunReport:
             with meter.stage("write"):
                 manifest = ready.engine.write(model.transform(ready.data), ready.sink)
         results = Results(model.snapshot(), digest, fitted, manifest)
-        report = _report(ready, plan, results, meter, started=started, resumed=resumed)
+        report = _report(ready, plan, results, meter, started=started, resumed=resumed, remade=remade)
     # The report of the run that did the work is worth more than that of one that found it done.
     path = ready.job.output.report
     if path is not None and not (report.status == "unchanged" and _exists(path)):
@@ -162,7 +164,9 @@ def run(source: JobFile, progress: Progress | None = None) -> RunReport:
     return report
 
 
-def _report(ready: Prepared, plan: Plan, results: Results, meter: Meter, *, started: str, resumed: bool) -> RunReport:
+def _report(
+    ready: Prepared, plan: Plan, results: Results, meter: Meter, *, started: str, resumed: bool, remade: list[str]
+) -> RunReport:
     """What the job has done."""
     model, manifest = results.model, results.manifest
     scans = _scan_records(meter.scans)
@@ -198,6 +202,7 @@ def _report(ready: Prepared, plan: Plan, results: Results, meter: Meter, *, star
         workers=ready.engine.workers,
         explained_variance_ratio=None if ratio is None else [float(r) for r in ratio],
         explained_variance=None if ratio is None else float(np.sum(ratio)),
+        remade=[redact.text(each) for each in remade],
         quality=quality.summary(quality.columns(model.quality, model.names), model.quality.rows),
         digests=Digests(
             input=ready.data.source.digest,

@@ -6,6 +6,7 @@ The file's name is the digest of the pass, the input and what the scan goes on f
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -13,13 +14,14 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from eigenmill.reduce.engines.base import Tree, one_blas_thread, restore_tree, tree_arrays
-from eigenmill.reduce.errors import ArtifactError
+from eigenmill.reduce.errors import REMADE, ArtifactError
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.sources.matrix import Matrix
 from eigenmill.reduce.storage import files, places
 from eigenmill.reduce.storage.artifact import load_arrays, save_arrays
 from eigenmill.reduce.storage.digest import digest_of, tag_of
 
+log = logging.getLogger("eigenmill")
 S = TypeVar("S")
 R = TypeVar("R")
 
@@ -82,8 +84,9 @@ class Checkpoint:
         try:
             arrays, meta = load_arrays(self.path, filesystem=self.fs)
             restore_tree(arrays, meta, self.kind, saved)
-        except ArtifactError:
+        except ArtifactError as error:
             # A damaged checkpoint costs time, not correctness: the leaves are folded again.
+            log.warning("the scan begins anew, for its checkpoint cannot be read: %s", error, extra=REMADE)
             files.remove(self.fs, self.path)
             return False
         if meta.get("whole"):

@@ -118,6 +118,7 @@ class Ledger:
             count = next((w for w in range(workers, 1, -1) if process + size(w) <= free), 1)
             room = 0 if claim.reserve is None else max(free - (claim.before + held + size(count)), 0)
             claim.bytes = max(claim.standing, held + size(count) + room)
+            self._look_again()  # of kept blocks some may have been given back
             return count, room
 
     def end(self, claim: Claim, kept: int) -> None:

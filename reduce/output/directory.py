@@ -7,6 +7,7 @@ repeated.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from eigenmill.reduce.errors import OutputError
+from eigenmill.reduce.errors import REMADE, OutputError
 from eigenmill.reduce.output import versions
 from eigenmill.reduce.output.manifest import (
     FORMAT,
@@ -39,6 +40,7 @@ from eigenmill.reduce.storage import about, files, plain
 from eigenmill.reduce.storage.digest import named
 from eigenmill.reduce.storage.long_lists import Packed
 
+log = logging.getLogger("eigenmill")
 JOB, SUCCESS, RECORDS = "_job.json", "_SUCCESS", "_parts"
 AT_ONCE = 256
 """Files that are verified in one go."""
@@ -148,7 +150,10 @@ def write_record(fs: pafs.FileSystem, directory: str, key: str, record: PartReco
 
 
 def read_records(fs: pafs.FileSystem, directory: str, key: str, planned: Sequence[Part]) -> Sequence[PartRecord]:
-    """The records that there are, in order. One that cannot be read is none: its part is written again."""
+    """The records that there are, in order. One that cannot be read is none: its part is written again.
+
+    A record is of the version of its job, whose key it names.
+    """
     found = Packed()
     for part in planned if files.exists(fs, f"{directory}/{RECORDS}") else ():
         where = _record_path(directory, part.index)
@@ -157,7 +162,10 @@ def read_records(fs: pafs.FileSystem, directory: str, key: str, planned: Sequenc
                 value = files.read_json(fs, where)
                 expect(value, {"key": str, "part": dict}, where)
                 record = PartRecord.from_json(value["part"], where)
-            except OutputError:
+            except OutputError as error:
+                log.warning(
+                    "part %d is written again, for its record cannot be read: %s", part.index, error, extra=REMADE
+                )
                 continue
             if value["key"] != key or record.index != part.index or record.source != part.source:
                 raise OutputError(

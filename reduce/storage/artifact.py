@@ -300,7 +300,13 @@ def load_arrays(path: str | os.PathLike[str], filesystem: Any = None) -> tuple[d
             size = os.fstat(file.fileno()).st_size if places.is_local(fs) else file.size()
             header, start = tensors.read_header(file, size, target)
             texts = header.get("__metadata__", {})
-            if set(texts) != {"format", "meta", "sha256"} or texts["format"] != CHECKPOINT:
+            kind = str(texts.get("format", ""))
+            if kind != CHECKPOINT and kind.startswith(CHECKPOINT.split()[0]):
+                raise ArtifactError(
+                    f"expected {target} to be {CHECKPOINT}, found {kind!r:.80}; "
+                    "load it with the eigenmill that saved it"
+                )
+            if set(texts) != {"format", "meta", "sha256"} or kind != CHECKPOINT:
                 raise damaged(f"{target} to be a checkpoint ({CHECKPOINT})", "none")
             stated = texts.pop("sha256")
             meta = plain.parse(texts["meta"].encode("utf-8", "surrogatepass"), target, ArtifactError)

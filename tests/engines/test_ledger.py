@@ -159,6 +159,17 @@ def test_more_workers_leave_room_for_who_waits(process: Process, others: Any) ->
     assert process.begin(iterating, 200 * MB, workers=4) == (4, 100 * MB)
 
 
+def test_what_is_kept_makes_room_at_the_next_scan(process: Process, others: Any) -> None:
+    iterating, other = process.ledger.open(1000 * MB, reserve=0, need=200 * MB), process.ledger.open(1000 * MB)
+    assert process.begin(iterating, 200 * MB) == (1, 700 * MB)
+    process.ledger.end(iterating, 700 * MB)
+    waits = others(process.begin, other, 450 * MB)
+    process.waiting(1)
+    assert process.ledger.crowded
+    assert process.begin(iterating, 200 * MB, workers=4, kept=0) == (2, 50 * MB), "450 are promised"
+    assert waits.result(SOON) == (1, 0), "while the other one scans"
+
+
 def test_a_session_within_another_of_its_thread_is_refused_where_it_would_wait_for_itself(process: Process) -> None:
     outer, inner = process.ledger.open(1000 * MB, reserve=0, need=500 * MB), process.ledger.open(1000 * MB)
     process.begin(outer, 500 * MB)

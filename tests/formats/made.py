@@ -98,7 +98,7 @@ def of_compress(get: Get) -> dict[str, Any]:
 
 
 def of_jobs(get: Get) -> dict[str, Any]:
-    """Records of a day-by-day job, as the JSON that they write."""
+    """What a job notes beside its model, and the records of a day-by-day job as the JSON that they write."""
     records = {
         "Settings": ({"reduce": {"components": 5}},),
         "Fit": ("2026-11-01", [["a.parquet", 70, "00ff"]], 3, "m"),
@@ -108,7 +108,10 @@ def of_jobs(get: Get) -> dict[str, Any]:
         "Version": (1, "2026-11-01", "m", "00ff", None, {"signs": [1.0]}),
         "Pointer": (1, "versions/v0001/model", "00ff", "versions/v0001/features", {"2026-11-01": "00ff"}),
     }
-    return {f"daily {name}": get("jobs.daily_records", name)(*values).as_json() for name, values in records.items()}
+    fitted = get("jobs.fitted", "Fitted")("key", "model", ["id"], "w", [["a", "<", 3]])
+    return {"Fitted": fitted} | {
+        f"daily {name}": get("jobs.daily_records", name)(*values).as_json() for name, values in records.items()
+    }
 
 
 STATES = ("Moments", "GramState", "RowsState", "SketchState", "TsqrState", "Counted", "Resolved")

@@ -470,6 +470,7 @@ def test_a_damaged_note_of_the_job_costs_a_fit_and_no_more(eigenmill: Any, job: 
         (tmp_path / "out/model/job.json").write_text(content)
         found = json.loads(eigenmill("reduce", job, "--json").stdout)
         assert (found["status"], found["fitted"]) == ("complete", True)
+        assert [each.endswith("the model is fitted again") for each in found["remade"]] == [True]
         after = tree(tmp_path / "out")
         assert {**after, "report.json": b""} == {**before, "report.json": b""}
 
