@@ -2,7 +2,7 @@
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-.PHONY: help demo test slow goldens airflow check house bench dist docker format lint-fix clean cortex
+.PHONY: help demo test slow goldens airflow check house mutants bench dist docker format lint-fix clean cortex
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -46,6 +46,9 @@ check: $(CHECK)  ## lint, format, types, import rules
 
 house: $(CHECK)  ## rooms, their sizes, the imports between them, and circles
 	$(BIN)/python scripts/house.py
+
+mutants: $(TEST)  ## small defects, and whether a test notices; ARGS='--seed 7 --count 20'
+	$(BIN)/python -m scripts.mutants $(ARGS)
 
 bench: $(TEST)  ## benchmarks; ARGS goes to them
 	$(BIN)/python -m benchmarks $(ARGS)
