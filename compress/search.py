@@ -5,7 +5,7 @@ The next candidate is a neighbour of the best one so far, by what that one lacks
 lower one or more width for too many errors, less width for too much time. Rows that are held out judge, no others.
 
 A target that names an error is met or not, and the first model that meets it is taken. One that does not asks for the
-fewest errors within its limits: the search goes on until ``PATIENCE`` trials in a row have brought nothing.
+fewest errors within its limits: the search goes on until some trials in a row have brought nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from eigenmill.compress.core.model import Model, whole_net
 from eigenmill.compress.core.split import SplitLike
 from eigenmill.compress.exports.native import compiled
 from eigenmill.compress.exports.onnx import run_onnx, to_onnx
+from eigenmill.compress.format import current
 from eigenmill.compress.judging.evaluate import evaluate
 from eigenmill.compress.judging.latency import machine, time_calls
 from eigenmill.compress.packed.pack import packed_model
@@ -37,10 +38,7 @@ from eigenmill.reduce.errors import ConfigError, OutputError
 from eigenmill.reduce.storage import files, places
 from eigenmill.reduce.storage.digest import digest_of, named, tagged
 
-MIN_PENALTY, MAX_PENALTY = 1e-8, 1e-2
 TRIALS = "trials.json"
-PATIENCE = 3
-"""Trials in a row that may bring nothing better within the limits before the search ends."""
 BACKENDS = ("numpy", "onnxruntime", "c")
 
 
@@ -280,7 +278,7 @@ def _is_over(trials: Sequence[Trial], *, judged: bool) -> bool:
     best = min(range(len(trials)), key=lambda i: _rank(trials[i]))
     if trials[best].excess > 0:
         return False
-    return not judged or trials[best].error == 0 or len(trials) - best > PATIENCE
+    return not judged or trials[best].error == 0 or len(trials) - best > current().patience
 
 
 # One trial
@@ -412,7 +410,8 @@ def _neighbours(trial: Trial, target: Target, model: Model, *, structure: bool) 
 
 
 def _with_price(c: Candidate, factor: float) -> Candidate:
-    return replace(c, penalty=float(f"{min(max(c.penalty * factor, MIN_PENALTY), MAX_PENALTY):.3g}"))
+    least, most = current().least_penalty, current().most_penalty
+    return replace(c, penalty=float(f"{min(max(c.penalty * factor, least), most):.3g}"))
 
 
 def _with_widths(c: Candidate, factor: float) -> Candidate:

@@ -22,7 +22,6 @@ from typer.core import TyperGroup
 
 from eigenmill.jobs.daily.cli import commands as daily
 from eigenmill.jobs.demo.demo import demonstrate
-from eigenmill.jobs.documents import redact
 from eigenmill.jobs.recipes import cli as compact_cli
 from eigenmill.jobs.recipes import inspect as compact_inspect
 from eigenmill.jobs.recipes.recipe import Recipe
@@ -31,7 +30,7 @@ from eigenmill.jobs.reduction import texts as words
 from eigenmill.jobs.reduction.build import build_dataset, build_engine, command_engine
 from eigenmill.jobs.reduction.config import Job, Section, load_job
 from eigenmill.jobs.reduction.report import finite
-from eigenmill.jobs.reduction.run import explained, run
+from eigenmill.jobs.reduction.run import plan_of, run
 from eigenmill.jobs.saved import apply
 from eigenmill.jobs.shown import console, exits, show
 from eigenmill.reduce import Dataset, __version__, connect, load
@@ -39,11 +38,18 @@ from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.output.sink import read_manifest
 from eigenmill.reduce.storage import files as store
-from eigenmill.reduce.storage import places
+from eigenmill.reduce.storage import places, secrets
 
 CODES = "\n\n".join(
     ["[bold]Exit codes[/bold]", *(f"[cyan]{code:>3}[/cyan]  {meaning}" for code, meaning in exits.MEANINGS.items())]
 )
+
+
+class Masking(logging.Formatter):
+    """What others log, without the credentials in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return secrets.masked(super().format(record))
 
 
 class Guarded(TyperGroup):
@@ -74,7 +80,7 @@ def _fail(error: BaseException, *, as_json: bool, debug: bool) -> NoReturn:
     log = console.stderr()
     code = exits.code_of(error)
     if debug:
-        trace = redact.text("".join(traceback.format_exception(error)))
+        trace = secrets.masked("".join(traceback.format_exception(error)))
         log.print(trace, markup=False, highlight=False, soft_wrap=True)
     if as_json:
         print(json.dumps(exits.as_json(error)))
@@ -152,7 +158,9 @@ def start(
     if version:
         print(f"eigenmill {__version__}")
         raise typer.Exit
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Masking())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
 
 
 @app.command("reduce")
@@ -195,7 +203,7 @@ def explain(
 
     Example: [cyan]eigenmill explain conf/mnist.yaml --engine dask --workers-hint 1000[/cyan]
     """
-    found = explained(load_job(conf, _with_engine(overrides, engine)), workers)
+    found = plan_of(load_job(conf, _with_engine(overrides, engine)), workers)
     if not found.fits and json_:
         print(json.dumps(finite(found.as_json())))
         raise typer.Exit(exits.DOES_NOT_FIT)

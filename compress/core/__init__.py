@@ -4,5 +4,5 @@ Lives here: the front from a raw row to codes (``front``, ``categories``), layer
 ``transforms``), the net in whole numbers (``integer``), the model (``model``), rows scattered to disk (``data``) and
 which are held out (``split``). In come datasets; out go models and samples.
 
-May import: reduce.
+May import: format, reduce.
 """

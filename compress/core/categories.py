@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eigenmill.compress.core.split import Validation
+from eigenmill.compress.format import FORMAT_1, current
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.rows.blocks import Block
@@ -42,10 +43,6 @@ Codes = npt.NDArray[np.uint8 | np.uint16]
 
 MAX_CATEGORIES = 1 << 15
 """Of one column. Half of what two bytes count, so that null has a place."""
-COUNTED = 1 << 16
-"""Values of a column that are counted at a time."""
-HELD = 64
-"""Bytes that values counted at a time may have on average, in UTF-8."""
 MAX_TEXT = 1000
 """Bytes of a value in UTF-8; longer ones count as others."""
 TYPES: dict[Kind, pa.DataType] = {"whole": pa.int64(), "text": pa.string(), "boolean": pa.bool_()}
@@ -193,7 +190,7 @@ class ValueCounts:
     Attributes:
         entries: an Arrow stream of ``category`` (a place in the list), ``value`` (as text) and ``count``, by bytes.
         nulls: (c,) rows with null.
-        taken: (c,) how much of each count was taken off to keep to ``COUNTED`` values; 0 when counts are exact.
+        taken: (c,) how much of each count was taken off to keep to ``counted`` values; 0 when counts are exact.
     """
 
     entries: npt.NDArray[np.uint8]
@@ -222,9 +219,9 @@ def _entries(state: ValueCounts) -> pa.Table:
 class VocabularyPass(Pass[ValueCounts, tuple[Category, ...]]):
     """Counts the values of categories in one scan; the result is the list of :class:`Category`.
 
-    At most ``counted`` values of each are held, of ``HELD`` bytes on average. Beyond that the next smaller count is
+    At most ``counted`` values of each are held, of ``entry_bytes`` on average. Beyond that the next smaller count is
     taken off all, and those left with none are let go (Misra and Gries 1982; mergeable, Agarwal et al. 2012, section
-    3): a count is then too small by at most n / counted where values are no longer than ``HELD``, and a value that is
+    3): a count is then too small by at most n / counted where values are no longer than that, and a value that is
     frequent is never lost. Then only values whose count exceeds what was taken off, and so that of any value let go,
     enter the vocabulary.
 
@@ -241,7 +238,7 @@ class VocabularyPass(Pass[ValueCounts, tuple[Category, ...]]):
     kinds: tuple[Kind, ...]
     most: int
     least: int
-    counted: int = COUNTED
+    counted: int = FORMAT_1.counted
     split: Validation | None = None
 
     carries = True
@@ -277,12 +274,13 @@ class VocabularyPass(Pass[ValueCounts, tuple[Category, ...]]):
         taken = a.taken + b.taken
         place, counts = table["category"].to_numpy(), table["count"].to_numpy().copy()
         sizes = pc.binary_length(table["value"]).to_numpy()
+        most = current().entry_bytes * self.counted
         for j in range(len(self.names)):
             mine = np.flatnonzero(place == j)
-            if len(mine) <= self.counted and sizes[mine].sum() <= HELD * self.counted:
+            if len(mine) <= self.counted and sizes[mine].sum() <= most:
                 continue
             mine = mine[np.argsort(-counts[mine], kind="stable")]
-            kept = min(self.counted, int((np.cumsum(sizes[mine]) <= HELD * self.counted).sum()))
+            kept = min(self.counted, int((np.cumsum(sizes[mine]) <= most).sum()))
             less = int(counts[mine[kept]])
             counts[mine] -= less
             taken[j] += less
@@ -318,7 +316,7 @@ class VocabularyPass(Pass[ValueCounts, tuple[Category, ...]]):
 
     def sizes(self, height: int, rows: int) -> tuple[int, int, int]:
         # 24 bytes beside each value hold its count, its category, and the end of its text.
-        state = (HELD + 24) * len(self.names) * min(rows, self.counted)
+        state = (current().entry_bytes + 24) * len(self.names) * min(rows, self.counted)
         return state, 4 * state + 64 * height * len(self.names), 4 * state
 
     def state_type(self) -> type[ValueCounts]:

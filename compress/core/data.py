@@ -25,6 +25,7 @@ from eigenmill.compress.core.front import Codes, Front, learn_front, with_catego
 from eigenmill.compress.core.layers import F32, Label
 from eigenmill.compress.core.model import Model, with_first_weights
 from eigenmill.compress.core.split import SplitLike, Validation, split_of
+from eigenmill.compress.format import current
 from eigenmill.reduce import Dataset, connect
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, SchemaError
@@ -34,8 +35,6 @@ from eigenmill.reduce.sources.layouts import Scalars
 from eigenmill.reduce.sources.parquet import ParquetSource
 from eigenmill.reduce.storage.digest import digest_of, text_of
 
-PIECE_BYTES = 16 << 20
-"""Size of a piece that training holds in memory. A format constant: it shapes the order of the rows."""
 MAX_CLASSES = 1 << 12
 
 Targets = npt.NDArray[np.int64 | np.float64]
@@ -392,7 +391,7 @@ def _scatter(
     place: Path,
 ) -> tuple[tuple[int, ...], tuple[int, ...], npt.NDArray[np.int64]]:
     size = front.n_codes * np.dtype(front.kind).itemsize + 8
-    pieces = max(1, -(-data.n_rows * size // PIECE_BYTES))
+    pieces = max(1, -(-data.n_rows * size // current().piece_bytes))
     rows = {"train": np.zeros(pieces, np.int64), "held": np.zeros(pieces, np.int64)}
     counts = np.zeros(max(len(model.labels), 1), np.int64)
     for part, piece in [(part, piece) for part in rows for piece in range(pieces)]:

@@ -35,6 +35,7 @@ from scipy import sparse
 from eigenmill.compress.core.categories import Category, Codes, as_rows, columns_of, is_table, vocabulary_pass
 from eigenmill.compress.core.layers import F32
 from eigenmill.compress.core.split import Validation
+from eigenmill.compress.format import current
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, SchemaError
@@ -54,8 +55,6 @@ Scaled = Any
 MAX_BITS, MAX_INPUTS = 16, 1 << 16
 RUN = 1024
 """Rows that are taken together, so that what they become on the way to scores stays in the processor's cache."""
-OUTLIER = 8.0
-"""Codes reach as far as the data does, but no farther than so many standard deviations from the mean."""
 
 
 @tagged("Front", "layout n_features bits low step fill centre spread categories hot")
@@ -369,7 +368,7 @@ def front_of(
         centre, spread = 0.0, float(np.sqrt(np.mean(found.variance)) / step[0]) or 1.0
     else:
         unit = np.where(deviation > 0, deviation, 1.0)
-        reach = float(np.clip(np.max(np.maximum(found.high - mean, mean - found.low) / unit), 1.0, OUTLIER))
+        reach = float(np.clip(np.max(np.maximum(found.high - mean, mean - found.low) / unit), 1.0, current().outlier))
         low, step = mean - reach * unit, 2 * reach * unit / top
         centre, spread = top / 2, top / (2 * reach)
     with np.errstate(over="ignore"):

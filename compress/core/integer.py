@@ -33,6 +33,7 @@ from eigenmill.compress.core.layers import (
     Task,
     softmax,
 )
+from eigenmill.compress.format import FORMAT_1
 from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.rows.blocks import F64
 from eigenmill.reduce.storage.digest import tagged
@@ -40,10 +41,8 @@ from eigenmill.reduce.storage.digest import tagged
 MAX_ACC = 1 << 47
 """Bound of every sum: its product with a multiplier below 2**15 stays below 2**62."""
 MAX_PARAMETERS = 1 << 24
-MULTIPLIER_BITS = 15
+MULTIPLIER_BITS = FORMAT_1.multiplier_bits
 MAX_SHIFT = 62
-SCORE_STEP = 1 / 16
-"""Of a class's score, as a logit: biases of the last layer are rounded to at most a quarter of it."""
 
 
 @tagged("WholeLayer", "weights bias relu multiplier shift bits")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from eigenmill.compress.core.categories import Category
 from eigenmill.compress.core.front import Front, RawLike, Scaled, front_of
-from eigenmill.compress.core.integer import SCORE_STEP, WholeNet, check, whole_layers
+from eigenmill.compress.core.integer import WholeNet, check, whole_layers
 from eigenmill.compress.core.layers import (
     F32,
     MAX_LAYERS,
@@ -31,6 +31,7 @@ from eigenmill.compress.core.layers import (
     Task,
     softmax,
 )
+from eigenmill.compress.format import current
 from eigenmill.reduce.engines.base import one_blas_thread
 from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
 from eigenmill.reduce.rows.blocks import F64
@@ -220,7 +221,7 @@ def whole_net(model: Model) -> WholeNet:
     if model.activations is None:
         raise ConfigError("expected a quantized model, found one in single precision; call quantize(model, data) first")
     layers, unit = whole_layers(
-        front, model.layers, model.activations, 0.0 if model.task == "regression" else SCORE_STEP
+        front, model.layers, model.activations, 0.0 if model.task == "regression" else current().score_step
     )
     net = WholeNet(model.task, model.labels, front, layers, unit * model.scale, model.offset)
     check(net)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eigenmill.compress.core.layers import Dense
+from eigenmill.compress.format import FORMAT_1
 from eigenmill.reduce.errors import ConfigError
 
 I64 = npt.NDArray[np.int64]
@@ -72,7 +73,7 @@ def dct(height: int, width: int, block: int | None = None, *, count: int | None 
     return Dense((weights * step).astype(np.float32), bias, relu=False, step=step, most=largest, frozen=True)
 
 
-UNIT = 64
+UNIT = FORMAT_1.cosine_unit
 """What a constant wave is in :func:`waves`; all others then fit into 8 bits, as in the transform of HEVC."""
 
 

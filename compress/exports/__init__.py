@@ -3,5 +3,5 @@
 Lives here: C (``c``, ``c_layers``, ``c_names``), what it takes when compiled here (``native``), and ONNX (``onnx``).
 In come models in whole numbers; out go sources, graphs and footprints.
 
-May import: core, packed, reduce.
+May import: core, format, packed, reduce.
 """

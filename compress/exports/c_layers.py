@@ -13,10 +13,11 @@ import numpy as np
 from eigenmill.compress.core.integer import WholeLayer
 from eigenmill.compress.core.layers import I64
 from eigenmill.compress.core.transforms import block_of, frequencies, picture_of, waves
+from eigenmill.compress.format import FORMAT_1
 
 Waves = tuple[I64, I64, I64]
 """Of a cosine transform its frequencies (n, 2), and the waves down and across."""
-LANES = 16
+LANES = FORMAT_1.lanes
 """Compilers turn a loop into vector instructions at -O2 when its count is a multiple of their width."""
 FAR = 255
 """The largest distance that one byte holds."""

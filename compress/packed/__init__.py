@@ -3,5 +3,5 @@
 Lives here: the format (``pack``, ``pack_front``, ``pack_weights``, ``flat``), its coders (``coder``, ``huffman``),
 and prediction as a transform (``predict``). In come models in whole numbers; out go bytes, and models again.
 
-May import: core, reduce.
+May import: core, format, reduce.
 """

@@ -15,11 +15,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from eigenmill.compress.format import FORMAT_1
 from eigenmill.reduce.errors import ArtifactError, ConfigError
 
-PRECISION = 12
+PRECISION = FORMAT_1.precision
 """Probabilities are whole multiples of 2**-12, 1 to 4,095 of them."""
-WHOLE = 1 << 24
+WHOLE = FORMAT_1.whole
 MASK64 = (1 << 64) - 1
 DECISIONS_PER_BYTE = 22_800
 """No decision costs less than log2(4096 / 4095) bits, so a byte holds no more of them."""

@@ -40,7 +40,7 @@ def text_bytes(raw: bytes) -> bytes:
     return varint(len(raw)) + raw
 
 
-class Reader:
+class FlatReader:
     """The bytes in order; every count is checked against what is left and against its limit."""
 
     def __init__(self, content: bytes) -> None:
@@ -102,4 +102,4 @@ class Reader:
         return [read() for _ in range(count)]
 
 
-__all__ = ["MAX_FILE", "Reader", "signed", "text", "text_bytes", "varint"]
+__all__ = ["MAX_FILE", "FlatReader", "signed", "text", "text_bytes", "varint"]

@@ -16,9 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from eigenmill.compress.format import FORMAT_1
 from eigenmill.reduce.errors import ArtifactError
 
-SKIP = 31
+SKIP = FORMAT_1.skip
 """The symbol ``SKIP`` stands for as many zeros and no weight: 5 bits before Huffman coding, as in the paper."""
 MAX_LENGTH = 40
 """Bits of a code word; a word of 40 bits wants as many symbols as the 40th Fibonacci number, more than a file holds."""

@@ -25,7 +25,7 @@ from eigenmill.compress.core.layers import MAX_LAYERS, MAX_WIDTH, Label
 from eigenmill.compress.core.model import Model, whole_net
 from eigenmill.compress.core.transforms import picture_of
 from eigenmill.compress.packed.coder import Decoder, Encoder, code_numbers
-from eigenmill.compress.packed.flat import MAX_FILE, Reader, signed, text, varint
+from eigenmill.compress.packed.flat import MAX_FILE, FlatReader, signed, text, varint
 from eigenmill.compress.packed.pack_front import category_bytes, front_bytes, read_categories, read_front
 from eigenmill.compress.packed.pack_weights import (
     COSINES,
@@ -197,7 +197,7 @@ def sections(content: bytes, where: str = "the file") -> tuple[WholeNet, dict[st
     body = content[len(MAGIC) + DIGEST :]
     if _checksum(body) != content[len(MAGIC) : len(MAGIC) + DIGEST]:
         raise ArtifactError(f"expected {where} as it was packed, found another digest; restore it, or pack again")
-    reader = Reader(body)
+    reader = FlatReader(body)
     try:
         net = _read(reader, content[: len(MAGIC)])
     except (ArtifactError, ConfigError, SchemaError, UnicodeDecodeError) as error:
@@ -258,7 +258,7 @@ def _labels(labels: tuple[Label, ...]) -> bytes:
 # Reading
 
 
-def _read(reader: Reader, magic: bytes) -> WholeNet:
+def _read(reader: FlatReader, magic: bytes) -> WholeNet:
     categories, kinds = magic == MAGIC_CATEGORIES, list[int]()
     variant, regression = reader.byte(_CODED_BIASES), reader.byte(1)
     coder = "range" if variant == _CODED_BIASES else CODERS[variant]
@@ -306,7 +306,7 @@ def _read(reader: Reader, magic: bytes) -> WholeNet:
     return net
 
 
-def _read_biases(reader: Reader, biases: Sequence[npt.NDArray[np.int64]]) -> None:
+def _read_biases(reader: FlatReader, biases: Sequence[npt.NDArray[np.int64]]) -> None:
     """Fills the biases of all layers."""
     shifts = [reader.byte(46) for _ in biases]
     side = Decoder(read_words(reader, sum(map(len, biases))))
@@ -316,7 +316,7 @@ def _read_biases(reader: Reader, biases: Sequence[npt.NDArray[np.int64]]) -> Non
     side.finish()
 
 
-def _read_labels(reader: Reader) -> tuple[Label, ...]:
+def _read_labels(reader: FlatReader) -> tuple[Label, ...]:
     kind, count = _LABELS[reader.byte(len(_LABELS) - 1)], reader.varint(MAX_LABELS, 2)
     if kind == "count":
         return tuple(range(count))

@@ -10,7 +10,7 @@ import numpy as np
 from eigenmill.compress.core.categories import MAX_CATEGORIES, MAX_TEXT, Category, Kind, Value
 from eigenmill.compress.core.front import MAX_BITS, MAX_INPUTS, Front
 from eigenmill.compress.core.layers import MAX_WIDTH
-from eigenmill.compress.packed.flat import Reader, signed, text, text_bytes, varint
+from eigenmill.compress.packed.flat import FlatReader, signed, text, text_bytes, varint
 from eigenmill.reduce.errors import ArtifactError
 
 _KINDS: tuple[Kind, ...] = ("whole", "text", "boolean")
@@ -59,7 +59,7 @@ def _vocabulary(category: Category) -> bytes:
     return bytes(out)
 
 
-def read_categories(reader: Reader, front: Front) -> Front:
+def read_categories(reader: FlatReader, front: Front) -> Front:
     """``front`` with the categories of :func:`category_bytes`."""
     begun = reader.at
     hot, count = reader.varint((1 << MAX_BITS) - 1, 1), reader.varint(MAX_INPUTS, 1)
@@ -85,7 +85,7 @@ def read_categories(reader: Reader, front: Front) -> Front:
     return whole
 
 
-def _read_vocabulary(reader: Reader, kind: Kind) -> tuple[Value, ...]:
+def _read_vocabulary(reader: FlatReader, kind: Kind) -> tuple[Value, ...]:
     """Values, strictly ascending."""
     count, values = reader.varint(MAX_CATEGORIES, 0), list[Value]()
     if count > reader.left:
@@ -109,7 +109,7 @@ def _read_vocabulary(reader: Reader, kind: Kind) -> tuple[Value, ...]:
     return tuple(values)
 
 
-def read_front(reader: Reader, least: int) -> Front:
+def read_front(reader: FlatReader, least: int) -> Front:
     """The inverse of :func:`front_bytes`, of at least ``least`` columns."""
     flags, bits = reader.byte(7), reader.byte(MAX_BITS)
     d = reader.varint(MAX_WIDTH, least)

@@ -12,7 +12,7 @@ from eigenmill.compress.core.integer import WholeNet
 from eigenmill.compress.core.transforms import block_of, cosines, frequencies, tiles
 from eigenmill.compress.packed import huffman
 from eigenmill.compress.packed.coder import DECISIONS_PER_BYTE, Decoder, Encoder, code_weights
-from eigenmill.compress.packed.flat import MAX_FILE, Reader, signed, varint
+from eigenmill.compress.packed.flat import MAX_FILE, FlatReader, signed, varint
 from eigenmill.reduce.errors import ArtifactError
 
 I64 = npt.NDArray[np.int64]
@@ -101,7 +101,7 @@ def _huffman(ranks: I64) -> bytes:
     return head + varint(len(content)) + content
 
 
-def read_words(reader: Reader, size: int) -> bytes:
+def read_words(reader: FlatReader, size: int) -> bytes:
     """The words of ``size`` numbers, refused if they are too few for as many."""
     content = reader.take(4 * reader.varint(MAX_FILE // 4))
     if size > DECISIONS_PER_BYTE * (len(content) + 8):
@@ -109,7 +109,7 @@ def read_words(reader: Reader, size: int) -> bytes:
     return content
 
 
-def read_weights(reader: Reader, shape: tuple[int, int], coder: str, width: int) -> tuple[I64, tuple[int, int]]:
+def read_weights(reader: FlatReader, shape: tuple[int, int], coder: str, width: int) -> tuple[I64, tuple[int, int]]:
     """The weights, how they were given, and the side of a transform."""
     most = reader.varint((1 << 15) - 1)
     tables: list[I64] = []
@@ -144,7 +144,7 @@ def read_weights(reader: Reader, shape: tuple[int, int], coder: str, width: int)
 
 
 def _read_transform(
-    reader: Reader, kind: int, most: int, shape: tuple[int, int], width: int
+    reader: FlatReader, kind: int, most: int, shape: tuple[int, int], width: int
 ) -> tuple[I64, tuple[int, int]]:
     """The weights of a declared transform of a picture."""
     n_in, n_out = shape
@@ -163,7 +163,7 @@ def _read_transform(
     return weights, (kind, block)
 
 
-def _read_huffman(reader: Reader, shape: tuple[int, int], limit: int) -> I64:
+def _read_huffman(reader: FlatReader, shape: tuple[int, int], limit: int) -> I64:
     size = shape[0] * shape[1]
     count = reader.varint(size)
     tables = []
@@ -176,7 +176,7 @@ def _read_huffman(reader: Reader, shape: tuple[int, int], limit: int) -> I64:
     return huffman.decode(reader.take(reader.varint(MAX_FILE)), shape, count, tables[0], tables[1])
 
 
-def _read_zstd(reader: Reader, shape: tuple[int, int]) -> I64:
+def _read_zstd(reader: FlatReader, shape: tuple[int, int]) -> I64:
     try:
         import zstandard
     except ModuleNotFoundError as error:

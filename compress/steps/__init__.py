@@ -3,5 +3,5 @@
 Lives here: ``prune``, ``quantize``, ``factorize``; each is ``step(model, ...) -> model``. In come models and samples;
 out go models.
 
-May import: core, reduce, training.
+May import: core, format, reduce, training.
 """

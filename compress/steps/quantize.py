@@ -11,14 +11,10 @@ import numpy.typing as npt
 from eigenmill.compress.core.data import Labelled, samples_of
 from eigenmill.compress.core.layers import Activations, Dense
 from eigenmill.compress.core.model import Model, whole_net
+from eigenmill.compress.format import current
 from eigenmill.reduce.engines.base import one_blas_thread
 from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.rows.blocks import F64
-
-GRID = 64
-"""How many steps are tried per layer."""
-QUANTILE = 0.9999
-"""Of a layer's results: what lies above saturates."""
 
 
 def share_weights(model: Model, bits: int = 5, *, rounds: int = 50) -> Model:
@@ -108,7 +104,7 @@ def quantize(
         results = rounded.forward(samples.front.scaled_inputs(samples.sample(rows)[0]))
     steps = []
     for layer, result in zip(layers[:-1], results[:-1], strict=True):
-        high = float(np.quantile(np.abs(result), QUANTILE))
+        high = float(np.quantile(np.abs(result), current().quantile))
         most = (1 << activations) - 1 if layer.relu else (1 << (activations - 1)) - 1
         steps.append(high / most if high > 0 else 1.0)
     model = replace(rounded, activations=Activations(tuple(steps), activations))
@@ -137,12 +133,12 @@ def _round_weights(weights: npt.NDArray[np.float32], step: float, most: int) -> 
 
 
 def best_step(values: F64, counts: F64 | None, most: int) -> float:
-    """The step, of ``GRID`` tried, whose multiples up to ``most`` are nearest to ``values`` in the mean square."""
+    """The step, of those tried, whose multiples up to ``most`` are nearest to ``values`` in the mean square."""
     largest = float(np.abs(values).max(initial=0.0))
     if largest == 0:
         return 1.0
     best, least = largest / most, np.inf
-    for share in np.linspace(1.0, 0.2, GRID):
+    for share in np.linspace(1.0, 0.2, current().grid):
         step = float(largest * share / most)
         error = np.square(np.clip(np.rint(values / step), -most, most) * step - values)
         loss = float(error.sum() if counts is None else error @ counts)

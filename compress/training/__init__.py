@@ -3,5 +3,5 @@
 Lives here: ``train``, layers as torch trains them (``trained``), penalties and steps (``constraints``), copies of
 rows (``augment``). In come a model and samples; out goes a trained model.
 
-May import: core, reduce.
+May import: core, format, reduce.
 """

@@ -20,6 +20,7 @@ from eigenmill.compress.core.front import Codes
 from eigenmill.compress.core.layers import F32, Dense
 from eigenmill.compress.core.model import Model
 from eigenmill.compress.core.split import SplitLike
+from eigenmill.compress.format import current
 from eigenmill.compress.training.augment import Affine, augmentation
 from eigenmill.compress.training.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude, smallest
 from eigenmill.compress.training.trained import TrainedLayer
@@ -38,8 +39,6 @@ OPTIMIZERS: dict[str, dict[str, float]] = {
 }
 """The closed registry of optimizers and their defaults; each also takes ``weight_decay``."""
 SCHEDULES = ("constant", "cosine")
-REFRESH = 100
-"""Steps after which the price of bits follows the frequencies."""
 Augmentation = Callable[[F32, np.random.Generator], F32]
 
 
@@ -283,7 +282,7 @@ class _Training:
                 group["lr"] = rate * self._rate(at)
             if self.magnitude is not None and (i % 16 == 0 or i + 1 == steps):
                 self._mask_smallest(self.magnitude.at(at))
-            if self.penalty is not None and i % REFRESH == 0:
+            if self.penalty is not None and i % current().refresh == 0:
                 for layer in self.layers:
                     if layer.log_step is not None:
                         layer.update_costs()

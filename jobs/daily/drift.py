@@ -19,7 +19,7 @@ from eigenmill.jobs.daily.config import Drift
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.rows.blocks import F64
 from eigenmill.reduce.rows.transforms import Align
-from eigenmill.reduce.sources.base import Numbered
+from eigenmill.reduce.sources.base import NumberedNames
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Alignment:
         """The alignment as a row-local transform of features."""
         k = len(self.permutation)
         order, signs = np.asarray(self.permutation, dtype=np.int64), np.asarray(self.signs, dtype=np.float64)
-        return Align(order, signs, Numbered("aligned", k), dtype)
+        return Align(order, signs, NumberedNames("aligned", k), dtype)
 
     @property
     def inverse(self) -> Alignment:

@@ -202,7 +202,7 @@ class Place:
     def days(self) -> dict[str, set[str]]:
         """The days that have been fitted, in order, with the names of their records."""
         fs, where = places.resolve(self.path("days"))
-        with files.explained(where, "list"):
+        with files.storage_errors(where, "list"):
             found = fs.get_file_info(pafs.FileSelector(where, allow_not_found=True, recursive=True))
         days: dict[str, set[str]] = {}
         for info in found:
@@ -213,7 +213,7 @@ class Place:
     def versions(self) -> list[int]:
         """The versions that are there, in order."""
         fs, where = places.resolve(self.path("versions"))
-        with files.explained(where, "list"):
+        with files.storage_errors(where, "list"):
             found = fs.get_file_info(pafs.FileSelector(where, allow_not_found=True))
         names = [info.base_name for info in found if info.type == pafs.FileType.Directory]
         return sorted(int(name[1:]) for name in names if name[1:].isdigit())
@@ -223,7 +223,7 @@ class Place:
         fs, path = places.resolve(self.path("published"))
         if not places.is_local(fs):
             return
-        with files.explained(path, "replace"):
+        with files.storage_errors(path, "replace"):
             if os.path.islink(path) and os.readlink(path) == target:
                 return
             waiting = os.path.join(os.path.dirname(path), ".published.next")

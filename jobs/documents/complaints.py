@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from eigenmill.jobs.documents import redact
 from eigenmill.jobs.documents.document import Document, Step, parse
 from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.storage import secrets
 
 Root = TypeVar("Root", bound=BaseModel)
 
@@ -226,7 +226,8 @@ def _shown(value: Any) -> str:
         return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
-    return redact.text(repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "...")
+    text = secrets.masked(repr(secrets.masked_values(value)))
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 __all__ = ["Complaints", "checked"]

@@ -12,9 +12,8 @@ from typing import Any
 
 import yaml
 
-from eigenmill.jobs.documents import redact
 from eigenmill.reduce.errors import ConfigError
-from eigenmill.reduce.storage import places
+from eigenmill.reduce.storage import places, secrets
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 50_000
@@ -78,7 +77,7 @@ class Document:
         dotted, equals, text = assignment.partition("=")
         path: tuple[Step, ...] = tuple(int(step) if step.isdecimal() else step for step in dotted.strip().split("."))
         last = str(path[-1])
-        shown = dotted if redact.value({last: "x"})[last] == redact.MASK else redact.text(assignment)
+        shown = dotted if secrets.is_secret(last) else secrets.masked(assignment)
         if not equals or "" in path or isinstance(path[0], int):
             raise ConfigError(
                 f"--set {shown}: expected section.key=value, such as reduce.components=50, found no such form"
@@ -99,9 +98,9 @@ class Document:
                 break
             inner: Any = held[step] if isinstance(step, int) else held.get(step)
             if inner is not None and not isinstance(inner, dict | list):
-                before = ".".join(map(str, path[: depth + 1]))
+                before, found = ".".join(map(str, path[: depth + 1])), secrets.masked(repr(inner))
                 raise ConfigError(
-                    f"--set {shown}: expected {before} to hold keys, found {inner!r:.80}; set {before} itself"
+                    f"--set {shown}: expected {before} to hold keys, found {found:.80}; set {before} itself"
                 )
             held[step] = list(inner) if isinstance(inner, list) else dict(inner or {})
             held = held[step]

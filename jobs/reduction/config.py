@@ -14,11 +14,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from eigenmill.jobs.documents import redact
 from eigenmill.jobs.documents.complaints import read_as
 from eigenmill.jobs.documents.document import Sourced, read
 from eigenmill.reduce.engines.memory import parse_bytes
 from eigenmill.reduce.estimators.solver import COMPONENTS, SCANS, TOL
+from eigenmill.reduce.storage import secrets
 
 Scalar = bool | int | float | str | datetime.date | datetime.datetime
 Policy = Literal["error", "drop", "mean", "zero", "keep"] | float
@@ -68,7 +68,7 @@ class Section(BaseModel):
 
     def echo(self) -> dict[str, Any]:
         """As plain JSON values, defaults filled in and credentials masked."""
-        masked: dict[str, Any] = redact.value(self.model_dump(mode="json"))
+        masked: dict[str, Any] = secrets.masked_values(self.model_dump(mode="json"))
         return masked
 
 
@@ -238,7 +238,7 @@ class Engine(Section):
                 advice = "a cluster has its own workers" if given[0] == "workers" else f"it belongs to kind: {kind}"
                 raise ValueError(
                     f"no {given[0]} with kind: {self.kind}; found {given[0]}: "
-                    f"{redact.text(str(getattr(self, given[0])))}, remove it: {advice}"
+                    f"{secrets.masked(str(getattr(self, given[0])))}, remove it: {advice}"
                 )
         if self.master is not None and self.remote is not None:
             raise ValueError("one of master and remote; found both")

@@ -14,7 +14,7 @@ from eigenmill.reduce.engines.base import Progress, ScanProgress
 
 
 @dataclass
-class Scan:
+class MeasuredScan:
     """One pass over the data: rows planned, rows that were really read (fewer after a resume), and seconds."""
 
     name: str
@@ -26,7 +26,7 @@ class Scan:
 class ScanMeter:
     """Counts and times one scan."""
 
-    def __init__(self, scan: Scan, shown: ScanProgress | None) -> None:
+    def __init__(self, scan: MeasuredScan, shown: ScanProgress | None) -> None:
         self._scan, self._shown = scan, shown
         self._lock, self._began = threading.Lock(), time.perf_counter()
 
@@ -47,11 +47,11 @@ class Meter:
     """Counts scans and times stages; passes progress on to ``shown``. Threads may call it at once."""
 
     shown: Progress | None = None
-    scans: list[Scan] = field(default_factory=list)
+    scans: list[MeasuredScan] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def begin(self, stage: str, rows: int, size: int) -> ScanMeter:
-        scan = Scan(stage, rows)
+        scan = MeasuredScan(stage, rows)
         self.scans.append(scan)
         return ScanMeter(scan, None if self.shown is None else self.shown.begin(stage, rows, size))
 
@@ -101,4 +101,4 @@ def told_of_remade() -> Iterator[list[str]]:
         log.removeHandler(handler)
 
 
-__all__ = ["Meter", "Scan", "forget_peak", "peak_memory", "told_of_remade"]
+__all__ = ["MeasuredScan", "Meter", "forget_peak", "peak_memory", "told_of_remade"]

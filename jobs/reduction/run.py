@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from eigenmill.jobs.documents import redact
 from eigenmill.jobs.reduction import quality
 from eigenmill.jobs.reduction.build import (
     build_dataset,
@@ -22,7 +21,7 @@ from eigenmill.jobs.reduction.build import (
 )
 from eigenmill.jobs.reduction.config import Job, JobFile
 from eigenmill.jobs.reduction.fitted import Fitted, fit_key, found_model, save_fitted
-from eigenmill.jobs.reduction.meter import Meter, Scan, forget_peak, peak_memory, told_of_remade
+from eigenmill.jobs.reduction.meter import MeasuredScan, Meter, forget_peak, peak_memory, told_of_remade
 from eigenmill.jobs.reduction.report import (
     Bytes,
     Digests,
@@ -39,7 +38,7 @@ from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.output.sink import read_manifest
 from eigenmill.reduce.plan import Plan
 from eigenmill.reduce.sources.discovery import MAGIC
-from eigenmill.reduce.storage import files, places
+from eigenmill.reduce.storage import files, places, secrets
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class Results:
     manifest: Manifest | None
 
 
-def explained(source: JobFile, workers: int | None = None) -> Plan:
+def plan_of(source: JobFile, workers: int | None = None) -> Plan:
     """What a job will take, without running it; ``workers``: on a cluster of so many, which need not be there.
 
     Raises:
@@ -202,7 +201,7 @@ def _report(
         workers=ready.engine.workers,
         explained_variance_ratio=None if ratio is None else [float(r) for r in ratio],
         explained_variance=None if ratio is None else float(np.sum(ratio)),
-        remade=[redact.text(each) for each in remade],
+        remade=[secrets.masked(each) for each in remade],
         quality=quality.summary(quality.columns(model.quality, model.names), model.quality.rows),
         digests=Digests(
             input=ready.data.source.digest,
@@ -221,7 +220,7 @@ def _report(
     )
 
 
-def _scan_records(scans: Sequence[Scan]) -> list[ScanRecord]:
+def _scan_records(scans: Sequence[MeasuredScan]) -> list[ScanRecord]:
     """The scans that have read something."""
     return [
         ScanRecord(
@@ -292,4 +291,4 @@ def _refuse_overlap(job: Job) -> None:
                 )
 
 
-__all__ = ["Prepared", "explained", "prepare", "run"]
+__all__ = ["Prepared", "plan_of", "prepare", "run"]

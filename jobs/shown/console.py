@@ -15,6 +15,7 @@ from rich.text import Text
 from eigenmill.jobs.reduction.report import finite
 from eigenmill.jobs.shown.progress import Bars
 from eigenmill.jobs.shown.words import visible
+from eigenmill.reduce.storage import secrets
 
 
 def stderr() -> Console:
@@ -23,15 +24,15 @@ def stderr() -> Console:
 
 
 class Plain(Console):
-    """A console to which text is data: labels and names of columns neither style it nor steer the terminal."""
+    """A console to which text is data: names neither style it nor steer the terminal, and URIs show no credentials."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(visible(text), **options | {"markup": False, "emoji": False})
+        return super().render_str(visible(secrets.masked(text)), **options | {"markup": False, "emoji": False})
 
 
 def notice(text: str) -> None:
     """Say something beside the result."""
-    stderr().print(visible(text), markup=False, highlight=False, soft_wrap=True)
+    stderr().print(visible(secrets.masked(text)), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from eigenmill.jobs.documents import redact
 from eigenmill.reduce.errors import ArtifactError, ConfigError, DataError, DoesNotFitError, EngineError, OutputError
+from eigenmill.reduce.storage import secrets
 
 OK = 0
 FAILED = 1
@@ -46,7 +46,8 @@ def code_of(error: BaseException) -> int:
 
 def as_json(error: BaseException) -> dict[str, dict[str, str | int]]:
     """``error`` for machines; credentials in its message are masked."""
-    message = "interrupted" if isinstance(error, KeyboardInterrupt) else redact.text(str(error)) or type(error).__name__
+    message = "interrupted" if isinstance(error, KeyboardInterrupt) else secrets.masked(str(error))
+    message = message or type(error).__name__
     return {"error": {"kind": type(error).__name__, "message": message, "exit_code": code_of(error)}}
 
 

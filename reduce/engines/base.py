@@ -28,7 +28,7 @@ from eigenmill.reduce.passes.base import Pass, from_arrays, to_arrays
 from eigenmill.reduce.rows.blocks import Array, Workspace
 from eigenmill.reduce.sources.catalog import runs_of
 from eigenmill.reduce.sources.matrix import Matrix
-from eigenmill.reduce.storage.sequences import Integers, Made
+from eigenmill.reduce.storage.sequences import Integers, OnDemand
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -105,7 +105,7 @@ class Leaf:
     continues: bool = False
 
 
-class Leaves(Made[Leaf]):
+class Leaves(OnDemand[Leaf]):
     """The leaves of a scan, by the end of each in fragments and its rows: a few bytes a leaf.
 
     ``first`` is the index of the first one, which begins with fragment ``start`` and may continue an open leaf; only
@@ -207,7 +207,7 @@ def scan_name(pass_: Pass[Any, Any]) -> str:
 
 
 @contextlib.contextmanager
-def staged(progress: Progress | None, stage: str, rows: int) -> Iterator[Callable[[int], None]]:
+def told_scan(progress: Progress | None, stage: str, rows: int) -> Iterator[Callable[[int], None]]:
     """Tell ``progress``, if there is one, of a scan of ``rows`` rows; gives what is called with rows that are done."""
     if progress is None:
         yield lambda rows: None

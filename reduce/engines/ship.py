@@ -9,10 +9,10 @@ packed once for all of them (:class:`Common`). No instruction carries credential
 from __future__ import annotations
 
 import functools
+import inspect
 import io
 import os
 import pickle
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +21,7 @@ from pyarrow import fs as pafs
 
 from eigenmill.reduce.errors import ArtifactError, ConfigError, EngineError
 from eigenmill.reduce.output.sink import Sink
-from eigenmill.reduce.storage import files, places, uris
+from eigenmill.reduce.storage import files, places, secrets
 from eigenmill.reduce.storage.artifact import load_arrays, save_arrays
 from eigenmill.reduce.storage.digest import digest_of
 from eigenmill.reduce.storage.places import Store
@@ -33,8 +33,6 @@ SHARED = 64 << 10
 NAMES = 64
 """Names from which on they are, too."""
 COMMON = 0
-_SECRET = re.compile(r"secret|token|passw|credential|signature|^sig$|^(access_?|account_?|api_?)?key$", re.IGNORECASE)
-_QUERY = re.compile(r"[?&]([^=&]+)=")
 
 
 class Common:
@@ -140,27 +138,26 @@ def refuse_secrets(uri: str | None, filesystem: Any) -> None:
     Raises:
         ConfigError: the URI or the file system holds a user, password, key or token.
     """
-    secret = uri is not None and "://" in uri and ("@" in uri or any(map(_SECRET.search, _QUERY.findall(uri))))
-    secret = secret or any(_SECRET.search(name) and value for name, value in _options(filesystem).items())
-    if secret:
-        place = "a file system" if uri is None or "://" not in uri else uris.masked(uri)
+    if secrets.holds([uri, _options(filesystem)]):
+        place = "a file system" if uri is None or "://" not in uri else secrets.masked_uri(uri)
         raise ConfigError(
             f"expected {place} without credentials, found some in it; a task's description travels through the "
             "cluster: give the workers credentials of their own, by their environment or role"
         )
 
 
-def _options(filesystem: Any) -> Mapping[str, Any]:
-    """The options that a file system was made with."""
-    while isinstance(filesystem, pafs.SubTreeFileSystem):
-        filesystem = filesystem.base_fs
-    if isinstance(filesystem, pafs.PyFileSystem) and isinstance(filesystem.handler, pafs.FSSpecHandler):
-        filesystem = filesystem.handler.fs
-    if isinstance(filesystem, pafs.FileSystem):
-        # How pyarrow's file systems pickle: a function and one dictionary of options, or simple values.
-        return next((a for a in filesystem.__reduce__()[1] if isinstance(a, dict)), {})
-    options: Mapping[str, Any] = getattr(filesystem, "storage_options", {})
-    return options
+def _options(value: Any) -> Any:
+    """A file system as the nested options that it was made with, which may hold other file systems."""
+    if isinstance(value, pafs.FSSpecHandler):
+        return _options(value.fs)
+    if isinstance(value, pafs.FileSystem):
+        return _options(value.__reduce__()[1])  # how it travels
+    if hasattr(value, "storage_options"):  # fsspec's
+        names = list(inspect.signature(type(value).__init__).parameters)[1:]
+        return _options([dict(zip(names, value.storage_args, strict=False)), value.storage_options])
+    if isinstance(value, Mapping):
+        return {name: _options(held) for name, held in value.items()}
+    return [_options(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def pack(value: Any, work: str | None = None, common: Common | None = None) -> bytes:

@@ -19,11 +19,11 @@ import numpy as np
 
 from eigenmill.reduce.engines.base import Merger, Tree, fold_leaf, one_blas_thread, plan_leaves
 from eigenmill.reduce.errors import EigenmillError, EngineError
-from eigenmill.reduce.output.sink import Job, Part, PartRecord
+from eigenmill.reduce.output.sink import Part, PartRecord, WriteJob
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.rows.blocks import Array, Workspace
 from eigenmill.reduce.sources.matrix import Matrix
-from eigenmill.reduce.storage.sequences import Made
+from eigenmill.reduce.storage.sequences import OnDemand
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -76,7 +76,7 @@ class FoldTask(Task[Tree[S]]):
 class WriteTask(Task[PartRecord]):
     """Write one part of ``job``: the rows of ``fragments`` of ``data``."""
 
-    job: Job
+    job: WriteJob
     part: Part
     data: Matrix
     fragments: range
@@ -163,7 +163,7 @@ def total_of(pass_: Pass[S, Any], tree: Tree[S]) -> Tree[S]:
         return Tree(open=tree.total(pass_))
 
 
-class Tasks(Made[T]):
+class Tasks(OnDemand[T]):
     """Tasks of one scan, each made when asked for: together they would hold all files and fragments as objects."""
 
     __slots__ = ("make", "size")
@@ -197,7 +197,7 @@ def fold_tasks(pass_: Pass[S, Any], data: Matrix, tree: Tree[S], most: int | Non
     return Tasks((end - 1 >> size) - (first >> size) + 1 if len(leaves) else 0, make)
 
 
-def write_tasks(data: Matrix, job: Job, *, here: bool = False) -> Tasks[WriteTask]:
+def write_tasks(data: Matrix, job: WriteJob, *, here: bool = False) -> Tasks[WriteTask]:
     """One task for each pending part; unless they all run ``here``, a task's job knows no part but its own."""
     cut = Cutter(data, here=here)
 

@@ -26,7 +26,7 @@ from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.inputs import engine_for, is_lazy, kept_state, lazy_data_passes_by
 from eigenmill.reduce.estimators.panels import cores
-from eigenmill.reduce.estimators.record import Record, fingerprint, located, refuse, unseen
+from eigenmill.reduce.estimators.record import StateRecord, absolute_files, fingerprint, refuse, rows_not_seen
 from eigenmill.reduce.estimators.saving import save
 from eigenmill.reduce.estimators.solver import Shape
 from eigenmill.reduce.format import Format, current
@@ -37,7 +37,7 @@ from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.plan import Plan, Run, plan_of
 from eigenmill.reduce.rows.cleaning import KEEP, MEAN, Resolved
-from eigenmill.reduce.rows.transforms import Input, Transform
+from eigenmill.reduce.rows.transforms import ModelInput, Transform
 from eigenmill.reduce.sources.catalog import Files
 from eigenmill.reduce.storage.about import versions
 
@@ -62,8 +62,8 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     _layout: Mapping[str, Any]
     _dtype_: np.dtype[Any]
     _seen: Mapping[str, Any]
-    _record: Record | None = None
-    _read_record: Callable[[], Record] | None = None
+    _record: StateRecord | None = None
+    _read_record: Callable[[], StateRecord] | None = None
 
     # What a subclass gives.
 
@@ -81,7 +81,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         """Set the fitted attributes; ``data`` is None when it cannot be scanned again. Returns the moments read."""
         raise NotImplementedError
 
-    def _transform(self, input: Input) -> Transform:
+    def _transform(self, input: ModelInput) -> Transform:
         """The fitted model as a row-local transform."""
         raise NotImplementedError
 
@@ -121,7 +121,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         data: Dataset,
         engine: Engine | Cluster,
         sink: Sink | None = None,
-        record: Record | None = None,
+        record: StateRecord | None = None,
         *,
         keep: bool | None,
     ) -> Plan:
@@ -211,20 +211,20 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 )
             data = self._dataset(X, sample_weight, reset=True)
         else:
-            data = unseen(self._dataset(X, sample_weight, reset=False), record)
+            data = rows_not_seen(self._dataset(X, sample_weight, reset=False), record)
             if not data.fragments:
                 return self
         engine = engine_for(data, engine)
         return self._run(self._plan(data, engine, record=record, keep=True), data, engine, record)
 
-    def _run(self, plan: Plan, data: Dataset, engine: Engine, record: Record | None) -> Self:
+    def _run(self, plan: Plan, data: Dataset, engine: Engine, record: StateRecord | None) -> Self:
         """Do what ``plan`` says, going on from a ``record`` if there is one."""
         refuse(plan, record)
         self._drawn(plan)
         with engine.session(plan.method.reserve, plan.need) as session:
             run = Run(plan, session)
             if record is None:
-                record = Record(Tree(), (), 0, "", self._limited(data, run), self._dtype(data), data.format)
+                record = StateRecord(Tree(), (), 0, "", self._limited(data, run), self._dtype(data), data.format)
             intake = Intake(data.feature_names, record.dtype, record.policy, data.format)
             with one_blas_thread():  # a start that is random is made orthonormal, and all results follow from it
                 wide = replace(intake, dtype=np.promote_types(record.dtype, self._dtype(data)))
@@ -236,8 +236,8 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             with one_blas_thread():  # eigh and its like differ between 1 and 2 threads
                 moments = self._finish(result, intake, again, run)
         source, rows = data.source, record.rows + data.n_rows
-        files = Files(chain(record.files, located(source)))
-        record = Record(tree or record.tree, files, rows, plan.solver, record.policy, record.dtype, record.format)
+        files = Files(chain(record.files, absolute_files(source)))
+        record = StateRecord(tree or record.tree, files, rows, plan.solver, record.policy, record.dtype, record.format)
         self.quality_ = moments
         self.cleaning_ = record.policy.with_means(moments.mean)
         self._layout, self._dtype_ = dict(source.describe()), data.dtype
@@ -247,7 +247,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     # The fitted model as plain values.
 
-    def state(self) -> Record | None:
+    def state(self) -> StateRecord | None:
         """What :meth:`partial_fit` goes on from: kept since the fit, or read from the saved model now; None if neither.
 
         Raises:
@@ -286,7 +286,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         )
 
     @classmethod
-    def from_snapshot(cls, snapshot: Snapshot, state: Callable[[], Record] | None = None) -> Self:
+    def from_snapshot(cls, snapshot: Snapshot, state: Callable[[], StateRecord] | None = None) -> Self:
         """The estimator that the snapshot was made of.
 
         Args:
@@ -310,7 +310,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def as_transform(self, dtype: Any = np.float64, format: Format | None = None) -> Transform:
         """The fitted model as a row-local transform of raw rows (n, d), in float32 or float64."""
         check_is_fitted(self, "cleaning_")
-        return self._transform(Input(self._names, np.dtype(dtype), self.cleaning_, format or current()))
+        return self._transform(ModelInput(self._names, np.dtype(dtype), self.cleaning_, format or current()))
 
     # Data in.
 

@@ -32,8 +32,8 @@ from eigenmill.reduce.passes.sketch import Sketch, SketchPass
 from eigenmill.reduce.passes.tsqr import TsqrPass
 from eigenmill.reduce.plan import Plan, Run
 from eigenmill.reduce.rows.blocks import F64
-from eigenmill.reduce.rows.transforms import Input, Project, Reconstruct, Residual, Transform
-from eigenmill.reduce.sources.base import Numbered
+from eigenmill.reduce.rows.transforms import ModelInput, Project, Reconstruct, Residual, Transform
+from eigenmill.reduce.sources.base import NumberedNames
 
 PRECISIONS = ("auto", "float64")
 
@@ -114,8 +114,8 @@ class Linear(Estimator):
     def _outline(self, intake: Intake, k: int) -> Transform:
         """The transform of ``k`` components, zeros that are never touched."""
         d = len(intake.names)
-        input = Input(intake.names, intake.dtype, intake.policy, intake.format)
-        return Project(input, np.zeros(d), np.zeros((d, k)), Numbered(type(self).__name__.lower(), k))
+        input = ModelInput(intake.names, intake.dtype, intake.policy, intake.format)
+        return Project(input, np.zeros(d), np.zeros((d, k)), NumberedNames(type(self).__name__.lower(), k))
 
     def _first_pass(self, plan: Plan, intake: Intake, threads: int) -> Pass[Any, Any]:
         first = super()._first_pass(plan, intake, threads)
@@ -295,9 +295,9 @@ class Linear(Estimator):
         return self.mean_ if self._centred else np.zeros_like(self.mean_)
 
     def _output_names(self) -> Sequence[str]:
-        return Numbered(type(self).__name__.lower(), self.n_components_)
+        return NumberedNames(type(self).__name__.lower(), self.n_components_)
 
-    def _transform(self, input: Input) -> Transform:
+    def _transform(self, input: ModelInput) -> Transform:
         return Project(input, self._shift, self._basis()[0], self._output_names())
 
     @property
@@ -323,7 +323,7 @@ class Linear(Estimator):
         check_is_fitted(self, "cleaning_")
         data = self._dataset(X, None, reset=False)
         weights, basis = self._basis()
-        input = Input(self._names, np.dtype(np.float64), self.cleaning_, data.format)
+        input = ModelInput(self._names, np.dtype(np.float64), self.cleaning_, data.format)
         residual = data.then(Residual(Project(input, self._shift, weights, self._output_names()), basis))
         policy = residual.cleaning.resolve(residual.feature_names)
         intake = Intake(residual.feature_names, np.dtype(np.float64), policy, data.format)

@@ -18,7 +18,7 @@ from eigenmill.reduce.format import Format
 from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.rows.blocks import F64
-from eigenmill.reduce.rows.transforms import Input, LogLikelihood
+from eigenmill.reduce.rows.transforms import LogLikelihood, ModelInput
 
 
 class PCA(Linear):
@@ -183,7 +183,7 @@ class PCA(Linear):
         across = d - k if noise > 0 else 0
         logs = float(np.log(variances[seen]).sum()) + (across * np.log(noise) if across else 0.0)
         return LogLikelihood(
-            Input(self._names, np.dtype(np.float64), self.cleaning_, format),
+            ModelInput(self._names, np.dtype(np.float64), self.cleaning_, format),
             self.mean_,
             self.scale_,
             self.components_,

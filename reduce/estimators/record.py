@@ -21,13 +21,13 @@ from eigenmill.reduce.sources.base import Source
 from eigenmill.reduce.sources.catalog import FileInfo
 from eigenmill.reduce.sources.discovery import join
 from eigenmill.reduce.storage.digest import digest_of
-from eigenmill.reduce.storage.sequences import Lookup, Some
+from eigenmill.reduce.storage.sequences import HashIndex, Subset
 
 log = logging.getLogger("eigenmill")
 
 
 @dataclass(frozen=True)
-class Record:
+class StateRecord:
     """The merge tree with everything that must agree when it goes on.
 
     Attributes:
@@ -55,7 +55,7 @@ def fingerprint(files: Sequence[FileInfo], rows: int) -> dict[str, Any]:
     return {"files": len(files), "rows": rows, "digest": digest_of(content) if len(files) else None}
 
 
-def unseen(data: Dataset, record: Record) -> Dataset:
+def rows_not_seen(data: Dataset, record: StateRecord) -> Dataset:
     """``data`` less the files that the record has seen. Changed and vanished files are refused."""
     source = data.source
     if not source.files:
@@ -65,7 +65,7 @@ def unseen(data: Dataset, record: Record) -> Dataset:
     if not record.files:
         raise ConfigError("expected arrays, as in the fit that this model goes on from, found files")
     seen, listed, fresh = record.files, bytearray(len(record.files)), array("q")
-    paths, contents = Lookup(f.path for f in seen), Lookup((f.size, f.digest) for f in seen)
+    paths, contents = HashIndex(f.path for f in seen), HashIndex((f.size, f.digest) for f in seen)
     latest, late, first = max(f.path for f in seen), 0, ""
     for i, f in enumerate(source.files):
         path, content = join(source.root, f.path), (f.size, f.digest)
@@ -84,7 +84,7 @@ def unseen(data: Dataset, record: Record) -> Dataset:
                 late, first = late + 1, first or f.path
     if source.listed:
         below = source.root.rstrip("/") + "/"
-        gone = Some(seen, (n for n, f in enumerate(seen) if not listed[n] and f.path.startswith(below)))
+        gone = Subset(seen, (n for n, f in enumerate(seen) if not listed[n] and f.path.startswith(below)))
         if gone:
             raise ChangedInputError(
                 f"expected all {len(seen)} files that the model has seen, found {len(gone)} of them gone from "
@@ -95,12 +95,12 @@ def unseen(data: Dataset, record: Record) -> Dataset:
     return replace(data, source=source.only(fresh))
 
 
-def located(source: Source) -> Iterator[FileInfo]:
+def absolute_files(source: Source) -> Iterator[FileInfo]:
     """The source's files under their full paths, which tell days in directories of their own apart."""
     return (replace(f, path=join(source.root, f.path)) for f in source.files)
 
 
-def refuse(plan: Plan, record: Record | None) -> None:
+def refuse(plan: Plan, record: StateRecord | None) -> None:
     """Refuse what cannot go on, and what does not fit where the plan knows the memory there is."""
     format = plan.data.format
     if record is not None and record.format != format:

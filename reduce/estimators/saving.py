@@ -11,16 +11,16 @@ from typing import Any
 
 from eigenmill.reduce.engines.base import tree_arrays
 from eigenmill.reduce.estimators.fitted import Snapshot
-from eigenmill.reduce.estimators.record import Record
+from eigenmill.reduce.estimators.record import StateRecord
 from eigenmill.reduce.passes.base import to_arrays
-from eigenmill.reduce.sources.base import Numbered
+from eigenmill.reduce.sources.base import NumberedNames
 from eigenmill.reduce.sources.catalog import FileInfo
 from eigenmill.reduce.storage.about import versions
 from eigenmill.reduce.storage.artifact import save_model
-from eigenmill.reduce.storage.long_lists import Each
+from eigenmill.reduce.storage.long_lists import Mapped
 
 
-def save(found: Snapshot, record: Record | None, path: str | os.PathLike[str], *, overwrite: bool) -> str:
+def save(found: Snapshot, record: StateRecord | None, path: str | os.PathLike[str], *, overwrite: bool) -> str:
     """Write a model to the directory ``path``, with ``record`` as its state if given; returns its digest."""
     arrays: dict[str, Any] = dict(found.arrays)
     arrays.update({f"quality.{k}": v for k, v in to_arrays(found.quality).items()})
@@ -40,7 +40,7 @@ def save(found: Snapshot, record: Record | None, path: str | os.PathLike[str], *
         states = {"tree": tree, "policy": to_arrays(record.policy)}
         state_meta = {
             "tree": tree_meta,
-            "files": Each(_row, record.files),
+            "files": Mapped(_row, record.files),
             "rows": record.rows,
             "solver": record.solver,
             "dtype": record.dtype.name,
@@ -66,11 +66,11 @@ def _row(file: FileInfo) -> list[Any]:
 
 def names_to_json(names: Any) -> Any:
     """Feature names as a list, or as prefix and count."""
-    return {"prefix": names.prefix, "count": len(names)} if isinstance(names, Numbered) else list(names)
+    return {"prefix": names.prefix, "count": len(names)} if isinstance(names, NumberedNames) else list(names)
 
 
 def names_from_json(value: Any) -> Any:
     """The inverse of :func:`names_to_json`."""
     if isinstance(value, dict):
-        return Numbered(str(value["prefix"]), int(value["count"]))
+        return NumberedNames(str(value["prefix"]), int(value["count"]))
     return tuple(str(name) for name in value)

@@ -16,7 +16,7 @@ from eigenmill.reduce.method import Bound, Method, Stage
 from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.passes.moments import MomentsPass, imputed
 from eigenmill.reduce.plan import Run
-from eigenmill.reduce.rows.transforms import Input, Standardize, Transform, Unscale
+from eigenmill.reduce.rows.transforms import ModelInput, Standardize, Transform, Unscale
 
 
 def scale_of(variance: Any) -> Any:
@@ -57,7 +57,7 @@ class StandardScaler(OneToOneFeatureMixin, Estimator):
         self._refuse_sparse(shape.sparse)
         d, work = shape.features, 4.0 * shape.stored
         stage = Stage(MomentsPass(intake), "for means and variances", work)
-        input = Input(intake.names, intake.dtype, intake.policy, intake.format)
+        input = ModelInput(intake.names, intake.dtype, intake.policy, intake.format)
         outline = Standardize(input, np.zeros(d) if self.with_mean else None, np.zeros(d))
         return Method("moments", "one scan", (stage,), Bound.exact(d), lambda _: outline)
 
@@ -83,7 +83,7 @@ class StandardScaler(OneToOneFeatureMixin, Estimator):
         self.n_samples_seen_ = counts if (counts != counts[:1]).any() else counts[0].item()
         return result
 
-    def _transform(self, input: Input) -> Transform:
+    def _transform(self, input: ModelInput) -> Transform:
         return Standardize(input, self.mean_ if self.with_mean else None, self.scale_)
 
     def _collect(self, data: Dataset) -> Any:

@@ -100,7 +100,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Fit:
+class KrylovFit:
     """The leading singular triplets and what is known of them."""
 
     spectrum: Spectrum
@@ -218,7 +218,7 @@ def setting_of(
 def solve(
     wanted: Wanted, setting: Setting, begun: Sketch | None, intake: Intake, data: Dataset, run: Run,
     earlier: F64 | None, spare: int,
-) -> Fit:  # fmt: skip
+) -> KrylovFit:  # fmt: skip
     """The leading spectrum of A.
 
     Args:
@@ -281,7 +281,7 @@ def solve(
 def _fit_once(
     wanted: Wanted, setting: Setting, found: Nystroem, k: int | None, steps: Steps, intake: Intake, terms: int,
     spare: int,
-) -> Fit:  # fmt: skip
+) -> KrylovFit:  # fmt: skip
     """All that one product tells; the trace bounds how far it may be off."""
     d, scans, values = len(intake.names), 1 + spare, found.values
     if k is None:
@@ -305,7 +305,7 @@ def _fit_once(
     converged = wanted.tol is None or reached <= wanted.tol
     if not converged:
         _warn(wanted, reached, scans)
-    return Fit(spectrum, off, off, scans, converged, terms)
+    return KrylovFit(spectrum, off, off, scans, converged, terms)
 
 
 def _kept(k: int, format: Format) -> int:
@@ -322,7 +322,7 @@ def _warn(wanted: Wanted, reached: float, scans: int) -> None:
     )
 
 
-def _fit(wanted: Wanted, setting: Setting, steps: Steps, intake: Intake, terms: int, spare: int) -> Fit:
+def _fit(wanted: Wanted, setting: Setting, steps: Steps, intake: Intake, terms: int, spare: int) -> KrylovFit:
     ritz, k, d = steps.ritz, steps.k, len(intake.names)
     scans = steps.products + spare
     if k is None:
@@ -346,7 +346,7 @@ def _fit(wanted: Wanted, setting: Setting, steps: Steps, intake: Intake, terms: 
     converged = wanted.tol is None or steps.reached <= wanted.tol
     if not converged:
         _warn(wanted, steps.reached, scans)
-    return Fit(spectrum, near, np.maximum(above - s, s - below), scans, converged, terms)
+    return KrylovFit(spectrum, near, np.maximum(above - s, s - below), scans, converged, terms)
 
 
 def _single(intake: Intake, setting: Setting, top: float) -> float:
@@ -370,7 +370,7 @@ def _too_few(wanted: Wanted, setting: Setting, values: F64, scans: int) -> Confi
     )
 
 
-def with_refined(fit: Fit, spectrum: Spectrum, k: int) -> Fit:
+def with_refined(fit: KrylovFit, spectrum: Spectrum, k: int) -> KrylovFit:
     """The fit with singular values of A on the span of its vectors, from a QR factorisation.
 
     They still are lower bounds; the upper ones stay, where they do not contradict them.

@@ -16,7 +16,7 @@ from eigenmill.reduce.errors import ArtifactError
 from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.pca import PCA
-from eigenmill.reduce.estimators.record import Record
+from eigenmill.reduce.estimators.record import StateRecord
 from eigenmill.reduce.estimators.saving import names_from_json
 from eigenmill.reduce.estimators.scaler import StandardScaler
 from eigenmill.reduce.estimators.solver import PASSES
@@ -104,7 +104,7 @@ def _check_shapes(found: Snapshot, path: Any) -> None:
             raise ArtifactError(f"expected a cleaning policy for {d} columns, found {value.shape} at {path}")
 
 
-def _restore_record(path: str | os.PathLike[str], names: Any) -> Record:
+def _restore_record(path: str | os.PathLike[str], names: Any) -> StateRecord:
     loaded = load_state(path)
     try:
         meta, arrays = loaded.meta, loaded.states
@@ -121,7 +121,7 @@ def _restore_record(path: str | os.PathLike[str], names: Any) -> Record:
         pass_ = PASSES[meta["solver"]](Intake(names, dtype, policy, format))
         tree: Tree[Any] = Tree()
         restore_tree(arrays["tree"], meta["tree"], pass_.state_type(), tree)
-        return Record(tree, files, int(meta["rows"]), meta["solver"], policy, dtype, format)
+        return StateRecord(tree, files, int(meta["rows"]), meta["solver"], policy, dtype, format)
     except STRANGE as error:
         if isinstance(error, ArtifactError):
             raise

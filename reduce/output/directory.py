@@ -38,7 +38,7 @@ from eigenmill.reduce.output.parts import Part
 from eigenmill.reduce.sources.filters import bound_to
 from eigenmill.reduce.storage import about, files, plain
 from eigenmill.reduce.storage.digest import named
-from eigenmill.reduce.storage.long_lists import Packed
+from eigenmill.reduce.storage.long_lists import PackedList
 
 log = logging.getLogger("eigenmill")
 JOB, SUCCESS, RECORDS = "_job.json", "_SUCCESS", "_parts"
@@ -62,7 +62,7 @@ class Found:
 
 def look(fs: pafs.FileSystem, directory: str) -> Found:
     """What is at ``directory``; reads its manifest or its job, no data."""
-    with files.explained(directory, "look into"):
+    with files.storage_errors(directory, "look into"):
         kind = fs.get_file_info(directory).type
     if kind == pafs.FileType.File:
         return Found("foreign", reason="a file")
@@ -154,7 +154,7 @@ def read_records(fs: pafs.FileSystem, directory: str, key: str, planned: Sequenc
 
     A record is of the version of its job, whose key it names.
     """
-    found = Packed()
+    found = PackedList()
     for part in planned if files.exists(fs, f"{directory}/{RECORDS}") else ():
         where = _record_path(directory, part.index)
         with contextlib.suppress(FileNotFoundError):
@@ -209,7 +209,7 @@ def verify(fs: pafs.FileSystem, directory: str, done: Sequence[PartRecord]) -> N
     def check(record: PartRecord) -> None:
         for file in record.files:
             path = f"{directory}/{file.path}"
-            with files.explained(path, "read"):
+            with files.storage_errors(path, "read"):
                 found = files.digest_file(fs, path)
             if (found.bytes, found.sha256) != (file.bytes, file.sha256):
                 raise OutputError(_other_file(path, f"the digest {file.sha256[:16]}", found.sha256[:16]))
@@ -279,5 +279,5 @@ def retire(path: str) -> None:
         if number < current and kept and os.path.exists(os.path.join(version, SUCCESS)):
             kept -= 1
         elif number != current:
-            with files.explained(version, "remove"):
+            with files.storage_errors(version, "remove"):
                 shutil.rmtree(version)

@@ -98,7 +98,7 @@ def leaves(schema: pa.Schema) -> list[str]:
     return [found.column(i).path for i in range(len(found))]
 
 
-class Rows:
+class GatheredRows:
     """Rows gathered for a row group: features copied into an array, carried columns into an Arrow stream."""
 
     def __init__(self, encoding: Encoding, capacity: int) -> None:
@@ -178,11 +178,11 @@ class PartFile:
     def __init__(self, path: str, writer: pq.ParquetWriter) -> None:
         self.path, self.writer, self.rows = path, writer, 0
 
-    def write(self, rows: Rows, group_rows: int | None = None) -> None:
+    def write(self, rows: GatheredRows, group_rows: int | None = None) -> None:
         """Writes what has been gathered, as one row group or as several of ``group_rows`` rows."""
         count = rows.count
         if count:
-            with files.explained(self.path):
+            with files.storage_errors(self.path):
                 self.writer.write_table(rows.table(), row_group_size=group_rows or count)
         self.rows += count
 
@@ -202,13 +202,13 @@ class PartFiles:
         """The file ``name``, published when the ``with`` statement ends well."""
         path = f"{self.directory}/{name}"
         with files.draft(self.fs, path) as made:
-            with files.explained(path):
+            with files.storage_errors(path):
                 writer = _parquet_writer(self.encoding, made.file)
             try:
                 file = PartFile(path, writer)
                 yield file
                 labels = {"eigenmill.model": self.encoding.model, "eigenmill.part": str(self.part.index)}
-                with files.explained(path):
+                with files.storage_errors(path):
                     writer.add_key_value_metadata(labels)
                     writer.close()
             except BaseException:
@@ -222,7 +222,7 @@ class WholePart:
 
     def __init__(self, out: PartFiles, file: PartFile) -> None:
         self.encoding, self.file = out.encoding, file
-        self.rows = Rows(out.encoding, min(out.encoding.group_rows, out.part.rows))
+        self.rows = GatheredRows(out.encoding, min(out.encoding.group_rows, out.part.rows))
 
     def add(self, block: Block) -> None:
         """Takes a block's rows; writes every row group that is full."""

@@ -16,8 +16,8 @@ from pyarrow import fs as pafs
 from eigenmill.reduce.errors import OutputError
 from eigenmill.reduce.storage import files, places, plain
 from eigenmill.reduce.storage.digest import items_of, named, tagged
-from eigenmill.reduce.storage.long_lists import Each, Packed
-from eigenmill.reduce.storage.sequences import Made
+from eigenmill.reduce.storage.long_lists import Mapped, PackedList
+from eigenmill.reduce.storage.sequences import OnDemand
 
 FORMAT, VERSION = "eigenmill-output", 1
 MANIFEST = "_manifest.json"
@@ -105,7 +105,7 @@ class Manifest:
     @property
     def content(self) -> dict[str, Any]:
         """What ``_manifest.json`` says but its digest; lists as :mod:`eigenmill.reduce.storage.plain` writes them."""
-        return {"format": FORMAT, "version": VERSION, **dict(items_of(self)), "parts": Each(named, self.parts)}
+        return {"format": FORMAT, "version": VERSION, **dict(items_of(self)), "parts": Mapped(named, self.parts)}
 
     @property
     def digest(self) -> str:
@@ -114,8 +114,8 @@ class Manifest:
 
     def as_json(self) -> dict[str, Any]:
         """The content of ``_manifest.json``, as plain values: about a kilobyte for every input file."""
-        value = {name: list(v) if isinstance(v, Made) else v for name, v in self.content.items()}
-        value["input"] = {name: list(v) if isinstance(v, Made) else v for name, v in self.input.items()}
+        value = {name: list(v) if isinstance(v, OnDemand) else v for name, v in self.content.items()}
+        value["input"] = {name: list(v) if isinstance(v, OnDemand) else v for name, v in self.input.items()}
         return {**value, "digest": self.digest}
 
 
@@ -160,7 +160,7 @@ def read_at(fs: pafs.FileSystem, directory: str) -> Manifest:
 
 def records(checked: Sequence[Any]) -> Sequence[PartRecord]:
     """The records that :meth:`PartRecord.from_json` has taken, made when asked for."""
-    return Each(PartRecord.of, checked)
+    return Mapped(PartRecord.of, checked)
 
 
 def expect(value: Any, kinds: Mapping[str, type], where: str) -> None:
@@ -170,7 +170,7 @@ def expect(value: Any, kinds: Mapping[str, type], where: str) -> None:
         raise OutputError(f"expected the fields {sorted(kinds)} in {where}, found {given}; {RESTORE}")
     for name, kind in kinds.items():
         found = type(value[name])
-        if (list if found is Packed else found) is not kind or (kind is int and value[name] < 0):
+        if (list if found is PackedList else found) is not kind or (kind is int and value[name] < 0):
             raise OutputError(f"expected {name} in {where} to be {kind.__name__}, found {value[name]!r:.80}; {RESTORE}")
 
 

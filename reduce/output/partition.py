@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eigenmill.reduce.errors import ConfigError
-from eigenmill.reduce.output.encode import Encoding, PartFiles, Rows, matrix
+from eigenmill.reduce.output.encode import Encoding, GatheredRows, PartFiles, matrix
 from eigenmill.reduce.rows.blocks import Array, Block
 from eigenmill.reduce.sources.discovery import HIVE_NULL
 
@@ -45,7 +45,7 @@ class Values:
 
     def __init__(self, out: PartFiles) -> None:
         self.out, self.encoding = out, out.encoding
-        self.gathered: dict[str, Rows] = {}
+        self.gathered: dict[str, GatheredRows] = {}
         self.values: set[str] = set()
         self.rounds = 0
 
@@ -54,7 +54,7 @@ class Values:
         for value, X, carried in _split(self.encoding, block):
             self.values.add(value)
             if value not in self.gathered:
-                self.gathered[value] = Rows(self.encoding, len(X))
+                self.gathered[value] = GatheredRows(self.encoding, len(X))
             self.gathered[value].add(X, carried)
         if len(self.values) > PARTITION_VALUES:
             raise ConfigError(

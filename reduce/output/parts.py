@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from eigenmill.reduce.format import Format
 from eigenmill.reduce.sources.catalog import Fragment, runs_of, total_rows
-from eigenmill.reduce.storage.sequences import Integers, Made
+from eigenmill.reduce.storage.sequences import Integers, OnDemand
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Part:
         return f"part-{self.index:05d}"
 
 
-class Parts(Made[Part]):
+class Parts(OnDemand[Part]):
     """The parts of an output, by the end of each in fragments and its rows: a few bytes a part."""
 
     __slots__ = ("fragments", "rows", "stops")

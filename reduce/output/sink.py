@@ -44,8 +44,8 @@ from eigenmill.reduce.sources.base import Source
 from eigenmill.reduce.sources.catalog import FileInfo, total_rows
 from eigenmill.reduce.sources.matrix import Matrix
 from eigenmill.reduce.storage import files, places, plain
-from eigenmill.reduce.storage.long_lists import Each
-from eigenmill.reduce.storage.sequences import Some
+from eigenmill.reduce.storage.long_lists import Mapped
+from eigenmill.reduce.storage.sequences import Subset
 
 LAYOUTS = ("list", "columns")
 COMPRESSIONS = ("zstd", "snappy", "lz4", "gzip", "none")
@@ -138,7 +138,7 @@ class Sink:
         spool = 0 if local else min(largest, 2 * files.IN_FLIGHT)
         return Writing(len(parts), 3 * min(largest, gathered) + carried + spool + (8 << 20))
 
-    def open(self, data: Matrix) -> Job:
+    def open(self, data: Matrix) -> WriteJob:
         """Begins the job that writes ``data`` here, or finds how far it came. Reads no input but metadata.
 
         Raises:
@@ -176,7 +176,7 @@ def _one_of(option: str, value: object, allowed: Sequence[str]) -> None:
 
 def _input(source: Source) -> dict[str, Any]:
     """What identifies the input in a manifest."""
-    listed = Each(_file, source.files)
+    listed = Mapped(_file, source.files)
     rows = total_rows(source.fragments)
     return {"digest": source.digest, "rows": rows, "features": len(source.names), "files": listed}
 
@@ -189,7 +189,7 @@ def _extent(part: Part) -> list[int]:
     return [part.fragments.start, part.fragments.stop, part.rows]
 
 
-def _describe(sink: Sink, data: Matrix, path: str) -> tuple[Job, dict[str, Any]]:
+def _describe(sink: Sink, data: Matrix, path: str) -> tuple[WriteJob, dict[str, Any]]:
     """The job, not yet looked for on disk, and the content of its ``_job.json``."""
     k, dtype = data.n_features, np.dtype(sink.dtype or data.dtype)
     if k == 0:
@@ -224,7 +224,7 @@ def _describe(sink: Sink, data: Matrix, path: str) -> tuple[Job, dict[str, Any]]
         "options": options,
         "input": _input(data.source),
         "schema": [[field.name, str(field.type)] for field in whole],
-        "parts": Each(_extent, parts),
+        "parts": Mapped(_extent, parts),
     }
     if changes := data.format.changes():
         description["constants"] = changes
@@ -242,7 +242,7 @@ def _describe(sink: Sink, data: Matrix, path: str) -> tuple[Job, dict[str, Any]]
         compression=sink.compression,
         format=data.format,
     )
-    return Job(sink, path, description["key"], encoding, parts, parts), description
+    return WriteJob(sink, path, description["key"], encoding, parts, parts), description
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -255,7 +255,7 @@ def _check_names(names: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Job:
+class WriteJob:
     """An output being written. Picklable; any worker may write any part, twice if need be.
 
     Attributes:
@@ -367,12 +367,12 @@ def _plain(schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
 # Beginning and going on
 
 
-def _start(fs: pafs.FileSystem, job: Job, description: Mapping[str, Any]) -> Job:
+def _start(fs: pafs.FileSystem, job: WriteJob, description: Mapping[str, Any]) -> WriteJob:
     output.begin(fs, job.directory, description)
     return job
 
 
-def _go_on(fs: pafs.FileSystem, job: Job, found: output.Found) -> Job:
+def _go_on(fs: pafs.FileSystem, job: WriteJob, found: output.Found) -> WriteJob:
     """The job as it stands on disk; every finished file is read and compared with its record."""
     if found.state == "finished":
         manifest = read_at(fs, job.directory)
@@ -381,13 +381,13 @@ def _go_on(fs: pafs.FileSystem, job: Job, found: output.Found) -> Job:
         return replace(job, pending=(), finished=manifest)
     files.clean(fs, job.directory)
     done = output.read_records(fs, job.directory, job.key, job.parts)
-    pending = Some(job.parts, output.without_record(job.parts, done))
+    pending = Subset(job.parts, output.without_record(job.parts, done))
     output.check_listing(fs, job.directory, done, pending)
     output.verify(fs, job.directory, done)
     return replace(job, pending=pending)
 
 
-def _open_version(fs: pafs.FileSystem, job: Job, description: Mapping[str, Any], path: str) -> Job:
+def _open_version(fs: pafs.FileSystem, job: WriteJob, description: Mapping[str, Any], path: str) -> WriteJob:
     if not places.is_local(fs):
         raise OutputError(
             f"expected no other output at {path}, found one, and overwriting needs a local file system, "
@@ -407,4 +407,4 @@ def _open_version(fs: pafs.FileSystem, job: Job, description: Mapping[str, Any],
     return _start(fs, replace(job, directory=versions.path_of(path, number), link=path), description)
 
 
-__all__ = ["Job", "Manifest", "Part", "PartRecord", "Sink", "Writing", "plan_parts", "read_manifest"]
+__all__ = ["Manifest", "Part", "PartRecord", "Sink", "WriteJob", "Writing", "plan_parts", "read_manifest"]

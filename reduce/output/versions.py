@@ -23,7 +23,7 @@ def numbers(path: str) -> list[int]:
     """The versions of ``path`` that exist beside it, ascending."""
     parent, name = os.path.split(path)
     pattern = re.compile(rf"\.{re.escape(name)}\.v(\d{{6,}})")
-    with files.explained(parent, "list"):
+    with files.storage_errors(parent, "list"):
         return sorted(int(match[1]) for entry in os.listdir(parent) if (match := pattern.fullmatch(entry)))
 
 
@@ -50,7 +50,7 @@ def point(path: str, version: str) -> None:
     leaves no ``path``, and :func:`finish_pointing` takes the second.
     """
     parent, name = os.path.split(version)
-    with files.explained(path, "replace"):
+    with files.storage_errors(path, "replace"):
         if os.path.islink(path) and os.readlink(path) == name:
             return
         waiting = _waiting_link(path)
@@ -66,7 +66,7 @@ def point(path: str, version: str) -> None:
 def finish_pointing(path: str) -> None:
     """Repairs what a crash within :func:`point` left."""
     waiting = _waiting_link(path)
-    with files.explained(path, "replace"):
+    with files.storage_errors(path, "replace"):
         if os.path.islink(waiting):
             if os.path.lexists(path):
                 os.unlink(waiting)

@@ -91,7 +91,7 @@ def applied(block: Block, transforms: Sequence[Transform], format: Format) -> It
 
 @tagged("Input", "names dtype policy", later={"format": FORMAT_1})
 @dataclass(frozen=True)
-class Input:
+class ModelInput:
     """What a fitted model expects of a row, and how it cleans it.
 
     Args:
@@ -126,7 +126,7 @@ class Input:
 class Standardize(Transform):
     """``(x - mean) / scale``; either may be None. CSR stays CSR when there is no mean to subtract."""
 
-    input: Input
+    input: ModelInput
     mean: F64 | None
     scale: F64 | None
 
@@ -205,7 +205,7 @@ class Unscale(Transform):
 class Project(Transform):
     """``(x - mean) @ weights``, with ``weights`` (d, k) holding basis, scaling and whitening."""
 
-    input: Input
+    input: ModelInput
     mean: F64
     weights: F64
     names: Sequence[str]
@@ -369,7 +369,7 @@ class LogLikelihood(Transform):
     ``quadratic`` (k,) holds the inverse variances along the basis, ``noise`` the inverse variance across it.
     """
 
-    input: Input
+    input: ModelInput
     mean: F64
     scale: F64 | None
     components: F64

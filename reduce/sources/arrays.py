@@ -12,7 +12,7 @@ import scipy.sparse
 from eigenmill.reduce.errors import SchemaError
 from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.rows.blocks import Block, Origin, Workspace
-from eigenmill.reduce.sources.base import Numbered, Source, feature_dtype
+from eigenmill.reduce.sources.base import NumberedNames, Source, feature_dtype
 from eigenmill.reduce.sources.catalog import Fragment
 from eigenmill.reduce.storage.digest import digest_of
 
@@ -36,7 +36,7 @@ class ArraySource(Source):
                 f"expected a numeric or boolean matrix, found dtype {X.dtype}; encode it as numbers first"
             )
         self.X = X
-        self.names: Sequence[str] = Numbered("x", X.shape[1]) if names is None else tuple(names)
+        self.names: Sequence[str] = NumberedNames("x", X.shape[1]) if names is None else tuple(names)
         if len(self.names) != X.shape[1]:
             raise SchemaError(f"expected {X.shape[1]} feature names, found {len(self.names)}")
         self.weights = None if weights is None else np.asarray(weights, dtype=np.float64)

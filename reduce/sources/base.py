@@ -21,7 +21,7 @@ from eigenmill.reduce.rows.blocks import NO_COLUMNS, Block, Workspace
 from eigenmill.reduce.sources.catalog import FileInfo, Fragment, total_rows
 
 
-class Numbered(Sequence[str]):
+class NumberedNames(Sequence[str]):
     """Feature names ``prefix0 ... prefix{size-1}`` without holding them: vector columns may have a million."""
 
     __slots__ = ("prefix", "size")
@@ -42,7 +42,7 @@ class Numbered(Sequence[str]):
         return f"{self.prefix}{range(self.size)[index]}"
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, Numbered):
+        if isinstance(other, NumberedNames):
             return self.prefix == other.prefix and self.size == other.size
         return NotImplemented
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from eigenmill.reduce.storage.digest import tagged
-from eigenmill.reduce.storage.sequences import Integers, Made, Texts, narrow
+from eigenmill.reduce.storage.sequences import Integers, OnDemand, PackedTexts, narrow
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class FileInfo:
     values: int = field(default=0, compare=False)
 
 
-class RowGroups(Made[int]):
+class RowGroups(OnDemand[int]):
     """Rows of each row group of a file, as runs: ``rows[i]`` in every one up to number ``ends[i]``."""
 
     __slots__ = ("ends", "rows")
@@ -91,7 +91,7 @@ class RowGroups(Made[int]):
         return RowGroups, (tuple(map(int, self.rows)), tuple(map(int, self.ends)))
 
 
-class Files(Made[FileInfo]):
+class Files(OnDemand[FileInfo]):
     """What is known of many files."""
 
     __slots__ = ("digests", "encoded", "ends", "paths", "row_ends", "rows", "sizes", "values")
@@ -99,7 +99,7 @@ class Files(Made[FileInfo]):
     def __init__(self, infos: Iterable[FileInfo] = ()) -> None:
         numbers = [array("q") for _ in range(6)]
         sizes, encoded, values, rows, row_ends, ends = numbers
-        self.paths, self.digests = Texts(), Texts()
+        self.paths, self.digests = PackedTexts(), PackedTexts()
         for info in infos:
             self.paths.append(info.path)
             self.digests.append(info.digest)
@@ -134,7 +134,7 @@ class Files(Made[FileInfo]):
         return Files, (list(self),)
 
 
-class Fragments(Made[Fragment]):
+class Fragments(OnDemand[Fragment]):
     """The fragments of many files: consecutive row groups of one file with at most ``target`` rows, or a larger one."""
 
     __slots__ = ("files", "firsts", "last", "n_rows", "target")

@@ -21,7 +21,7 @@ from pyarrow import fs
 
 from eigenmill.reduce.errors import ConfigError, DataError, EigenmillError, SchemaError
 from eigenmill.reduce.storage.places import Location, Store, locate
-from eigenmill.reduce.storage.sequences import Texts
+from eigenmill.reduce.storage.sequences import PackedTexts
 
 MAGIC = re.compile(r"[*?\[]")
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -84,7 +84,7 @@ def listing(store: Store, files: Sequence[str], root: str, *, listed: bool = Fal
     if len(set(files)) < len(files):
         twice = min(file for file, times in Counter(files).items() if times > 1)
         raise SchemaError(f"expected every file once, found {twice} more than once; remove it, or weight its rows")
-    relative = Texts(posixpath.relpath(file, root) if root else file for file in files)
+    relative = PackedTexts(posixpath.relpath(file, root) if root else file for file in files)
     return Listing(store, root, relative, hive_partitions(files), listed)
 
 

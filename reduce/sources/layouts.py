@@ -35,7 +35,7 @@ from eigenmill.reduce.sources.arrow import (
     unwrapped,
     wrong_length,
 )
-from eigenmill.reduce.sources.base import Numbered, Source, feature_dtype
+from eigenmill.reduce.sources.base import NumberedNames, Source, feature_dtype
 from eigenmill.reduce.storage.digest import tagged
 
 SPARK_VECTOR = pa.struct(
@@ -140,7 +140,7 @@ class Vector:
 
     @property
     def names(self) -> Sequence[str]:
-        return Numbered(f"{self.column}_", self.width)
+        return NumberedNames(f"{self.column}_", self.width)
 
     def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Values:
         return list_rows(batch.column(0), self.width, self.column, origin)
@@ -165,7 +165,7 @@ class SparkVector:
 
     @property
     def names(self) -> Sequence[str]:
-        return Numbered(f"{self.column}_", self.width)
+        return NumberedNames(f"{self.column}_", self.width)
 
     def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Values:
         kinds, sizes, indices, values = batch.column(0).flatten()
@@ -210,7 +210,7 @@ class SparsePair:
 
     @property
     def names(self) -> Sequence[str]:
-        return Numbered(f"{self.values}_", self.width)
+        return NumberedNames(f"{self.values}_", self.width)
 
     def matrix(self, batch: pa.RecordBatch, origin: Origin) -> Values:
         where = f"columns {self.indices!r} and {self.values!r}"

@@ -45,7 +45,7 @@ READERS = (4, 32)
 
 
 @contextmanager
-def readable(where: str) -> Iterator[None]:
+def parquet_errors(where: str) -> Iterator[None]:
     """Turns what pyarrow raises on damaged, truncated or forbidden files into a DataError about ``where``."""
     try:
         yield
@@ -182,9 +182,6 @@ class ParquetSource(LaidOut):
         keys = tuple(self.keys[i] for i in files) if self.keys else ()
         return replace(self, files=Files(self.files[i] for i in files), keys=keys)
 
-    def path(self, file: int) -> str:
-        return join(self.root, self.files[file].path)
-
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         """As promised by :class:`~eigenmill.reduce.sources.base.Source`; a filter makes blocks shorter, or leaves none.
 
@@ -211,7 +208,7 @@ class ParquetSource(LaidOut):
                 return
             spans = tuple((group, planned.rows[group]) for group in groups)
             columns = self.columns(carry=carry)
-            with readable(path):
+            with parquet_errors(path):
                 reader = pq.ParquetFile(
                     file,
                     metadata=footer.metadata,
@@ -223,7 +220,7 @@ class ParquetSource(LaidOut):
             done, asis = 0, None
             while done < sum(rows for _, rows in spans):
                 start = locate(path, spans, done)
-                with readable(start.at()):
+                with parquet_errors(start.at()):
                     batch = next(batches, None)
                 if batch is None or batch.num_rows == 0:
                     raise DataError(
@@ -282,7 +279,7 @@ class ParquetSource(LaidOut):
     def _open(self, path: str, planned: FileInfo) -> Iterator[tuple[pa.NativeFile, Footer]]:
         """The file and its footer, once they are known to be the planned ones."""
         try:
-            with readable(path):
+            with parquet_errors(path):
                 opened = self.store.filesystem.open_input_file(path)
         except DataError as error:
             if isinstance(error.__cause__, FileNotFoundError):
@@ -292,7 +289,7 @@ class ParquetSource(LaidOut):
                 ) from error
             raise
         with opened:
-            with readable(path):
+            with parquet_errors(path):
                 if opened.size() != planned.size:
                     raise _changed(path, f"{opened.size()} bytes instead of {planned.size}")
                 footer = read_footer(opened, path)
@@ -342,22 +339,14 @@ def plan(listing: Listing, want: Wanted, filters: Any = None, format: Format | N
         SchemaError: the files disagree, or a column is missing or of the wrong type.
         DataError: a file cannot be read.
     """
-    root, first_path = listing.root, join(listing.root, listing.files[0])
-    filesystem = listing.store.filesystem
-
-    def footer_of(path: str) -> Footer:
-        with readable(path), filesystem.open_input_file(path) as file:
-            return read_footer(file, path)
-
-    schema = _schema(footer_of(first_path), first_path)
+    first_path, read = join(listing.root, listing.files[0]), partial(_footer, listing)
+    schema = _schema(read(listing.files[0]), first_path)
     hive = _hive_schema(listing, schema)
     everything = pa.schema([*schema, *hive])
     once = pa.schema([f for f in everything if len(everything.get_all_field_indices(f.name)) == 1])
     where = row_filter(filters, once, hive.names)
-
-    layout = choose(
-        schema, want, partial(_first, listing), first_path, unasked=frozenset(where.columns if where else ())
-    )
+    unasked = frozenset(where.columns if where else ())
+    layout = choose(schema, want, partial(_first, listing), first_path, unasked=unasked)
     carried = pa.schema([_carried(everything, name, first_path) for name in want.carry])
     if want.weights is not None:
         weights_field(schema, want.weights, first_path)
@@ -380,17 +369,16 @@ def plan(listing: Listing, want: Wanted, filters: Any = None, format: Format | N
     )
     columns = source.columns(carry=True)
     expected = {name: schema.field(name).type for name in columns}
-    remote = listing.store.remote
     vector = layout.column if isinstance(layout, SparkVector) else None
 
     dense = True
 
     def infos() -> Iterator[FileInfo]:
         nonlocal dense
-        for relative, footer in _ahead(lambda file: footer_of(join(root, file)), listing.files, READERS[remote]):
-            path = join(root, relative)
+        for relative, footer in _ahead(read, listing.files, READERS[listing.store.remote]):
+            path = join(listing.root, relative)
             _agree(_schema(footer, path), expected, path, first_path)
-            with readable(path):
+            with parquet_errors(path):
                 info = _info(footer, relative, columns, layout.columns[-1] if layout.sparse else None)
                 dense = dense and (vector is None or _all_dense(footer.metadata, vector))
             yield info
@@ -401,11 +389,17 @@ def plan(listing: Listing, want: Wanted, filters: Any = None, format: Format | N
     return replace(source, files=files, layout=layout)
 
 
+def _footer(listing: Listing, relative: str) -> Footer:
+    path = join(listing.root, relative)
+    with parquet_errors(path), listing.store.filesystem.open_input_file(path) as file:
+        return read_footer(file, path)
+
+
 def _first(listing: Listing, column: str) -> Iterator[pa.Array]:
     """The first rows of a column, of one file after the other."""
     for path in (join(listing.root, file) for file in listing.files):
         with (
-            readable(path),
+            parquet_errors(path),
             listing.store.filesystem.open_input_file(path) as file,
             pq.ParquetFile(file, pre_buffer=False, buffer_size=READ) as reader,
         ):
@@ -430,7 +424,7 @@ def _ahead(read: Callable[[str], Footer], files: Sequence[str], readers: int) ->
 
 
 def _schema(footer: Footer, path: str) -> pa.Schema:
-    with readable(path), pq.ParquetFile(pa.BufferReader(footer.tail), metadata=footer.metadata) as reader:
+    with parquet_errors(path), pq.ParquetFile(pa.BufferReader(footer.tail), metadata=footer.metadata) as reader:
         return reader.schema_arrow
 
 

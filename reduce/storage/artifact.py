@@ -241,7 +241,7 @@ def _entry(part: str, arrays: Mapping[str, Array]) -> dict[str, Any]:
 def _publish_listed(fs: pafs.FileSystem, path: str, arrays: Mapping[str, Array], entry: Mapping[str, Any]) -> None:
     """Publishes a file of arrays, unless ``path`` is whole already and what ``entry`` says."""
     if files.exists(fs, path):
-        with files.explained(path, "read"):
+        with files.storage_errors(path, "read"):
             found = files.digest_file(fs, path)
         if (found.bytes, found.sha256) == (entry["bytes"], entry["sha256"]):
             return

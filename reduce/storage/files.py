@@ -50,7 +50,7 @@ _ATTEMPT = re.compile(r"\.(?P<host>[0-9A-Za-z]+)-\d+-[0-9a-f]{8}\.tmp$")
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenFile:
     """What was published: size in bytes and SHA-256 in hex."""
 
     bytes: int
@@ -67,7 +67,7 @@ def split(path: str) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def explained(path: str, doing: str = "write") -> Iterator[None]:
+def storage_errors(path: str, doing: str = "write") -> Iterator[None]:
     """Turns an ``OSError`` inside into an :class:`OutputError` that keeps its errno."""
     try:
         yield
@@ -100,7 +100,7 @@ class Draft:
     """
 
     file: BinaryIO
-    written: Written = field(init=False)
+    written: WrittenFile = field(init=False)
 
 
 def draft(fs: pafs.FileSystem, path: str) -> AbstractContextManager[Draft]:
@@ -119,14 +119,14 @@ def draft(fs: pafs.FileSystem, path: str) -> AbstractContextManager[Draft]:
 @contextlib.contextmanager
 def _beside(path: str) -> Iterator[Draft]:
     parent, name = os.path.split(path)
-    with explained(path):
+    with storage_errors(path):
         _make_local(parent)
         file, temporary = _create_locked(parent, name)
     made = Draft(file)
     try:
         with file:
             yield made
-            with explained(path):
+            with storage_errors(path):
                 os.fsync(file.fileno())
                 made.written = _measure(file)
                 # Moved while the lock is held: a cleaner never takes a finished file for an abandoned one.
@@ -135,7 +135,7 @@ def _beside(path: str) -> Iterator[Draft]:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    with explained(path):
+    with storage_errors(path):
         sync_directory(parent)
 
 
@@ -181,12 +181,12 @@ def _spooled(fs: pafs.FileSystem, path: str) -> Iterator[Draft]:
 
 
 def _spooling() -> AbstractContextManager[None]:
-    return explained("the spool in " + tempfile.gettempdir())
+    return storage_errors("the spool in " + tempfile.gettempdir())
 
 
 def _upload(fs: pafs.FileSystem, path: str, spool: BinaryIO, size: int) -> None:
     """Copies ``size`` bytes into an object, a few pieces at a time in memory."""
-    with explained(path):
+    with storage_errors(path):
         make_directory(fs, split(path)[0])
         stream = fs.open_output_stream(path)
     try:
@@ -197,26 +197,26 @@ def _upload(fs: pafs.FileSystem, path: str, spool: BinaryIO, size: int) -> None:
                 if not piece:
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
             sent += len(piece)
-            with explained(path):
+            with storage_errors(path):
                 stream.write(piece)
                 if sent % IN_FLIGHT < len(piece):
                     stream.flush()
-        with explained(path):
+        with storage_errors(path):
             stream.close()
     except BaseException:
         # One reference too many: a stream that nobody holds is closed, and closing publishes what there is of it.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
         raise
-    with explained(path):
+    with storage_errors(path):
         found = fs.get_file_info(path).size
     if found != size:
         raise OutputError(f"expected {path} to have {size} bytes after its upload, found {found}; run again")
 
 
-def _measure(file: BinaryIO) -> Written:
+def _measure(file: BinaryIO) -> WrittenFile:
     file.seek(0)
     digest = sha256_of_file(file)
-    return Written(file.tell(), digest)
+    return WrittenFile(file.tell(), digest)
 
 
 def sync_directory(path: str) -> None:
@@ -231,7 +231,7 @@ def sync_directory(path: str) -> None:
 def make_directory(fs: pafs.FileSystem, path: str) -> None:
     """The directory and its parents; nothing where there are no directories."""
     if path and fs.type_name not in OBJECT_STORES:
-        with explained(path, "create"):
+        with storage_errors(path, "create"):
             _make_local(path) if is_local(fs) else fs.create_dir(path, recursive=True)
 
 
@@ -249,9 +249,9 @@ def _make_local(path: str) -> None:
     sync_directory(above)
 
 
-def write_bytes(fs: pafs.FileSystem, path: str, content: bytes) -> Written:
+def write_bytes(fs: pafs.FileSystem, path: str, content: bytes) -> WrittenFile:
     """Publishes ``content`` as ``path``."""
-    with draft(fs, path) as made, explained(path):
+    with draft(fs, path) as made, storage_errors(path):
         write_all(made.file, content)
     return made.written
 
@@ -263,11 +263,11 @@ def write_all(file: BinaryIO, content: Any) -> None:
         view = view[file.write(view) :]
 
 
-def write_json(fs: pafs.FileSystem, path: str, value: Any) -> Written:
+def write_json(fs: pafs.FileSystem, path: str, value: Any) -> WrittenFile:
     """Publishes ``value`` as indented JSON: keys sorted, floats exact, no NaN or infinity."""
     with draft(fs, path) as made:
         for piece in chain(plain.pieces(value, indent=1), [b"\n"]):
-            with explained(path):
+            with storage_errors(path):
                 write_all(made.file, piece)
     return made.written
 
@@ -277,17 +277,17 @@ def write_json(fs: pafs.FileSystem, path: str, value: Any) -> Written:
 
 def exists(fs: pafs.FileSystem, path: str) -> bool:
     """Whether there is a file or directory at ``path``."""
-    with explained(path, "look for"):
+    with storage_errors(path, "look for"):
         return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
 
 
-def digest_file(fs: pafs.FileSystem, path: str) -> Written:
+def digest_file(fs: pafs.FileSystem, path: str) -> WrittenFile:
     """Size and SHA-256 of a file, read once in small pieces. Raises ``OSError``."""
     if is_local(fs):
         with open(path, "rb") as file:
-            return Written(os.fstat(file.fileno()).st_size, sha256_of_file(file))
+            return WrittenFile(os.fstat(file.fileno()).st_size, sha256_of_file(file))
     with fs.open_input_stream(path) as stream:
-        return Written(*size_and_sha256(iter(lambda: stream.read(1 << 20), b"")))
+        return WrittenFile(*size_and_sha256(iter(lambda: stream.read(1 << 20), b"")))
 
 
 @contextlib.contextmanager
@@ -341,7 +341,7 @@ def visible_files(fs: pafs.FileSystem, directory: str) -> dict[str, int]:
 
     They skip files and directories whose name starts with ``_`` or ``.``.
     """
-    with explained(directory, "list"):
+    with storage_errors(directory, "list"):
         found = fs.get_file_info(pafs.FileSelector(directory, allow_not_found=True, recursive=True))
     files = {_below(i.path, directory): i.size for i in found if i.type == pafs.FileType.File}
     return {p: size for p, size in sorted(files.items()) if p and not any(n[:1] in "_." for n in p.split("/"))}
@@ -349,7 +349,7 @@ def visible_files(fs: pafs.FileSystem, directory: str) -> dict[str, int]:
 
 def names(fs: pafs.FileSystem, directory: str) -> list[str]:
     """Sorted names of the files directly in ``directory``; none when it does not exist."""
-    with explained(directory, "list"):
+    with storage_errors(directory, "list"):
         found = fs.get_file_info(pafs.FileSelector(directory, allow_not_found=True, recursive=False))
     return sorted(i.base_name for i in found if i.type == pafs.FileType.File)
 
@@ -360,7 +360,7 @@ def _below(path: str, directory: str) -> str:
 
 def remove(fs: pafs.FileSystem, path: str, kind: Literal["file", "directory"] = "file") -> None:
     """Removes a file or a whole directory; neither has to exist."""
-    with explained(path, "remove"), contextlib.suppress(FileNotFoundError):
+    with storage_errors(path, "remove"), contextlib.suppress(FileNotFoundError):
         if exists(fs, path):
             fs.delete_file(path) if kind == "file" else fs.delete_dir(path)
 

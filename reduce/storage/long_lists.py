@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from eigenmill.reduce.storage import plain
-from eigenmill.reduce.storage.sequences import Made, Texts
+from eigenmill.reduce.storage.sequences import OnDemand, PackedTexts
 
 T = TypeVar("T", covariant=True)
 Path = tuple[str, ...]
@@ -24,13 +24,13 @@ _GOES_ON = ("", ".", "e", "E")
 _BLANKS = re.compile(r"[ \t\n\r]+")
 
 
-class Packed(Made[Any]):
+class PackedList(OnDemand[Any]):
     """Plain values, each held as its JSON text."""
 
     __slots__ = ("texts",)
 
     def __init__(self, values: Iterable[Any] = ()) -> None:
-        self.texts = Texts(plain.canonical(value).decode() for value in values)
+        self.texts = PackedTexts(plain.canonical(value).decode() for value in values)
 
     def append(self, value: Any) -> None:
         self.texts.append(plain.canonical(value).decode())
@@ -42,7 +42,7 @@ class Packed(Made[Any]):
         return json.loads(self.texts[index])
 
 
-class Each(Made[T]):
+class Mapped(OnDemand[T]):
     """What ``make`` makes of each item of ``whole``, when asked for."""
 
     __slots__ = ("make", "whole")
@@ -58,7 +58,7 @@ class Each(Made[T]):
 
 
 def parse(read: Callable[[int], bytes], name: str, refusal: plain.Refusal, lists: Collection[Path]) -> Any:
-    """As :func:`eigenmill.reduce.storage.plain.parse`, but the lists at ``lists`` become :class:`Packed`.
+    """As :func:`eigenmill.reduce.storage.plain.parse`, but the lists at ``lists`` become :class:`PackedList`.
 
     Args:
         read: gives the next so many bytes of the text, none at its end.
@@ -85,7 +85,7 @@ class _Reader:
     def value(self, path: Path) -> Any:
         first = self.next()
         if first == "[" and path in self.lists:
-            return Packed(self.items(len(path)))
+            return PackedList(self.items(len(path)))
         if first == "{" and any(inner[: len(path)] == path for inner in self.lists):
             return plain.unique(list(self.pairs(path)))
         return self.whole(len(path))
@@ -153,4 +153,4 @@ class _Reader:
         self.text, self.at, self.ended = rest + self.decoder.decode(piece, final=not piece), 0, not piece
 
 
-__all__ = ["Each", "Packed", "parse"]
+__all__ = ["Mapped", "PackedList", "parse"]

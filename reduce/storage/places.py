@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from pyarrow import fs as pafs
 
 from eigenmill.reduce.errors import ConfigError
-from eigenmill.reduce.storage import uris
+from eigenmill.reduce.storage import secrets, uris
 
 Location = str | os.PathLike[str]
 """A local path or a URI."""
@@ -61,7 +61,7 @@ def locate(path: Location, filesystem: Any = None) -> tuple[Store, str]:
         return _within(text, filesystem)
     if "://" not in text:
         return Store(), _local(text)
-    scheme = uris.SCHEME.match(text)
+    scheme = secrets.SCHEME.match(text)
     if scheme is None:
         raise uris.refused(text, "pyarrow or fsspec", "let it begin with its scheme", ValueError("no scheme"))
     # The file system is found by scheme, authority and query alone: a pattern or a blank is no valid URI.
@@ -122,7 +122,7 @@ def _within(text: str, filesystem: Any) -> tuple[Store, str]:
     store = Store(given=filesystem)
     if _is_fsspec(filesystem):
         return store, str(filesystem.handler.fs._strip_protocol(text))
-    scheme = uris.SCHEME.match(text)
+    scheme = secrets.SCHEME.match(text)
     text = text if scheme is None else text[scheme.end() :]
     return store, _local(text) if is_local(filesystem) else text.rstrip("/") or "/"
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from eigenmill.reduce.errors import ArtifactError, EigenmillError, OutputError
 from eigenmill.reduce.storage.digest import sha256_of
-from eigenmill.reduce.storage.sequences import Made
+from eigenmill.reduce.storage.sequences import OnDemand
 
 MAX_DEPTH = 64
 """Deepest nesting of a JSON file."""
@@ -46,7 +46,7 @@ def pieces(value: Any, indent: int | None = None) -> Iterator[bytes]:
 
 def _canonical_pieces(value: Any) -> Iterator[str]:
     """As the encoder has it, which is ten times faster where it may hold a whole item."""
-    if isinstance(value, Made | list | tuple):
+    if isinstance(value, OnDemand | list | tuple):
         yield "["
         for i, item in enumerate(value):
             yield ("," if i else "") + _CANONICAL.encode(item)
@@ -64,7 +64,7 @@ class _Items(list[Any]):
     """A made sequence for the encoder, which takes nothing but lists, and asks for their items one by one."""
 
     def __init__(self, items: Any) -> None:
-        if not isinstance(items, Made):
+        if not isinstance(items, OnDemand):
             raise TypeError(f"expected a plain JSON value, found {type(items).__name__}; convert it to one")
         super().__init__()
         self.items = items
@@ -89,7 +89,7 @@ def checked(value: Any, where: str, depth: int = MAX_DEPTH - 8) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
             raise ArtifactError(f"expected finite numbers in {where}, found {value}; leave it out, or use None")
         return value
-    if depth and isinstance(value, Made):
+    if depth and isinstance(value, OnDemand):
         for item in value:
             checked(item, where, depth - 1)
         return value

@@ -14,7 +14,7 @@ T = TypeVar("T", covariant=True)
 Integers = npt.NDArray[np.integer[Any]]
 
 
-class Made(Sequence[T]):
+class OnDemand(Sequence[T]):
     """A sequence that makes its items when asked for them; equal to any other of equal items."""
 
     __slots__ = ()
@@ -46,7 +46,7 @@ class Made(Sequence[T]):
         return f"{type(self).__name__}({len(self)})"
 
 
-class Some(Made[T]):
+class Subset(OnDemand[T]):
     """The items of ``whole`` with these numbers."""
 
     __slots__ = ("numbers", "whole")
@@ -61,7 +61,7 @@ class Some(Made[T]):
         return self.whole[int(self.numbers[index])]
 
 
-class Texts(Made[str]):
+class PackedTexts(OnDemand[str]):
     """Short texts, end to end in UTF-8."""
 
     __slots__ = ("content", "ends")
@@ -82,7 +82,7 @@ class Texts(Made[str]):
         return self.content[self.ends[index - 1] if index else 0 : self.ends[index]].decode()
 
 
-class Lookup:
+class HashIndex:
     """Where a key may be among many, by sorted hashes: 16 bytes a key, and none of them is kept.
 
     Keys that are equal are found; whoever looks compares, for others may have the same hash.

@@ -97,7 +97,7 @@ def chunks(arrays: Mapping[str, Array], texts: Mapping[str, str]) -> Iterator[An
 
 def publish(fs: pafs.FileSystem, path: str, arrays: Mapping[str, Array], texts: Mapping[str, str]) -> None:
     """Publishes a file of arrays; ``texts`` are its metadata."""
-    with files.draft(fs, path) as made, files.explained(path):
+    with files.draft(fs, path) as made, files.storage_errors(path):
         for chunk in chunks(arrays, texts):
             files.write_all(made.file, chunk)
 

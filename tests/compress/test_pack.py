@@ -22,7 +22,7 @@ from eigenmill.compress.core.integer import WholeLayer, WholeNet
 from eigenmill.compress.core.model import whole_net
 from eigenmill.compress.packed import huffman
 from eigenmill.compress.packed.coder import Decoder, Encoder, code_numbers, code_weights
-from eigenmill.compress.packed.flat import Reader, varint
+from eigenmill.compress.packed.flat import FlatReader, varint
 from eigenmill.compress.packed.pack import DIGEST, MAGIC, MAGIC_COSINES, packed_bytes, unpack
 from eigenmill.compress.packed.pack_front import front_bytes
 from eigenmill.reduce import Dataset
@@ -339,11 +339,11 @@ def test_a_version_that_is_not_that_of_the_layers_is_refused_though_its_digest_f
 )
 def test_a_number_has_one_form(raw: bytes, value: int) -> None:
     assert varint(value) == raw
-    assert Reader(raw).varint(value, value) == value
+    assert FlatReader(raw).varint(value, value) == value
     longer = raw[:-1] + bytes([raw[-1] | 0x80, 0])
     for least, most, given_bytes in ((0, value, longer), (value + 1, 1 << 20, raw), (0, value - 1, raw)):
         with pytest.raises(ArtifactError, match=f"expected a number from {least} to {most}, found {value}"):
-            Reader(given_bytes).varint(most, least)
+            FlatReader(given_bytes).varint(most, least)
 
 
 def test_a_number_in_a_longer_form_is_refused_though_the_digest_fits() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from eigenmill.compress import Model, Samples, evaluate, pack
+from eigenmill.compress.format import FORMAT_1
 from eigenmill.compress.search import (
     Candidate,
     Search,
@@ -52,7 +53,7 @@ def test_without_a_limit_of_the_error_the_fewest_errors_within_the_limits_are_lo
     assert found.best.error == min(kept)
     # It ends after three in a row that have brought nothing, or when all trials are spent.
     last = found.trials.index(found.best)
-    assert len(found.trials) == min(last + 1 + search_module.PATIENCE, 8)
+    assert len(found.trials) == min(last + 1 + FORMAT_1.patience, 8)
 
 
 def test_a_target_that_names_an_error_is_met_by_the_first(samples: Samples) -> None:

@@ -32,6 +32,7 @@ from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, OutputError, SchemaError
 from eigenmill.reduce.sources.parquet import ParquetSource
 from tests.compress.conftest import OPTIMIZER, error, read, write
+from tests.support.formats import use_compact
 
 
 def same(a: Model, b: Model) -> bool:
@@ -72,7 +73,7 @@ def test_the_same_again_gives_the_same_bytes_and_another_seed_others(folder: Pat
 
 
 def test_a_file_sorted_by_label_trains_as_well(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eigenmill.compress.core.data.PIECE_BYTES", 20_000)  # several pieces
+    use_compact(monkeypatch, piece_bytes=20_000)  # several pieces
     X, y, X_test, y_test = digits
     order = np.argsort(y, kind="stable")
     sorted_, shuffled = write(tmp_path / "sorted", X[order], y[order]), write(tmp_path / "shuffled", X, y)
@@ -89,7 +90,7 @@ def test_a_file_sorted_by_label_trains_as_well(digits: Any, tmp_path: Path, monk
 def test_the_order_of_the_file_changes_the_error_by_less_than_a_fifth_of_a_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eigenmill.compress.core.data.PIECE_BYTES", 20_000)
+    use_compact(monkeypatch, piece_bytes=20_000)
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(5, 12)) * 1.1
     y = rng.integers(0, 5, 70_000)

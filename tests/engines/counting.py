@@ -15,6 +15,7 @@ from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Engine, Session
 from eigenmill.reduce.errors import DataError
 from eigenmill.reduce.sources.base import Source, StandIn
+from eigenmill.reduce.sources.discovery import join
 
 
 class Wrapped(Engine):
@@ -152,5 +153,5 @@ def failing_at(data: Dataset, fragment: int, error: BaseException) -> Dataset:
     chosen: Any = data.fragments[fragment]
     source: Any = data.source
     marker = os.path.join(tempfile.mkdtemp(), "failed")
-    tell = FailOnce(source.path(chosen.file), chosen.start, error, marker)
+    tell = FailOnce(join(source.root, source.files[chosen.file].path), chosen.start, error, marker)
     return replace(data, source=WatchedSource(source, tell))

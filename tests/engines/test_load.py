@@ -25,9 +25,9 @@ from eigenmill.reduce.engines.load import Load, fold_load
 from eigenmill.reduce.engines.memory import estimate
 from eigenmill.reduce.engines.ship import pack
 from eigenmill.reduce.engines.tasks import fold_tasks
-from eigenmill.reduce.estimators.record import located, unseen
+from eigenmill.reduce.estimators.record import absolute_files, rows_not_seen
 from eigenmill.reduce.output.parts import plan_parts
-from eigenmill.reduce.output.sink import Job, read_manifest
+from eigenmill.reduce.output.sink import WriteJob, read_manifest
 from eigenmill.reduce.plan import explain
 from eigenmill.reduce.sources.catalog import Files
 from tests.engines.dask_processes import cluster
@@ -103,7 +103,7 @@ def output_peaks(files: int, space: Path) -> dict[str, int]:
     model = PCA(50).fit(np.random.default_rng(0).standard_normal((60, FEATURES)).astype(np.float32))
     model = PCA.from_snapshot(replace(model.snapshot(), names=unread(1, space).feature_names))
     data = model.transform(unread(files, space))
-    jobs: list[Job] = []
+    jobs: list[WriteJob] = []
     peaks["begin"] = peak_of(lambda: jobs.append(sink.open(data)))
     for part in jobs[0].parts:
         with jobs[0].writing(part):
@@ -124,7 +124,7 @@ def state_peaks(files: int, space: Path) -> dict[str, int]:
     model = PCA(2).fit(np.random.default_rng(0).standard_normal((60, FEATURES)), keep_state=True)
     known = model.state()
     assert known is not None
-    seen = replace(known, files=Files(located(data.source)))
+    seen = replace(known, files=Files(absolute_files(data.source)))
     model = PCA.from_snapshot(model.snapshot(), lambda: seen)
     peaks["save"] = peak_of(lambda: model.save(space / f"{files}", state=True))
     loaded: list[PCA] = []
@@ -133,8 +133,8 @@ def state_peaks(files: int, space: Path) -> dict[str, int]:
     record = loaded[0].state()
     assert record is not None
     assert len(record.files) == files
-    peaks["compare"] = peak_of(lambda: unseen(data, record))
-    assert not unseen(data, record).source.files
+    peaks["compare"] = peak_of(lambda: rows_not_seen(data, record))
+    assert not rows_not_seen(data, record).source.files
     return peaks
 
 

@@ -230,13 +230,13 @@ def test_wide_sparse_rows(spark: Any, layout: str) -> None:
 
 def test_sparse_rows_come_many_at_a_time() -> None:
     """32 of 200,000 columns would make a dense block; sparse rows are not made dense."""
-    from eigenmill.reduce.engines.spark.frames import Reader
+    from eigenmill.reduce.engines.spark.frames import FrameReader
     from eigenmill.reduce.format import FORMAT_1
     from eigenmill.reduce.sources.layouts import SparsePair
 
     layout = SparsePair("i", "x", 200_000, np.dtype(np.float64))
     batch = pa.record_batch({"i": [[k, 7_000 + k] for k in range(500)], "x": [[1.0, 2.0]] * 500})
-    reader = Reader(layout, None, (), FORMAT_1)
+    reader = FrameReader(layout, None, (), FORMAT_1)
     assert reader.sparse
     assert [b.rows for b in reader.blocks([batch], "x", FORMAT_1.max_height)] == [500]
     assert max(b.rows for b in reader.blocks([batch], "x")) == 32

@@ -356,7 +356,7 @@ def test_faint_directions_are_orthogonal_to_the_basis_too() -> None:
 
 @pytest.mark.parametrize("odd", ["", "thick", "missing"])
 def test_sparse_rows_are_projected_many_at_a_time_unless_they_must_be_dense(odd: str, tmp_path: Path) -> None:
-    from eigenmill.reduce.rows.transforms import Input, Project
+    from eigenmill.reduce.rows.transforms import ModelInput, Project
 
     X = sp.lil_array(thin(600, 200_000, 1e-4, seed=36))
     if odd == "thick":
@@ -369,7 +369,7 @@ def test_sparse_rows_are_projected_many_at_a_time_unless_they_must_be_dense(odd:
     Y = X.copy()
     Y.data[np.isnan(Y.data)] = 0
     weights, mean = RNG(38).normal(size=(200_000, 3)), np.asarray(Y.mean(axis=0)).ravel()
-    input = Input(data.feature_names, np.dtype(np.float64), data.cleaning.resolve(data.feature_names))
+    input = ModelInput(data.feature_names, np.dtype(np.float64), data.cleaning.resolve(data.feature_names))
     out = data.then(Project(input, mean, weights, ("a", "b", "c")))
     heights = [block.rows for f in out.fragments for block in out.blocks(f, Workspace())]
     # A row of 200,000 columns is 1.6 MB when dense: then 32 at a time.

@@ -39,7 +39,7 @@ from eigenmill.reduce.passes.thin import thin_rows
 from eigenmill.reduce.passes.tsqr import TsqrPass
 from eigenmill.reduce.rows.blocks import Block, Workspace
 from eigenmill.reduce.rows.cleaning import Cleaning
-from eigenmill.reduce.rows.transforms import Input, Project
+from eigenmill.reduce.rows.transforms import ModelInput, Project
 from eigenmill.reduce.sources.catalog import FileInfo, Files, RowGroups
 from eigenmill.reduce.sources.discovery import Store
 from eigenmill.reduce.sources.layouts import Vector
@@ -150,7 +150,7 @@ def made_dense(format: Format, place: Path) -> Any:
     for entries in (1, 2, 3, 4):
         X = sparse.csr_array((np.ones(entries), np.arange(entries), [0] + [entries] * 4), shape=(4, 4))
         block = Block(X)
-        project = Project(Input(names, F64, policy, format), np.zeros(4), np.eye(4), names)
+        project = Project(ModelInput(names, F64, policy, format), np.zeros(4), np.eye(4), names)
         thin = thin_rows(Intake(names, F64, policy, format), Moments.empty(4), block, squares=False) is not None
         told.append((thin, project.takes(block)))
     return told
@@ -563,7 +563,7 @@ def test_whoever_may_be_given_a_format_is_given_one() -> None:
                 for each in node.body:
                     if isinstance(each, ast.FunctionDef) and each.name == "__init__" and _defaults(each.args):
                         places[node.name] = [arg.arg for arg in each.args.args[1:]].index("format")
-    assert {"Intake", "Input", "Encoding", "Shape", "Krylov", "iterate", "upper_bounds", "of_gram"} <= set(places)
+    assert {"Intake", "ModelInput", "Encoding", "Shape", "Krylov", "iterate", "upper_bounds", "of_gram"} <= set(places)
     without = [
         f"{path.name}: {ast.unparse(call)}"
         for path, tree in trees.items()

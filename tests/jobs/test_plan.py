@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from eigenmill.jobs.reduction.config import JobFile, load_job
 from eigenmill.jobs.reduction.report import RunReport
-from eigenmill.jobs.reduction.run import explained, run
+from eigenmill.jobs.reduction.run import plan_of, run
 from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.output.manifest import read_manifest
 from eigenmill.reduce.plan import Plan
@@ -71,7 +71,7 @@ def test_the_jobs_of_conf_keep_to_their_plans(name: str, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("eigenmill.reduce.engines.ledger.resident", lambda: 300 << 20)
     source = load_job(CONF / f"{name}.yaml", SMALLER.get(name, []))
-    check(explained(source), ran(source), source)
+    check(plan_of(source), ran(source), source)
 
 
 def one_that_runs(seed: int, folder: Path, **options: Any) -> tuple[Plan, RunReport, JobFile]:
@@ -79,7 +79,7 @@ def one_that_runs(seed: int, folder: Path, **options: Any) -> tuple[Plan, RunRep
     for attempt in range(20):
         source = random_job(1000 * seed + attempt, folder / str(attempt), **options)
         try:
-            plan = explained(source)
+            plan = plan_of(source)
             return plan, ran(source), source
         except (ConfigError, DataError):
             continue

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from eigenmill.jobs.documents.redact import MASK
 from eigenmill.jobs.reduction.meter import Meter, forget_peak, peak_memory
 from eigenmill.jobs.reduction.report import finite
 from eigenmill.jobs.shown import show, words
 from eigenmill.jobs.shown.progress import Bars
+from eigenmill.reduce.storage.secrets import MASK
 
 
 def test_bars_show_rows_rate_and_what_remains() -> None:

@@ -12,7 +12,7 @@ import pytest
 import scipy.linalg
 
 from eigenmill.reduce.engines.base import one_blas_thread
-from eigenmill.reduce.estimators.sketch import Fit, with_refined
+from eigenmill.reduce.estimators.sketch import KrylovFit, with_refined
 from eigenmill.reduce.estimators.spectrum import Spectrum, of_gram, orient, refined
 from eigenmill.reduce.format import FORMAT_1
 from eigenmill.reduce.passes.gram import Gram
@@ -100,7 +100,7 @@ def test_what_refining_leaves_of_earlier_bounds() -> None:
     before, refined_to, bounds, near = [4.0, 3.0, 2.0], [4.25, 3.5, 1.9375], [0.5, 0.25, 0.0], [0.125, 0.0, 0.5]
     absolute = 0.125
     old = Spectrum(np.array(before) ** 2, np.eye(3), 29.0, 3, 0.0, 0.0)
-    fit = Fit(old, np.array(near), np.array(bounds), 3, True, 10)
+    fit = KrylovFit(old, np.array(near), np.array(bounds), 3, True, 10)
     new = Spectrum(np.array(refined_to) ** 2, np.eye(3), 29.0, 3, 0.0, 0.0, absolute=absolute)
     found = with_refined(fit, new, 3)
     # 4 + 0.5 is 0.25 above 4.25, 2 is 1/16 above, and 3 + 0.25 is not above 3.5.
@@ -108,7 +108,7 @@ def test_what_refining_leaves_of_earlier_bounds() -> None:
     # Some singular value lies at 4 - 0.125, at 3, at 1.5 or 2.5.
     assert found.residual_bounds.tolist() == [0.375, 0.5, 0.5625]
     assert found.spectrum is new
-    fewer = with_refined(Fit(old, np.array(near[:2]), np.array(bounds[:2]), 3, True, 10), new, 2)
+    fewer = with_refined(KrylovFit(old, np.array(near[:2]), np.array(bounds[:2]), 3, True, 10), new, 2)
     assert fewer.error_bounds.tolist() == found.error_bounds.tolist()[:2]
 
 

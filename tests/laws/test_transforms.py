@@ -16,7 +16,7 @@ from scipy import sparse
 from eigenmill.reduce import PCA, StandardScaler
 from eigenmill.reduce.rows.blocks import Block
 from eigenmill.reduce.rows.cleaning import Cleaning, Resolved
-from eigenmill.reduce.rows.transforms import Input, Project, Standardize, Unscale
+from eigenmill.reduce.rows.transforms import ModelInput, Project, Standardize, Unscale
 from tests.laws.made import gamma
 
 FEW = settings(max_examples=60)
@@ -68,9 +68,9 @@ class Rows:
     mean: Any
     weights: Any
 
-    def input(self, policy: Resolved | None = None) -> Input:
+    def input(self, policy: Resolved | None = None) -> ModelInput:
         names = tuple(f"x{j}" for j in range(self.X.shape[1]))
-        return Input(names, self.X.dtype, policy or Cleaning().resolve(names))
+        return ModelInput(names, self.X.dtype, policy or Cleaning().resolve(names))
 
     def both(self, transform: Any) -> tuple[Any, Any]:
         """What the transform makes of the rows held sparse and held dense, dense."""
@@ -145,7 +145,7 @@ def test_only_the_thick_columns_are_made_dense() -> None:
     mean = np.asarray(X.mean(axis=0, dtype=np.float64)).ravel()
     names = tuple(map(str, range(X.shape[1])))
     project = Project(
-        Input(names, np.dtype(np.float32), Cleaning().resolve(names)),
+        ModelInput(names, np.dtype(np.float32), Cleaning().resolve(names)),
         mean,
         rng.normal(size=(len(names), 2)),
         ("a", "b"),

@@ -16,10 +16,10 @@ from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.format import FORMAT_1, Format
 from eigenmill.reduce.output.manifest import Manifest
 from eigenmill.reduce.output.parts import Part
-from eigenmill.reduce.output.sink import Job, Sink
+from eigenmill.reduce.output.sink import Sink, WriteJob
 from eigenmill.reduce.rows.blocks import Block, Columns, Origin, Workspace
 from eigenmill.reduce.rows.transforms import Transform
-from eigenmill.reduce.sources.base import Numbered, Source
+from eigenmill.reduce.sources.base import NumberedNames, Source
 from eigenmill.reduce.sources.catalog import FileInfo, Fragment
 
 FLOAT32 = np.dtype(np.float32)
@@ -43,7 +43,7 @@ class MadeSource(Source):
         starts = enumerate(range(0, n, self.step))
         self.fragments = tuple(Fragment(i, 0, a, min(a + self.step, n), min(self.step, n - a)) for i, a in starts)
         self.carried = self.table.schema if self.table is not None else pa.schema([])
-        self.names = Numbered("x", self.X.shape[1])
+        self.names = NumberedNames("x", self.X.shape[1])
         self.dtype = self.X.dtype
 
     @property
@@ -91,7 +91,7 @@ class Scaled(Transform):
 
     @property
     def names(self) -> Any:
-        return Numbered("pc", self.width)
+        return NumberedNames("pc", self.width)
 
     @property
     def digest(self) -> str:
@@ -126,7 +126,7 @@ def drawn(data: Dataset, part: Part) -> Iterator[Block]:
         yield from data.blocks(data.fragments[index], workspace, carry=True)
 
 
-def write_parts(job: Job, data: Dataset, parts: Iterable[Part] | None = None) -> None:
+def write_parts(job: WriteJob, data: Dataset, parts: Iterable[Part] | None = None) -> None:
     for part in job.pending if parts is None else parts:
         with job.writing(part) as writer:
             for block in drawn(data, part):

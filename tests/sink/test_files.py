@@ -112,7 +112,7 @@ def test_an_exception_of_the_writer_passes_and_publishes_nothing(tmp_path, memor
 
 
 def test_operating_system_errors_are_explained(tmp_path):
-    with pytest.raises(OutputError, match="No space left") as caught, files.explained("p"):
+    with pytest.raises(OutputError, match="No space left") as caught, files.storage_errors("p"):
         raise OSError(errno.ENOSPC, "x")
     assert caught.value.errno == errno.ENOSPC
     assert "free some space" in str(caught.value)
@@ -193,7 +193,7 @@ def test_an_upload_goes_in_pieces(store, monkeypatch, size):
     content = os.urandom(size)
     written = files.write_bytes(store[1], "a/b", content)
     assert store[0].objects == {"a/b": content}
-    assert written == files.Written(size, hashlib.sha256(content).hexdigest())
+    assert written == files.WrittenFile(size, hashlib.sha256(content).hexdigest())
     assert store[0].largest == min(size, 1000)
 
 
@@ -226,7 +226,7 @@ def test_an_upload_that_fails_midway_publishes_nothing(store, monkeypatch, faili
 
 def test_clean_takes_the_temporaries_of_the_dead_only(tmp_path):
     code = (
-        "import os, sys, signal\nfrom pyarrow import fs\nfrom eigenmill.reduce import files\n"
+        "import os, sys, signal\nfrom pyarrow import fs\nfrom eigenmill.reduce.storage import files\n"
         "with files.draft(fs.LocalFileSystem(), sys.argv[1]) as made:\n"
         "    made.file.write(b'half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

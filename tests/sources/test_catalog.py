@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eigenmill.reduce.sources.catalog import FileInfo, Files, Fragment, Fragments, RowGroups
-from eigenmill.reduce.storage.sequences import Lookup, Some, Texts
+from eigenmill.reduce.storage.sequences import HashIndex, PackedTexts, Subset
 
 # Row groups as writers make them: runs of equal ones, and a shorter one at the end.
 RUNS = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 9)), max_size=5)
@@ -65,13 +65,13 @@ def test_files_are_what_was_put_in(files: list[list[int]]) -> None:
 
 
 def test_sequences_behave_like_tuples() -> None:
-    texts = Texts(["a", "", "täxt"])
+    texts = PackedTexts(["a", "", "täxt"])
     assert texts == ("a", "", "täxt")
     assert texts[-1] == "täxt"
     assert texts[1:] == ("", "täxt")
     assert texts != ("a", "")
     assert texts != "a"
-    assert Some(texts, [2, 0]) == ("täxt", "a")
+    assert Subset(texts, [2, 0]) == ("täxt", "a")
     assert RowGroups.of([5, 5, 3]) == (5, 5, 3)
     for wrong in (3, -4):
         with pytest.raises(IndexError):
@@ -80,7 +80,7 @@ def test_sequences_behave_like_tuples() -> None:
 
 @given(st.lists(st.text(max_size=2) | st.tuples(st.integers(-2, 2), st.text(max_size=1))), st.text(max_size=2))
 def test_a_lookup_finds_all_that_are_equal(keys: list[Any], other: str) -> None:
-    found = Lookup(keys)
+    found = HashIndex(keys)
     for key in [*keys, other]:
         assert [i for i in found.near(key) if keys[i] == key] == [i for i, k in enumerate(keys) if k == key]
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ConfigError, SchemaError
 from eigenmill.reduce.rows.blocks import Columns
-from eigenmill.reduce.sources.base import Numbered
+from eigenmill.reduce.sources.base import NumberedNames
 from eigenmill.reduce.sources.layouts import SPARK_VECTOR
 from tests.sources.forms import both, first_block, pair, spark_sparse
 
@@ -198,7 +198,7 @@ def test_list_columns_are_matrices(type_: pa.DataType, tmp_path: Path, whole: An
     rows: list[Any] = [[1, 0, 1], [0, 0, 1], [1, 1, 1], [0, 1, 0], [1, 0, 0], [0, 0, 0]]
     table = pa.table({"v": pa.array(rows, type_)})
     for data in both(table, tmp_path):
-        assert data.feature_names == Numbered("v_", 3)
+        assert data.feature_names == NumberedNames("v_", 3)
         assert dict(data.source.describe()) == {"vector": "v", "n_features": 3}
         block = first_block(data)
         assert isinstance(block.X, np.ndarray)

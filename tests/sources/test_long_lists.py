@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from eigenmill.reduce.errors import OutputError
 from eigenmill.reduce.storage import long_lists, plain
-from eigenmill.reduce.storage.long_lists import Each, Packed
+from eigenmill.reduce.storage.long_lists import Mapped, PackedList
 
 LISTS = (("input", "files"), ("parts",))
 TEXT = st.text(max_size=5) | st.sampled_from(["é\n", '"', "\\", "\ud800", "parts", "files"])
@@ -44,7 +44,7 @@ def test_the_same_as_read_at_once(value: Any, piece: int, indent: int | None, as
         for key in path:
             inner = inner.get(key) if isinstance(inner, dict) else None
             outer = outer.get(key) if isinstance(outer, dict) else None
-        assert isinstance(outer, Packed) == isinstance(inner, list)
+        assert isinstance(outer, PackedList) == isinstance(inner, list)
     assert plain.digest(found) == hashlib.sha256(plain.canonical(value)).hexdigest()
     assert b"".join(plain.pieces(found, 1)) == json.dumps(value, indent=1, sort_keys=True).encode()
 
@@ -94,7 +94,7 @@ def test_items_longer_than_a_piece() -> None:
 
 
 def test_made_sequences_are_written_as_lists() -> None:
-    value = {"a": Each(str, range(3)), "b": Packed([{"z": 1, "a": [1.5]}]), "c": Packed(), "d": (1, 2)}
+    value = {"a": Mapped(str, range(3)), "b": PackedList([{"z": 1, "a": [1.5]}]), "c": PackedList(), "d": (1, 2)}
     plainly = {"a": ["0", "1", "2"], "b": [{"z": 1, "a": [1.5]}], "c": [], "d": [1, 2]}
     assert plain.digest(value) == plain.digest(plainly)
     for indent in (None, 1):
@@ -106,4 +106,4 @@ def test_made_sequences_are_written_as_lists() -> None:
     with pytest.raises(TypeError, match="expected a plain JSON value, found set"):
         list(plain.pieces({"a": set()}, 1))
     with pytest.raises(ValueError, match="JSON compliant"):
-        plain.digest({"a": Each(float, ["nan"])})
+        plain.digest({"a": Mapped(float, ["nan"])})

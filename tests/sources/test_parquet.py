@@ -322,7 +322,7 @@ def test_a_file_without_permission(files: Path) -> None:
 
 
 def test_memory_errors_stay_memory_errors() -> None:
-    with pytest.raises(MemoryError), parquet.readable("here"):
+    with pytest.raises(MemoryError), parquet.parquet_errors("here"):
         raise pa.lib.ArrowMemoryError("too much")
 
 

@@ -15,7 +15,7 @@ from scipy import sparse
 
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import DataError, SchemaError
-from eigenmill.reduce.sources.base import Numbered
+from eigenmill.reduce.sources.base import NumberedNames
 from eigenmill.reduce.sources.layouts import SPARK_VECTOR
 from tests.sources.forms import both, first_block, pair, spark_dense, spark_sparse
 
@@ -92,7 +92,7 @@ def test_sparse_pairs_are_csr(tmp_path: Path, whole: Any) -> None:
     for data in both(table, tmp_path, sparse=("i", "x", 5)):
         assert data.source.sparse
         assert data.dtype == np.float32
-        assert data.feature_names == Numbered("x_", 5)
+        assert data.feature_names == NumberedNames("x_", 5)
         assert dict(data.source.describe()) == {"sparse": ["i", "x"], "n_features": 5}
         for height in (1, 2, 100):
             np.testing.assert_array_equal(whole(data, height=height).X, expected)

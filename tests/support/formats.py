@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from eigenmill.compress import format as compact
 from eigenmill.reduce import format
 from eigenmill.reduce.format import CURRENT, Format
 
@@ -24,6 +25,11 @@ def other(**constants: Any) -> Format:
 def use(patch: pytest.MonkeyPatch, **constants: Any) -> None:
     """Within a test, open data by :func:`other` constants where none are given."""
     patch.setattr(format, "CURRENT", other(**constants))
+
+
+def use_compact(patch: pytest.MonkeyPatch, **constants: Any) -> None:
+    """Within a test, make compact models by other constants."""
+    patch.setattr(compact, "CURRENT", replace(compact.CURRENT, **constants))
 
 
 def switch(**constants: Any) -> None:

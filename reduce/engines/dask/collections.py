@@ -26,7 +26,7 @@ from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.rows.blocks import Block, Workspace
 from eigenmill.reduce.rows.transforms import applied
 from eigenmill.reduce.sources.arrays import ArraySource
-from eigenmill.reduce.sources.base import Numbered, Source, StandIn, feature_dtype
+from eigenmill.reduce.sources.base import NumberedNames, Source, StandIn, feature_dtype
 from eigenmill.reduce.sources.catalog import Fragment
 from eigenmill.reduce.sources.layouts import wanted
 from eigenmill.reduce.sources.matrix import Matrix
@@ -54,7 +54,7 @@ def source_of(X: Any, format: Format | None = None) -> Any:
     )
 
 
-class Parts(Collection):
+class Partitions(Collection):
     """What both have in common: rows in partitions on a cluster. Pickles without the collection and its graph."""
 
     home = "dask"
@@ -102,7 +102,7 @@ class Parts(Collection):
         raise NotImplementedError
 
 
-class ArrayParts(Parts):
+class ArrayParts(Partitions):
     """Rows of a Dask array of NumPy arrays or SciPy sparse matrices."""
 
     def __init__(self, X: Any, format: Format) -> None:
@@ -114,7 +114,7 @@ class ArrayParts(Parts):
             raise SchemaError("expected a known number of columns, found none; call X.compute_chunk_sizes() first")
         # All columns of a row in one place.
         self.collection = X.rechunk({1: -1}) if X.numblocks[1] > 1 else X
-        self.names, self.format = Numbered("x", X.shape[1]), format
+        self.names, self.format = NumberedNames("x", X.shape[1]), format
         self.dtype = feature_dtype([X.dtype])
         self.sparse = bool(scipy.sparse.issparse(X._meta))
         self.digest = digest_of(["dask array", str(X.name), X.shape[1]])
@@ -151,7 +151,7 @@ class ArrayParts(Parts):
         )
 
 
-class FrameParts(Parts):
+class FrameParts(Partitions):
     """Rows of a Dask DataFrame with numeric and boolean columns."""
 
     def __init__(self, X: Any, format: Format) -> None:
@@ -193,7 +193,7 @@ class FrameParts(Parts):
 class Loaded(StandIn):
     """Partitions in a worker's memory, in the place of the collection that they are of."""
 
-    def __init__(self, whole: Parts, fragments: Sequence[Fragment], sources: Sequence[Source]) -> None:
+    def __init__(self, whole: Partitions, fragments: Sequence[Fragment], sources: Sequence[Source]) -> None:
         super().__init__(whole)
         self._fragments = fragments
         self._sources = {f.file: source for f, source in zip(fragments, sources, strict=True)}

@@ -29,9 +29,9 @@ from dask.sizeof import sizeof
 from distributed import Client, Future
 from distributed.scheduler import KilledWorker, NoValidWorkerError
 
-from eigenmill.reduce.engines.base import ClusterEngine, Progress, Session, Tree, scan_name, staged, tree_arrays
+from eigenmill.reduce.engines.base import ClusterEngine, Progress, Session, Tree, scan_name, told_scan, tree_arrays
 from eigenmill.reduce.engines.checkpoint import scanned
-from eigenmill.reduce.engines.dask.collections import Parts
+from eigenmill.reduce.engines.dask.collections import Partitions
 from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.engines.load import worker_memory
 from eigenmill.reduce.engines.memory import Work, format_bytes, parse_bytes
@@ -188,7 +188,7 @@ class DaskSession(Session):
         tasks = fold_tasks(pass_, data, tree, costs.tasks)
         state = pass_.sizes(0, data.n_rows)[0]
         fan = costs.trees_of(state)
-        with staged(self.engine.progress, name, data.n_rows) as advance:
+        with told_scan(self.engine.progress, name, data.n_rows) as advance:
             graph = _Graph(f"fold-{name}", tasks, self.engine)
             merged, level = graph.nodes, 0
             whole = graph.node("pass", delayed(_identity), [pack(pass_, self.engine.work)])[0] if tasks else None
@@ -204,7 +204,7 @@ class DaskSession(Session):
     def write(self, data: Matrix, sink: Sink) -> Manifest:
         self._admit(sink.writing(data), data)
         job = sink.open(data)
-        with staged(self.engine.progress, "write", sum(part.rows for part in job.pending)) as advance:
+        with told_scan(self.engine.progress, "write", sum(part.rows for part in job.pending)) as advance:
             self._compute(_Graph("write-part", write_tasks(data, job), self.engine), [], advance)
         return job.commit()
 
@@ -429,7 +429,7 @@ class _Graph:
 
 def _gathers(data: Matrix) -> bool:
     """Whether the rows are partitions of a collection."""
-    return isinstance(data.source, Parts)
+    return isinstance(data.source, Partitions)
 
 
 def _explained(error: BaseException) -> BaseException:

@@ -24,7 +24,7 @@ from eigenmill.reduce.engines.base import (
     one_blas_thread,
     plan_leaves,
     scan_name,
-    staged,
+    told_scan,
 )
 from eigenmill.reduce.engines.checkpoint import Checkpoint
 from eigenmill.reduce.engines.ledger import LEDGER
@@ -39,7 +39,7 @@ from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.rows.blocks import Array
 from eigenmill.reduce.sources.matrix import Matrix
 from eigenmill.reduce.storage.places import absolute
-from eigenmill.reduce.storage.sequences import Some
+from eigenmill.reduce.storage.sequences import Subset
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -121,7 +121,7 @@ class LocalSession(Session):
             if self._kept is not None and data.source.files and (room or self.engine.disk or self._kept.bytes):
                 data = self._kept.over(data, room)
             keep, tree = tree is not None, Tree() if tree is None else tree
-            with staged(self.engine.progress, scan_name(pass_), data.n_rows) as advance, one_blas_thread():
+            with told_scan(self.engine.progress, scan_name(pass_), data.n_rows) as advance, one_blas_thread():
                 self._fold(pass_, data, tree, workers, advance)
                 return pass_.finalize(tree.total(pass_, keep=keep))
 
@@ -129,7 +129,7 @@ class LocalSession(Session):
         with self._claimed(sink.writing(data), data) as (workers, _):
             job = sink.open(data)
             rows = sum(part.rows for part in job.pending)
-            with staged(self.engine.progress, "write", rows) as advance, one_blas_thread():
+            with told_scan(self.engine.progress, "write", rows) as advance, one_blas_thread():
                 run_tasks(write_tasks(data, job, here=True), workers, advance, lambda number, record: None)
             return job.commit()
 
@@ -176,7 +176,7 @@ class LocalSession(Session):
 
         try:
             left = (i for i in range(len(tasks)) if not merger.covered(leaves.first + i))
-            run_tasks(Some(tasks, left), workers, advance, done)
+            run_tasks(Subset(tasks, left), workers, advance, done)
         except BaseException:
             if checkpoint is not None:
                 checkpoint.save_if_due(now=True)

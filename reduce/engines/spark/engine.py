@@ -20,7 +20,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import col, floor, lit
 
-from eigenmill.reduce.engines.base import ClusterEngine, Progress, Session, Tree, scan_name, staged
+from eigenmill.reduce.engines.base import ClusterEngine, Progress, Session, Tree, scan_name, told_scan
 from eigenmill.reduce.engines.checkpoint import scanned
 from eigenmill.reduce.engines.load import worker_memory
 from eigenmill.reduce.engines.memory import Work, format_bytes, parse_bytes
@@ -144,7 +144,7 @@ class SparkScans(Session):
                 frame = frame.groupBy(group).applyInArrow(merger(payload, total and count == 1), SCHEMA)
             return frame
 
-        with staged(self.engine.progress, name, n) as advance:
+        with told_scan(self.engine.progress, name, n) as advance:
             trees = self._collect(merged, f"{name} of {n} rows") if many else iter(())
             found = merge_trees(pass_, (from_bytes(p, pass_) for _, p in trees))
             advance(n)
@@ -159,7 +159,7 @@ class SparkScans(Session):
             )
         self._admit(sink.writing(data), data)
         job = sink.open(data)
-        with staged(self.engine.progress, "write", sum(part.rows for part in job.pending)) as advance:
+        with told_scan(self.engine.progress, "write", sum(part.rows for part in job.pending)) as advance:
             # In rounds: every task is sent the descriptions of all tasks of its Spark job.
             size = self.engine.costs.round_parts or len(job.pending)
             for start in range(0, len(job.pending), size):

@@ -42,7 +42,7 @@ WHERE = "<DataFrame>"
 
 
 @dataclass(frozen=True)
-class Reader:
+class FrameReader:
     """Arrow batches of a DataFrame as blocks: what a worker needs to know. Small and picklable.
 
     Attributes:
@@ -179,9 +179,9 @@ class FrameSource(LaidOut, Collection):
         payload = pack((pass_, self.reader(data)), work)
         return self._selected([]).mapInArrow(folder(payload, first, versions()), schema)
 
-    def reader(self, data: Matrix) -> Reader:
+    def reader(self, data: Matrix) -> FrameReader:
         """How workers read ``data``."""
-        return Reader(self.layout, self.weights, data.transforms, self.format)
+        return FrameReader(self.layout, self.weights, data.transforms, self.format)
 
     def _selected(self, others: Sequence[str]) -> Any:
         weights = [] if self.weights is None else [self.weights]

@@ -12,7 +12,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from eigenmill.reduce.errors import EngineError
-from eigenmill.reduce.storage import uris
+from eigenmill.reduce.storage import secrets
 
 PATIENCE = 5.0
 """Seconds within which a cluster must take a connection. Spark alone would try for a minute, and not say much."""
@@ -32,7 +32,7 @@ def session(master: str | None = None, remote: str | None = None) -> Any:
     submitted = master is None and remote is None and "PYSPARK_GATEWAY_PORT" in os.environ
     if submitted:
         SparkContext._ensure_initialized()
-    knock(remote or master or (SparkConf().get("spark.master", None) if submitted else None) or "")
+    refuse_unreachable(remote or master or (SparkConf().get("spark.master", None) if submitted else None) or "")
     builder = SparkSession.builder.appName("eigenmill")
     if remote is not None:
         builder = builder.remote(remote)
@@ -49,24 +49,24 @@ def stop() -> None:
     found = SparkSession.getActiveSession()
     if found is not None:
         if getattr(found, "_sc", None) is None:
-            leave(found)
+            close_session(found)
         found.stop()
 
 
-def leave(session: Any) -> None:
+def close_session(session: Any) -> None:
     """Close the client of a Connect server that is gone: pyspark would try for ten minutes to take leave of it."""
     try:
-        call_on(session)
+        refuse_silent_server(session)
     except EngineError:
         session.client.close()
 
 
-def call_on(session: Any) -> None:
-    """Refuse the Connect server of a session when it does not answer, as :func:`knock` does."""
-    knock(f"sc://{session.client._builder.endpoint}")
+def refuse_silent_server(session: Any) -> None:
+    """Refuse the Connect server of a session when it does not answer, as :func:`refuse_unreachable` does."""
+    refuse_unreachable(f"sc://{session.client._builder.endpoint}")
 
 
-def knock(address: str) -> None:
+def refuse_unreachable(address: str) -> None:
     """Refuse a standalone master or Connect server (``spark://a:7077,b:7077``, ``sc://host``) that does not answer.
 
     Raises:
@@ -84,6 +84,6 @@ def knock(address: str) -> None:
         except (OSError, ValueError) as error:
             why = str(error)
     raise EngineError(
-        f"expected a Spark cluster that answers at {uris.masked(address)}, found: {why}; "
+        f"expected a Spark cluster that answers at {secrets.masked_uri(address)}, found: {why}; "
         "start it first, or correct the address"
     )

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pyspark import InheritableThread
 
-from eigenmill.reduce.engines.spark.session import call_on, knock, leave
+from eigenmill.reduce.engines.spark.session import close_session, refuse_silent_server, refuse_unreachable
 from eigenmill.reduce.errors import EngineError
 
 T = TypeVar("T")
@@ -59,12 +59,12 @@ def watched(session: Any, group: str, call: Callable[[], T], patience: float) ->
             alone = _still_there(session, alone, patience)
         if wrong:
             if remote:
-                call_on(session)  # one that is gone makes errors of many kinds
+                refuse_silent_server(session)  # one that is gone makes errors of many kinds
             raise wrong[0]
     except BaseException as error:
         if remote:
             # Runs before pyspark's own farewell, for it is registered later.
-            atexit.register(leave, session)
+            atexit.register(close_session, session)
         if not (remote and isinstance(error, EngineError)):
             _let_go(session, group, ended)
         raise
@@ -75,12 +75,12 @@ def _still_there(session: Any, alone: float, patience: float) -> float:
     """Ask for a cluster's executors; the time since when there have been none."""
     context = getattr(session, "_sc", None)
     if context is None:
-        call_on(session)
+        refuse_silent_server(session)
         return time.monotonic()
     # One entry is the driver's own.
     if context.master.startswith("local") or context._jsc.sc().getExecutorMemoryStatus().size() > 1:
         return time.monotonic()
-    knock(context.master)
+    refuse_unreachable(context.master)
     if time.monotonic() - alone > patience:
         raise EngineError(
             f"expected executors from {context.master}, found none for {patience:g} s; start workers, or give this "
