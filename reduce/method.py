@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from eigenmill.reduce.engines.base import scan_name
+from eigenmill.reduce.engines.base import Tree, plan_leaves, scan_name
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.rows.transforms import Transform
+from eigenmill.reduce.sources.matrix import Matrix
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Bound:
 ONCE = Bound.exact(1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stage:
     """Scans of one kind that a fit asks for.
 
@@ -51,7 +52,7 @@ class Stage:
         why: what the scans are for.
         products: multiply-adds of one scan.
         times: how many scans; ``usual``: as a rule, for the estimate of seconds.
-        held: bytes that the fit holds beside them in this process.
+        held: bytes that the fit holds beside them in this process; ``kept``: beside their result, from then on.
         refusal: given ``need(pass_, held)``, the bytes that a scan takes, and the limit: what does not fit, and what
             to change (``"block_size=5, "``); by default the scan as such, and fewer columns.
     """
@@ -62,6 +63,7 @@ class Stage:
     times: Bound = ONCE
     usual: int = 1
     held: int = 0
+    kept: int = 0
     refusal: Callable[[Callable[[Pass[Any, Any], int], int], int], tuple[str, str]] | None = None
 
     @property
@@ -69,7 +71,7 @@ class Stage:
         return scan_name(self.pass_)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Method:
     """How an estimator fits data of some shape.
 
@@ -96,3 +98,29 @@ class Method:
     def first(self) -> Stage:
         """The solver's first stage."""
         return self.stages[int(self.limits)]
+
+
+def keeping(method: Method, data: Matrix, rows: int, before: Tree[Any] | None) -> Method:
+    """The method when its states are kept, to go on from: what they and copies of them take is counted.
+
+    Args:
+        method: whose solver is exact.
+        data: what is read.
+        rows: of it and of what came before.
+        before: the tree that it goes on from.
+    """
+    first, leaves = method.first, plan_leaves(data, after=before)
+    state = first.pass_.sizes(0, rows)[0]
+
+    def size(leaves: int) -> int:
+        # A node for every power of two and the open leaf; rows are in one of them only.
+        return state * (1 if method.solver == "dual" else leaves.bit_length() + 1)
+
+    tree = size(leaves.first + len(leaves))
+    copied = 0 if before is None else size(before.leaves)
+    stages = list(method.stages)
+    at = int(method.limits)
+    # The states stay while a copy of them becomes the result.
+    stages[at] = replace(first, held=first.held + copied, kept=2 * tree)
+    stages[at + 1 :] = [replace(stage, held=stage.held + tree) for stage in stages[at + 1 :]]
+    return replace(method, stages=tuple(stages))

@@ -77,7 +77,7 @@ class Outcome:
     peak: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """What a job will do. ``str(plan)`` is a short text; :meth:`as_json` everything.
 
@@ -91,7 +91,7 @@ class Plan:
         advice: what does not fit, and what would; None for a plan that fits.
         cache: decoded blocks that are kept between scans, if any can be.
         method: of the estimator. place: where it runs.
-        data, sink, parameters: what it is the plan of.
+        data, sink, parameters, keep_state: what it is the plan of.
     """
 
     rows: int
@@ -110,9 +110,10 @@ class Plan:
     cache: Cache | None
     method: Method = field(repr=False)
     place: Place = field(repr=False)
-    data: Matrix = field(repr=False, compare=False)
-    sink: Sink | None = field(repr=False, compare=False)
-    parameters: Mapping[str, Any] = field(repr=False, compare=False)
+    data: Matrix = field(repr=False)
+    sink: Sink | None = field(repr=False)
+    parameters: Mapping[str, Any] = field(repr=False)
+    keep_state: bool = field(default=False, repr=False)
 
     @property
     def solver(self) -> str:
@@ -252,6 +253,7 @@ def plan_of(
     *,
     dtype: np.dtype[Any],
     parameters: Mapping[str, Any],
+    keep_state: bool = False,
 ) -> Plan:
     """The plan of ``method`` over ``data``, and of writing the features.
 
@@ -262,6 +264,7 @@ def plan_of(
         sink: of the features, if they are to be written.
         dtype: precision of the products.
         parameters: of the estimator.
+        keep_state: whether the fit keeps what it goes on from.
     """
     place, source = Place.of(engine), data.source
     decoded = data.n_rows * len(source.names) * source.dtype.itemsize
@@ -293,6 +296,7 @@ def plan_of(
         data=data,
         sink=sink,
         parameters=parameters,
+        keep_state=keep_state,
     )
 
 

@@ -60,13 +60,17 @@ class Place:
         here = engine.spare(0) is not None
         return cls(engine.workers, engine.memory_limit(), LEDGER.held(), engine.cluster, here)
 
-    def memory(self, work: Task, data: Matrix, held: int = 0) -> tuple[Memory, int]:
-        """(peak of a scan by what takes it, peak in bytes); ``held`` is what this process holds beside it."""
+    def memory(self, work: Task, data: Matrix, held: int = 0, kept: int = 0) -> tuple[Memory, int]:
+        """(peak of a scan by what takes it, peak in bytes).
+
+        ``held`` is what this process holds beside the scan, ``kept`` what it holds beside the result.
+        """
         if self.cluster is not None:
             return worker_memory(self.cluster.costs, work, data, self.cluster.threads)
         # As many workers as the limit allows, or one when none fits.
         for workers in range(self.threads, 0, -1):
             found = estimate(work, data, workers, process=self.process + held)
+            found = replace(found, finalize=found.finalize + kept)
             if self.limit is None or found.peak <= self.limit:
                 break
         return found, found.peak
@@ -87,7 +91,7 @@ class Work:
         return self.decoded / DECODE + self.products / products_per_second(self.dtype) + self.written / ENCODE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scan:
     """Passes over the input of one kind, or the write.
 
@@ -98,7 +102,8 @@ class Scan:
         reads_bytes: encoded bytes that one scan reads.
         memory: estimated peak, by what takes it; on a cluster, that of one worker process.
         peak: bytes of the process that must have them: this one, or a worker, where states meet too.
-        work, place, data, task, held, parts: what it does, and where; the task is a pass, or what a write takes.
+        work, place, data, task, parts: what it does, and where; the task is a pass, or what a write takes.
+        held: bytes that the process of the fit holds besides.
     """
 
     name: str
@@ -110,17 +115,17 @@ class Scan:
     peak: int
     work: Work = field(repr=False)
     place: Place = field(repr=False)
-    data: Matrix = field(repr=False, compare=False)
-    task: Task = field(repr=False, compare=False)
+    data: Matrix = field(repr=False)
+    task: Task = field(repr=False)
     held: int = 0
-    parts: Sequence[Part] = field(default=(), repr=False, compare=False)
+    parts: Sequence[Part] = field(default=(), repr=False)
 
     @classmethod
     def of(cls, stage: Stage, data: Matrix, place: Place, work: Work, encoded: int) -> Scan:
         """The scan of a stage; one reads ``encoded`` bytes."""
-        needed, peak = place.memory(stage.pass_, data, stage.held)
+        needed, peak = place.memory(stage.pass_, data, stage.held, stage.kept)
         told = (stage.name, stage.why, stage.times, stage.usual, encoded)
-        return cls(*told, needed, peak, work, place, data, stage.pass_, stage.held)
+        return cls(*told, needed, peak, work, place, data, stage.pass_, stage.held + stage.kept)
 
     @cached_property
     def load(self) -> Load | None:

@@ -59,7 +59,9 @@ class Prepared:
 
     def plan(self) -> Plan:
         """What the job will do."""
-        plan: Plan = self.estimator.plan(self.data, engine=self.engine, sink=self.sink)
+        plan: Plan = self.estimator.plan(
+            self.data, engine=self.engine, sink=self.sink, keep_state=self.job.output.state
+        )
         return plan
 
 
@@ -92,7 +94,8 @@ def plan_of(source: JobFile, workers: int | None = None) -> Plan:
     with source.blame("engine"):
         cluster = Cluster(spec.kind, workers, memory=spec.memory)
     sink = None if source.job.output.features is None else build_sink(source)
-    plan: Plan = build_estimator(source.job.reduce).plan(build_dataset(source), engine=cluster, sink=sink)
+    estimator, data = build_estimator(source.job.reduce), build_dataset(source)
+    plan: Plan = estimator.plan(data, engine=cluster, sink=sink, keep_state=source.job.output.state)
     return plan
 
 

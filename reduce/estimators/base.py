@@ -8,31 +8,29 @@ path or an Arrow table is taken as it is, and ``transform`` gives another lazy D
 from __future__ import annotations
 
 import copy
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any, ClassVar, Self, overload
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from eigenmill.reduce.dataset import Dataset, as_dataset
-from eigenmill.reduce.engines import connect
 from eigenmill.reduce.engines.base import Engine, Tree, one_blas_thread
-from eigenmill.reduce.engines.collections import ROOMS, Collection, package_of
+from eigenmill.reduce.engines.collections import Collection
 from eigenmill.reduce.engines.kinds import Cluster
-from eigenmill.reduce.engines.memory import format_bytes
 from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.estimators.fitted import Snapshot
+from eigenmill.reduce.estimators.inputs import engine_for, is_lazy, kept_state, lazy_data_passes_by
 from eigenmill.reduce.estimators.panels import cores
-from eigenmill.reduce.estimators.record import StateRecord, absolute_files, fingerprint, rows_not_seen
+from eigenmill.reduce.estimators.record import StateRecord, absolute_files, fingerprint, refuse, rows_not_seen
 from eigenmill.reduce.estimators.saving import save
 from eigenmill.reduce.estimators.solver import Shape
 from eigenmill.reduce.format import Format, current
-from eigenmill.reduce.method import Method, Stage
+from eigenmill.reduce.method import Method, Stage, keeping
 from eigenmill.reduce.output.sink import Sink
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.passes.intake import Intake, Moments
@@ -42,61 +40,6 @@ from eigenmill.reduce.rows.cleaning import KEEP, MEAN, Resolved
 from eigenmill.reduce.rows.transforms import ModelInput, Transform
 from eigenmill.reduce.sources.catalog import Files
 from eigenmill.reduce.storage.about import versions
-
-
-def is_lazy(X: Any) -> bool:
-    """Whether ``X`` is data to be read by an engine, as against an array or data frame."""
-    if isinstance(X, list | tuple):
-        return bool(X) and all(isinstance(path, str | os.PathLike) for path in X)
-    return isinstance(X, Dataset | str | os.PathLike) or package_of(X) in ("pyarrow", *ROOMS)
-
-
-@overload
-def engine_for(data: Dataset, engine: Engine | None) -> Engine: ...
-@overload
-def engine_for(data: Dataset, engine: Engine | Cluster | None) -> Engine | Cluster: ...
-def engine_for(data: Dataset, engine: Engine | Cluster | None) -> Engine | Cluster:
-    """The engine asked for, else the one that a collection belongs to, else this process."""
-    if engine is not None:
-        return engine
-    source = data.source
-    return connect(source.home, source.connection()) if isinstance(source, Collection) else connect("local")
-
-
-def _refuse(plan: Plan, record: StateRecord | None, *, keep: bool) -> None:
-    """Refuse what cannot go on, and what does not fit where the plan knows the memory there is."""
-    format = plan.data.format
-    if record is not None and record.format != format:
-        raise ConfigError(
-            f"expected data of the format that the model was fitted by, found the constants "
-            f"{format.changes() or 'of format 1'} in place of {record.format.changes() or 'format 1'}; "
-            "fit all data again"
-        )
-    if record is not None and record.solver and plan.solver != record.solver:
-        raise ConfigError(
-            f"expected to go on with solver={record.solver!r}, found that {record.rows + plan.rows} rows take "
-            f"{plan.solver!r}; fit all data again with solver={plan.solver!r} and go on from there"
-        )
-    if keep and plan.solver == "sketch":
-        raise ConfigError(
-            "expected an exact solver for a fit that is to go on, found solver='sketch', whose every scan needs "
-            "all rows; fit all data again with warm_start=True, or choose solver='gram'"
-        )
-    if record is not None and record.rows and plan.times("tsqr").most:
-        raise ConfigError("expected refine=False when going on from a state, which lacks the rows; fit all data")
-    if (plan.place.here or plan.cluster is not None) and plan.memory_limit is not None:
-        plan.refuse(f"memory={format_bytes(plan.memory_limit)}")
-
-
-def lazy_data_passes_by(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Let ``set_output`` wrap arrays only: a lazy Dataset has no container to be put into."""
-    plain = getattr(method, "__wrapped__", method)
-
-    @functools.wraps(plain)
-    def call(self: Any, X: Any, *args: Any, **kwargs: Any) -> Any:
-        return (plain if is_lazy(X) else method)(self, X, *args, **kwargs)
-
-    return call
 
 
 class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -150,20 +93,28 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     # Plan.
 
-    def plan(self, X: Any, *, engine: Engine | Cluster | None = None, sink: Sink | None = None) -> Plan:
+    def plan(
+        self,
+        X: Any,
+        *,
+        engine: Engine | Cluster | None = None,
+        sink: Sink | None = None,
+        keep_state: bool | None = None,
+    ) -> Plan:
         """What ``fit(X)`` will do and, with a ``sink``, writing the features there; only metadata is read.
 
         Args:
             X: as of :meth:`fit`.
-            engine: where to run; or a :class:`eigenmill.reduce.engines.costs.Cluster`, which need not be there.
+            engine: where to run; or a :class:`eigenmill.reduce.engines.kinds.Cluster`, which need not be there.
             sink: of the features.
+            keep_state: as of :meth:`fit`.
 
         Raises:
             ConfigError: the parameters do not suit the data.
         """
         self._validate()
         data = as_dataset(X) if is_lazy(X) else Dataset.from_numpy(X, missing=self._array_policy)
-        return self._plan(data, engine_for(data, engine), sink)
+        return self._plan(data, engine_for(data, engine), sink, keep=kept_state(X, keep_state))
 
     def _plan(
         self,
@@ -171,8 +122,10 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         engine: Engine | Cluster,
         sink: Sink | None = None,
         record: StateRecord | None = None,
+        *,
+        keep: bool | None,
     ) -> Plan:
-        """The plan for ``data``, which may go on from a ``record``."""
+        """The plan for ``data``, which may go on from a ``record``; ``keep=None`` keeps a state that is small."""
         dtype, rows, policy = self._dtype(data), data.n_rows, self._policy(data)
         intake = Intake(data.feature_names, dtype, policy, data.format)
         stage, unlimited = None, np.full(data.n_features, np.inf)
@@ -187,11 +140,17 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         method = self._method(intake, Shape.of(data, rows))
         if stage is not None:
             method = replace(method, stages=(stage, *method.stages), limits=True)
-        return plan_of(method, data, engine, sink, dtype=intake.dtype, parameters=self.get_params(deep=False))
+        if keep is None:
+            keep = method.solver not in ("dual", "sketch")
+        if keep and method.solver != "sketch":
+            method = keeping(method, data, rows, None if record is None else record.tree)
+        parameters = self.get_params(deep=False)
+        return plan_of(method, data, engine, sink, dtype=intake.dtype, parameters=parameters, keep_state=keep)
 
-    def _taken(self, plan: Plan, data: Dataset) -> Plan:
+    def _taken(self, plan: Plan, data: Dataset, keep_state: bool | None) -> Plan:
         """A plan that was made before, if it is one for this."""
-        if plan.data is not data or plan.parameters != self.get_params(deep=False):
+        same = plan.data is data and plan.parameters == self.get_params(deep=False)
+        if not same or keep_state not in (None, plan.keep_state):
             raise ConfigError("expected the plan of this estimator for this Dataset, found another; make a new one")
         return plan
 
@@ -228,10 +187,11 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         self._validate()
         data = self._dataset(X, sample_weight, reset=True)
         engine = engine_for(data, engine)
-        plan = self._plan(data, engine) if plan is None else self._taken(plan, data)
-        if keep_state is None:
-            keep_state = not is_lazy(X) and plan.solver not in ("dual", "sketch")
-        return self._run(plan, data, engine, None, keep=keep_state)
+        if plan is None:
+            plan = self._plan(data, engine, keep=kept_state(X, keep_state))
+        else:
+            plan = self._taken(plan, data, keep_state)
+        return self._run(plan, data, engine, None)
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, engine: Engine | None = None) -> Self:
         """Go on from what has been seen.
@@ -255,11 +215,11 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             if not data.fragments:
                 return self
         engine = engine_for(data, engine)
-        return self._run(self._plan(data, engine, record=record), data, engine, record, keep=True)
+        return self._run(self._plan(data, engine, record=record, keep=True), data, engine, record)
 
-    def _run(self, plan: Plan, data: Dataset, engine: Engine, record: StateRecord | None, *, keep: bool) -> Self:
+    def _run(self, plan: Plan, data: Dataset, engine: Engine, record: StateRecord | None) -> Self:
         """Do what ``plan`` says, going on from a ``record`` if there is one."""
-        _refuse(plan, record, keep=keep)
+        refuse(plan, record)
         self._drawn(plan)
         with engine.session(plan.method.reserve, plan.need) as session:
             run = Run(plan, session)
@@ -271,7 +231,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 pass_ = self._first_pass(plan, wide, cores(engine))
             again = data if record.rows == 0 else None
             # A copy, so that bad new data leaves what was known untouched.
-            tree = copy.deepcopy(record.tree) if keep else None
+            tree = copy.deepcopy(record.tree) if plan.keep_state else None
             result = run.scan(pass_, data, tree=tree)
             with one_blas_thread():  # eigh and its like differ between 1 and 2 threads
                 moments = self._finish(result, intake, again, run)
@@ -282,7 +242,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         self.cleaning_ = record.policy.with_means(moments.mean)
         self._layout, self._dtype_ = dict(source.describe()), data.dtype
         self._seen = fingerprint(record.files, rows)
-        self._record, self._read_record, self.digest_ = record if keep else None, None, None
+        self._record, self._read_record, self.digest_ = record if plan.keep_state else None, None, None
         return self
 
     # The fitted model as plain values.

@@ -16,7 +16,8 @@ from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.estimators import sketch
-from eigenmill.reduce.estimators.base import Estimator, engine_for
+from eigenmill.reduce.estimators.base import Estimator
+from eigenmill.reduce.estimators.inputs import engine_for
 from eigenmill.reduce.estimators.scaler import scale_of
 from eigenmill.reduce.estimators.solver import Shape, choose, exact_stages
 from eigenmill.reduce.estimators.spectrum import Spectrum, of_gram, of_rows, of_rows_refined, refined

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError
-from eigenmill.reduce.estimators.base import engine_for
+from eigenmill.reduce.estimators.inputs import engine_for
 from eigenmill.reduce.estimators.linear import Linear
 from eigenmill.reduce.estimators.solver import COMPONENTS, SCANS, TOL
 from eigenmill.reduce.estimators.spectrum import Spectrum, minka_rank, optimal_threshold, rank_for_share

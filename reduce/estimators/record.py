@@ -12,8 +12,10 @@ import numpy as np
 
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.engines.base import Tree
+from eigenmill.reduce.engines.memory import format_bytes
 from eigenmill.reduce.errors import ChangedInputError, ConfigError
 from eigenmill.reduce.format import Format
+from eigenmill.reduce.plan import Plan
 from eigenmill.reduce.rows.cleaning import Resolved
 from eigenmill.reduce.sources.base import Source
 from eigenmill.reduce.sources.catalog import FileInfo
@@ -96,3 +98,28 @@ def rows_not_seen(data: Dataset, record: StateRecord) -> Dataset:
 def absolute_files(source: Source) -> Iterator[FileInfo]:
     """The source's files under their full paths, which tell days in directories of their own apart."""
     return (replace(f, path=join(source.root, f.path)) for f in source.files)
+
+
+def refuse(plan: Plan, record: StateRecord | None) -> None:
+    """Refuse what cannot go on, and what does not fit where the plan knows the memory there is."""
+    format = plan.data.format
+    if record is not None and record.format != format:
+        raise ConfigError(
+            f"expected data of the format that the model was fitted by, found the constants "
+            f"{format.changes() or 'of format 1'} in place of {record.format.changes() or 'format 1'}; "
+            "fit all data again"
+        )
+    if record is not None and record.solver and plan.solver != record.solver:
+        raise ConfigError(
+            f"expected to go on with solver={record.solver!r}, found that {record.rows + plan.rows} rows take "
+            f"{plan.solver!r}; fit all data again with solver={plan.solver!r} and go on from there"
+        )
+    if plan.keep_state and plan.solver == "sketch":
+        raise ConfigError(
+            "expected an exact solver for a fit that is to go on, found solver='sketch', whose every scan needs "
+            "all rows; fit all data again with warm_start=True, or choose solver='gram'"
+        )
+    if record is not None and record.rows and plan.times("tsqr").most:
+        raise ConfigError("expected refine=False when going on from a state, which lacks the rows; fit all data")
+    if (plan.place.here or plan.cluster is not None) and plan.memory_limit is not None:
+        plan.refuse(f"memory={format_bytes(plan.memory_limit)}")

@@ -12,7 +12,7 @@ import pytest
 
 from eigenmill.reduce import PCA, ConfigError, DataError, Dataset, Sink, StandardScaler, TruncatedSVD, connect
 from eigenmill.reduce.errors import EngineError, MissingValueError, SchemaError
-from eigenmill.reduce.estimators.base import engine_for
+from eigenmill.reduce.estimators.inputs import engine_for
 from tests.engines.contract import D, N, costing, pass_of, write_files
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark

@@ -244,3 +244,27 @@ def test_what_other_sessions_hold_is_not_what_the_process_holds(monkeypatch: pyt
         ledger.LEDGER.close(claim)
     assert beside.fits
     assert (beside.place.process, beside.peak) == (alone.place.process, alone.peak)
+
+
+def test_states_that_are_kept_are_counted_beside_the_result(data: Dataset) -> None:
+    """They stay while a copy of them becomes the result, and while later scans run."""
+    model, engine = PCA(3, refine=True), connect("local", workers=1)
+    without, kept = (model.plan(data, engine=engine, keep_state=keep) for keep in (False, True))
+    state = without.scans[0].task.sizes(0, N)[0]  # type: ignore[union-attr]
+    nodes = without.leaves.bit_length() + 1
+    assert (without.keep_state, kept.keep_state) == (False, True)
+    assert kept.scans[0].memory.finalize - without.scans[0].memory.finalize == 2 * nodes * state
+    assert kept.scans[1].held - without.scans[1].held == nodes * state
+
+
+def test_a_plan_says_whether_the_state_is_kept(data: Dataset) -> None:
+    X = RNG(0).normal(size=(50, 4))
+    assert PCA(2).plan(X).keep_state
+    assert not PCA(2, solver="dual").plan(X).keep_state
+    assert not PCA(2).plan(data).keep_state
+    model = PCA(3)
+    plan = model.plan(data, keep_state=True)
+    with pytest.raises(ConfigError, match="the plan of this estimator for this Dataset"):
+        model.fit(data, plan=plan, keep_state=False)
+    assert model.fit(data, plan=plan).state() is not None
+    assert model.fit(data, plan=model.plan(data)).state() is None
