@@ -173,7 +173,7 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
         return True if self.missing == "error" else "allow-nan"
 
     def pack(self, path: str | os.PathLike[str]) -> int:
-        """Write the model as one file, which :func:`compress.load` reads; returns its bytes."""
+        """Write the model as one file, which :func:`eigenmill.compress.load` reads; returns its bytes."""
         check_is_fitted(self)
         return pack(self.model_, path)
 
@@ -202,7 +202,8 @@ class CompactClassifier(ClassifierMixin, _Compact):  # type: ignore[misc]
 
     Attributes:
         classes_: the labels.
-        model_: the quantized :class:`~compress.Model`; ``search_`` the trials; ``n_bytes_`` the size of the file.
+        model_: the quantized :class:`~eigenmill.compress.Model`; ``search_`` the trials; ``n_bytes_`` the size of the
+        file.
     """
 
     task: ClassVar[Task] = "classification"

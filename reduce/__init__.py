@@ -12,6 +12,7 @@ if __name__ != "eigenmill.reduce":
     )
 
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from eigenmill.reduce.dataset import Dataset
@@ -70,9 +71,7 @@ _LATER = {"PCA": "pca", "Snapshot": "fitted", "StandardScaler": "scaler", "Trunc
 def __getattr__(name: str) -> Any:
     # scikit-learn is four fifths of the time of an import, and a cluster's worker processes never need it.
     if name not in _LATER:
-        raise AttributeError(f"module 'reduce' has no attribute {name!r}")
-    from importlib import import_module
-
+        raise AttributeError(f"module 'eigenmill.reduce' has no attribute {name!r}")
     globals()[name] = found = getattr(import_module(f"eigenmill.reduce.estimators.{_LATER[name]}"), name)
     return found
 

@@ -237,7 +237,7 @@ class Plannable(Protocol):
 def explain(estimator: Plannable, data: Any, engine: Engine | Cluster | None = None, sink: Sink | None = None) -> Plan:
     """The plan of fitting ``estimator`` to ``data`` and, with a ``sink``, of writing the features there.
 
-    In the place of an engine a :class:`eigenmill.reduce.engines.costs.Cluster` will do: one that is not there yet.
+    In the place of an engine a :class:`eigenmill.reduce.engines.kinds.Cluster` will do: one that is not there yet.
     """
     return estimator.plan(data, engine=engine, sink=sink)
 

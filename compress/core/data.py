@@ -155,7 +155,7 @@ def gather(
         data: a Dataset with ``label`` among its carried columns, or a pair of arrays X (n, d) and y (n,).
         label: the carried column of classes (whole numbers, text or booleans) or values (numbers).
         teacher: the carried column of a teacher's logits, one list of ``outputs`` numbers a row, as
-            :func:`compress.teach` writes it.
+            :func:`eigenmill.compress.teach` writes it.
         validation: rows to hold out: a share, the keywords of :class:`Validation`, or None.
         seed: of the order of the rows.
         engine: where the scan of moments runs, if the model needs one.

@@ -87,8 +87,8 @@ class Model:
 
         Args:
             source: a fitted ``eigenmill.PCA`` or ``TruncatedSVD``, which becomes the first layer; or a first layer,
-                such as :func:`compress.pooling` and :func:`compress.dct` give; or names of scalar columns; or None for
-                all features of the training data.
+                such as :func:`eigenmill.compress.pooling` and :func:`eigenmill.compress.dct` give; or names of scalar
+                columns; or None for all features of the training data.
             hidden: widths of the hidden layers; none for a linear model.
             classes: how many labels there are; found in the data by default.
             task: ``"regression"`` predicts a number.

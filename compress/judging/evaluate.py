@@ -189,7 +189,8 @@ def evaluate(
     """Score a model on labelled rows.
 
     Args:
-        model: a packed file, a model, or what :func:`compress.load` gives. A quantized model is packed to see its size.
+        model: a packed file, a model, or what :func:`eigenmill.compress.load` gives. A quantized model is packed to see
+        its size.
         data: a Dataset that carries ``label``, or a pair (X, y); rows that the data's policy drops are left out. Of
             :class:`~eigenmill.compress.Samples` the validation rows are scored, or those trained on if none
             are held out; ``teacher`` and ``batches`` want raw rows.

@@ -89,7 +89,7 @@ def predictions(net: WholeNet, path: Any, *, column: str = "prediction", **optio
     """Files with the columns of a packed model, as what the model says of them; nothing is read yet.
 
     Args:
-        net: from :func:`compress.load`; its file says which columns it reads.
+        net: from :func:`eigenmill.compress.load`; its file says which columns it reads.
         path: Parquet files, as of ``Dataset.from_parquet``.
         column: name of the predicted label or value.
         options: as of ``Dataset.from_parquet``: ``carry``, ``filters``, or another ``vector`` or ``columns``.

@@ -99,7 +99,7 @@ def train(
         augment: changes scaled inputs (b, d) of a batch, given a generator that the seed decides: one of
             ``eigenmill.compress.training.augment``, a mapping with its ``name`` and settings, or a function of your
             own.
-        teacher: the column of a teacher's logits to learn from beside the labels; see :func:`compress.teach`.
+        teacher: the column of a teacher's logits to learn from beside the labels; see :func:`eigenmill.compress.teach`.
         temperature: of the teacher's probabilities.
         share: of the loss that is the teacher's, 0 to 1; without a teacher it means nothing.
         forget: share of the categories' values, drawn anew for every row, that count as unseen ones, 0 to below 1.
