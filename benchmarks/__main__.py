@@ -3,6 +3,7 @@
 import sys
 
 from benchmarks import (
+    before,
     compact,
     dask_ml,
     deep_compression,
@@ -26,6 +27,7 @@ from benchmarks import (
 
 TOOLS = {
     "reduction": reduction.main,
+    "before": before.main,
     "stages": stages.main,
     "memory": memory.main,
     "glosses": glosses.main,
