@@ -35,7 +35,7 @@ from eigenmill.compress.format import current
 from eigenmill.reduce.engines.base import one_blas_thread
 from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
 from eigenmill.reduce.rows.blocks import F64
-from eigenmill.reduce.storage.artifact import load_arrays, save_arrays
+from eigenmill.reduce.storage.array_file import load_arrays, save_arrays
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from eigenmill.compress.training.augment import Affine, augmentation
 from eigenmill.compress.training.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude, smallest
 from eigenmill.compress.training.trained import TrainedLayer
 from eigenmill.reduce.errors import ConfigError, OutputError
-from eigenmill.reduce.storage.artifact import load_arrays, save_arrays
+from eigenmill.reduce.storage.array_file import load_arrays, save_arrays
 from eigenmill.reduce.storage.digest import digest_of, named, tag_of
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from eigenmill.reduce.errors import REMADE, ArtifactError
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.sources.matrix import Matrix
 from eigenmill.reduce.storage import files, places
-from eigenmill.reduce.storage.artifact import load_arrays, save_arrays
+from eigenmill.reduce.storage.array_file import load_arrays, save_arrays
 from eigenmill.reduce.storage.digest import digest_of, tag_of
 
 log = logging.getLogger("eigenmill")

@@ -22,7 +22,7 @@ from pyarrow import fs as pafs
 from eigenmill.reduce.errors import ArtifactError, ConfigError, EngineError
 from eigenmill.reduce.output.sink import Sink
 from eigenmill.reduce.storage import files, places, secrets
-from eigenmill.reduce.storage.artifact import load_arrays, save_arrays
+from eigenmill.reduce.storage.array_file import load_arrays, save_arrays
 from eigenmill.reduce.storage.digest import digest_of
 from eigenmill.reduce.storage.places import Store
 

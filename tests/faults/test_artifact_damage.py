@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eigenmill.reduce.errors import ArtifactError
-from eigenmill.reduce.storage import artifact, files, plain
-from eigenmill.reduce.storage.artifact import load_arrays, load_model, load_state, save_arrays, save_model
+from eigenmill.reduce.storage import array_file, files, plain
+from eigenmill.reduce.storage.array_file import load_arrays, save_arrays
+from eigenmill.reduce.storage.artifact import load_model, load_state, save_model
 from tests.faults.test_sink_exceptions import Failing, caught
 from tests.sink.made import tree
 
@@ -154,8 +155,8 @@ def test_values_that_are_swapped(saved, place, seed, new, honest, drop):
 def checkpoint(header, data=b"", digest=True):
     """A checkpoint with any header, its digest right."""
     if digest:
-        texts = header.setdefault("__metadata__", {"format": artifact.CHECKPOINT, "meta": "{}"})
-        texts["sha256"] = artifact._content_digest(
+        texts = header.setdefault("__metadata__", {"format": array_file.CHECKPOINT, "meta": "{}"})
+        texts["sha256"] = array_file._content_digest(
             {**header, "__metadata__": {k: v for k, v in texts.items() if k != "sha256"}}, iter([data])
         )
     text = json.dumps(header).encode()
@@ -190,9 +191,9 @@ def entry(dtype="F64", shape=(1,), offsets=(0, 8)):
         checkpoint({"x": 3}),
         checkpoint({**entry(), "y": entry()["x"]}, b"\0" * 8),
         checkpoint(entry(), b"\0" * 8, digest=False),
-        checkpoint({"__metadata__": {"format": artifact.CHECKPOINT, "meta": "[]", "sha256": ""}}),
-        checkpoint({"__metadata__": {"format": artifact.CHECKPOINT, "meta": "{", "sha256": ""}}),
-        checkpoint({"__metadata__": {"format": artifact.CHECKPOINT, "meta": "\ud800", "sha256": ""}}),
+        checkpoint({"__metadata__": {"format": array_file.CHECKPOINT, "meta": "[]", "sha256": ""}}),
+        checkpoint({"__metadata__": {"format": array_file.CHECKPOINT, "meta": "{", "sha256": ""}}),
+        checkpoint({"__metadata__": {"format": array_file.CHECKPOINT, "meta": "\ud800", "sha256": ""}}),
         checkpoint({"__metadata__": {"format": 3}}, digest=False),
         checkpoint({"__metadata__": []}, digest=False),
         struct.pack("<Q", 2) + b"[]",

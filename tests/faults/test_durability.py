@@ -17,7 +17,8 @@ from eigenmill.jobs.reduction.run import run as run_job
 from eigenmill.reduce import PCA, Dataset, connect
 from eigenmill.reduce.output.sink import Sink
 from eigenmill.reduce.storage import files
-from eigenmill.reduce.storage.artifact import save_arrays, save_model
+from eigenmill.reduce.storage.array_file import save_arrays
+from eigenmill.reduce.storage.artifact import save_model
 from tests.jobs.conftest import job_text, write_vectors
 from tests.jobs.days import DAYS, write_day, write_three_days
 from tests.sink.made import Scaled, made, run

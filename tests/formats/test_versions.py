@@ -27,7 +27,7 @@ from eigenmill.reduce.errors import EigenmillError
 from eigenmill.reduce.output.manifest import read_manifest
 from eigenmill.reduce.passes.intake import Intake
 from eigenmill.reduce.passes.moments import MomentsPass
-from eigenmill.reduce.storage.artifact import load_arrays, save_arrays
+from eigenmill.reduce.storage.array_file import load_arrays, save_arrays
 
 
 def data() -> Dataset:
@@ -157,7 +157,7 @@ def newer(name: str, path: Path) -> None:
         path = path.with_suffix(".model") if name == "compact model" else path
         arrays, meta = load_arrays(path)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("eigenmill.reduce.storage.artifact.CHECKPOINT", "eigenmill-arrays 2")
+            patch.setattr("eigenmill.reduce.storage.array_file.CHECKPOINT", "eigenmill-arrays 2")
             save_arrays(path, arrays, meta)
     elif name == "state":
         changed = {"version": 2, "unheard_of": 5}

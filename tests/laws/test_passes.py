@@ -16,7 +16,7 @@ from eigenmill.reduce.errors import ArtifactError
 from eigenmill.reduce.passes.base import from_arrays, to_arrays
 from eigenmill.reduce.passes.gram import Gram
 from eigenmill.reduce.passes.moments import imputed
-from eigenmill.reduce.storage.artifact import load_arrays, save_arrays
+from eigenmill.reduce.storage.array_file import load_arrays, save_arrays
 from eigenmill.reduce.storage.digest import digest_of
 from tests.laws.made import KINDS, Case, assert_close, cases, folded, gamma
 

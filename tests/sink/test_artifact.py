@@ -13,7 +13,8 @@ from hypothesis.extra import numpy as hnp
 
 from eigenmill.reduce.errors import ArtifactError, OutputError
 from eigenmill.reduce.storage import artifact
-from eigenmill.reduce.storage.artifact import load_arrays, load_model, load_state, save_arrays, save_model
+from eigenmill.reduce.storage.array_file import load_arrays, save_arrays
+from eigenmill.reduce.storage.artifact import load_model, load_state, save_model
 from tests.sink.made import tree
 
 ARRAYS = {

@@ -13,7 +13,7 @@ from pyarrow import fs as pafs
 from eigenmill.reduce.errors import ArtifactError, OutputError
 from eigenmill.reduce.output.manifest import read_manifest
 from eigenmill.reduce.output.sink import Sink
-from eigenmill.reduce.storage import artifact, files
+from eigenmill.reduce.storage import array_file, artifact, files
 from tests.sink.made import Scaled, made, run, tree, write_parts
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of moto and its server
@@ -118,9 +118,9 @@ def test_models(bucket, s3):
     np.testing.assert_array_equal(artifact.load_state(path, s3).states["s"]["a"], arrays["a"])
     artifact.save_model(path, "pca", {"k": 2}, arrays, {}, overwrite=True, filesystem=s3)
     assert len(keys(bucket)) == 2
-    artifact.save_arrays(f"{path}/check", arrays, {"scan": 1}, s3)
-    assert artifact.load_arrays(f"{path}/check", s3)[1] == {"scan": 1}
+    array_file.save_arrays(f"{path}/check", arrays, {"scan": 1}, s3)
+    assert array_file.load_arrays(f"{path}/check", s3)[1] == {"scan": 1}
     bucket.put_object(Key="model/check", Body=b"half")
     with pytest.raises(ArtifactError, match="check"):
-        artifact.load_arrays(f"{path}/check", s3)
+        array_file.load_arrays(f"{path}/check", s3)
     assert files.exists(s3, f"{path}/model.json")
