@@ -15,7 +15,8 @@
     published                        on a local file system: a link to the directory of that version
 
 Every record names the digest of the model it was made from (``candidate``); a stage whose record names the same one
-as the stage before has nothing to do. Records hold no times and no absolute paths.
+as the stage before has nothing to do. Records hold no times and no absolute paths, and a digest of what they hold;
+those of the first version of the format hold none.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from pyarrow import fs as pafs
 
+from eigenmill.jobs.daily.turns import Turn
 from eigenmill.reduce.errors import OutputError
-from eigenmill.reduce.storage import files, places
+from eigenmill.reduce.storage import files, places, plain
 from eigenmill.reduce.storage.digest import items_of, tag_of, tagged
 
-FORMAT, VERSION = "eigenmill-daily", 1
+FORMAT, VERSION = "eigenmill-daily", 2
 
 
 @dataclass(frozen=True)
@@ -42,27 +44,33 @@ class Record:
 
     def as_json(self) -> dict[str, Any]:
         """The content of the file."""
-        return {**_form(type(self)), **dict(items_of(self))}
+        content = {"format": _format(type(self)), "version_of_format": VERSION, **dict(items_of(self))}
+        return {**content, "digest": plain.digest(content)}
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> Self:
         """The record in a parsed file; other formats and fields are refused."""
-        known, form = tag_of(cls).fields, _form(cls)
-        if not isinstance(value, dict) or any(value.get(k) != v for k, v in form.items()):
+        known, held = tag_of(cls).fields, dict(value) if isinstance(value, dict) else {}
+        version = held.get("version_of_format")
+        if held.get("format") != _format(cls) or version not in (1, VERSION) or isinstance(version, bool):
             raise OutputError(
-                f"expected {where} to be {form['format']} of version {VERSION}, found another; "
+                f"expected {where} to be {_format(cls)} of version 1 or {VERSION}, found another; "
                 "restore it, or go on with the eigenmill that wrote it"
             )
-        found = {k: v for k, v in value.items() if k not in form}
+        if version == VERSION and held.pop("digest", None) != plain.digest(held):
+            raise OutputError(
+                f"expected {where} to be as it was written, found other content: it is damaged; restore it"
+            )
+        found = {k: v for k, v in held.items() if k not in ("format", "version_of_format")}
         fields = sorted(name for _, name in known)
         if sorted(found) != fields:
             raise OutputError(f"expected the fields {fields} in {where}, found {sorted(found)}; restore it")
         return cls(**{attribute: found[name] for attribute, name in known})
 
 
-def _form(kind: type[Record]) -> dict[str, Any]:
+def _format(kind: type[Record]) -> str:
     """What a file says that it is."""
-    return {"format": f"{FORMAT}-{tag_of(kind).name}", "version_of_format": VERSION}
+    return f"{FORMAT}-{tag_of(kind).name}"
 
 
 @tagged("settings", "settings")
@@ -155,9 +163,19 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True)
 class Place:
-    """The directory of a day-by-day job: a local path or a URI."""
+    """The directory of a day-by-day job: a local path or a URI; and the turn in which it is changed, if it is."""
 
     root: str
+    turn: Turn | None = None
+
+    def step(self) -> None:
+        """Go before each change.
+
+        Raises:
+            ConflictError: another run has changed something since this one began to read.
+        """
+        if self.turn is not None:
+            self.turn.step()
 
     def path(self, *names: str) -> str:
         """A path or URI below the directory."""
@@ -177,10 +195,11 @@ class Place:
 
     def write(self, record: Record, *folders: str) -> bool:
         """Put a record into a folder, unless that very one is there; whether it was not."""
-        fs, where = places.resolve(self.path(*folders, record.name))
-        with contextlib.suppress(FileNotFoundError):
-            if files.read_json(fs, where) == record.as_json():
+        with contextlib.suppress(OutputError):  # one that is damaged is written again
+            if self.read(type(record), *folders) == record:
                 return False
+        self.step()
+        fs, where = places.resolve(self.path(*folders, record.name))
         files.write_json(fs, where, record.as_json())
         return True
 
@@ -191,13 +210,17 @@ class Place:
 
     def remove_version(self, number: int) -> None:
         """Remove a version and its features; it need not be there."""
-        fs, where = places.resolve(self.path("versions", folder(number)))
-        files.remove(fs, where, "directory")
+        if self.exists("versions", folder(number)):
+            self.step()
+            fs, where = places.resolve(self.path("versions", folder(number)))
+            files.remove(fs, where, "directory")
 
     def reopen(self, day: str) -> None:
         """Take back that a day is done."""
-        fs, where = places.resolve(self.path("days", day, Publish.name))
-        files.remove(fs, where)
+        if self.exists("days", day, Publish.name):
+            self.step()
+            fs, where = places.resolve(self.path("days", day, Publish.name))
+            files.remove(fs, where)
 
     def days(self) -> dict[str, set[str]]:
         """The days that have been fitted, in order, with the names of their records."""
@@ -226,6 +249,7 @@ class Place:
         with files.storage_errors(path, "replace"):
             if os.path.islink(path) and os.readlink(path) == target:
                 return
+            self.step()
             waiting = os.path.join(os.path.dirname(path), ".published.next")
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(waiting)

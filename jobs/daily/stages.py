@@ -11,7 +11,8 @@ Every stage may be killed and run again, and a day that is done may be run again
   days again with the new version.
 - :func:`publish` moves the pointer, when all that it will point to is whole.
 
-See :mod:`eigenmill.jobs.daily.records` for what is where.
+Of two runs at once one waits for the other or is told (:mod:`eigenmill.jobs.daily.turns`). See
+:mod:`eigenmill.jobs.daily.records` for what is where.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from typing import Any
 from eigenmill.jobs.daily import drift
 from eigenmill.jobs.daily.config import DailyFile, checked_day
 from eigenmill.jobs.daily.records import Fit, Gate, Place, Pointer, Project, Publish, Settings, Version, folder
+from eigenmill.jobs.daily.turns import turn
 from eigenmill.jobs.reduction.build import build_dataset, build_engine, build_estimator, sink_options, work_directory
 from eigenmill.reduce import Dataset, Sink, load
 from eigenmill.reduce.engines.base import Engine, Progress, one_blas_thread
 from eigenmill.reduce.errors import ChangedInputError, ConfigError, OutputError
+from eigenmill.reduce.estimators.saving import save
 from eigenmill.reduce.output.manifest import MANIFEST, read_manifest
 from eigenmill.reduce.sources.discovery import MAGIC
 from eigenmill.reduce.storage import files, places
+from eigenmill.reduce.storage.artifact import has_model
 from eigenmill.reduce.storage.digest import digest_of, tag_of
 
 STAGES = ("fit", "gate", "project", "publish")
@@ -61,7 +65,11 @@ def fit(source: DailyFile, day: str, progress: Progress | None = None) -> Done:
         DataError: the day has no files, or they are not what they should be.
         ChangedInputError: a file that the model has seen is not what it was.
     """
-    place, day = _place(source), checked_day(day)
+    with _place(source) as place:
+        return _fit(source, place, checked_day(day), progress)
+
+
+def _fit(source: DailyFile, place: Place, day: str, progress: Progress | None) -> Done:
     _keep_settings(source, place)
     data = _day(source, day)
     listed = _listed(data)
@@ -70,9 +78,10 @@ def fit(source: DailyFile, day: str, progress: Progress | None = None) -> Done:
         return Done("fit", day, False, before.as_json())
     _refuse_vanished(before, data, day)
     _refuse_unfinished(place, day)
-    changed = True
-    if place.exists("model", "model.json"):
-        model = load(place.path("model"))
+    changed, base, at = True, None, place.path("model")
+    if has_model(at):
+        model = load(at)
+        base = model.digest_
         seen = model.snapshot().fingerprint
         with _engine(source, day, progress) as engine:
             model.partial_fit(data, engine=engine)
@@ -81,7 +90,10 @@ def fit(source: DailyFile, day: str, progress: Progress | None = None) -> Done:
         model = build_estimator(source.daily.reduce)
         with _engine(source, day, progress) as engine:
             model.fit(data, engine=engine, keep_state=True)
-    digest = model.save(place.path("model"), state=True, overwrite=True) if changed else str(model.digest_)
+    digest = str(model.digest_)
+    if changed:
+        place.step()
+        digest = save(model.snapshot(), model.state(), at, replacing=base)
     place.reopen(day)
     record = Fit(day, listed, data.n_rows, digest)
     return Done("fit", day, place.write(record, "days", day), record.as_json())
@@ -89,7 +101,11 @@ def fit(source: DailyFile, day: str, progress: Progress | None = None) -> Done:
 
 def gate(source: DailyFile, day: str) -> Done:
     """Compare the day's candidate with the published model; prepare a new version when a bound is passed."""
-    place, day = _place(source), checked_day(day)
+    with _place(source) as place:
+        return _gate(source, place, checked_day(day))
+
+
+def _gate(source: DailyFile, place: Place, day: str) -> Done:
     fitted = _needed(place, Fit, day)
     decided = place.read(Gate, "days", day)
     if decided is not None and decided.candidate == fitted.candidate:
@@ -125,7 +141,11 @@ def gate(source: DailyFile, day: str) -> Done:
 
 def project(source: DailyFile, day: str, progress: Progress | None = None) -> Done:
     """Write the features of the day by the published version, or of all days by a new one."""
-    place, day = _place(source), checked_day(day)
+    with _place(source) as place:
+        return _project(source, place, checked_day(day), progress)
+
+
+def _project(source: DailyFile, place: Place, day: str, progress: Progress | None) -> Done:
     decided = _needed(place, Gate, day)
     _same_candidate(place, day, decided.candidate)
     pointer, before = place.read(Pointer), place.read(Project, "days", day)
@@ -155,6 +175,9 @@ def project(source: DailyFile, day: str, progress: Progress | None = None) -> Do
                 **{**sink_options(source.job(each).job.output), "overwrite": True},
             )
             there = _digest(sink.path)
+            known = before is not None and before.candidate == decided.candidate and before.features.get(each) == there
+            if not known:
+                place.step()
             manifest = engine.write(data, sink)
             written[each] = manifest.digest
             changed |= written[each] != there
@@ -168,7 +191,11 @@ def project(source: DailyFile, day: str, progress: Progress | None = None) -> Do
 
 def publish(source: DailyFile, day: str) -> Done:
     """Point to the new version, or list the day under the published one; older versions are removed."""
-    place, day = _place(source), checked_day(day)
+    with _place(source) as place:
+        return _publish(source, place, checked_day(day))
+
+
+def _publish(source: DailyFile, place: Place, day: str) -> Done:
     projected = _needed(place, Project, day)
     _same_candidate(place, day, projected.candidate)
     done, pointer = place.read(Publish, "days", day), place.read(Pointer)
@@ -197,14 +224,25 @@ def publish(source: DailyFile, day: str) -> Done:
 
 def run_day(source: DailyFile, day: str, progress: Progress | None = None) -> list[Done]:
     """All stages of a day."""
-    return [fit(source, day, progress), gate(source, day), project(source, day, progress), publish(source, day)]
+    day = checked_day(day)
+    with _place(source) as place:
+        return [
+            _fit(source, place, day, progress),
+            _gate(source, place, day),
+            _project(source, place, day, progress),
+            _publish(source, place, day),
+        ]
 
 
 # What the stages share
 
 
-def _place(source: DailyFile) -> Place:
-    return Place(source.daily.output.path)
+@contextlib.contextmanager
+def _place(source: DailyFile) -> Iterator[Place]:
+    """The job's directory, in a turn: another run waits, or is told."""
+    root = source.daily.output.path
+    with turn(root) as mine:
+        yield Place(root, mine)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ It also says how the job read its input (weights, filters, carried columns), whi
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from eigenmill.jobs.reduction.build import build_estimator, filters_of
@@ -16,10 +16,10 @@ from eigenmill.reduce import Dataset, load
 from eigenmill.reduce.errors import REMADE, ArtifactError, OutputError
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.record import fingerprint
-from eigenmill.reduce.estimators.saving import names_to_json
+from eigenmill.reduce.estimators.saving import names_to_json, save
 from eigenmill.reduce.rows.cleaning import MEAN, Resolved
-from eigenmill.reduce.storage import files as store
-from eigenmill.reduce.storage import places
+from eigenmill.reduce.storage import places, plain
+from eigenmill.reduce.storage.artifact import has_model, load_beside
 from eigenmill.reduce.storage.digest import digest_of, items_of, tag_of, tagged
 
 log = logging.getLogger("eigenmill")
@@ -55,10 +55,22 @@ def fit_key(job: Job, data: Dataset) -> str:
     return digest_of([data.digest, data.cleaning, job.reduce.method, parameters, job.output.state])
 
 
-def save_fitted(path: str, fitted: Fitted) -> None:
-    """Put ``job.json`` beside the model at ``path``."""
-    fs, directory = places.resolve(path)
-    store.write_json(fs, f"{directory}/{NAME}", {"format": FORMAT, **dict(items_of(fitted))})
+def save_fitted(
+    model: Any,
+    path: str,
+    fitted: Fitted,
+    *,
+    state: bool = False,
+    overwrite: bool = False,
+    replacing: str | None = None,
+) -> str:
+    """Save a model with its ``job.json``, both at once; returns the model's digest, which the file names."""
+
+    def beside(digest: str) -> dict[str, Any]:
+        return {NAME: {"format": FORMAT, **dict(items_of(replace(fitted, model=digest)))}}
+
+    record = model.state() if state else None
+    return save(model.snapshot(), record, path, overwrite=overwrite, replacing=replacing, beside=beside)
 
 
 def load_fitted(path: str) -> Fitted:
@@ -67,12 +79,11 @@ def load_fitted(path: str) -> Fitted:
     Raises:
         ArtifactError: it is damaged, or of another format: how the model's rows were read would be lost.
     """
-    fs, directory = places.resolve(path)
-    where, names = f"{directory}/{NAME}", {name: attribute for attribute, name in tag_of(Fitted).fields}
-    try:
-        value = store.read_json(fs, where, ArtifactError)
-    except FileNotFoundError:
+    where, names = places.below(path, NAME), {name: attribute for attribute, name in tag_of(Fitted).fields}
+    content = load_beside(path, NAME)
+    if content is None:
         return Fitted()
+    value = plain.parse(content, where, ArtifactError)
     if not isinstance(value, dict) or value.pop("format", None) != FORMAT or not set(value) <= set(names):
         raise ArtifactError(
             f"expected {where} to say which job fitted the model ({FORMAT}), found something else; the file is damaged "
@@ -88,12 +99,6 @@ def _noted(path: str) -> Fitted:
     except ArtifactError as error:
         log.warning("%s; the model is fitted again", error, extra=REMADE)
         return Fitted()
-
-
-def has_model(path: str) -> bool:
-    """Whether a model has been saved at ``path``."""
-    fs, directory = places.resolve(path)
-    return store.exists(fs, f"{directory}/model.json")
 
 
 def found_model(job: Job, data: Dataset, key: str) -> Any | None:
@@ -159,4 +164,4 @@ def _same_policy(wanted: Resolved, learnt: Resolved, *, limits: bool) -> bool:
     return bool(fills) and digest_of([wanted.low, wanted.high]) == digest_of([learnt.low, learnt.high])
 
 
-__all__ = ["Fitted", "fit_key", "found_model", "has_model", "load_fitted", "save_fitted", "seen_digest"]
+__all__ = ["Fitted", "fit_key", "found_model", "load_fitted", "save_fitted", "seen_digest"]

@@ -232,13 +232,11 @@ def _scan_records(scans: Sequence[MeasuredScan]) -> list[ScanRecord]:
 
 
 def _save(ready: Prepared, model: Any) -> str:
-    """Save the model and, after it, which job it belongs to; returns the model's digest."""
+    """Save the model, and with it which job it belongs to; returns the model's digest."""
     output, spec = ready.job.output, ready.job.input
-    path = str(output.model)
-    digest: str = model.save(path, state=output.state, overwrite=output.overwrite)
     filters = spec.model_dump(mode="json")["filters"]
-    save_fitted(path, Fitted(ready.key, digest, list(spec.carry), spec.weights, filters))
-    return digest
+    fitted = Fitted(ready.key, carry=list(spec.carry), weights=spec.weights, filters=filters)
+    return save_fitted(model, str(output.model), fitted, state=output.state, overwrite=output.overwrite)
 
 
 def _begun(work: str | None) -> bool:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from eigenmill.jobs.daily.drift import Alignment
 from eigenmill.jobs.daily.records import Version
-from eigenmill.jobs.reduction.fitted import Fitted, load_fitted, save_fitted
+from eigenmill.jobs.reduction.fitted import load_fitted, save_fitted
 from eigenmill.jobs.reduction.results import Reconstruction, Update
 from eigenmill.reduce import Dataset, Manifest, Sink, StandardScaler, load
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, OutputError
 from eigenmill.reduce.output.sink import read_manifest
 from eigenmill.reduce.storage import files, places
+from eigenmill.reduce.storage.artifact import changing
 
 ERRORS = "_reconstruction.json"
 """Where a reconstruction keeps its error, in its output; readers of Parquet skip the name."""
@@ -150,23 +152,24 @@ def update(model_path: str, path: Any, engine: Engine) -> Update:
     Raises:
         ConfigError: the model was saved without its state.
         ChangedInputError: a file that it has seen is not what it was.
+        ConflictError: another run has changed the model meanwhile.
+        OutputError: the file system cannot tell two runs apart.
     """
-    model, fitted = load(model_path), load_fitted(model_path)
-    before = model.snapshot()
-    if not before.has_state:
-        raise ConfigError(
-            f"expected a model saved with its state at {model_path}, found one without; "
-            "fit it with output.state: true in the job file"
-        )
-    data = read_input(model, path, weights=fitted.weights, filters=fitted.reading()["filters"])
-    model.partial_fit(data, engine=engine)
-    seen, had = model.snapshot().fingerprint, before.fingerprint
-    changed = seen != had
-    digest = str(before.digest)
-    if changed:
-        digest = model.save(model_path, state=True, overwrite=True)
-        # The job that fitted the model did so from other input: its key no longer stands for this one.
-        save_fitted(model_path, Fitted("", digest, fitted.carry, fitted.weights, fitted.filters))
+    with changing(model_path, "update"):
+        model, fitted = load(model_path), load_fitted(model_path)
+        before = model.snapshot()
+        if not before.has_state:
+            raise ConfigError(
+                f"expected a model saved with its state at {model_path}, found one without; "
+                "fit it with output.state: true in the job file"
+            )
+        data = read_input(model, path, weights=fitted.weights, filters=fitted.reading()["filters"])
+        model.partial_fit(data, engine=engine)
+        seen, had = model.snapshot().fingerprint, before.fingerprint
+        changed, digest = seen != had, str(before.digest)
+        if changed:
+            # The job that fitted the model did so from other input: its key no longer stands for this one.
+            digest = save_fitted(model, model_path, replace(fitted, key=""), state=True, replacing=digest)
     files_, rows = seen["files"], seen["rows"]
     return Update(files_ - had["files"], rows - had["rows"], files_, rows, digest, changed)
 

@@ -16,12 +16,23 @@ from eigenmill.reduce.passes.base import to_arrays
 from eigenmill.reduce.sources.base import NumberedNames
 from eigenmill.reduce.sources.catalog import FileInfo
 from eigenmill.reduce.storage.about import versions
-from eigenmill.reduce.storage.artifact import save_model
+from eigenmill.reduce.storage.artifact import Beside, save_model
 from eigenmill.reduce.storage.long_lists import Mapped
 
 
-def save(found: Snapshot, record: StateRecord | None, path: str | os.PathLike[str], *, overwrite: bool) -> str:
-    """Write a model to the directory ``path``, with ``record`` as its state if given; returns its digest."""
+def save(
+    found: Snapshot,
+    record: StateRecord | None,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    replacing: str | None = None,
+    beside: Beside | None = None,
+) -> str:
+    """Write a model to the directory ``path``, with ``record`` as its state if given; returns its digest.
+
+    ``overwrite``, ``replacing`` and ``beside`` are those of :func:`eigenmill.reduce.storage.artifact.save_model`.
+    """
     arrays: dict[str, Any] = dict(found.arrays)
     arrays.update({f"quality.{k}": v for k, v in to_arrays(found.quality).items()})
     arrays.update({f"cleaning.{k}": v for k, v in to_arrays(found.cleaning).items()})
@@ -57,6 +68,8 @@ def save(found: Snapshot, record: StateRecord | None, path: str | os.PathLike[st
         states=states,
         state_meta=state_meta,
         overwrite=overwrite,
+        replacing=replacing,
+        beside=beside,
     )
 
 

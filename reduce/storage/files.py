@@ -31,7 +31,7 @@ from pyarrow import fs as pafs
 
 from eigenmill.reduce.errors import EigenmillError, OutputError
 from eigenmill.reduce.storage import long_lists, plain
-from eigenmill.reduce.storage.digest import sha256_of_file, size_and_sha256
+from eigenmill.reduce.storage.digest import sha256_of, sha256_of_file, size_and_sha256
 from eigenmill.reduce.storage.places import is_local
 
 MAX_JSON = 256 << 20
@@ -43,6 +43,8 @@ SILENT_SECONDS = 3600.0
 OBJECT_STORES = ("s3", "gcs", "abfs")
 """File systems without directories: creating one leaves an empty object behind."""
 
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""What file systems without locks answer."""
 PIECE, IN_FLIGHT = 4 << 20, 32 << 20
 """Bytes that an upload reads at a time; bytes that a store may send in the background before they are waited for."""
 
@@ -121,7 +123,7 @@ def _beside(path: str) -> Iterator[Draft]:
     parent, name = os.path.split(path)
     with storage_errors(path):
         _make_local(parent)
-        file, temporary = _create_locked(parent, name)
+        file, temporary = create_temporary(parent, name)
     made = Draft(file)
     try:
         with file:
@@ -139,11 +141,10 @@ def _beside(path: str) -> Iterator[Draft]:
         sync_directory(parent)
 
 
-def _create_locked(parent: str, name: str) -> tuple[BinaryIO, str]:
+def create_temporary(parent: str, name: str) -> tuple[BinaryIO, str]:
     """A new temporary file and its path; the lock on it lives and dies with its writer."""
     while True:
-        attempt = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
-        temporary = os.path.join(parent, f".{name}.{attempt}.tmp")
+        temporary = os.path.join(parent, f".{name}.{attempt()}.tmp")
         # Unbuffered: the encoder writes whole pages. Mode 0o666 leaves the decision to the umask.
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
@@ -163,7 +164,7 @@ def _lock(handle: int) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+        if error.errno not in NO_LOCKS:
             raise
 
 
@@ -211,6 +212,11 @@ def _upload(fs: pafs.FileSystem, path: str, spool: BinaryIO, size: int) -> None:
         found = fs.get_file_info(path).size
     if found != size:
         raise OutputError(f"expected {path} to have {size} bytes after its upload, found {found}; run again")
+
+
+def measured(content: bytes) -> WrittenFile:
+    """What a file of this content is."""
+    return WrittenFile(len(content), sha256_of([content]))
 
 
 def _measure(file: BinaryIO) -> WrittenFile:
@@ -380,11 +386,11 @@ def clean(fs: pafs.FileSystem, directory: str) -> list[str]:
 
 
 def _remove_abandoned(path: str) -> bool:
-    attempt = _ATTEMPT.search(path)
-    if attempt is None:
+    name = _ATTEMPT.search(path)
+    if name is None:
         return False
     with contextlib.suppress(OSError):  # gone meanwhile, locked by a living writer, or not ours to touch
-        if attempt["host"] != _host() and time.time() - os.lstat(path).st_mtime < SILENT_SECONDS:
+        if name["host"] != _host() and time.time() - os.lstat(path).st_mtime < SILENT_SECONDS:
             return False
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
@@ -394,6 +400,11 @@ def _remove_abandoned(path: str) -> bool:
         finally:
             os.close(handle)
     return False
+
+
+def attempt() -> str:
+    """A name for what one writer makes once, in the form that a cleaner knows."""
+    return f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _host() -> str:

@@ -19,6 +19,7 @@ from eigenmill.reduce.output.sink import Sink
 from eigenmill.reduce.storage import files
 from eigenmill.reduce.storage.array_file import save_arrays
 from eigenmill.reduce.storage.artifact import save_model
+from eigenmill.reduce.storage.chain import FOLDER
 from tests.jobs.conftest import job_text, write_vectors
 from tests.jobs.days import DAYS, write_day, write_three_days
 from tests.sink.made import Scaled, made, run
@@ -27,10 +28,15 @@ from tests.support.file_events import FileEvents, holds_after_power_failure, rec
 ARRAYS = {"a": np.arange(12.0).reshape(3, 4)}
 
 
-def order(found: FileEvents) -> list[str]:
-    """Files in the order in which they got their names, ``-`` before those that were removed; digests as ``*``."""
+def order(found: FileEvents, *, chains: bool = False) -> list[str]:
+    """Files in the order in which they got their names, ``-`` before those that were removed; digests as ``*``.
+
+    Probes are left out, and what belongs to chains unless it is asked for.
+    """
     signs = {"rename": "", "remove": "-"}
-    return [signs[what] + re.sub(r"-[0-9a-f]{16}\.", "-*.", name) for what, name in found.named(*signs)]
+    named = [(what, name) for what, name in found.named(*signs) if chains or FOLDER not in name.split("/")]
+    named = [(what, name) for what, name in named if ".probe." not in name]
+    return [signs[what] + re.sub(r"-[0-9a-f]{16}(?=[./])", "-*", name) for what, name in named]
 
 
 def test_a_file_is_written_synced_named_and_its_directory_synced(tmp_path: Path) -> None:
@@ -109,8 +115,10 @@ def test_a_model_with_its_state(tmp_path: Path) -> None:
     with recorded(tmp_path) as found:
         save_model(tmp_path / "m", "pca", {"k": 2}, other, {}, {"s": other}, overwrite=True)
     holds_after_power_failure(found)
-    assert order(found)[:3] == files_
-    assert sorted(order(found)[3:]) == ["-m/arrays-*.safetensors", "-m/state-*.safetensors"]
+    made, attempt = order(found, chains=True), "m/_generations/00000001"
+    assert made[:3] == [name.replace("m/", f"{attempt}-*/") for name in files_]
+    assert made[3:7] == [f"{attempt}.json", *files_], "the record holds; what is seen of it follows"
+    assert sorted(made[7:]) == ["-m/arrays-*.safetensors", "-m/state-*.safetensors"]
 
 
 def test_a_scan_is_saved_as_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,14 +175,15 @@ def test_the_next_day_and_a_day_that_is_opened_again(tmp_path: Path) -> None:
 
 
 def test_a_job(tmp_path: Path) -> None:
-    """``job.json`` says which model is whole: it comes after it; the report tells of all, and comes last."""
+    """``job.json`` names the model, and the record of the chain names both; the report tells of all, and comes last."""
     write_vectors(tmp_path / "data")
     job = read_job(job_text(tmp_path / "data", tmp_path / "out"), "job.yaml", ["output.part_bytes=1GiB"])
     with recorded(tmp_path) as found:
         run_job(job)
     holds_after_power_failure(found)
-    assert [name for name in order(found) if name[0] != "-" and "/." not in name] == [
+    assert [name for name in order(found, chains=True) if name[0] != "-" and "/." not in name] == [
         *("out/model/arrays-*.safetensors", "out/model/model.json", "out/model/job.json"),
+        "out/model/_generations/00000001.json",
         *("out/features/_job.json", "out/features/part-00000.parquet", "out/features/_parts/00000.json"),
         *("out/features/_manifest.json", "out/features/_SUCCESS", "out/report.json"),
     ]

@@ -86,37 +86,49 @@ def stopped(run: Callable[..., Any], *arguments: Any, **options: Any) -> None:
 @contextlib.contextmanager
 def stop_before(pattern: str, number: int = 1) -> Iterator[None]:
     """No file appears any more from the ``number``-th one on whose path is like ``pattern``."""
-    replace, left = os.replace, number
+    left = number
 
-    def refuse(source: Any, target: Any, **options: Any) -> None:
+    def told(target: str) -> None:
         nonlocal left
-        left -= left > 0 and fnmatchcase(os.fspath(target), pattern)
+        left -= left > 0 and fnmatchcase(target, pattern)
         if not left:
             raise StoppedError
-        replace(source, target, **options)
 
-    os.replace = refuse
-    try:
+    with _naming(before=told):
         yield
-    finally:
-        os.replace = replace
     assert not left, f"expected {number} files like {pattern}, found {left} fewer"
 
 
 @contextlib.contextmanager
 def files_written() -> Iterator[list[str]]:
     """The paths of all files that appear meanwhile, in order."""
-    replace, found = os.replace, list[str]()
-
-    def tell(source: Any, target: Any, **options: Any) -> None:
-        replace(source, target, **options)
-        found.append(os.fspath(target))
-
-    os.replace = tell
-    try:
+    found = list[str]()
+    with _naming(after=found.append):
         yield found
+
+
+@contextlib.contextmanager
+def _naming(before: Callable[[str], None] | None = None, after: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Calls with the path of each file that gets its name, by ``replace`` or by ``link``."""
+    real = {name: getattr(os, name) for name in ("replace", "link")}
+
+    def telling(name: str) -> Callable[..., None]:
+        def call(source: Any, target: Any, **options: Any) -> None:
+            if before is not None:
+                before(os.fspath(target))
+            real[name](source, target, **options)
+            if after is not None:
+                after(os.fspath(target))
+
+        return call
+
+    for name in real:
+        setattr(os, name, telling(name))
+    try:
+        yield
     finally:
-        os.replace = replace
+        for name, function in real.items():
+            setattr(os, name, function)
 
 
 @contextlib.contextmanager

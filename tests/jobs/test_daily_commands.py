@@ -79,7 +79,12 @@ def test_a_day_is_a_date(three_days: DailyFile, day: str) -> None:
 def test_a_damaged_record_is_refused(three_days: DailyFile, tmp_path: Path) -> None:
     daily.run_day(three_days, DAYS[0])
     path = tmp_path / f"out/days/{DAYS[0]}/gate.json"
-    path.write_text(path.read_text().replace('"candidate"', '"candidates"'))
+    whole = path.read_text()
+    path.write_text(whole.replace('"candidate": "', '"candidate": "0'))
+    with pytest.raises(OutputError, match=r"expected .*gate.json to be as it was written, found other content"):
+        daily.gate(three_days, DAYS[0])
+    first = {**json.loads(whole), "version_of_format": 1, "candidates": "none"}  # which had no digests yet
+    path.write_text(json.dumps({name: value for name, value in first.items() if name not in ("candidate", "digest")}))
     with pytest.raises(OutputError, match=r"expected the fields .* in .*gate.json"):
         daily.gate(three_days, DAYS[0])
     path.write_text("{}")

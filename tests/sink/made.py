@@ -21,6 +21,7 @@ from eigenmill.reduce.rows.blocks import Block, Columns, Origin, Workspace
 from eigenmill.reduce.rows.transforms import Transform
 from eigenmill.reduce.sources.base import NumberedNames, Source
 from eigenmill.reduce.sources.catalog import FileInfo, Fragment
+from eigenmill.reduce.storage.chain import FOLDER
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -140,11 +141,13 @@ def run(sink: Sink, data: Dataset) -> Manifest:
 
 
 def tree(path: str | os.PathLike[str]) -> dict[str, str]:
-    """SHA-256 of every file and target of every link at and below ``path``, hidden ones included."""
+    """SHA-256 of every file and target of every link at and below ``path``, hidden ones included, chains not."""
     found = {}
     root = Path(path)
     for item in sorted(root.rglob("*")):
         name = str(item.relative_to(root))
+        if FOLDER in item.parts:
+            continue
         if item.is_symlink():
             found[name] = os.readlink(item)
         elif item.is_file():

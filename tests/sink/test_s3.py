@@ -117,7 +117,9 @@ def test_models(bucket, s3):
     assert artifact.load_model(path, s3).digest == digest
     np.testing.assert_array_equal(artifact.load_state(path, s3).states["s"]["a"], arrays["a"])
     artifact.save_model(path, "pca", {"k": 2}, arrays, {}, overwrite=True, filesystem=s3)
-    assert len(keys(bucket)) == 2
+    assert artifact.load_model(path, s3).parameters == {"k": 2}
+    top = [key for key in keys(bucket) if "_generations" not in key]
+    assert [key.split("-")[0] for key in top] == ["model/arrays", "model/model.json"]
     array_file.save_arrays(f"{path}/check", arrays, {"scan": 1}, s3)
     assert array_file.load_arrays(f"{path}/check", s3)[1] == {"scan": 1}
     bucket.put_object(Key="model/check", Body=b"half")

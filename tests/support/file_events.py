@@ -1,8 +1,8 @@
 """What this process does to the files below a directory, in order: what a power failure leaves is decided by it.
 
-Only what cannot be seen afterwards is recorded from calls: ``fsync`` and the moment of a rename. All else (files made,
-written and removed, directories made) is read off the tree before each of them, so that it does not matter how the code
-writes.
+Only what cannot be seen afterwards is recorded from calls: ``fsync`` and the moment of a rename or link. All else
+(files made, written and removed, directories made) is read off the tree before each of them, so that it does not matter
+how the code writes.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class FileEvents:
             if self._seen[name] != before.get(name):
                 self.events.append(({"link": "link", "directory": "mkdir", "file": "write"}[kind], name))
         for name in sorted(set(before) - set(self._seen), reverse=True):
-            self.events.append(("rmdir" if before[name][0] == "directory" else "remove", name))
+            if not self._temporary(name):
+                self.events.append(("rmdir" if before[name][0] == "directory" else "remove", name))
 
     def synced(self, handle: int) -> None:
         path = os.readlink(f"/proc/self/fd/{handle}")
@@ -83,6 +84,16 @@ class FileEvents:
             self._seen = self._tree()
             self.events = [(what, new if name == old and self._temporary(old) else name) for what, name in self.events]
             self.events.append(("rename", new))
+
+    def linked(self, source: Any, target: Any) -> None:
+        """A second name: of a temporary file, which is published by it, or of one that was published before."""
+        if self._inside(os.fspath(target)):
+            with self._lock:
+                self._seen = self._tree()
+                old, new = self._name(os.fspath(source)), self._name(os.fspath(target))
+                if self._temporary(old):
+                    self.events = [(what, new if name == old else name) for what, name in self.events]
+                self.events.append(("rename" if self._temporary(old) else "link", new))
 
     @staticmethod
     def _temporary(name: str) -> bool:
@@ -110,8 +121,16 @@ def recorded(root: Path) -> Iterator[FileEvents]:
 
         return moved
 
+    link = os.link
+
+    def linking(source: Any, target: Any, **options: Any) -> None:
+        found.look()
+        link(source, target, **options)
+        found.linked(source, target)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", syncing)
+        patch.setattr(os, "link", linking)
         patch.setattr(os, "replace", moving(replace))
         patch.setattr(os, "rename", moving(rename))
         yield found
