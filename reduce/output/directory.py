@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -36,7 +36,7 @@ from eigenmill.reduce.output.manifest import (
 )
 from eigenmill.reduce.output.parts import Part
 from eigenmill.reduce.sources.filters import bound_to
-from eigenmill.reduce.storage import about, files, plain
+from eigenmill.reduce.storage import about, exclusive, files, plain
 from eigenmill.reduce.storage.digest import named
 from eigenmill.reduce.storage.long_lists import PackedList
 
@@ -127,14 +127,24 @@ def _read_job(fs: pafs.FileSystem, directory: str) -> dict[str, Any]:
 # Beginning
 
 
-def begin(fs: pafs.FileSystem, directory: str, description: Mapping[str, Any]) -> None:
-    """Writes ``_job.json``, with which an output begins."""
+def begin(fs: pafs.FileSystem, directory: str, description: Mapping[str, Any]) -> bool:
+    """Creates ``_job.json``, with which an output begins and belongs to its job; False when there is something else.
+
+    Where the file system cannot create a file unless it is there, two that begin at once are not told apart.
+    """
     files.make_directory(fs, directory)
     files.clean(fs, directory)
+    job = f"{directory}/{JOB}"
+    if not exclusive.claim(fs, job, chain(plain.pieces(description, indent=1), [b"\n"])):
+        return False
+    present = {SUCCESS, MANIFEST} & set(files.names(fs, directory))
+    if len(present) == 2:  # finished by another run since we looked
+        files.remove(fs, job)
+        return False
     # A manifest or marker without the other is left of something else, and would make a later look go wrong.
-    files.remove(fs, f"{directory}/{SUCCESS}")
-    files.remove(fs, f"{directory}/{MANIFEST}")
-    files.write_json(fs, f"{directory}/{JOB}", description)
+    for name in present:
+        files.remove(fs, f"{directory}/{name}")
+    return True
 
 
 # Going on
@@ -190,6 +200,8 @@ def check_listing(fs: pafs.FileSystem, directory: str, done: Sequence[PartRecord
     for record in done:
         for file in record.files:
             size = visible.pop(file.path, None)
+            if size is None:  # a listing may be late
+                size = files.size(fs, f"{directory}/{file.path}")
             if size != file.bytes:
                 found = "no such file" if size is None else f"{size} bytes"
                 raise OutputError(_other_file(f"{directory}/{file.path}", f"{file.bytes} bytes", found))

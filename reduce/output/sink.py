@@ -153,8 +153,10 @@ class Sink:
             link = path if versions.current(path) else None
             job = replace(job, directory=os.path.realpath(path), link=link)
         found = output.look(fs, job.directory)
-        if found.state == "nothing":
-            return _start(fs, job, description)
+        while found.state == "nothing":
+            if output.begin(fs, job.directory, description):
+                return job
+            found = output.look(fs, job.directory)  # another run was first
         try:
             if found.key == job.key:
                 return _go_on(fs, job, found)
@@ -367,11 +369,6 @@ def _plain(schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
 # Beginning and going on
 
 
-def _start(fs: pafs.FileSystem, job: WriteJob, description: Mapping[str, Any]) -> WriteJob:
-    output.begin(fs, job.directory, description)
-    return job
-
-
 def _go_on(fs: pafs.FileSystem, job: WriteJob, found: output.Found) -> WriteJob:
     """The job as it stands on disk; every finished file is read and compared with its record."""
     if found.state == "finished":
@@ -393,18 +390,21 @@ def _open_version(fs: pafs.FileSystem, job: WriteJob, description: Mapping[str, 
             f"expected no other output at {path}, found one, and overwriting needs a local file system, "
             f"found {fs.type_name}; choose another path or remove the output first"
         )
-    current = versions.current(path)
-    for number in reversed(versions.numbers(path)):
-        if number > current:
-            version = replace(job, directory=versions.path_of(path, number), link=path)
-            found = output.look(fs, version.directory)
-            if found.state == "nothing":  # stopped before it had begun
-                return _start(fs, version, description)
-            with contextlib.suppress(OutputError):
-                if found.key == job.key:
-                    return _go_on(fs, version, found)
-    number = max([current, *versions.numbers(path)]) + 1 + (current == 0)
-    return _start(fs, replace(job, directory=versions.path_of(path, number), link=path), description)
+    while True:
+        current = versions.current(path)
+        for number in reversed(versions.numbers(path)):
+            if number > current:
+                version = replace(job, directory=versions.path_of(path, number), link=path)
+                found = output.look(fs, version.directory)
+                if found.state == "nothing" and output.begin(fs, version.directory, description):
+                    return version  # stopped before it had begun
+                with contextlib.suppress(OutputError):
+                    if found.key == job.key:
+                        return _go_on(fs, version, found)
+        number = max([current, *versions.numbers(path)]) + 1 + (current == 0)
+        version = replace(job, directory=versions.path_of(path, number), link=path)
+        if output.begin(fs, version.directory, description):
+            return version
 
 
 __all__ = ["Manifest", "Part", "PartRecord", "Sink", "WriteJob", "Writing", "plan_parts", "read_manifest"]

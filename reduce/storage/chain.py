@@ -204,31 +204,42 @@ class Attempt:
         }
         record["digest"] = plain.digest(record)
         if not exclusive.create(self.fs, _record(self.directory, number), plain.pieces(record, indent=1)):
-            raise ConflictError(
-                f"expected {self.directory} to be as it was when this run read it (generation {self.base.number}), "
-                "found that another run has changed it meanwhile; run again"
-            )
+            raise self.lost()
         return Generation(number, self.name, dict(written), replaces)
 
-    def abandon(self) -> None:
-        """Remove the attempt's files, unless they hold: an error may come after the record."""
-        with contextlib.suppress(OutputError, ArtifactError):
-            number = self.base.number + 1
-            held = (
-                newest(self.fs, self.directory) >= number and read(self.fs, self.directory, number).attempt == self.name
-            )
-            if not self.in_place and not held:
-                files.remove(self.fs, f"{self.directory}/{FOLDER}/{self.name}", "directory")
+    def abandon(self) -> bool:
+        """Remove the attempt's files, unless they hold: an error may come after the record. Whether another won."""
+        number = self.base.number + 1
+        taken = newest(self.fs, self.directory) >= number
+        held = taken and read(self.fs, self.directory, number).attempt == self.name
+        if not self.in_place and not held:
+            _remove(self.fs, f"{self.directory}/{FOLDER}/{self.name}")
+        return taken and not held
+
+    def lost(self) -> ConflictError:
+        """What is said to who comes second."""
+        return ConflictError(
+            f"expected {self.directory} to be as it was when this run read it (generation {self.base.number}), "
+            "found that another run has changed it meanwhile; run again"
+        )
 
 
 @contextlib.contextmanager
 def attempt(fs: pafs.FileSystem, directory: str, base: Generation, *, in_place: bool = False) -> Iterator[Attempt]:
-    """An attempt whose files are removed when the ``with`` statement ends by an exception."""
+    """An attempt whose files are removed when the ``with`` statement ends by an exception.
+
+    Raises:
+        ConflictError: another writer has committed after ``base``, and may have removed files of this attempt.
+    """
     made = Attempt(fs, directory, base, in_place)
     try:
         yield made
-    except BaseException:
-        made.abandon()
+    except BaseException as error:
+        lost = False
+        with contextlib.suppress(OutputError, ArtifactError):
+            lost = made.abandon()
+        if lost and isinstance(error, OutputError) and not isinstance(error, ConflictError):
+            raise made.lost() from error
         raise
 
 
@@ -293,7 +304,13 @@ def _retire(fs: pafs.FileSystem, directory: str, now: Generation) -> None:
     for info in found:
         match = _ATTEMPT.fullmatch(info.base_name)
         if match and int(match[1]) <= now.number and info.base_name != now.attempt:
-            files.remove(fs, f"{directory}/{FOLDER}/{info.base_name}", "directory")
+            _remove(fs, f"{directory}/{FOLDER}/{info.base_name}")
+
+
+def _remove(fs: pafs.FileSystem, folder: str) -> None:
+    """Its owner may still write into it, or remove it too; what stays goes with the next commit."""
+    with contextlib.suppress(OutputError):
+        files.remove(fs, folder, "directory")
 
 
 # Waiting

@@ -8,6 +8,7 @@ put, and fsspec's ``create`` looks and then writes. Where neither is to be had, 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import os
 import time
@@ -20,8 +21,8 @@ from eigenmill.reduce.errors import OutputError
 from eigenmill.reduce.storage import files, secrets
 from eigenmill.reduce.storage.places import is_local
 
-VISIBLE_SECONDS = 30.0
-"""How long an object that is known to be there is waited for: some stores show a new one late."""
+RETRY_SECONDS = 30.0
+"""How long a store that does not answer is asked again."""
 ADVICE = "use a local file system, or S3, Google Cloud or Azure with obstore (pip install 'eigenmill[s3]')"
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -115,6 +116,7 @@ def _put(fs: pafs.FileSystem, path: str, content: bytes) -> bool:
     put, taken, failed = _conditional(fs, path)
     try:
         put(content)
+        files.await_shown(fs, path, len(content))
         return True
     except taken:
         return read(fs, path) == content
@@ -125,15 +127,14 @@ def _put(fs: pafs.FileSystem, path: str, content: bytes) -> bool:
 
 def read(fs: pafs.FileSystem, path: str) -> bytes:
     """The bytes of an object that is there, and may be shown late."""
-    until = time.monotonic() + VISIBLE_SECONDS
+    until = time.monotonic() + files.SHOWN_SECONDS
     while True:
         try:
             return files.read_bytes(fs, path, files.MAX_LISTS)
         except FileNotFoundError as error:
             if time.monotonic() > until:
                 raise OutputError(
-                    f"expected to read {path}, which the store says is there, found nothing for {VISIBLE_SECONDS:.0f} "
-                    "s; run again"
+                    f"expected to read {path}, which is there, found nothing for {files.SHOWN_SECONDS:.0f} s; run again"
                 ) from error
             time.sleep(0.05)
 
@@ -153,12 +154,13 @@ def _conditional(fs: pafs.FileSystem, path: str) -> tuple[Any, Any, Any]:
         ) from None
     kind = {"s3": store.S3Store, "gcs": store.GCSStore, "abfs": store.AzureStore}[fs.type_name]
     bucket, _, key = path.partition("/")
-    opened = kind(bucket, client_options={"allow_http": True}, **_options(fs))
+    retries = {"max_retries": 5, "retry_timeout": datetime.timedelta(seconds=RETRY_SECONDS)}
+    opened = kind(bucket, client_options={"allow_http": True}, retry_config=retries, **_options(fs))
     # In one request: a condition holds for no upload of several parts.
     return (
         lambda content: obstore.put(opened, key, content, mode="create", use_multipart=False),
         exceptions.AlreadyExistsError,
-        exceptions.BaseError,
+        (exceptions.BaseError, OSError),
     )
 
 

@@ -43,6 +43,8 @@ SILENT_SECONDS = 3600.0
 OBJECT_STORES = ("s3", "gcs", "abfs")
 """File systems without directories: creating one leaves an empty object behind."""
 
+SHOWN_SECONDS = 30.0
+"""How long a store may take to show a new object."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """What file systems without locks answer."""
 PIECE, IN_FLIGHT = 4 << 20, 32 << 20
@@ -208,15 +210,29 @@ def _upload(fs: pafs.FileSystem, path: str, spool: BinaryIO, size: int) -> None:
         # One reference too many: a stream that nobody holds is closed, and closing publishes what there is of it.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
         raise
-    with storage_errors(path):
-        found = fs.get_file_info(path).size
-    if found != size:
-        raise OutputError(f"expected {path} to have {size} bytes after its upload, found {found}; run again")
+    await_shown(fs, path, size)
 
 
 def measured(content: bytes) -> WrittenFile:
     """What a file of this content is."""
     return WrittenFile(len(content), sha256_of([content]))
+
+
+def await_shown(fs: pafs.FileSystem, path: str, size: int) -> None:
+    """Waits until a store shows an object that has been put; some show a new one late.
+
+    Raises:
+        OutputError: it has another size, or is not shown within half a minute.
+    """
+    until = time.monotonic() + SHOWN_SECONDS
+    while True:
+        with storage_errors(path):
+            found = fs.get_file_info(path)
+        if found.size == size:
+            return
+        if found.type != pafs.FileType.NotFound or time.monotonic() > until:
+            raise OutputError(f"expected {path} to have {size} bytes after its upload, found {found.size}; run again")
+        time.sleep(0.05)
 
 
 def _measure(file: BinaryIO) -> WrittenFile:
@@ -285,6 +301,13 @@ def exists(fs: pafs.FileSystem, path: str) -> bool:
     """Whether there is a file or directory at ``path``."""
     with storage_errors(path, "look for"):
         return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
+
+
+def size(fs: pafs.FileSystem, path: str) -> int | None:
+    """Bytes of the file at ``path``; None when there is none."""
+    with storage_errors(path, "look for"):
+        found = fs.get_file_info(path)
+    return int(found.size) if found.type == pafs.FileType.File else None
 
 
 def digest_file(fs: pafs.FileSystem, path: str) -> WrittenFile:
