@@ -21,19 +21,20 @@ from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.method import Bound
 from eigenmill.reduce.plan import Plan
 from eigenmill.reduce.scan import Scan
+from eigenmill.reduce.storage import secrets
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def facts(title: str, rows: Sequence[tuple[str, RenderableType | None]]) -> RenderableType:
-    """Names and values, those without a value left out."""
+    """Names and values, those without a value left out; the title may name a URI, without what is secret in it."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
         if value is not None:
             table.add_row(name, value)
-    return Group(Text(visible(title), "bold"), table)
+    return Group(Text(visible(secrets.masked(title)), "bold"), table)
 
 
 def grid(*columns: str, title: str | None = None) -> Table:

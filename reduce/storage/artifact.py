@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from pyarrow import fs as pafs
 
-from eigenmill.reduce.errors import ArtifactError, OutputError
+from eigenmill.reduce.errors import ArtifactError, EigenmillError, OutputError
 from eigenmill.reduce.storage import chain, exclusive, files, places, plain, tensors
 from eigenmill.reduce.storage.digest import sha256_of, size_and_sha256
 from eigenmill.reduce.storage.tensors import Array, damaged, expect
@@ -392,13 +392,17 @@ def _holding(fs: pafs.FileSystem, directory: str, read: Callable[[chain.Generati
     while True:
         try:
             return read(generation)
-        except (ArtifactError, FileNotFoundError) as error:
+        except (ArtifactError, OSError) as error:
             before, generation = generation, chain.head(fs, directory)
-            if generation == before:
-                if isinstance(error, ArtifactError):
-                    raise
-                gone = os.path.basename(str(error.filename or error))
-                raise damaged(f"{gone} in {directory}", "no such file") from error
+            if generation != before:
+                continue
+            if isinstance(error, FileNotFoundError) and not isinstance(error, EigenmillError):
+                raise damaged(
+                    f"{os.path.basename(str(error.filename or error))} in {directory}", "no such file"
+                ) from error
+            if isinstance(error, EigenmillError):
+                raise
+            raise ArtifactError(f"expected to read the model at {directory}, found: {error}; run again") from error
 
 
 def _check_view(fs: pafs.FileSystem, directory: str, generation: chain.Generation) -> None:

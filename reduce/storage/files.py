@@ -50,6 +50,8 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 PIECE, IN_FLIGHT = 4 << 20, 32 << 20
 """Bytes that an upload reads at a time; bytes that a store may send in the background before they are waited for."""
 
+HOST = re.sub("[^0-9A-Za-z]", "", socket.gethostname())[:32] or "host"
+"""This host's name in characters that no separator of a temporary name uses."""
 _ATTEMPT = re.compile(r"\.(?P<host>[0-9A-Za-z]+)-\d+-[0-9a-f]{8}\.tmp$")
 
 
@@ -413,7 +415,7 @@ def _remove_abandoned(path: str) -> bool:
     if name is None:
         return False
     with contextlib.suppress(OSError):  # gone meanwhile, locked by a living writer, or not ours to touch
-        if name["host"] != _host() and time.time() - os.lstat(path).st_mtime < SILENT_SECONDS:
+        if name["host"] != HOST and time.time() - os.lstat(path).st_mtime < SILENT_SECONDS:
             return False
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
@@ -427,9 +429,4 @@ def _remove_abandoned(path: str) -> bool:
 
 def attempt() -> str:
     """A name for what one writer makes once, in the form that a cleaner knows."""
-    return f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
-
-
-def _host() -> str:
-    """This host's name in characters that no separator of a temporary name uses."""
-    return re.sub("[^0-9A-Za-z]", "", socket.gethostname())[:32] or "host"
+    return f"{HOST}-{os.getpid()}-{secrets.token_hex(4)}"

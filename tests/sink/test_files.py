@@ -232,7 +232,7 @@ def test_clean_takes_the_temporaries_of_the_dead_only(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "sub" / "dead")], check=False)
     (dead,) = os.listdir(tmp_path / "sub")
-    other = dead.replace(f".{files._host()}-", ".otherhost-")
+    other = dead.replace(f".{files.HOST}-", ".otherhost-")
     (tmp_path / "sub" / other).write_bytes(b"")
     (tmp_path / "sub" / ".unrelated.tmp").write_bytes(b"")
     with files.draft(LOCAL, str(tmp_path / "live")):
