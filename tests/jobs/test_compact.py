@@ -8,6 +8,7 @@ import html
 import importlib
 import inspect
 import json
+import re
 import shutil
 import signal
 from collections import Counter
@@ -485,6 +486,10 @@ def test_inspect_says_what_is_in_the_file(finished: Path, tmp_path: Path) -> Non
     shown = CliRunner().invoke(app, ["inspect", str(file)])
     assert shown.exit_code == 0
     assert "layer 1" in shown.stdout
+    size, times = re.findall(r"([\d,]+) bytes; ([\d.]+) times less than in single precision", shown.stdout)[0]
+    single = sum(la.weights.astype(np.float32).nbytes + la.bias.astype(np.float32).nbytes for la in net.layers)
+    assert int(size.replace(",", "")) == file.stat().st_size
+    assert float(times) == pytest.approx(single / file.stat().st_size, rel=1e-4)
     damaged = bytearray(file.read_bytes())
     damaged[-1] ^= 1
     (tmp_path / "bad.emill").write_bytes(damaged)
