@@ -108,7 +108,7 @@ def test_float64_of_any_size_or_refused(power: int) -> None:
     X = RNG(17).normal(size=(60, 4)) * [1, 2, 1, 1]
     small = PCA(2).fit(X)
     if abs(power) > 500:
-        with pytest.raises(DataError, match="squares float64 can hold, found a deviation of .* in column 'x2'"):
+        with pytest.raises(DataError, match=r"squares float64 can hold, found a deviation of .* in column 'x2'"):
             PCA(2).fit(X * [1, 1, 2.0**power, 1])
     else:
         large = PCA(2).fit(X * 2.0**power)
