@@ -206,6 +206,15 @@ def test_a_submitted_job_on_an_unreachable_master(wide: Path, zipped: Path, tmp_
 
 
 @pytest.mark.slow
+def test_executors_that_no_worker_has_room_for(running: Cluster, zipped: Path, tmp_path: Path) -> None:
+    data = write_vectors(tmp_path / "data", files=1, rows=500, group=50)
+    arguments, conf = [str(data), str(tmp_path / "out"), "gram", "", "3"], {"spark.executor.memory": "900g"}
+    code, out, log = ended(submit(running.address, DRIVER, arguments, tmp_path, zipped=zipped, conf=conf))
+    assert code == exits.NO_CLUSTER, out + log
+    assert f"expected executors from {running.address}, found none for 3 s; start workers" in words(out)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["gram", "write"])
 def test_a_cluster_that_dies(stage: str, zipped: Path, tmp_path: Path) -> None:
     """Master, workers and executors are killed; with workers alone gone, Spark would wait for new ones."""
