@@ -78,6 +78,9 @@ def _fit(source: DailyFile, place: Place, day: str, progress: Progress | None) -
         return Done("fit", day, False, before.as_json())
     _refuse_vanished(before, data, day)
     _refuse_unfinished(place, day)
+    files.check_writable(*places.resolve(place.root))
+    pointer = place.read(Pointer)
+    _sink(source, place, 1 if pointer is None else pointer.version, day).check(data)
     changed, base, at = True, None, place.path("model")
     if has_model(at):
         model = load(at)
@@ -165,15 +168,14 @@ def _project(source: DailyFile, place: Place, day: str, progress: Progress | Non
     written: dict[str, str] = {}
     transforms: list[str] = []
     changed = False
+    for each in place.days().keys() - set(days):
+        _sink(source, place, number, each).settle()
     with _engine(source, day, progress) as engine:
         for each in days:
             data = model.transform(_seen(source, each, _needed(place, Fit, each)))
             if alignment is not None:
                 data = data.then(alignment.transform(data.dtype))
-            sink = Sink(
-                place.path("versions", folder(number), "features", f"day={each}"),
-                **{**sink_options(source.job(each).job.output), "overwrite": True},
-            )
+            sink = _sink(source, place, number, each)
             there = _digest(sink.path)
             known = before is not None and before.candidate == decided.candidate and before.features.get(each) == there
             if not known:
@@ -285,6 +287,13 @@ def _seen(source: DailyFile, day: str, fitted: Fit) -> Dataset:
             )
     known = {path for path, _, _ in fitted.files}
     return replace(data, source=data.source.only([i for i, f in enumerate(data.source.files) if f.path in known]))
+
+
+def _sink(source: DailyFile, place: Place, number: int, day: str) -> Sink:
+    """The features of a day by a version; what is replaced goes where nobody reads, beside the features of all days."""
+    options = {**sink_options(source.job(day).job.output), "overwrite": True}
+    at = ("versions", folder(number))
+    return Sink(place.path(*at, "features", f"day={day}"), versions=place.path(*at, "replaced"), **options)
 
 
 def _digest(path: Any) -> str | None:
