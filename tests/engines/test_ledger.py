@@ -28,7 +28,7 @@ from tests.engines.counting import WatchedSource
 from tests.engines.test_sessions import wide_file
 
 MB = 1_000_000
-SOON = 60.0
+SOON = 300.0
 
 
 def wait_for(true: Callable[[], bool]) -> None:

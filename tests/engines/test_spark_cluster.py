@@ -74,7 +74,7 @@ def job_file(data: Path | str, out: Path) -> Path:
     return path
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str, str]:
+def ended(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, str, str]:
     """(exit code, standard output, the log) of a process that must end in time."""
     try:
         out, log = process.communicate(timeout=seconds)

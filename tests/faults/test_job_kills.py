@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import random
 import shutil
+import signal
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,7 +22,7 @@ from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.engines.local.engine import LocalEngine
 from tests.support.formats import other
 
-MOMENTS = 20
+MOMENTS = [pytest.param(6, id="some"), pytest.param(20, id="many", marks=pytest.mark.slow)]
 COLUMNS = [f"c{j}" for j in range(48)]
 FILES, LEAVES, LEAF_ROWS = 3, 8, 300
 """Many leaves, each with its checkpoint, and many parts; few rows, for the time goes into files and processes."""
@@ -39,14 +41,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Tell:
-    """Progress that tells the parent when a stage begins, and may raise at a given call."""
+    """Progress that tells the parent when a stage begins, by the CPU time of this process, which no other delays.
 
-    def __init__(self, pipe: Connection | None = None, fail_at: int | None = None) -> None:
-        self.pipe, self.fail_at, self.calls = pipe, fail_at, 0
+    Args:
+        pipe: to the parent.
+        kill_in: the stage in which this process ends, as killed.
+        after: so many seconds of CPU time into that stage.
+        fail_at: the call of ``advance`` that raises.
+    """
+
+    def __init__(
+        self, pipe: Connection | None = None, kill_in: str = "", after: float = 0.0, fail_at: int | None = None
+    ) -> None:
+        self.pipe, self.kill_in, self.after, self.fail_at, self.calls = pipe, kill_in, after, fail_at, 0
 
     def begin(self, stage: str, rows: int, size: int) -> Tell:
         if self.pipe is not None:
-            self.pipe.send(stage)
+            self.pipe.send((stage, time.process_time()))
+        if stage == self.kill_in:
+            signal.setitimer(signal.ITIMER_PROF, self.after)  # nobody handles its signal, which ends all threads
         return self
 
     def advance(self, rows: int) -> None:
@@ -68,9 +81,9 @@ def job(data: str, out: str, tell: Tell) -> None:
     pca.transform(dataset).to_parquet(f"{out}/features", engine=engine, part_bytes=4 * 5 * 2 * LEAF_ROWS)
 
 
-def child(data: str, out: str, pipe: Connection) -> None:
-    job(data, out, Tell(pipe))
-    pipe.send("done")
+def child(data: str, out: str, pipe: Connection, kill_in: str, after: float) -> None:
+    job(data, out, Tell(pipe, kill_in, after))
+    pipe.send(("done", time.process_time()))
 
 
 def digests(out: Path) -> dict[str, str]:
@@ -88,30 +101,28 @@ def context() -> Any:
     return context
 
 
-def run(context: Any, data: Path, out: Path, kill_in: str | None = None, after: float = 0.0) -> dict[str, float]:
-    """Run the job in a child; kill it ``after`` seconds into the stage ``kill_in``. Returns when stages began."""
+def run(context: Any, data: Path, out: Path, kill_in: str = "", after: float = 0.0) -> dict[str, float]:
+    """Run the job in a child that is killed ``after`` seconds into the stage ``kill_in``. Returns when stages began."""
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=child, args=(str(data), str(out), theirs))
+    process = context.Process(target=child, args=(str(data), str(out), theirs, kill_in, after))
     process.start()
     theirs.close()
     began: dict[str, float] = {}
-    try:
-        while "done" not in began:
-            stage = ours.recv()
-            began[stage] = time.monotonic()
-            if stage == kill_in:
-                time.sleep(after)
-                process.kill()
-                break
-    except EOFError:
-        pass
+    with contextlib.suppress(EOFError):
+        while True:
+            stage, moment = ours.recv()
+            began[stage] = moment
     process.join()
     ours.close()
+    assert process.exitcode == (0 if "done" in began else -signal.SIGPROF)
     return began
 
 
+@pytest.mark.parametrize("moments", MOMENTS)
 @pytest.mark.parametrize("stage", ["gram", "write"])
-def test_a_killed_job_run_again_ends_with_the_same_bytes(stage: str, folder: Path, context: Any, space: Path) -> None:
+def test_a_killed_job_run_again_ends_with_the_same_bytes(
+    stage: str, moments: int, folder: Path, context: Any, space: Path
+) -> None:
     whole, again = space / "whole", space / "again"
     run(context, folder / "data", whole)
     expected = digests(whole)
@@ -122,24 +133,25 @@ def test_a_killed_job_run_again_ends_with_the_same_bytes(stage: str, folder: Pat
     length = began["write"] - began["gram"] if stage == "gram" else began["done"] - began["write"]
     rng = random.Random(stage)
     hit = 0
-    for moment in range(MOMENTS):
+    for moment in range(moments):
         out = space / f"run{moment}"
         began = run(context, folder / "data", out, stage, rng.uniform(0, length))
         hit += not (out / "features/_SUCCESS").exists()
         run(context, folder / "data", out)
         assert digests(out) == expected, f"killed at moment {moment} of {stage}"
         shutil.rmtree(out)
-    assert hit >= MOMENTS // 2, "most kills must come before the end, or nothing is tested"
+    assert hit >= moments // 2, "most kills must come before the end, or nothing is tested"
 
 
+@pytest.mark.parametrize("moments", MOMENTS)
 @pytest.mark.parametrize("stage", ["fit", "write"])
-def test_an_exception_leaves_nothing_half_written(stage: str, folder: Path, space: Path) -> None:
+def test_an_exception_leaves_nothing_half_written(stage: str, moments: int, folder: Path, space: Path) -> None:
     whole = space / "whole"
     counter = Tell()
     job(str(folder / "data"), str(whole), counter)
     expected, half = digests(whole), counter.calls // 2
     rng = random.Random(stage)
-    for moment in range(MOMENTS):
+    for moment in range(moments):
         out = space / f"run{moment}"
         at = rng.randint(1, half) if stage == "fit" else rng.randint(half + 1, 2 * half)
         with pytest.raises(RuntimeError, match="planted"):
