@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import random
 import shutil
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ import pytest
 from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.engines.local.engine import LocalEngine
 from tests.support.formats import other
+from tests.support.progress import Recorder, Scan
+from tests.support.trees import tree
 
 MOMENTS = 20
 COLUMNS = [f"c{j}" for j in range(48)]
@@ -38,47 +40,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Tell:
-    """Progress that tells the parent when a stage begins, and may raise at a given call."""
-
-    def __init__(self, pipe: Connection | None = None, fail_at: int | None = None) -> None:
-        self.pipe, self.fail_at, self.calls = pipe, fail_at, 0
-
-    def begin(self, stage: str, rows: int, size: int) -> Tell:
-        if self.pipe is not None:
-            self.pipe.send(stage)
-        return self
-
-    def advance(self, rows: int) -> None:
-        self.calls += 1
-        if self.calls == self.fail_at:
-            raise RuntimeError("planted")
-
-    def end(self) -> None:
-        pass
-
-
-def job(data: str, out: str, tell: Tell) -> None:
+def job(data: str, out: str, told: Recorder) -> None:
     """Fit with a checkpoint after every leaf, save, write many parts."""
     small = other(leaf_bytes=8 * len(COLUMNS) * LEAF_ROWS)
     dataset = Dataset.from_parquet(data, columns=COLUMNS, carry=["id"], format=small)
-    engine = LocalEngine(workers=2, work=f"{out}/work", save_every=0.0, progress=tell)
+    engine = LocalEngine(workers=2, work=f"{out}/work", save_every=0.0, progress=told)
     pca = PCA(5, scale=True).fit(dataset, engine=engine)
     pca.save(f"{out}/model")
     pca.transform(dataset).to_parquet(f"{out}/features", engine=engine, part_bytes=4 * 5 * 2 * LEAF_ROWS)
 
 
+def fail_at(call: int) -> Callable[[Scan], None]:
+    """Raises when a scan goes on for that time, counted over all."""
+
+    def act(scan: Scan) -> None:
+        if scan.calls and scan.recorder.calls >= call:
+            raise RuntimeError("planted")
+
+    return act
+
+
 def child(data: str, out: str, pipe: Connection) -> None:
-    job(data, out, Tell(pipe))
+    job(data, out, Recorder(lambda scan: scan.calls or pipe.send(scan.stage)))
     pipe.send("done")
-
-
-def digests(out: Path) -> dict[str, str]:
-    return {
-        str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(out.rglob("*"))
-        if p.is_file() and "work" not in p.relative_to(out).parts
-    }
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +98,9 @@ def run(context: Any, data: Path, out: Path, kill_in: str | None = None, after: 
 def test_a_killed_job_run_again_ends_with_the_same_bytes(stage: str, folder: Path, context: Any, space: Path) -> None:
     whole, again = space / "whole", space / "again"
     run(context, folder / "data", whole)
-    expected = digests(whole)
+    expected = tree(whole, without="work")
     began = run(context, folder / "data", again)  # the first run takes longer than those that are to be hit
-    assert digests(again) == expected
+    assert tree(again, without="work") == expected
     assert "features/_SUCCESS" in expected
     assert "model/model.json" in expected
     length = began["write"] - began["gram"] if stage == "gram" else began["done"] - began["write"]
@@ -127,7 +111,7 @@ def test_a_killed_job_run_again_ends_with_the_same_bytes(stage: str, folder: Pat
         began = run(context, folder / "data", out, stage, rng.uniform(0, length))
         hit += not (out / "features/_SUCCESS").exists()
         run(context, folder / "data", out)
-        assert digests(out) == expected, f"killed at moment {moment} of {stage}"
+        assert tree(out, without="work") == expected, f"killed at moment {moment} of {stage}"
         shutil.rmtree(out)
     assert hit >= MOMENTS // 2, "most kills must come before the end, or nothing is tested"
 
@@ -135,18 +119,18 @@ def test_a_killed_job_run_again_ends_with_the_same_bytes(stage: str, folder: Pat
 @pytest.mark.parametrize("stage", ["fit", "write"])
 def test_an_exception_leaves_nothing_half_written(stage: str, folder: Path, space: Path) -> None:
     whole = space / "whole"
-    counter = Tell()
-    job(str(folder / "data"), str(whole), counter)
-    expected, half = digests(whole), counter.calls // 2
+    told = Recorder()
+    job(str(folder / "data"), str(whole), told)
+    expected, half = tree(whole, without="work"), told.calls // 2
     rng = random.Random(stage)
     for moment in range(MOMENTS):
         out = space / f"run{moment}"
         at = rng.randint(1, half) if stage == "fit" else rng.randint(half + 1, 2 * half)
         with pytest.raises(RuntimeError, match="planted"):
-            job(str(folder / "data"), str(out), Tell(fail_at=at))
+            job(str(folder / "data"), str(out), Recorder(fail_at(at)))
         assert not (out / "features/_SUCCESS").exists()
         for part in (out / "features").glob("*.parquet"):
             assert pq.read_table(part).num_rows > 0
-        job(str(folder / "data"), str(out), Tell())
-        assert digests(out) == expected
+        job(str(folder / "data"), str(out), Recorder())
+        assert tree(out, without="work") == expected
         shutil.rmtree(out)

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from eigenmill.jobs.cli import app
+from tests.support import tables
 
 D, ROWS, FILES = 24, 1200, 3
 
@@ -30,10 +31,8 @@ def write_vectors(folder: Path, *, files: int = FILES, rows: int = ROWS, group: 
             .astype(np.uint8)
         )
         ids, labels = np.arange(rows) + f * rows, (np.arange(rows) % 3).astype(np.int8)
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), D)
-        pq.write_table(
-            pa.table({"id": ids, "label": labels, "x": vectors}), folder / f"{f}.parquet", row_group_size=group
-        )
+        table = pa.table({"id": ids, "label": labels, "x": tables.vectors(X)})
+        pq.write_table(table, folder / f"{f}.parquet", row_group_size=group)
     return folder
 
 
@@ -84,16 +83,6 @@ def eigenmill() -> Call:
         return result
 
     return call
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """All files below a directory, by relative path."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-@pytest.fixture
-def files_of() -> Callable[[Path], dict[str, bytes]]:
-    return tree
 
 
 @pytest.fixture(scope="session")
