@@ -147,15 +147,14 @@ def project(source: DailyFile, day: str, progress: Progress | None = None) -> Do
     written: dict[str, str] = {}
     transforms: list[str] = []
     changed = False
+    for each in place.days().keys() - set(days):
+        _sink(source, place, number, each).settle()
     with _engine(source, day, progress) as engine:
         for each in days:
             data = model.transform(_seen(source, each, _needed(place, Fit, each)))
             if alignment is not None:
                 data = data.then(alignment.transform(data.dtype))
-            sink = Sink(
-                place.path("versions", folder(number), "features", f"day={each}"),
-                **{**sink_options(source.job(each).job.output), "overwrite": True},
-            )
+            sink = _sink(source, place, number, each)
             there = _digest(sink.path)
             manifest = engine.write(data, sink)
             written[each] = manifest.digest
@@ -249,6 +248,13 @@ def _seen(source: DailyFile, day: str, fitted: Fit) -> Dataset:
             )
     known = {path for path, _, _ in fitted.files}
     return replace(data, source=data.source.only([i for i, f in enumerate(data.source.files) if f.path in known]))
+
+
+def _sink(source: DailyFile, place: Place, number: int, day: str) -> Sink:
+    """The features of a day by a version; what is replaced goes where nobody reads, beside the features of all days."""
+    options = {**sink_options(source.job(day).job.output), "overwrite": True}
+    at = ("versions", folder(number))
+    return Sink(place.path(*at, "features", f"day={day}"), versions=place.path(*at, "replaced"), **options)
 
 
 def _digest(path: Location) -> str | None:

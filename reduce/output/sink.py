@@ -13,9 +13,9 @@ With ``partition_by`` a part is one file per value, ``key=value/part-00000.parqu
 Who lists the directory at any moment finds complete Parquet files only, for readers skip names that start
 with ``_`` or ``.``. The bytes depend on data, model and options, not on who wrote them, when, or how often.
 
-Overwriting writes a hidden version beside (``.NAME.v000002``) and then makes ``NAME`` a link to it. The last
-finished version before it is kept, older ones are removed. A reader that must not see the change between
-listing and opening reads ``os.path.realpath(NAME)``. One job at a time writes to one path.
+Overwriting writes a version elsewhere, in which no file is called ``*.parquet``, and lets it change places with the
+directory (:mod:`eigenmill.reduce.output.versions`). The finished version before it is kept there, older ones are
+removed. Who has listed the directory before the change and opens a file after it gets the new version's.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ from pyarrow import fs as pafs
 
 from eigenmill.reduce.errors import ChangedInputError, ConfigError, OutputError, SchemaError
 from eigenmill.reduce.output import directory as output
-from eigenmill.reduce.output import encode, partition, versions
+from eigenmill.reduce.output import encode, partition
 from eigenmill.reduce.output.encode import Encoding, Layout
 from eigenmill.reduce.output.manifest import FORMAT, VERSION, Manifest, PartRecord, read_at, read_manifest
 from eigenmill.reduce.output.parts import Part, plan_parts
+from eigenmill.reduce.output.versions import ASIDE, Versions, follow_foreign_links
 from eigenmill.reduce.rows.blocks import NO_COLUMNS, Block
 from eigenmill.reduce.sources import arrow
 from eigenmill.reduce.sources.base import Source
@@ -84,6 +85,8 @@ class Sink:
         part_bytes: least feature bytes of a part; None for about 64 parts of 4 to 128 MiB.
         compression: ``zstd`` (level 1), ``snappy``, ``lz4``, ``gzip`` or ``none``.
         overwrite: replace another job's output at ``path``; local file systems only.
+        versions: the directory in which a version waits that replaces ``path``, or was replaced there: outside of what
+            people read, on the same file system; beside ``path`` by default.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -100,6 +103,7 @@ class Sink:
     part_bytes: int | None = None
     compression: str = "zstd"
     overwrite: bool = False
+    versions: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         _one_of("layout", self.layout, LAYOUTS)
@@ -147,11 +151,10 @@ class Sink:
         """
         fs, path = places.resolve(self.path, self.filesystem)
         job, description = _describe(self, data, path)
-        if places.is_local(fs):
-            path = versions.follow_foreign_links(path)
-            versions.finish_pointing(path)
-            link = path if versions.current(path) else None
-            job = replace(job, directory=os.path.realpath(path), link=link)
+        there = self._versions(fs, path)
+        if there is not None:
+            there.settle()
+            job = replace(job, directory=os.path.realpath(there.path))
         found = output.look(fs, job.directory)
         if found.state == "nothing":
             return _start(fs, job, description)
@@ -163,7 +166,27 @@ class Sink:
             # A damaged output of the same job is replaced as well; a directory of someone else's never is.
             if not self.overwrite or found.state == "foreign":
                 raise
-        return _open_version(fs, job, description, path)
+        if there is None:
+            raise OutputError(
+                f"expected no other output at {path}, found one, and overwriting needs a local file system, "
+                f"found {fs.type_name}; choose another path or remove the output first"
+            )
+        return _open_version(fs, job, description, there)
+
+    def settle(self) -> None:
+        """Ends what a crash has cut short while an output was replaced at ``path``; see ``Versions.settle``."""
+        there = self._versions(*places.resolve(self.path, self.filesystem))
+        if there is not None:
+            there.settle()
+
+    def _versions(self, fs: pafs.FileSystem, path: str) -> Versions | None:
+        """Where the versions of the output are; None where there can be none."""
+        if not places.is_local(fs):
+            return None
+        path = follow_foreign_links(path)
+        if self.versions is None:
+            return Versions(path, os.path.dirname(path))
+        return Versions(path, places.resolve(self.versions)[1])
 
 
 def _one_of(option: str, value: object, allowed: Sequence[str]) -> None:
@@ -260,12 +283,12 @@ class WriteJob:
 
     Attributes:
         sink: what the user asked for.
-        directory: where the parts go: the output, or the hidden version of it that will replace it.
+        directory: where the parts go: the output, or the version that will replace it.
         key: what the job is; an output with another key belongs to another job.
         encoding: what the files look like.
         parts: the plan.
         pending: the parts that have to be written.
-        link: the path that :meth:`commit` makes a link to ``directory``, if it does.
+        replaces: what ``directory`` is a version of, if it is one; the names of its Parquet files end otherwise.
         finished: the manifest when the output was complete already.
     """
 
@@ -275,13 +298,18 @@ class WriteJob:
     encoding: Encoding
     parts: Sequence[Part]
     pending: Sequence[Part]
-    link: str | None = None
+    replaces: Versions | None = None
     finished: Manifest | None = None
 
     @property
     def filesystem(self) -> pafs.FileSystem:
         """The file system that ``directory`` is on."""
         return places.resolve(self.sink.path, self.sink.filesystem)[0]
+
+    @property
+    def ending(self) -> str:
+        """How names of Parquet files in ``directory`` end beyond what the records say."""
+        return ASIDE if self.replaces else ""
 
     @contextlib.contextmanager
     def writing(self, part: Part) -> Iterator[PartWriter]:
@@ -294,7 +322,7 @@ class WriteJob:
             OutputError: the file system refused; nothing half-written is left, the part may be tried again.
         """
         fs = self.filesystem
-        out = encode.PartFiles(fs, self.directory, self.encoding, part)
+        out = encode.PartFiles(fs, self.directory, self.encoding, part, self.ending)
         with (partition.partitioned_part if self.sink.partition_by else encode.whole_part)(out) as target:
             writer = PartWriter(self.encoding, part, target)
             yield writer
@@ -302,21 +330,24 @@ class WriteJob:
         output.write_record(fs, self.directory, self.key, writer.record)
 
     def commit(self) -> Manifest:
-        """Makes the output complete: manifest, then ``_SUCCESS``, then the link. May be repeated.
+        """Makes the output complete: manifest, ``_SUCCESS``, then the exchange of versions. May be repeated.
 
         Raises:
             OutputError: a part is missing, or the directory holds data files that no part has written.
         """
         fs = self.filesystem
-        manifest = self.finished
-        if manifest is None:
-            found = output.look(fs, self.directory)
-            done = found.state == "finished" and found.key == self.key
-            manifest = read_at(fs, self.directory) if done else output.finish(fs, self.directory, self.key, self.parts)
+        found = output.look(fs, self.directory)
+        if found.key != self.key and self.replaces is not None:  # published by another run of this job, maybe
+            there = output.look(fs, self.replaces.path)
+            if there.state == "finished" and there.key == self.key:
+                return read_at(fs, self.replaces.path)
+        if found.state == "finished" and found.key == self.key:
+            manifest = self.finished or read_at(fs, self.directory)
+        else:
+            manifest = output.finish(fs, self.directory, self.key, self.parts, self.ending)
         output.remove_traces(fs, self.directory)
-        if self.link is not None:
-            versions.point(self.link, self.directory)
-            output.retire(self.link)
+        if self.replaces is not None:
+            self.replaces.publish(self.directory)
         return manifest
 
 
@@ -376,35 +407,28 @@ def _go_on(fs: pafs.FileSystem, job: WriteJob, found: output.Found) -> WriteJob:
     """The job as it stands on disk; every finished file is read and compared with its record."""
     if found.state == "finished":
         manifest = read_at(fs, job.directory)
-        output.check_listing(fs, job.directory, manifest.parts, pending=())
-        output.verify(fs, job.directory, manifest.parts)
+        output.check_listing(fs, job.directory, manifest.parts, (), job.ending)
+        output.verify(fs, job.directory, manifest.parts, job.ending)
         return replace(job, pending=(), finished=manifest)
     files.clean(fs, job.directory)
     done = output.read_records(fs, job.directory, job.key, job.parts)
     pending = Subset(job.parts, output.without_record(job.parts, done))
-    output.check_listing(fs, job.directory, done, pending)
-    output.verify(fs, job.directory, done)
+    output.check_listing(fs, job.directory, done, pending, job.ending)
+    output.verify(fs, job.directory, done, job.ending)
     return replace(job, pending=pending)
 
 
-def _open_version(fs: pafs.FileSystem, job: WriteJob, description: Mapping[str, Any], path: str) -> WriteJob:
-    if not places.is_local(fs):
-        raise OutputError(
-            f"expected no other output at {path}, found one, and overwriting needs a local file system, "
-            f"found {fs.type_name}; choose another path or remove the output first"
-        )
-    current = versions.current(path)
-    for number in reversed(versions.numbers(path)):
-        if number > current:
-            version = replace(job, directory=versions.path_of(path, number), link=path)
-            found = output.look(fs, version.directory)
-            if found.state == "nothing":  # stopped before it had begun
-                return _start(fs, version, description)
-            with contextlib.suppress(OutputError):
-                if found.key == job.key:
-                    return _go_on(fs, version, found)
-    number = max([current, *versions.numbers(path)]) + 1 + (current == 0)
-    return _start(fs, replace(job, directory=versions.path_of(path, number), link=path), description)
+def _open_version(fs: pafs.FileSystem, job: WriteJob, description: Mapping[str, Any], there: Versions) -> WriteJob:
+    """The job of a version that will replace what is there: one that waits and is of this job, or a new one."""
+    for directory in reversed(there.waiting()):
+        version = replace(job, directory=directory, replaces=there)
+        found = output.look(fs, directory)
+        if found.state == "nothing":  # stopped before it had begun
+            return _start(fs, version, description)
+        with contextlib.suppress(OutputError):
+            if found.key == job.key:
+                return _go_on(fs, version, found)
+    return _start(fs, replace(job, directory=there.new(), replaces=there), description)
 
 
 __all__ = ["Manifest", "Part", "PartRecord", "Sink", "WriteJob", "Writing", "plan_parts", "read_manifest"]

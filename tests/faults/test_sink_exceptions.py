@@ -108,8 +108,8 @@ def test_an_exception_at_every_step(tmp_path, monkeypatch, step, case):
         assert step in ("unlink", "fstat") or not temporaries(tmp_path)
         if out.exists():
             whole(out)
-        if case == "over" and not out.is_symlink() and out.exists():
-            assert tree(out) == before
+        if case == "over":
+            assert tree(out) in (before, tree(tmp_path / "whole" / "out"))
         run(sink, NEW)
         assert tree(tmp_path / "new") == expected
         shutil.rmtree(tmp_path / "new")
