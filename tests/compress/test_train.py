@@ -29,7 +29,7 @@ from eigenmill.compress.core.data import clean_blocks
 from eigenmill.compress.packed.pack import packed_bytes
 from eigenmill.compress.training.settings import TrainKeywords, TrainSettings
 from eigenmill.compress.training.train import Epoch, _Training
-from eigenmill.reduce import PCA, Dataset
+from eigenmill.reduce import PCA, Dataset, StandardScaler
 from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, OutputError, SchemaError
 from eigenmill.reduce.sources.parquet import ParquetSource
 from tests.compress.conftest import OPTIMIZER, error, read, write
@@ -453,6 +453,8 @@ def test_it_says_what_is_wrong(digits: Any, folder: Path, samples: Samples, tmp_
         train(model, samples, optimizer="newton")
     with pytest.raises(ConfigError, match="settings of adam"):
         train(model, samples, optimizer={"name": "adam", "momentum": 0.9})
+    with pytest.raises(ConfigError, match=r"a fitted PCA or TruncatedSVD as the first layer, found .* StandardScaler"):
+        Model.mlp(StandardScaler().fit(X), [4], 10)
     with pytest.raises(ConfigError, match="finite loss"):
         train(Model.linear(task="regression"), (X, y.astype(float)), optimizer={"name": "sgd", "lr": 1e3})
     with pytest.raises(ConfigError, match="call train"):
