@@ -72,6 +72,9 @@ def fit(source: DailyFile, day: str, progress: Progress | None = None) -> Done:
         return Done("fit", day, False, before.as_json())
     _refuse_vanished(before, data, day)
     _refuse_unfinished(place, day)
+    files.check_writable(*places.resolve(place.root))
+    pointer = place.read(Pointer)
+    _sink(source, place, 1 if pointer is None else pointer.version, day).check(data)
     changed = True
     if place.exists("model", "model.json"):
         model = load(place.path("model"))

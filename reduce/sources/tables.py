@@ -86,6 +86,10 @@ class TableSource(LaidOut):
             carried = batch.select(self.carried.names).cast(self.carried) if carry and len(self.carried) else None
             yield Block(self.layout.matrix(batch, origin), weights, carried, origin, workspace)
 
+    def values_of(self, carried: str, fragment: Fragment) -> Iterator[tuple[pa.Array, str]]:
+        for piece in self.table.slice(fragment.start, fragment.stop - fragment.start).column(carried).chunks:
+            yield piece, Origin(WHERE, row=fragment.start).at()
+
 
 def as_table(data: object) -> pa.Table:
     """An Arrow table of a table, record batch, or anything that exports an Arrow stream (polars, DuckDB).

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from eigenmill.compress import (
     EntropyPenalty,
@@ -256,6 +257,19 @@ def test_a_resumed_training_equals_an_uninterrupted_one(optimizer: Any, samples:
     assert packed_bytes(quantize(whole, samples, bits=4)) == packed_bytes(quantize(resumed, samples, bits=4))
     assert [a.step for a in whole.layers] == [b.step for b in resumed.layers]
     assert not path.exists()
+
+
+def test_the_rate_rises_for_a_twentieth_of_the_steps_and_falls_to_nothing(samples: Samples) -> None:
+    rates: list[float] = []
+    recorded = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    try:
+        train(Model.mlp(None, [4], 10), samples, optimizer={"name": "sgd", "lr": 0.1}, epochs=10, batch=100)
+    finally:
+        recorded.remove()
+    assert len(rates) == 10 * -(-samples.n_rows // 100)
+    done = np.arange(1, len(rates) + 1) / len(rates)
+    fall = (done - 0.05) / 0.95
+    np.testing.assert_allclose(rates, 0.1 * np.where(fall < 0, done / 0.05, np.cos(np.pi / 2 * fall) ** 2), atol=1e-15)
 
 
 def test_early_stopping_keeps_the_best(samples: Samples) -> None:

@@ -6,8 +6,10 @@ The reference is the local engine with one worker; engines must agree with it to
 from __future__ import annotations
 
 import datetime
+import io
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +68,16 @@ MakeEngine = Callable[..., Any]
 
 def write_files(folder: Path, *, dtype: Any = np.float64, bad_row: int | None = None, n: int = N) -> Path:
     """Three files with row groups of 7 rows: scalars f*, gaps g*, a list, sparse pairs, weights, an id."""
-    rng, folder = np.random.default_rng(5), folder / "data"
+    folder = folder / "data"
     folder.mkdir(exist_ok=True)
+    for k, content in enumerate(_files(np.dtype(dtype), bad_row, n)):
+        (folder / f"part-{k}.parquet").write_bytes(content)
+    return folder
+
+
+@lru_cache
+def _files(dtype: np.dtype[Any], bad_row: int | None, n: int) -> list[bytes]:
+    rng = np.random.default_rng(5)
     X = (rng.normal(size=(n, D)) * np.linspace(3, 1, D) + 1e3).astype(dtype)
     if bad_row is not None:
         X[bad_row, 2] = np.nan
@@ -79,15 +89,16 @@ def write_files(folder: Path, *, dtype: Any = np.float64, bad_row: int | None = 
             "id": np.arange(n),
             **columns(X, "f"),
             **{f"g{j}": pa.array(G[:, j], from_pandas=True) for j in range(D)},
-            "v": pa.array(X.tolist(), pa.list_(pa.from_numpy_dtype(np.dtype(dtype)))),
+            "v": pa.array(X.tolist(), pa.list_(pa.from_numpy_dtype(dtype))),
             "i": pa.array(index, pa.list_(pa.int32())),
             "x": pa.array([S[r, c].tolist() for r, c in enumerate(index)], pa.list_(pa.float64())),
             "w": rng.integers(0, 3, n),
         }
     )
-    for k, (a, b) in enumerate([(0, n // 3), (n // 3, n // 2), (n // 2, n)]):
-        pq.write_table(table.slice(a, b - a), folder / f"part-{k}.parquet", row_group_size=7)
-    return folder
+    files = [io.BytesIO() for _ in range(3)]
+    for file, (a, b) in zip(files, [(0, n // 3), (n // 3, n // 2), (n // 2, n)], strict=True):
+        pq.write_table(table.slice(a, b - a), file, row_group_size=7)
+    return [file.getvalue() for file in files]
 
 
 def open_input(kind: str, folder: Path) -> Dataset:

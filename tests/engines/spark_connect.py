@@ -121,6 +121,7 @@ def large_state(spark: Any, folder: Path) -> bool:
 def main(names: list[str]) -> None:
     switch(leaf_bytes=1)
     builder = SparkSession.builder.remote("local[2]").config("spark.sql.shuffle.partitions", "1")
+    builder = builder.config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
     # A state of 144 MB passes several times through the JVM.
     spark = builder.config("spark.driver.memory", "3g").getOrCreate()
     found = {"module": type(spark).__module__}

@@ -104,7 +104,7 @@ def test_workers_bring_their_own_credentials_and_none_is_left_behind(
             f"report: '{uri('job/report.json')}'}}\n"
         )
         job = run_job(["reduce", str(conf), "--json", "--debug"], leaf_bytes=LEAF_BYTES)
-        out, log = job.communicate(timeout=120)
+        out, log = job.communicate(timeout=300)
         assert job.returncode == 0, out + log
         left["job"] = (out + log).encode()
     names = [entry["Key"] for entry in store.list_objects_v2(Bucket="mill")["Contents"]]

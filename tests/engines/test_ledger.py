@@ -29,7 +29,7 @@ from tests.engines.test_sessions import wide_file
 from tests.support.tables import vectors
 
 MB = 1_000_000
-SOON = 60.0
+SOON = 300.0
 
 
 def wait_for(true: Callable[[], bool]) -> None:

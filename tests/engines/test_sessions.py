@@ -65,7 +65,7 @@ def test_kept_blocks_are_those_of_their_own_data(tmp_path: Path) -> None:
     engine, both = LocalEngine(workers=1, memory="16GiB"), threading.Barrier(2)
 
     def fit(which: int) -> bytes:
-        both.wait(60)
+        both.wait(300)
         return TruncatedSVD(4, **model).fit(data[which], engine=engine).components_.tobytes()
 
     for _ in range(6):
@@ -126,7 +126,7 @@ print("same")
 def test_an_idle_engine_is_forked(tmp_path: Path) -> None:
     wide_file(tmp_path / "x.parquet", 0)
     done = subprocess.run(
-        [sys.executable, "-c", FORK, str(tmp_path / "x.parquet")], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", FORK, str(tmp_path / "x.parquet")], capture_output=True, text=True, timeout=300
     )
     assert done.stdout == "same\n", done.stderr[-2000:]
 
@@ -166,7 +166,7 @@ def test_the_engine_is_as_before_after_ctrl_c(workers: int, tmp_path: Path) -> N
     wide_file(tmp_path / "x.parquet", 0)
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPT, str(tmp_path / "x.parquet"), str(workers)],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.stdout == "interrupted\nsame\n", done.stderr[-2000:]
     assert os.listdir(tmp_path) == ["x.parquet"]

@@ -74,7 +74,7 @@ def job_file(data: Path | str, out: Path) -> Path:
     return path
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str, str]:
+def ended(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, str, str]:
     """(exit code, standard output, the log) of a process that must end in time."""
     try:
         out, log = process.communicate(timeout=seconds)
@@ -203,6 +203,15 @@ def test_a_submitted_job_on_an_unreachable_master(wide: Path, zipped: Path, tmp_
     code, out, log = ended(submit(f"spark://127.0.0.1:{port}", JOB, arguments, tmp_path, zipped=zipped), 60)
     assert code == exits.NO_CLUSTER, out + log
     assert f"expected a Spark cluster that answers at spark://127.0.0.1:{port}" in words(out + log)
+
+
+@pytest.mark.slow
+def test_executors_that_no_worker_has_room_for(running: Cluster, zipped: Path, tmp_path: Path) -> None:
+    data = write_vectors(tmp_path / "data", files=1, rows=500, group=50)
+    arguments, conf = [str(data), str(tmp_path / "out"), "gram", "", "3"], {"spark.executor.memory": "900g"}
+    code, out, log = ended(submit(running.address, DRIVER, arguments, tmp_path, zipped=zipped, conf=conf))
+    assert code == exits.NO_CLUSTER, out + log
+    assert f"expected executors from {running.address}, found none for 3 s; start workers" in words(out)
 
 
 @pytest.mark.slow

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import random
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -22,7 +24,7 @@ from tests.support.formats import other
 from tests.support.progress import Recorder, Scan
 from tests.support.trees import tree
 
-MOMENTS = 20
+MOMENTS = [pytest.param(6, id="some"), pytest.param(20, id="many", marks=pytest.mark.slow)]
 COLUMNS = [f"c{j}" for j in range(48)]
 FILES, LEAVES, LEAF_ROWS = 3, 8, 300
 """Many leaves, each with its checkpoint, and many parts; few rows, for the time goes into files and processes."""
@@ -60,9 +62,20 @@ def fail_at(call: int) -> Callable[[Scan], None]:
     return act
 
 
-def child(data: str, out: str, pipe: Connection) -> None:
-    job(data, out, Recorder(lambda scan: scan.calls or pipe.send(scan.stage)))
-    pipe.send("done")
+def child(data: str, out: str, pipe: Connection, kill_in: str, after: float) -> None:
+    """The job, which tells the parent when stages begin, by the CPU time of this process, which no other delays.
+
+    It ends, as killed, so many seconds of CPU time into the stage ``kill_in``.
+    """
+
+    def begun(scan: Scan) -> None:
+        if not scan.calls:
+            pipe.send((scan.stage, time.process_time()))
+            if scan.stage == kill_in:
+                signal.setitimer(signal.ITIMER_PROF, after)  # nobody handles its signal, which ends all threads
+
+    job(data, out, Recorder(begun))
+    pipe.send(("done", time.process_time()))
 
 
 @pytest.fixture(scope="module")
@@ -72,30 +85,28 @@ def context() -> Any:
     return context
 
 
-def run(context: Any, data: Path, out: Path, kill_in: str | None = None, after: float = 0.0) -> dict[str, float]:
-    """Run the job in a child; kill it ``after`` seconds into the stage ``kill_in``. Returns when stages began."""
+def run(context: Any, data: Path, out: Path, kill_in: str = "", after: float = 0.0) -> dict[str, float]:
+    """Run the job in a child that is killed ``after`` seconds into the stage ``kill_in``. Returns when stages began."""
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=child, args=(str(data), str(out), theirs))
+    process = context.Process(target=child, args=(str(data), str(out), theirs, kill_in, after))
     process.start()
     theirs.close()
     began: dict[str, float] = {}
-    try:
-        while "done" not in began:
-            stage = ours.recv()
-            began[stage] = time.monotonic()
-            if stage == kill_in:
-                time.sleep(after)
-                process.kill()
-                break
-    except EOFError:
-        pass
+    with contextlib.suppress(EOFError):
+        while True:
+            stage, moment = ours.recv()
+            began[stage] = moment
     process.join()
     ours.close()
+    assert process.exitcode == (0 if "done" in began else -signal.SIGPROF)
     return began
 
 
+@pytest.mark.parametrize("moments", MOMENTS)
 @pytest.mark.parametrize("stage", ["gram", "write"])
-def test_a_killed_job_run_again_ends_with_the_same_bytes(stage: str, folder: Path, context: Any, space: Path) -> None:
+def test_a_killed_job_run_again_ends_with_the_same_bytes(
+    stage: str, moments: int, folder: Path, context: Any, space: Path
+) -> None:
     whole, again = space / "whole", space / "again"
     run(context, folder / "data", whole)
     expected = tree(whole, without="work")
@@ -106,24 +117,25 @@ def test_a_killed_job_run_again_ends_with_the_same_bytes(stage: str, folder: Pat
     length = began["write"] - began["gram"] if stage == "gram" else began["done"] - began["write"]
     rng = random.Random(stage)
     hit = 0
-    for moment in range(MOMENTS):
+    for moment in range(moments):
         out = space / f"run{moment}"
         began = run(context, folder / "data", out, stage, rng.uniform(0, length))
         hit += not (out / "features/_SUCCESS").exists()
         run(context, folder / "data", out)
         assert tree(out, without="work") == expected, f"killed at moment {moment} of {stage}"
         shutil.rmtree(out)
-    assert hit >= MOMENTS // 2, "most kills must come before the end, or nothing is tested"
+    assert hit >= moments // 2, "most kills must come before the end, or nothing is tested"
 
 
+@pytest.mark.parametrize("moments", MOMENTS)
 @pytest.mark.parametrize("stage", ["fit", "write"])
-def test_an_exception_leaves_nothing_half_written(stage: str, folder: Path, space: Path) -> None:
+def test_an_exception_leaves_nothing_half_written(stage: str, moments: int, folder: Path, space: Path) -> None:
     whole = space / "whole"
     told = Recorder()
     job(str(folder / "data"), str(whole), told)
     expected, half = tree(whole, without="work"), told.calls // 2
     rng = random.Random(stage)
-    for moment in range(MOMENTS):
+    for moment in range(moments):
         out = space / f"run{moment}"
         at = rng.randint(1, half) if stage == "fit" else rng.randint(half + 1, 2 * half)
         with pytest.raises(RuntimeError, match="planted"):

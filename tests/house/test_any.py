@@ -46,7 +46,7 @@ KNOWN = {
         "jobs/reduction/fitted.py": 2,
         "jobs/reduction/quality.py": 2,
         "jobs/reduction/report.py": 5,
-        "jobs/reduction/results.py": 1,
+        "jobs/reduction/results.py": 2,
         "jobs/saved/apply.py": 4,
         "jobs/shown/console.py": 2,
         "jobs/shown/show.py": 1,

@@ -84,7 +84,7 @@ def check(house: Path, code: str) -> str:
     head = f"import eigenmill.reduce\nassert eigenmill.reduce.__file__.startswith({str(house)!r})\n"
     (place / "check.py").write_text(f"{head}{code}\nprint('done to the end')\n")
     env = {**os.environ, "PYTHONPATH": str(house / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-    run = subprocess.run([sys.executable, "check.py"], cwd=place, env=env, capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "check.py"], cwd=place, env=env, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     return run.stdout
 

@@ -81,6 +81,7 @@ print(json.dumps({
     "start": kept.start_date.isoformat(),
     "interval": [interval.start.isoformat(), interval.end.isoformat()],
     "params": dag.params.dump(),
+    "given": [[t.get_env({}).get(name) for name in ("PROXY_OF_OURS", "EIGENMILL_DAY")] for t in dag.tasks],
     "ours": sorted(m for m in sys.modules if m.partition(".")[0] in ("eigenmill", "sklearn", "pyarrow")),
 }))
 """
@@ -88,7 +89,9 @@ print(json.dumps({
 
 @pytest.mark.skipif(not (FLOW / ".installed").exists(), reason="Airflow's environment: make airflow")
 def test_it_parses_and_serializes(tmp_path: Path) -> None:
-    env = surroundings(tmp_path, EIGENMILL_START="2026-11-01", EIGENMILL_PYTHON="/opt/e/bin/python")
+    env = surroundings(
+        tmp_path, EIGENMILL_START="2026-11-01", EIGENMILL_PYTHON="/opt/e/bin/python", PROXY_OF_OURS="http://proxy"
+    )
     found: dict[str, Any] = json.loads(call(env, "python", "-W", "ignore", "-c", PARSE).splitlines()[-1])
     assert found["tasks"] == STAGES
     assert found["downstream"] == {"fit": ["gate"], "gate": ["project"], "project": ["publish"], "publish": []}
@@ -98,6 +101,8 @@ def test_it_parses_and_serializes(tmp_path: Path) -> None:
     assert found["start"] == "2026-11-01T00:00:00+00:00"
     assert found["interval"] == ["2026-11-01T00:00:00+00:00", "2026-11-02T00:00:00+00:00"]
     assert found["params"] == {"config": "conf/daily.yaml", "python": "/opt/e/bin/python", "home": ".", "day": None}
+    # Stages have the environment of Airflow's worker, with its proxies and keys, and their own variables.
+    assert found["given"] == [["http://proxy", "{{ params.day or (data_interval_start | ds) }}"]] * 4
     assert found["ours"] == []
 
 

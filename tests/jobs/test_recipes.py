@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import inspect
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +21,15 @@ from typer.testing import CliRunner
 
 pytest.importorskip("torch")
 
-from eigenmill.compress import Model, load
+from eigenmill.compress import EntropyPenalty, LearnedStep, Magnitude, Model, Target, TrainSettings, load
 from eigenmill.compress.packed.pack import packed_bytes
+from eigenmill.compress.training.augment import Affine
 from eigenmill.jobs.cli import app
+from eigenmill.jobs.recipes import recipe as spec
 from eigenmill.jobs.recipes import run as compact
-from eigenmill.jobs.recipes.page import page
+from eigenmill.jobs.recipes.page import page, size_and_error
 from eigenmill.jobs.recipes.recipe import Recipe, load_recipe, read_recipe
+from eigenmill.jobs.reduction.config import Section
 from eigenmill.jobs.shown import exits
 from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.errors import ArtifactError, ConfigError
@@ -69,6 +76,44 @@ output: {{path: {tmp_path / "out"}, batches: [1], exports: [c, onnx]}}
     assert found.test_after is None
     assert [stage.widths for stage in found.stages] == [(12, 1), (1,), (1,), (1,)]
     assert Model.restore(tmp_path / "out/stages/00-train.model").task == "regression"
+
+
+def test_a_figure_of_sizes_and_errors_is_to_scale_and_within_its_frame() -> None:
+    points = [("first", 20_000, 0.02), ("smaller", 3000, 0.03), ("smallest", 900, 0.2), ("worse", 4000, 0.11)]
+    for some in (points, points[:1], [("without errors", 100, 0.0)]):
+        figure = ElementTree.fromstring(size_and_error(some))
+        width, height = (float(n) for n in figure.attrib["viewBox"].split()[2:])
+        dots = [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in figure.iter("circle")]
+        words = [(each.text, float(each.attrib["x"]), float(each.attrib["y"])) for each in figure.iter("text")]
+        for x, y in dots + [(x, y) for _, x, y in words]:
+            assert 0 <= x <= width
+            assert 0 <= y <= height
+        # Bytes have a logarithmic scale, errors a linear one, on which the three words at the left stand.
+        places = [(np.log(size), x) for (_, size, _), (x, _) in zip(some, dots, strict=True)]
+        scale = [(error, y) for (_, _, error), (_, y) in zip(some, dots, strict=True)]
+        scale += [(float(str(text)), y - 4) for text, _, y in words[-3:]]
+        for pairs in (places, scale):
+            a, b = np.array(pairs).T
+            if np.ptp(a):
+                np.testing.assert_allclose(np.polyval(np.polyfit(a, b, 1), a), b, atol=1)
+
+
+def test_what_a_recipe_leaves_out_has_the_default_of_the_library() -> None:
+    pairs: list[tuple[type[Section], Any]] = [
+        (spec.AffineSpec, Affine),
+        (spec.MagnitudeSpec, Magnitude),
+        (spec.LearnedStepSpec, LearnedStep),
+        (spec.EntropyPenaltySpec, EntropyPenalty),
+        (spec.TargetSpec, Target),
+        (spec.TrainingStep, TrainSettings),
+    ]
+    for section, made in pairs:
+        given = inspect.signature(made).parameters.values()
+        defaults = {each.name: each.default for each in given if each.default is not each.empty}
+        own = {name: each.default for name, each in section.model_fields.items() if not each.is_required()}
+        shared = (own.keys() & defaults.keys()) - {"optimizer", "augment"}
+        assert shared
+        assert {name: own[name] for name in shared} == {name: defaults[name] for name in shared}
 
 
 @pytest.mark.parametrize(
@@ -213,6 +258,10 @@ def test_inspect_says_what_is_in_the_file(finished: Path, tmp_path: Path) -> Non
     shown = CliRunner().invoke(app, ["inspect", str(file)])
     assert shown.exit_code == 0
     assert "layer 1" in shown.stdout
+    size, times = re.findall(r"([\d,]+) bytes; ([\d.]+) times less than in single precision", shown.stdout)[0]
+    single = sum(la.weights.astype(np.float32).nbytes + la.bias.astype(np.float32).nbytes for la in net.layers)
+    assert int(size.replace(",", "")) == file.stat().st_size
+    assert float(times) == pytest.approx(single / file.stat().st_size, rel=1e-4)
     damaged = bytearray(file.read_bytes())
     damaged[-1] ^= 1
     (tmp_path / "bad.emill").write_bytes(damaged)

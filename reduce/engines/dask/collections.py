@@ -45,9 +45,10 @@ def source_of(X: object, format: Format | None = None) -> Any:
         SchemaError: it has another number of dimensions, or columns that are no numbers.
         ConfigError: it is another kind of Dask collection.
     """
-    if hasattr(X, "chunks") and hasattr(X, "map_blocks"):
+    kind = type(X)  # an object of Delayed says that it has whatever it is asked for
+    if hasattr(kind, "map_blocks"):
         return ArrayParts(X, format or current())
-    if hasattr(X, "divisions") and hasattr(X, "columns"):
+    if hasattr(kind, "divisions"):
         return FrameParts(X, format or current())
     raise ConfigError(
         f"expected a Dask array or DataFrame, found {type(X).__name__}; "
