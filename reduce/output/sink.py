@@ -219,10 +219,13 @@ class Sink:
         """Where the versions of the output are; None where there can be none."""
         if not places.is_local(fs):
             return None
-        path = follow_foreign_links(path)
-        if self.versions is None:
-            return Versions(path, os.path.dirname(path))
-        return Versions(path, places.resolve(self.versions)[1])
+        parent, name = os.path.split(follow_foreign_links(path))
+        parent = os.path.realpath(parent)
+        path = os.path.join(parent, name)
+        place = parent if self.versions is None else os.path.realpath(places.resolve(self.versions)[1])
+        if f"{place}/".startswith(f"{path}/"):
+            raise ConfigError(f"expected a place for versions outside of {path}, found {place}; readers look there")
+        return Versions(path, place)
 
 
 def _cannot_overwrite(fs: pafs.FileSystem, path: str) -> OutputError:
