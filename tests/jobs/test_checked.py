@@ -15,8 +15,9 @@ import pytest
 from eigenmill.jobs.daily import stages as daily
 from eigenmill.reduce.errors import OutputError
 from eigenmill.reduce.sources.parquet import ParquetSource
-from tests.jobs.conftest import tree, write_vectors
+from tests.jobs.conftest import write_vectors
 from tests.jobs.days import DAYS, config, write_day
+from tests.support.trees import tree
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from eigenmill.reduce.output import versions
 from eigenmill.reduce.output.manifest import read_manifest
 from eigenmill.reduce.output.sink import Sink
 from eigenmill.reduce.storage import places
-from tests.sink.made import Scaled, made, run, tree, write_parts
+from tests.sink.made import Scaled, made, run, write_parts
+from tests.support.trees import tree
 
 
 def version(n: int):
