@@ -48,7 +48,7 @@ class Record:
         return {**content, "digest": plain.digest(content)}
 
     @classmethod
-    def from_json(cls, value: Any, where: str) -> Self:
+    def from_json(cls, value: object, where: str) -> Self:
         """The record in a parsed file; other formats and fields are refused."""
         known, held = tag_of(cls).fields, dict(value) if isinstance(value, dict) else {}
         version = held.get("version_of_format")

@@ -6,7 +6,6 @@ import contextlib
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -34,10 +33,12 @@ from eigenmill.reduce import Dataset, Manifest, Sink
 from eigenmill.reduce.engines.base import Engine, Progress
 from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.plan import Plan
 from eigenmill.reduce.sources.discovery import MAGIC
 from eigenmill.reduce.storage import files, places, secrets
+from eigenmill.reduce.storage.artifact import has_model
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Prepared:
 
     source: JobFile
     data: Dataset
-    estimator: Any
+    estimator: Estimator
     engine: Engine
     sink: Sink | None
     key: str
@@ -230,7 +231,7 @@ def _scan_records(scans: Sequence[MeasuredScan]) -> list[ScanRecord]:
     ]
 
 
-def _save(ready: Prepared, model: Any) -> str:
+def _save(ready: Prepared, model: Estimator) -> str:
     """Save the model, and with it which job it belongs to; returns the model's digest."""
     output, spec = ready.job.output, ready.job.input
     filters = spec.model_dump(mode="json")["filters"]

@@ -16,23 +16,25 @@ from eigenmill.jobs.reduction.results import Applied, Reconstruction, Update
 from eigenmill.reduce import Dataset, Sink, StandardScaler, load
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, OutputError
+from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.output.sink import read_manifest
 from eigenmill.reduce.storage import files, places, plain
 from eigenmill.reduce.storage.artifact import changing
+from eigenmill.reduce.storage.places import Location
 
 PRECISIONS = ("float32", "float64")
 ERRORS = "_reconstruction.json"
 """Where a reconstruction keeps its error, in its output; readers of Parquet skip the name."""
 
 
-def read_input(model: Any, path: Any, **options: Any) -> Dataset:
+def read_input(model: Estimator, path: Location | Sequence[Location], **options: object) -> Dataset:
     """Files in the layout that ``model`` was fitted on; ``options`` as of ``Dataset.from_parquet``."""
     return Dataset.from_parquet(path, **{**model.snapshot().layout, **options})
 
 
 def transform(
     model_path: str,
-    path: Any,
+    path: Location | Sequence[Location],
     out: str,
     engine: Engine,
     *,
@@ -65,7 +67,7 @@ def reconstruct(
     out: str,
     engine: Engine,
     *,
-    against: Any = None,
+    against: Location | Sequence[Location] | None = None,
     vector: str | None = None,
     columns: Sequence[str] | None = None,
     carry: Sequence[str] | None = None,
@@ -101,7 +103,9 @@ def reconstruct(
     return Reconstruction(manifest, str(fitted.digest), errors)
 
 
-def _measured(model: Any, against: Any, model_path: str, engine: Engine, out: str) -> dict[str, Any]:
+def _measured(
+    model: Estimator, against: Location | Sequence[Location], model_path: str, engine: Engine, out: str
+) -> dict[str, Any]:
     fitted = load_fitted(model_path)
     data = read_input(model, against, weights=fitted.weights, filters=fitted.reading()["filters"])
     found = model.reconstruction_error(data, engine=engine)
@@ -118,7 +122,7 @@ def _measured(model: Any, against: Any, model_path: str, engine: Engine, out: st
 
 
 def _features_layout(
-    model: Any, model_path: str, path: str, vector: str | None, columns: Sequence[str] | None
+    model: Estimator, model_path: str, path: str, vector: str | None, columns: Sequence[str] | None
 ) -> tuple[dict[str, Any], list[str], Alignment | None]:
     """How to read features, the other columns in them, and how they are aligned to those of an earlier model."""
     if vector is not None or columns is not None:
@@ -145,12 +149,12 @@ def _features_layout(
     return {"columns": names[-width:]}, names[:-width], aligned
 
 
-def transforms(model: Any) -> dict[str, str]:
+def transforms(model: Estimator) -> dict[str, str]:
     """By precision, what outputs of the model name as their transforms: its digest covers more than its arithmetic."""
     return {dtype: plain.digest([digest]) for dtype, digest in zip(PRECISIONS, _digests(model), strict=True)}
 
 
-def _digests(model: Any) -> list[str]:
+def _digests(model: Estimator) -> list[str]:
     """Digests of the model as a transform, in both precisions."""
     return [model.as_transform(dtype).digest for dtype in PRECISIONS]
 
@@ -170,7 +174,7 @@ def _aligning(alignment: Alignment | None) -> list[str]:
     return [] if alignment is None else [alignment.transform(np.dtype(t)).digest for t in PRECISIONS]
 
 
-def update(model_path: str, path: Any, engine: Engine) -> Update:
+def update(model_path: str, path: Location | Sequence[Location], engine: Engine) -> Update:
     """Go on from a saved state with the files at ``path`` that it has not seen, and save the model with its state.
 
     Raises:

@@ -347,7 +347,7 @@ def _changed(path: str, found: str) -> ChangedInputError:
     )
 
 
-def plan(listing: Listing, want: Wanted, filters: Any = None, format: Format | None = None) -> ParquetSource:
+def plan(listing: Listing, want: Wanted, filters: object = None, format: Format | None = None) -> ParquetSource:
     """The source over the listed files; reads footers, and the first rows if a vector's width must be found.
 
     Raises:

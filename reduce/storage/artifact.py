@@ -80,7 +80,7 @@ def save_model(
     overwrite: bool = False,
     replacing: str | None = None,
     beside: Beside | None = None,
-    filesystem: Any = None,
+    filesystem: object = None,
 ) -> str:
     """Saves a model as the directory ``path``; returns its digest. The same model again changes nothing.
 
@@ -302,14 +302,14 @@ def _where(directory: str, generation: chain.Generation, name: str) -> str:
     return f"{directory}/{name}" if generation is chain.NONE else generation.path(directory, name)
 
 
-def has_model(path: str | os.PathLike[str], filesystem: Any = None) -> bool:
+def has_model(path: str | os.PathLike[str], filesystem: object = None) -> bool:
     """Whether a model has been saved at ``path``; it may be damaged."""
     fs, directory = places.resolve(path, filesystem)
     return bool(chain.newest(fs, directory)) or files.exists(fs, f"{directory}/{_MODEL}")
 
 
 @contextlib.contextmanager
-def changing(path: str | os.PathLike[str], doing: str, filesystem: Any = None) -> Iterator[None]:
+def changing(path: str | os.PathLike[str], doing: str, filesystem: object = None) -> Iterator[None]:
     """A turn to read the model at ``path`` and to save what becomes of it; another process of this machine waits.
 
     Raises:
@@ -324,7 +324,7 @@ def changing(path: str | os.PathLike[str], doing: str, filesystem: Any = None) -
         yield
 
 
-def load_model(path: str | os.PathLike[str], filesystem: Any = None) -> Loaded:
+def load_model(path: str | os.PathLike[str], filesystem: object = None) -> Loaded:
     """The model saved at ``path``.
 
     Raises:
@@ -335,7 +335,7 @@ def load_model(path: str | os.PathLike[str], filesystem: Any = None) -> Loaded:
     return Loaded(model["kind"], model["parameters"], arrays, model["meta"], model["digest"])
 
 
-def load_state(path: str | os.PathLike[str], filesystem: Any = None) -> LoadedState:
+def load_state(path: str | os.PathLike[str], filesystem: object = None) -> LoadedState:
     """The state saved with the model at ``path``.
 
     Raises:

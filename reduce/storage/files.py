@@ -304,7 +304,7 @@ def write_all(file: BinaryIO, content: Any) -> None:
         view = view[file.write(view) :]
 
 
-def write_json(fs: pafs.FileSystem, path: str, value: Any) -> WrittenFile:
+def write_json(fs: pafs.FileSystem, path: str, value: object) -> WrittenFile:
     """Publishes ``value`` as indented JSON: keys sorted, floats exact, no NaN or infinity."""
     with draft(fs, path) as made:
         for piece in chain(plain.pieces(value, indent=1), [b"\n"]):

@@ -21,10 +21,13 @@ from eigenmill.jobs.shown import exits
 from eigenmill.reduce import PCA, Dataset, EngineError, connect
 from eigenmill.reduce.format import Format
 from tests.engines.commands import agree
-from tests.engines.contract import bytes_of, pass_of, reference, tree_of
+from tests.engines.contract import bytes_of, pass_of, reference
 from tests.engines.dask_processes import ROOT, Cluster, cluster, end, run_job
 from tests.jobs.conftest import D, write_vectors
 from tests.support.formats import other, use
+from tests.support.progress import At
+from tests.support.tables import vectors
+from tests.support.trees import tree
 
 distributed = pytest.importorskip("distributed")
 SchedulerPlugin = distributed.diagnostics.plugin.SchedulerPlugin
@@ -33,24 +36,6 @@ LEAF = 100
 LEAF_BYTES = LEAF * D * 8
 """A leaf is 100 rows: many tasks over few bytes."""
 PLANTED = "PLANTEDsecret"
-
-
-class At:
-    """Progress that does something, once, when a scan has come to a row."""
-
-    def __init__(self, row: int, act: Callable[[], Any]) -> None:
-        self.row, self.act, self.rows, self.done = row, act, 0, False
-
-    def begin(self, stage: str, rows: int, size: int) -> At:
-        return self
-
-    def end(self) -> None: ...
-
-    def advance(self, rows: int) -> None:
-        self.rows += rows
-        if self.rows >= self.row and not self.done:
-            self.done = True
-            self.act()
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +100,7 @@ def test_a_job_gives_the_bytes_of_the_local_engine(steady: Cluster, folder: Path
     for name, more in (("local", []), ("dask", on(steady))):
         finish(["reduce", str(job_file(folder, tmp_path / name)), *more])
     for part in ("features", "model"):
-        found, expected = (tree_of(tmp_path / name / part) for name in ("dask", "local"))
+        found, expected = (tree(tmp_path / name / part) for name in ("dask", "local"))
         assert found == expected
         assert len(found) > (60 if part == "features" else 2)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")], "the work directory is gone"
@@ -198,7 +183,7 @@ def test_workers_join_and_leave_meanwhile(mortal: Cluster, folder: Path, tmp_pat
         assert watch.done
         assert len(client.scheduler_info()["workers"]) == 1
     expected.transform(data).to_parquet(tmp_path / "local", engine=reference(), part_bytes=1000)
-    assert tree_of(tmp_path / "dask") == tree_of(tmp_path / "local")
+    assert tree(tmp_path / "dask") == tree(tmp_path / "local")
 
 
 def leaves_of(rows: int, d: int) -> Format:
@@ -210,7 +195,7 @@ def test_a_large_shared_array_survives_its_readers(mortal: Cluster, tmp_path: Pa
     """Above 32 MiB an array goes through ``work=``; a worker that joins after a death reads it there as well."""
     d, k = 3000, 1500
     rows = np.random.default_rng(0).normal(size=(480, d)).astype(np.float32)
-    table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), d)})
+    table = pa.table({"v": vectors(rows)})
     pq.write_table(table, tmp_path / "wide.parquet", row_group_size=10)
     data = Dataset.from_parquet(tmp_path / "wide.parquet", format=leaves_of(20, d))
     pass_ = pass_of("tsqr", data)
@@ -393,7 +378,7 @@ def test_a_job_whose_cluster_dies(key: str, folder: Path, tmp_path: Path) -> Non
         finish(["reduce", path, *on(second)])
     finish(["reduce", str(job_file(folder, tmp_path / "local"))])
     for part in ("features", "model"):
-        assert tree_of(tmp_path / "out" / part) == tree_of(tmp_path / "local" / part)
+        assert tree(tmp_path / "out" / part) == tree(tmp_path / "local" / part)
 
 
 @pytest.mark.slow
@@ -445,7 +430,7 @@ def test_a_state_larger_than_a_message(tmp_path: Path) -> None:
     """d = 8,000: one state is 260 MB."""
     d = 8000
     rows = np.random.default_rng(0).integers(0, 255, (1200, d), dtype=np.uint8)
-    table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), d)})
+    table = pa.table({"v": vectors(rows)})
     pq.write_table(table, tmp_path / "wide.parquet", row_group_size=100)
     data = Dataset.from_parquet(tmp_path / "wide.parquet", format=leaves_of(300, d))
     pass_ = pass_of("gram", data)

@@ -31,6 +31,8 @@ from tests.engines.contract import EngineContract, bytes_of, open_input, pass_of
 from tests.engines.counting import WatchedSource, failing_at
 from tests.engines.session_contract import SessionContract
 from tests.support.formats import other
+from tests.support.progress import Recorder, Scan
+from tests.support.tables import vectors
 
 TINY = other(leaf_bytes=1)
 
@@ -97,20 +99,15 @@ def test_openmp_has_one_thread_in_every_thread_that_folds() -> None:
     data = Dataset.from_numpy(np.random.default_rng(0).normal(size=(4000, 100)), format=TINY)
     seen, names, both = list[set[int]](), set[str](), threading.Barrier(2)
 
-    class Look:
-        def begin(self, stage: str, rows: int, size: int) -> Look:
-            return self
-
-        def end(self) -> None: ...
-
-        def advance(self, rows: int) -> None:
+    def look(scan: Scan) -> None:
+        if scan.calls:
             seen.append(threads())
             if threading.current_thread().name not in names:
                 names.add(threading.current_thread().name)
                 both.wait(300)
 
     with threadpool_limits(2, user_api="openmp"):
-        connect("local", workers=2, progress=Look()).run(pass_of("gram", data), data)
+        connect("local", workers=2, progress=Recorder(look)).run(pass_of("gram", data), data)
         assert threads() == {2}
     assert len(names) == 2
     assert set(map(frozenset, seen)) == {frozenset([1])}
@@ -276,7 +273,7 @@ def test_what_the_last_scan_has_freed_leaves_as_many_workers_to_the_next(
 
     monkeypatch.setattr("eigenmill.reduce.engines.local.engine.run_tasks", counted)
     X = np.random.default_rng(0).normal(size=(2000, 60))
-    pq.write_table(pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 60)}), tmp_path / "x.parquet")
+    pq.write_table(pa.table({"v": vectors(X)}), tmp_path / "x.parquet")
     svd = TruncatedSVD(3, solver="sketch", tol=None, max_scans=3)
     svd.fit(Dataset.from_parquet(tmp_path / "x.parquet"), engine=LocalEngine(workers=2, memory="1GiB"))
     assert workers == [2, 2, 2]

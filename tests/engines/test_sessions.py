@@ -22,6 +22,7 @@ from eigenmill.reduce.engines.local.kept import Kept
 from tests.engines.contract import bytes_of, open_input, pass_of, reference
 from tests.engines.session_contract import at_once, equal_to_the_same_alone
 from tests.support import formats
+from tests.support.tables import vectors
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_one_engine_eight_threads_and_200_jobs(name: str, tmp_path: Path) -> Non
 
 def wide_file(path: Path, seed: int) -> Dataset:
     X = np.random.default_rng(seed).normal(size=(3000, 40)) * (1 + 9 * seed)
-    table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 40)})
+    table = pa.table({"v": vectors(X)})
     pq.write_table(table, path, row_group_size=500)
     return Dataset.from_parquet(path)
 

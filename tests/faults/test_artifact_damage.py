@@ -19,7 +19,7 @@ from eigenmill.reduce.storage import array_file, files, plain
 from eigenmill.reduce.storage.array_file import load_arrays, save_arrays
 from eigenmill.reduce.storage.artifact import load_model, load_state, save_model
 from tests.faults.test_sink_exceptions import Failing, caught
-from tests.sink.made import tree
+from tests.support.trees import tree
 
 ARRAYS = {"a": np.arange(12.0).reshape(3, 4), "b": np.array([True, False]), "c": np.ones(3, np.float32)}
 QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

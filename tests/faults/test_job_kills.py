@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import multiprocessing
 import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ import pytest
 from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.engines.local.engine import LocalEngine
 from tests.support.formats import other
+from tests.support.progress import Recorder, Scan
+from tests.support.trees import tree
 
 MOMENTS = [pytest.param(6, id="some"), pytest.param(20, id="many", marks=pytest.mark.slow)]
 COLUMNS = [f"c{j}" for j in range(48)]
@@ -40,58 +42,40 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Tell:
-    """Progress that tells the parent when a stage begins, by the CPU time of this process, which no other delays.
-
-    Args:
-        pipe: to the parent.
-        kill_in: the stage in which this process ends, as killed.
-        after: so many seconds of CPU time into that stage.
-        fail_at: the call of ``advance`` that raises.
-    """
-
-    def __init__(
-        self, pipe: Connection | None = None, kill_in: str = "", after: float = 0.0, fail_at: int | None = None
-    ) -> None:
-        self.pipe, self.kill_in, self.after, self.fail_at, self.calls = pipe, kill_in, after, fail_at, 0
-
-    def begin(self, stage: str, rows: int, size: int) -> Tell:
-        if self.pipe is not None:
-            self.pipe.send((stage, time.process_time()))
-        if stage == self.kill_in:
-            signal.setitimer(signal.ITIMER_PROF, self.after)  # nobody handles its signal, which ends all threads
-        return self
-
-    def advance(self, rows: int) -> None:
-        self.calls += 1
-        if self.calls == self.fail_at:
-            raise RuntimeError("planted")
-
-    def end(self) -> None:
-        pass
-
-
-def job(data: str, out: str, tell: Tell) -> None:
+def job(data: str, out: str, told: Recorder) -> None:
     """Fit with a checkpoint after every leaf, save, write many parts."""
     small = other(leaf_bytes=8 * len(COLUMNS) * LEAF_ROWS)
     dataset = Dataset.from_parquet(data, columns=COLUMNS, carry=["id"], format=small)
-    engine = LocalEngine(workers=2, work=f"{out}/work", save_every=0.0, progress=tell)
+    engine = LocalEngine(workers=2, work=f"{out}/work", save_every=0.0, progress=told)
     pca = PCA(5, scale=True).fit(dataset, engine=engine)
     pca.save(f"{out}/model")
     pca.transform(dataset).to_parquet(f"{out}/features", engine=engine, part_bytes=4 * 5 * 2 * LEAF_ROWS)
 
 
+def fail_at(call: int) -> Callable[[Scan], None]:
+    """Raises when a scan goes on for that time, counted over all."""
+
+    def act(scan: Scan) -> None:
+        if scan.calls and scan.recorder.calls >= call:
+            raise RuntimeError("planted")
+
+    return act
+
+
 def child(data: str, out: str, pipe: Connection, kill_in: str, after: float) -> None:
-    job(data, out, Tell(pipe, kill_in, after))
+    """The job, which tells the parent when stages begin, by the CPU time of this process, which no other delays.
+
+    It ends, as killed, so many seconds of CPU time into the stage ``kill_in``.
+    """
+
+    def begun(scan: Scan) -> None:
+        if not scan.calls:
+            pipe.send((scan.stage, time.process_time()))
+            if scan.stage == kill_in:
+                signal.setitimer(signal.ITIMER_PROF, after)  # nobody handles its signal, which ends all threads
+
+    job(data, out, Recorder(begun))
     pipe.send(("done", time.process_time()))
-
-
-def digests(out: Path) -> dict[str, str]:
-    return {
-        str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(out.rglob("*"))
-        if p.is_file() and "work" not in p.relative_to(out).parts
-    }
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +109,9 @@ def test_a_killed_job_run_again_ends_with_the_same_bytes(
 ) -> None:
     whole, again = space / "whole", space / "again"
     run(context, folder / "data", whole)
-    expected = digests(whole)
+    expected = tree(whole, without="work")
     began = run(context, folder / "data", again)  # the first run takes longer than those that are to be hit
-    assert digests(again) == expected
+    assert tree(again, without="work") == expected
     assert "features/_SUCCESS" in expected
     assert "model/model.json" in expected
     length = began["write"] - began["gram"] if stage == "gram" else began["done"] - began["write"]
@@ -138,7 +122,7 @@ def test_a_killed_job_run_again_ends_with_the_same_bytes(
         began = run(context, folder / "data", out, stage, rng.uniform(0, length))
         hit += not (out / "features/_SUCCESS").exists()
         run(context, folder / "data", out)
-        assert digests(out) == expected, f"killed at moment {moment} of {stage}"
+        assert tree(out, without="work") == expected, f"killed at moment {moment} of {stage}"
         shutil.rmtree(out)
     assert hit >= moments // 2, "most kills must come before the end, or nothing is tested"
 
@@ -147,18 +131,18 @@ def test_a_killed_job_run_again_ends_with_the_same_bytes(
 @pytest.mark.parametrize("stage", ["fit", "write"])
 def test_an_exception_leaves_nothing_half_written(stage: str, moments: int, folder: Path, space: Path) -> None:
     whole = space / "whole"
-    counter = Tell()
-    job(str(folder / "data"), str(whole), counter)
-    expected, half = digests(whole), counter.calls // 2
+    told = Recorder()
+    job(str(folder / "data"), str(whole), told)
+    expected, half = tree(whole, without="work"), told.calls // 2
     rng = random.Random(stage)
     for moment in range(moments):
         out = space / f"run{moment}"
         at = rng.randint(1, half) if stage == "fit" else rng.randint(half + 1, 2 * half)
         with pytest.raises(RuntimeError, match="planted"):
-            job(str(folder / "data"), str(out), Tell(fail_at=at))
+            job(str(folder / "data"), str(out), Recorder(fail_at(at)))
         assert not (out / "features/_SUCCESS").exists()
         for part in (out / "features").glob("*.parquet"):
             assert pq.read_table(part).num_rows > 0
-        job(str(folder / "data"), str(out), Tell())
-        assert digests(out) == expected
+        job(str(folder / "data"), str(out), Recorder())
+        assert tree(out, without="work") == expected
         shutil.rmtree(out)

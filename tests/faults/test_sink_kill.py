@@ -16,7 +16,8 @@ import pytest
 
 from eigenmill.reduce.output.sink import Sink
 from eigenmill.reduce.storage import files
-from tests.sink.made import Scaled, made, run, tree
+from tests.sink.made import Scaled, made, run
+from tests.support.trees import tree
 
 ROOT = Path(__file__).parents[2]
 KILLER = """

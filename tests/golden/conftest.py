@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from eigenmill.reduce.storage.chain import FOLDER
 from tests.golden import make
 from tests.golden.library import Library
+from tests.support.trees import tree
 
 
 @pytest.fixture(scope="session")
@@ -47,23 +47,6 @@ def place(space: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return space
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    """All bytes below a directory, and where links lead.
-
-    Left out are the chains of what changes, which ba05dba did not write, and the digests that daily records have since.
-    """
-    found: dict[str, bytes] = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if FOLDER in path.relative_to(folder).parts:
-            continue
-        if path.is_symlink():
-            found[name] = b"-> " + os.fsencode(os.readlink(path))
-        elif path.is_file():
-            found[name] = of_first_version(path.read_bytes())
-    return found
-
-
 def of_first_version(content: bytes) -> bytes:
     """A record of a day-by-day job as ba05dba writes it; other content as it is."""
     if b'"eigenmill-daily' not in content[:2000]:
@@ -79,15 +62,7 @@ def copied(source: Path, target: Path) -> Path:
 
 
 def same(found: Path, expected: Path) -> None:
-    """Both directories hold the same bytes; says which files differ."""
-    mine, theirs = tree(found), tree(expected)
+    """Both directories hold the same bytes; says which files differ. Daily records have a digest since."""
+    mine, theirs = tree(found, form=of_first_version), tree(expected, form=of_first_version)
     assert sorted(mine) == sorted(theirs)
     assert [name for name in mine if mine[name] != theirs[name]] == []
-
-
-def written(folder: Path) -> dict[Path, tuple[int, int]]:
-    """For each file that is not a link what changes when it is written again; chains left out."""
-    files = [
-        path for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and FOLDER not in path.parts
-    ]
-    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}

@@ -15,8 +15,9 @@ import pytest
 from eigenmill.jobs.daily import stages as daily
 from eigenmill.reduce.errors import OutputError
 from eigenmill.reduce.sources.parquet import ParquetSource
-from tests.jobs.conftest import tree
+from tests.jobs.conftest import write_vectors
 from tests.jobs.days import DAYS, config, write_day
+from tests.support.trees import tree
 
 
 @pytest.fixture
@@ -144,3 +145,20 @@ def test_rows_that_a_filter_drops_do_not_count(eigenmill: Any, tmp_path: Path) -
     )
     eigenmill("reduce", tmp_path / "job.yaml")
     assert len(list((tmp_path / "out").glob("key=*"))) == 4096
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_case_f13_a_model_on_new_data(
+    eigenmill: Any, job: Path, tmp_path: Path, scans: list[str], overwrite: bool
+) -> None:
+    """Neither is an output begun that nobody could finish, nor one replaced."""
+    write_vectors(tmp_path / "many", files=1, rows=4097, group=4097)
+    eigenmill("reduce", job)
+    out = tmp_path / ("out/features" if overwrite else "z")
+    before = tree(tmp_path)
+    scans.clear()
+    options = ["--partition-by", "id", "--out", out, *(["--overwrite"] if overwrite else [])]
+    found = eigenmill("transform", tmp_path / "out/model", tmp_path / "many", *options, code=2)
+    assert "at most 4096 values of 'id' within a part" in " ".join(found.stderr.split())
+    assert not scans
+    assert tree(tmp_path) == before

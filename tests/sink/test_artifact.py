@@ -15,7 +15,7 @@ from eigenmill.reduce.errors import ArtifactError, OutputError
 from eigenmill.reduce.storage import artifact
 from eigenmill.reduce.storage.array_file import load_arrays, save_arrays
 from eigenmill.reduce.storage.artifact import load_model, load_state, save_model
-from tests.sink.made import tree
+from tests.support.trees import tree
 
 ARRAYS = {
     "components": np.arange(6.0).reshape(2, 3),

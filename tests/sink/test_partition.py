@@ -12,8 +12,9 @@ import pytest
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.output.sink import Sink
-from tests.sink.made import MadeSource, Scaled, made, run, tree
+from tests.sink.made import MadeSource, Scaled, made, run
 from tests.support.formats import other
+from tests.support.trees import tree
 
 
 def keyed(values, **source):

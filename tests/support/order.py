@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from xdist.scheduler import LoadFileScheduling
+
+ROOT = Path(__file__).parents[2]
 
 SPARK = (
     "tests/compress/test_predict.py",
@@ -29,6 +32,10 @@ LONG = (
     "tests/engines/test_spark_connect.py",
     "tests/jobs/test_teachers.py",
     "tests/estimators/test_sketch.py",
+    "tests/estimators/test_awkward.py",
+    "tests/engines/test_dask_frames.py",
+    "tests/engines/test_sessions.py",
+    "tests/house/test_contributing.py",
     "tests/compress/test_estimators.py",
     "tests/compress/test_docs.py",
     "tests/house/test_mutants.py",
@@ -38,7 +45,10 @@ LONG = (
 
 
 def check(items: Sequence[pytest.Item]) -> None:
-    """Raises UsageError: a test takes the fixture ``spark`` in a file that is not listed."""
+    """Raises UsageError: a test takes the fixture ``spark`` in a file that is not listed, or a listed file is gone."""
+    gone = [file for file in (*SPARK, *LONG) if not (ROOT / file).exists()]
+    if gone:
+        raise pytest.UsageError(f"take {gone} out of tests/support/order.py")
     files = {item.nodeid.split("::")[0] for item in items if "spark" in getattr(item, "fixturenames", ())}
     if not files <= set(SPARK):
         raise pytest.UsageError(f"enter {sorted(files - set(SPARK))} into SPARK of tests/support/order.py")
