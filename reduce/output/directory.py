@@ -80,12 +80,13 @@ def look(fs: pafs.FileSystem, directory: str) -> Found:
 
 
 def refusal(found: Found, directory: str, key: str, input: str = "") -> str:
-    """Why the job ``key`` over the ``input`` of that digest cannot write where ``found`` is, and what to do."""
+    """Why the job ``key`` (empty: not known yet) over the ``input`` of that digest cannot write where ``found`` is."""
     what = {"begun": "an unfinished output", "finished": "a finished output", "foreign": "files"}[found.state]
     if found.reason:
         what = found.reason
     elif found.key != key:
         what += f" of another job (key {str(found.key)[:12]})"
+        what += " over another input" if found.input != input else ""
         theirs, mine = bound_to(found.input), bound_to(input)
         if theirs != mine:
             what += (
@@ -96,7 +97,7 @@ def refusal(found: Found, directory: str, key: str, input: str = "") -> str:
     advice = "choose another path" + ("" if found.state == "foreign" else ", or write with overwrite=True")
     return (
         f"expected {directory} to be absent, empty, or an output of the same data, model and options "
-        f"(key {key[:12]}), found {what}; {advice}"
+        f"{f'(key {key[:12]})' if key else 'as this one'}, found {what}; {advice}"
     )
 
 

@@ -25,6 +25,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -80,8 +81,8 @@ class Sink:
         prefix: columns are called ``prefix`` and a number from 1 with at least four digits ...
         names: ... or these names, as many as there are features.
         dtype: ``float32``, ``float64``, or None for the data's.
-        partition_by: a carried column that becomes directories ``column=value``; nulls and empty strings
-            go to ``__HIVE_DEFAULT_PARTITION__``, as in Spark.
+        partition_by: a carried column that becomes directories ``column=value``; nulls go to
+            ``__HIVE_DEFAULT_PARTITION__``, and empty text, which readers would take for null, is refused.
         part_bytes: least feature bytes of a part; None for about 64 parts of 4 to 128 MiB.
         compression: ``zstd`` (level 1), ``snappy``, ``lz4``, ``gzip`` or ``none``.
         overwrite: replace another job's output at ``path``; local file systems only.
@@ -142,6 +143,44 @@ class Sink:
         spool = 0 if local else min(largest, 2 * files.IN_FLIGHT)
         return Writing(len(parts), 3 * min(largest, gathered) + carried + spool + (8 << 20))
 
+    def check(self, data: Matrix, *, other: bool = False) -> None:
+        """Refuses before the work what :meth:`open` or the write would refuse after it.
+
+        Nothing is written; read are metadata and, with ``partition_by``, that column of the first part.
+
+        Args:
+            data: what is written, or what it will be made from by a model that is still to be fitted.
+            other: whether it will certainly be another output than one that is there.
+
+        Raises:
+            OutputError: the place cannot be written to, or holds what is not replaced.
+            ConfigError, SchemaError, DataError: the options do not fit the data.
+        """
+        carried = _carried(data)
+        features = [self.column] if self.layout == "list" else list(self.names or ())
+        _check_names([*carried.names, *features])
+        self._check_partition(data, carried)
+        fs, path = places.resolve(self.path, self.filesystem)
+        files.check_writable(fs, path)
+        found = output.look(fs, path)
+        theirs = other or found.input != data.source.digest
+        if found.state == "foreign" or (found.state != "nothing" and theirs and not self.overwrite):
+            raise OutputError(output.refusal(found, path, "", data.source.digest))
+        if found.state != "nothing" and theirs and not places.is_local(fs):
+            raise _cannot_overwrite(fs, path)
+
+    def _check_partition(self, data: Matrix, carried: pa.Schema) -> None:
+        if self.partition_by is None:
+            return
+        partition.check_column(self.partition_by, carried)
+        missing = data.cleaning.missing
+        drops = "drop" in (missing.values() if isinstance(missing, Mapping) else [missing])
+        if self.partition_by in data.source.carried.names and not drops:
+            # As many rows as any first part has: with fewer features parts are longer.
+            first = plan_parts(data.fragments, max(data.n_features, 1), 8, self.part_bytes, data.format)[0]
+            pieces = (data.source.values_of(self.partition_by, data.fragments[i]) for i in first.fragments)
+            partition.check_values(self.partition_by, chain.from_iterable(pieces))
+
     def open(self, data: Matrix) -> WriteJob:
         """Begins the job that writes ``data`` here, or finds how far it came. Reads no input but metadata.
 
@@ -167,10 +206,7 @@ class Sink:
             if not self.overwrite or found.state == "foreign":
                 raise
         if there is None:
-            raise OutputError(
-                f"expected no other output at {path}, found one, and overwriting needs a local file system, "
-                f"found {fs.type_name}; choose another path or remove the output first"
-            )
+            raise _cannot_overwrite(fs, path)
         return _open_version(fs, job, description, there)
 
     def settle(self) -> None:
@@ -183,10 +219,20 @@ class Sink:
         """Where the versions of the output are; None where there can be none."""
         if not places.is_local(fs):
             return None
-        path = follow_foreign_links(path)
-        if self.versions is None:
-            return Versions(path, os.path.dirname(path))
-        return Versions(path, places.resolve(self.versions)[1])
+        parent, name = os.path.split(follow_foreign_links(path))
+        parent = os.path.realpath(parent)
+        path = os.path.join(parent, name)
+        place = parent if self.versions is None else os.path.realpath(places.resolve(self.versions)[1])
+        if f"{place}/".startswith(f"{path}/"):
+            raise ConfigError(f"expected a place for versions outside of {path}, found {place}; readers look there")
+        return Versions(path, place)
+
+
+def _cannot_overwrite(fs: pafs.FileSystem, path: str) -> OutputError:
+    return OutputError(
+        f"expected no other output at {path}, found one, and overwriting needs a local file system, "
+        f"found {fs.type_name}; choose another path or remove the output first"
+    )
 
 
 def _one_of(option: str, value: object, allowed: Sequence[str]) -> None:
@@ -217,8 +263,7 @@ def _describe(sink: Sink, data: Matrix, path: str) -> tuple[WriteJob, dict[str, 
     k, dtype = data.n_features, np.dtype(sink.dtype or data.dtype)
     if k == 0:
         raise SchemaError("expected at least one feature to write, found none; choose n_components >= 1")
-    carried = pa.schema([pa.field(f.name, f.type, f.nullable) for f in data.carried])
-    encode.leaves(carried)
+    carried = _carried(data)
     value_type = pa.from_numpy_dtype(dtype)
     options: dict[str, Any] = {"layout": sink.layout, "dtype": dtype.name, "compression": sink.compression}
     options |= {"part_bytes": sink.part_bytes, "partition_by": sink.partition_by}
@@ -266,6 +311,13 @@ def _describe(sink: Sink, data: Matrix, path: str) -> tuple[WriteJob, dict[str, 
         format=data.format,
     )
     return WriteJob(sink, path, description["key"], encoding, parts, parts), description
+
+
+def _carried(data: Matrix) -> pa.Schema:
+    """The carried columns as they are written; refused when Parquet cannot hold them."""
+    carried = pa.schema([pa.field(f.name, f.type, f.nullable) for f in data.carried])
+    encode.leaves(carried)
+    return carried
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -418,9 +470,7 @@ def _go_on(fs: pafs.FileSystem, job: WriteJob, found: output.Found) -> WriteJob:
     return replace(job, pending=pending)
 
 
-def _open_version(
-    fs: pafs.FileSystem, job: WriteJob, description: Mapping[str, Any], there: Versions
-) -> WriteJob:
+def _open_version(fs: pafs.FileSystem, job: WriteJob, description: Mapping[str, Any], there: Versions) -> WriteJob:
     """The job of a version that will replace what is there: one that waits and is of this job, or a new one."""
     for directory in reversed(there.waiting()):
         version = replace(job, directory=directory, replaces=there)

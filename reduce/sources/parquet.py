@@ -238,6 +238,21 @@ class ParquetSource(LaidOut):
                     yield block
                 del block
 
+    def values_of(self, carried: str, fragment: Fragment) -> Iterator[tuple[pa.Array, str]]:
+        planned, keys = self.files[fragment.file], self.keys[fragment.file] if self.keys else {}
+        path, origin = join(self.root, planned.path), Origin(join(self.root, planned.path), fragment.start)
+        if carried in keys:
+            yield constant(keys[carried], self.carried.field(carried).type, 1), origin.at()
+            return
+        wanted = dict.fromkeys([carried, *(self.where.columns if self.where else ())])
+        with self._open(path, planned) as (file, footer), parquet_errors(path):
+            reader = pq.ParquetFile(file, metadata=footer.metadata, pre_buffer=False, buffer_size=READ)
+            groups = list(range(fragment.start, fragment.stop))
+            for batch in reader.iter_batches(row_groups=groups, columns=list(wanted), use_threads=False):
+                if self.where is not None:
+                    batch = batch.filter(pa.array(self.where.keeps(batch, keys)))
+                yield batch.column(carried), origin.at()
+
     def columns(self, *, carry: bool) -> tuple[str, ...]:
         """The columns to read from the files; those of the layout come first."""
         carried = [n for n in self.carried.names if not (self.keys and n in self.keys[0])] if carry else []
@@ -332,7 +347,7 @@ def _changed(path: str, found: str) -> ChangedInputError:
     )
 
 
-def plan(listing: Listing, want: Wanted, filters: Any = None, format: Format | None = None) -> ParquetSource:
+def plan(listing: Listing, want: Wanted, filters: object = None, format: Format | None = None) -> ParquetSource:
     """The source over the listed files; reads footers, and the first rows if a vector's width must be found.
 
     Raises:

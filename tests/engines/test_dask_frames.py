@@ -215,7 +215,7 @@ def test_without_a_client() -> None:
         "import dask.array as da, numpy as np\nfrom eigenmill.reduce import PCA, ConfigError\n"
         "try:\n    PCA(1).fit(da.ones((9, 3), chunks=3))\nexcept ConfigError as error:\n    print(error)\n"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert "found none; start one: client = distributed.Client()" in said.stdout, said
 
 

@@ -18,9 +18,10 @@ from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.engines.load import fold_load, write_load
 from eigenmill.reduce.engines.spark.engine import SparkScans
 from eigenmill.reduce.engines.spark.watch import watched
-from tests.engines.contract import D, EngineContract, costing, open_input, pass_of, reference, tree_of, write_files
+from tests.engines.contract import D, EngineContract, costing, open_input, pass_of, reference, write_files
 from tests.engines.session_contract import SessionContract
 from tests.support.formats import use
+from tests.support.trees import tree
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
 
@@ -117,7 +118,7 @@ def test_a_write_in_rounds(spark: Any, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(SparkScans, "_map", seen)
     for each, out in ((engine, "a"), (reference(), "b")):
         each.write(data, Sink(tmp_path / out, part_bytes=300))
-    assert tree_of(tmp_path / "a") == tree_of(tmp_path / "b")
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
     assert shipped == [2, 1], "three parts, by two"
 
 

@@ -14,7 +14,8 @@ import pytest
 from eigenmill.reduce.errors import OutputError
 from eigenmill.reduce.output.sink import Sink
 from eigenmill.reduce.storage import files
-from tests.sink.made import MadeSource, Scaled, made, run, tree, write_parts
+from tests.sink.made import MadeSource, Scaled, made, run, write_parts
+from tests.support.trees import tree
 
 OLD = made(300).then(Scaled(5, factor=-1.0))
 NEW = made(300).then(Scaled(5))

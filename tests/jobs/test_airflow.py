@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from eigenmill.reduce import load
-from tests.jobs.test_daily import DAYS, ROWS, pointer, snapshot, swapped
+from tests.jobs.test_daily import DAYS, ROWS, pointer, swapped
+from tests.support.trees import tree
 
 ROOT = Path(__file__).parents[2]
 DAG = ROOT / "jobs/airflow_dag.py"
@@ -128,13 +129,13 @@ def test_three_days_twice_in_a_real_airflow_and_the_second_time_changes_no_byte(
     assert list(pointer(tmp_path)["days"]) == DAYS
     assert load(tmp_path / "out/published/model").n_samples_ == 3 * ROWS
     assert pq.read_table(tmp_path / "out/published/features").num_rows == 3 * ROWS
-    before = snapshot(tmp_path / "out")
+    before = tree(tmp_path / "out")
     for day, end in zip(DAYS, ends, strict=True):
         log = call(env, "airflow", "dags", "test", "eigenmill_daily", end)
         assert [f"{day} {stage}: " in log for stage in STAGES] == [True] * 4
         assert log.count("(nothing to do)") == 4
-    assert snapshot(tmp_path / "out") == before
+    assert tree(tmp_path / "out") == before
     # By hand: a day of one's own choice, as text that a shell must not take for more.
     chosen = json.dumps({"day": DAYS[0]})
     assert f"{DAYS[0]} fit: " in call(env, "airflow", "dags", "test", "eigenmill_daily", "2026-12-01", "--conf", chosen)
-    assert snapshot(tmp_path / "out") == before
+    assert tree(tmp_path / "out") == before

@@ -17,8 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from eigenmill.jobs.daily import stages as daily
+from eigenmill.jobs.daily.config import load_daily
+from eigenmill.reduce import Dataset
 from eigenmill.reduce.output import versions
 from eigenmill.reduce.output.sink import Sink
+from eigenmill.reduce.rows.blocks import Workspace
 from eigenmill.reduce.storage import files
 from tests.jobs.days import DAYS, ROWS, write_day, write_three_days
 from tests.sink.made import Scaled, carried_table, made, run, write_parts
@@ -61,9 +64,26 @@ def by_glob(path):
     return [i for file in found for i in pq.ParquetFile(file).read(columns=["id"])["id"].to_pylist()]
 
 
+def by_rglob(path):
+    """Looks into hidden directories, and not through links."""
+    root, _, pattern = path.partition("/*")
+    return [
+        i
+        for file in Path(root).glob(f"*{pattern}")
+        for i in pq.ParquetFile(file).read(columns=["id"])["id"].to_pylist()
+    ]
+
+
+def by_eigenmill(path):
+    data = Dataset.from_parquet(path, vector="features", carry="id")
+    workspace = Workspace()
+    blocks = (block for each in data.fragments for block in data.blocks(each, workspace, carry=True))
+    return [i for block in blocks for i in block.carried["id"].to_pylist()]
+
+
 READERS = [by_arrow, by_table, by_pandas, by_duckdb, by_dask, by_polars]
-OF_DIRECTORIES = [by_arrow, by_table, by_pandas, by_dask]
-OF_PATTERNS = [by_duckdb, by_dask, by_polars, by_polars_scan, by_glob]
+OF_DIRECTORIES = [by_arrow, by_table, by_pandas, by_dask, by_eigenmill]
+OF_PATTERNS = [by_duckdb, by_dask, by_polars, by_polars_scan, by_glob, by_rglob, by_eigenmill]
 
 
 @pytest.mark.filterwarnings("default")  # those of other packages
@@ -200,6 +220,20 @@ def days(root, *, new=False):
     return State(at, (4 if new else 3) * list(range(ROWS)), at, nested=True)
 
 
+def linked_days(root):
+    """As ba05dba leaves the features of a day after a late file; a day later."""
+    found = days(root)
+    features, at = found.path.resolve(), found.path.resolve().parent / "replaced"
+    os.rename(features / f"day={DAYS[0]}", features / f".day={DAYS[0]}.v000002")
+    os.symlink(f".day={DAYS[0]}.v000002", features / f"day={DAYS[0]}")
+    (kept,) = at.iterdir()
+    versions.bring_back(str(kept))
+    os.rename(kept, features / f".day={DAYS[0]}.v000001")
+    at.rmdir()
+    daily.run_day(load_daily(root / "daily.yaml"), DAYS[2])
+    return replace(found, ids=4 * list(range(ROWS)))
+
+
 STATES = {
     "fresh": lambda root: sunk(root, 200),
     "half-written": lambda root: sunk(root, 400, parts=2),
@@ -215,6 +249,7 @@ STATES = {
     "links of ba05dba": linked,
     "days by hand": by_hand,
     "daily, a late file": days,
+    "daily, links of ba05dba": linked_days,
     "daily, a new version": lambda root: days(root, new=True),
 }
 

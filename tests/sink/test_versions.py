@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import os
+import pickle
 import shutil
 from dataclasses import replace
 
@@ -11,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs as pafs
 
-from eigenmill.reduce.errors import OutputError
+from eigenmill.reduce.errors import ConfigError, OutputError
 from eigenmill.reduce.output import versions
 from eigenmill.reduce.output.manifest import read_manifest
 from eigenmill.reduce.output.sink import Sink
 from eigenmill.reduce.storage import places
-from tests.sink.made import Scaled, made, run, tree, write_parts
+from tests.sink.made import Scaled, made, run, write_parts
+from tests.support.trees import tree
 
 
 def version(n: int):
@@ -83,7 +85,7 @@ def test_the_version_before_comes_back_without_writing(sink, tmp_path):
 
 def test_until_commit_readers_see_the_old_version(sink, tmp_path):
     run(sink, version(1))
-    job = sink.open(version(2))
+    job = pickle.loads(pickle.dumps(sink.open(version(2))))  # as it travels to a worker
     write_parts(job, version(2))
     assert factor(tmp_path / "out") == 1
     job.commit()
@@ -209,6 +211,12 @@ def test_versions_in_a_place_of_their_own(sink, tmp_path):
     assert counted(tmp_path) == 300
     sink.open(version(5))
     assert sorted(os.listdir(tmp_path)) == ["aside", "out"]
+
+
+@pytest.mark.parametrize("place", ["out", "out/aside", "out/kind=k0"])
+def test_no_place_within_what_is_read(tmp_path, place):
+    with pytest.raises(ConfigError, match="place for versions outside of"):
+        Sink(tmp_path / "out", overwrite=True, versions=tmp_path / place).open(version(1))
 
 
 def test_a_users_own_link_is_followed(sink, tmp_path):
