@@ -185,13 +185,7 @@ def covered(tests: Sequence[str], workers: int, *, stale: bool) -> Reach:
         data = coverage.CoverageData(str(folder / "data"))
         data.read()
         written_reach(reach_of(data, folder / "times.xml", tree), folder / "reach.json")
-    found = json.loads((folder / "reach.json").read_text())
-    names = list(found["seconds"])
-    lines = {
-        path: {int(row): [names[i] for i in reached] for row, reached in rows.items()}
-        for path, rows in found["lines"].items()
-    }
-    return Reach(lines, found["seconds"])
+    return read_reach(folder / "reach.json")
 
 
 def written_reach(reach: Reach, path: Path) -> None:
@@ -203,6 +197,16 @@ def written_reach(reach: Reach, path: Path) -> None:
     }
     path.with_suffix(".tmp").write_text(json.dumps({"lines": lines, "seconds": reach.seconds}))
     path.with_suffix(".tmp").replace(path)
+
+
+def read_reach(path: Path) -> Reach:
+    found = json.loads(path.read_text())
+    names = list(found["seconds"])
+    lines = {
+        file: {int(row): [names[i] for i in reached] for row, reached in rows.items()}
+        for file, rows in found["lines"].items()
+    }
+    return Reach(lines, found["seconds"])
 
 
 # Verdicts.
