@@ -174,7 +174,8 @@ class Sink:
             return
         partition.check_column(self.partition_by, carried)
         missing = data.cleaning.missing
-        drops = "drop" in (missing.values() if isinstance(missing, Mapping) else [missing])
+        drops = any(step.drops for step in data.transforms)
+        drops = drops or "drop" in (missing.values() if isinstance(missing, Mapping) else [missing])
         if self.partition_by in data.source.carried.names and not drops:
             # As many rows as any first part has: with fewer features parts are longer.
             first = plan_parts(data.fragments, max(data.n_features, 1), 8, self.part_bytes, data.format)[0]
@@ -182,11 +183,11 @@ class Sink:
             partition.check_values(self.partition_by, chain.from_iterable(pieces))
 
     def open(self, data: Matrix) -> WriteJob:
-        """Begins the job that writes ``data`` here, or finds how far it came. Reads no input but metadata.
+        """Begins the job that writes ``data`` here, or finds how far it came; reads what :meth:`check` reads.
 
         Raises:
             OutputError: the output belongs to another job or is damaged, or cannot be written.
-            ConfigError, SchemaError: the options do not fit the data.
+            ConfigError, SchemaError, DataError: the options do not fit the data.
         """
         fs, path = places.resolve(self.path, self.filesystem)
         job, description = _describe(self, data, path)
@@ -196,6 +197,7 @@ class Sink:
             job = replace(job, directory=os.path.realpath(there.path))
         found = output.look(fs, job.directory)
         if found.state == "nothing":
+            self._check_partition(data, job.encoding.carried)
             return _start(fs, job, description)
         try:
             if found.key == job.key:
@@ -207,6 +209,7 @@ class Sink:
                 raise
         if there is None:
             raise _cannot_overwrite(fs, path)
+        self._check_partition(data, job.encoding.carried)
         return _open_version(fs, job, description, there)
 
     def settle(self) -> None:
