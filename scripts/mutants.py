@@ -11,6 +11,7 @@ or a test changes. Verdicts are printed and written to build/mutants.json:
 - survived: all tests passed, as many as ``--seconds`` allow, the shortest ones first. Write the one that fails, or say
   why the mutant is equivalent.
 - uncovered: no test of this process reaches the function.
+- broken: the tests do not run without the mutant either; with ``--stale``, some have gone since.
 
 Why no framework: mutmut rewrites functions to switches that forked children read, which neither BLAS threads nor the
 worker processes of Dask and Spark survive; cosmic-ray runs one command for every mutant, whatever the line, and takes
