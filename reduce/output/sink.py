@@ -391,19 +391,31 @@ class WriteJob:
             OutputError: a part is missing, or the directory holds data files that no part has written.
         """
         fs = self.filesystem
-        found = output.look(fs, self.directory)
-        if found.key != self.key and self.replaces is not None:  # published by another run of this job, maybe
-            there = output.look(fs, self.replaces.path)
-            if there.state == "finished" and there.key == self.key:
-                return read_at(fs, self.replaces.path)
-        if found.state == "finished" and found.key == self.key:
+        if self.replaces is not None and not self._has(self.directory) and self._complete(self.replaces.path, ""):
+            return read_at(fs, self.replaces.path)  # another run of this job has published it
+        if self._complete(self.directory, self.ending):
             manifest = self.finished or read_at(fs, self.directory)
         else:
             manifest = output.finish(fs, self.directory, self.key, self.parts, self.ending)
         output.remove_traces(fs, self.directory)
         if self.replaces is not None:
-            self.replaces.publish(self.directory)
+            self.replaces.publish(self.directory, self._complete)
         return manifest
+
+    def _has(self, directory: str) -> bool:
+        """Whether this job's output is in a directory, complete or not."""
+        return output.look(self.filesystem, directory).key == self.key
+
+    def _complete(self, directory: str, ending: str) -> bool:
+        """Whether this job's output is in a directory, with all its files."""
+        fs = self.filesystem
+        found = output.look(fs, directory)
+        if found.state != "finished" or found.key != self.key:
+            return False
+        with contextlib.suppress(OutputError):
+            output.check_listing(fs, directory, read_at(fs, directory).parts, (), ending)
+            return True
+        return False
 
 
 class PartWriter:
@@ -478,8 +490,6 @@ def _open_version(fs: pafs.FileSystem, job: WriteJob, description: Mapping[str, 
     for directory in reversed(there.waiting()):
         version = replace(job, directory=directory, replaces=there)
         found = output.look(fs, directory)
-        if found.state == "nothing":  # stopped before it had begun
-            return _start(fs, version, description)
         with contextlib.suppress(OutputError):
             if found.key == job.key:
                 return _go_on(fs, version, found)
