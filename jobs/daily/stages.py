@@ -33,6 +33,7 @@ from eigenmill.reduce.errors import ChangedInputError, ConfigError, OutputError
 from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.estimators.saving import save
 from eigenmill.reduce.output.manifest import MANIFEST, read_manifest
+from eigenmill.reduce.sources import seen
 from eigenmill.reduce.sources.discovery import MAGIC
 from eigenmill.reduce.storage import files, places
 from eigenmill.reduce.storage.artifact import has_model
@@ -77,6 +78,7 @@ def _fit(source: DailyFile, place: Place, day: str, progress: Progress | None) -
     listed = _listed(data)
     before = place.read(Fit, "days", day)
     if before is not None and before.files == listed:
+        _check_seen(place, data)
         return Done("fit", day, False, before.as_json())
     _refuse_vanished(before, data, day)
     _refuse_unfinished(place, day)
@@ -174,7 +176,7 @@ def _project(source: DailyFile, place: Place, day: str, progress: Progress | Non
         _sink(source, place, number, each).settle()
     with _engine(source, day, progress) as engine:
         for each in days:
-            data = model.transform(_seen(source, each, _needed(place, Fit, each)))
+            data = model.transform(_seen(source, place, each, _needed(place, Fit, each)))
             if alignment is not None:
                 data = data.then(alignment.transform(data.dtype))
             sink = _sink(source, place, number, each)
@@ -272,11 +274,17 @@ def _day(source: DailyFile, day: str) -> Dataset:
     return data
 
 
+def _check_seen(place: Place, data: Dataset) -> None:
+    """Refuse files of equal size and footer that are others than those the model has seen."""
+    fs, directory = places.resolve(place.path("model"))
+    seen.check(data.source, fs, f"{directory}/{seen.NAME}")
+
+
 def _listed(data: Dataset) -> list[list[Any]]:
     return [[f.path, f.size, f.digest] for f in data.source.files]
 
 
-def _seen(source: DailyFile, day: str, fitted: Fit) -> Dataset:
+def _seen(source: DailyFile, place: Place, day: str, fitted: Fit) -> Dataset:
     """The day's files as the fit has seen them; later ones wait for a fit of their own."""
     data = _day(source, day)
     found = {f.path: f for f in data.source.files}
@@ -288,7 +296,9 @@ def _seen(source: DailyFile, day: str, fitted: Fit) -> Dataset:
                 "bring it back, or start anew with another output.path"
             )
     known = {path for path, _, _ in fitted.files}
-    return replace(data, source=data.source.only([i for i, f in enumerate(data.source.files) if f.path in known]))
+    data = replace(data, source=data.source.only([i for i, f in enumerate(data.source.files) if f.path in known]))
+    _check_seen(place, data)
+    return data
 
 
 def _sink(source: DailyFile, place: Place, number: int, day: str) -> Sink:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from eigenmill.compress.packed.pack import load
 from eigenmill.jobs.daily import stages as daily
 from eigenmill.reduce.errors import OutputError
 from eigenmill.reduce.sources.parquet import ParquetSource
@@ -24,6 +25,9 @@ from tests.support.trees import tree
 def tmp_path(space: Path) -> Path:
     """In memory where there is room: every file is synced."""
     return space
+
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -162,3 +166,29 @@ def test_case_f13_a_model_on_new_data(
     assert "at most 4096 values of 'id' within a part" in " ".join(found.stderr.split())
     assert not scans
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", ["transform", "reconstruct", "predict", "daily", "compress"])
+def test_case_d04_every_command_asks_first(
+    eigenmill: Any, job: Path, tmp_path: Path, scans: list[str], command: str
+) -> None:
+    """A file lies where the directory must be: exit code 5, and nothing has been read."""
+    taken, out = tmp_path / "taken", tmp_path / "taken/here/it"
+    taken.write_text("")
+    data, model, packed = tmp_path / "data", tmp_path / "out/model", ROOT / "tests/compress/golden/net-0-huffman.emill"
+    arguments: dict[str, list[Any]] = {
+        "transform": [model, data, "--out", out],
+        "reconstruct": [model, tmp_path / "out/features", "--out", out],
+        "predict": [packed, tmp_path / "columns.parquet", "--out", out],
+        "daily": ["run", "--config", tmp_path / "days/daily.yaml", "--day", DAYS[0]],
+        "compress": [ROOT / "conf/mnist_compact.yaml", "--set", f"input.path={data}", "--set", f"output.path={out}"],
+    }
+    if command in ("transform", "reconstruct"):
+        eigenmill("reduce", job)
+    write_day(tmp_path / "days", DAYS[0], 0)
+    config(tmp_path / "days", output={"path": str(out)})
+    names = load(packed).front.layout["columns"]
+    pq.write_table(pa.table({name: [1.0, 2.0] for name in names}), tmp_path / "columns.parquet")
+    scans.clear()
+    eigenmill(command, *arguments[command], code=5)
+    assert not scans

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,3 +38,8 @@ def stamps(folder: Path, pattern: str = "*") -> dict[Path, tuple[int, int]]:
     """For each file below that is not a link, chains left out, what changes when it is written again."""
     files = [p for p in folder.rglob(pattern) if p.is_file() and not p.is_symlink() and FOLDER not in p.parts]
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def numberless(found: dict[str, str]) -> dict[str, str]:
+    """A tree without the numbers of versions: a run that was stopped before it wrote anything has taken one."""
+    return {re.sub(r"\.v\d{6}", ".v", path): content for path, content in found.items()}
