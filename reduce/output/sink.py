@@ -48,6 +48,8 @@ from eigenmill.reduce.storage.long_lists import Mapped
 from eigenmill.reduce.storage.sequences import Subset
 
 LAYOUTS = ("list", "columns")
+COLUMN, CHUNK = 8 << 10, 6 << 10
+"""Bytes that Parquet's writer holds for a column, and, until the file ends, for each in every row group."""
 COMPRESSIONS = ("zstd", "snappy", "lz4", "gzip", "none")
 
 
@@ -129,14 +131,22 @@ class Sink:
             n_features: as many features of it, by default its own.
         """
         k, itemsize = data.n_features if n_features is None else n_features, np.dtype(self.dtype or data.dtype).itemsize
-        format = data.format
+        format, largest = data.format, max((each.rows for each in data.fragments), default=0)
         parts = plan_parts(data.fragments, k, itemsize, self.part_bytes, format)
-        largest = max((part.rows for part in parts), default=0) * k * itemsize
-        gathered = format.partition_bytes if self.partition_by else format.group_bytes
-        carried = format.group_bytes if len(data.carried) else 0
+        rows = max((part.rows for part in parts), default=0)
+        height = format.max_height if data.source.sparse else format.block_height(len(data.source.names))
+        block = data.source.reading(height, largest, carry=True).carried
         local = places.is_local(places.resolve(self.path, self.filesystem)[0])
-        spool = 0 if local else min(largest, 2 * files.IN_FLIGHT)
-        return Writing(len(parts), 3 * min(largest, gathered) + carried + spool + (8 << 20))
+        spool = 0 if local else min(rows * k * itemsize, 2 * files.IN_FLIGHT)
+        if self.partition_by:
+            gathered = 3 * (format.partition_bytes + block)
+        else:
+            gathered = 3 * min(rows * k * itemsize, format.group_bytes)
+            gathered += 4 * (format.group_bytes + block) if len(data.carried) else 0
+        columns = len(data.carried) + (k if self.layout == "columns" else 1)
+        groups = max(-(-rows // encode.group_rows(k * itemsize, format)), 1)
+        held = columns * (COLUMN + groups * CHUNK)
+        return Writing(len(parts), gathered + held + spool + (8 << 20))
 
     def open(self, data: Matrix) -> WriteJob:
         """Begins the job that writes ``data`` here, or finds how far it came. Reads no input but metadata.

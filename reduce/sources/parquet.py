@@ -17,18 +17,30 @@ from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eigenmill.reduce.errors import ChangedInputError, DataError, EigenmillError, SchemaError
 from eigenmill.reduce.format import FORMAT_1, Format, current
-from eigenmill.reduce.rows.blocks import F64, Block, Origin, Workspace
+from eigenmill.reduce.rows.blocks import F64, Block, Workspace
 from eigenmill.reduce.sources.arrow import field_of, numbers, plain, weights_field
 from eigenmill.reduce.sources.catalog import FileInfo, Files, Fragment, Fragments, RowGroups
 from eigenmill.reduce.sources.discovery import Listing, PartitionValue, join
+from eigenmill.reduce.sources.extents import (
+    PAGE,
+    Extent,
+    Extents,
+    Reading,
+    fixed_row,
+    indices_of,
+    leaves_of,
+    reading,
+    row_extent,
+)
 from eigenmill.reduce.sources.filters import RowFilter, constant, row_filter
-from eigenmill.reduce.sources.layouts import DENSE, LaidOut, Layout, SparkVector, Vector, Wanted, choose
+from eigenmill.reduce.sources.layouts import DENSE, LaidOut, Layout, Scalars, SparkVector, Vector, Wanted, choose
+from eigenmill.reduce.sources.origins import FileOrigin, locate
+from eigenmill.reduce.sources.pieces import check, joined, piece_rows
 from eigenmill.reduce.storage.digest import digest_of, digest_of_bytes
 from eigenmill.reduce.storage.places import Store
 
@@ -101,29 +113,6 @@ def read_footer(file: pa.NativeFile, path: str) -> Footer:
     return Footer(size, tail, end[:-length] if length < len(end) else b"")
 
 
-@dataclass(frozen=True, slots=True)
-class FileOrigin(Origin):
-    """A place in a run of row groups, ``first`` rows after its start; ``kept`` are those a filter left."""
-
-    spans: tuple[tuple[int, int], ...] = ()
-    first: int = 0
-    kept: npt.NDArray[np.intp] | None = None
-
-    def at(self, offset: int = 0) -> str:
-        return locate(
-            self.path, self.spans, self.first + (offset if self.kept is None else int(self.kept[offset]))
-        ).at()
-
-
-def locate(path: str, spans: Sequence[tuple[int, int]], position: int) -> Origin:
-    """Row ``position`` of consecutive row groups, given as pairs of index and rows."""
-    for group, rows in spans:
-        if position < rows:
-            return Origin(path, group, position)
-        position -= rows
-    return Origin(path, None, position)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ParquetSource(LaidOut):
     """Parquet files of one schema. Small and picklable: descriptions only, no open files.
@@ -139,6 +128,9 @@ class ParquetSource(LaidOut):
         keys: per file, the hive keys that ``carried`` or ``where`` need.
         listed: whether the files are all that directories or patterns hold.
         format: by which the rows are cut. It travels, so that a worker cuts as the planner did.
+        varying: those of the columns whose rows may differ in their bytes.
+        extents: what decoding such columns takes, and columns of large pages. It does not travel.
+        allowed: what may be decoded at a time, when that is bounded.
     """
 
     store: Store = field(repr=False)
@@ -151,6 +143,9 @@ class ParquetSource(LaidOut):
     keys: tuple[Mapping[str, PartitionValue], ...] = ()
     listed: bool = False
     format: Format = FORMAT_1
+    varying: pa.Schema = field(default_factory=lambda: pa.schema([]), compare=False, repr=False)
+    extents: Mapping[str, Extent] = field(default_factory=dict, compare=False, repr=False)
+    allowed: Reading | None = field(default=None, compare=False, repr=False)
 
     @property
     def stored_columns(self) -> int:
@@ -163,13 +158,38 @@ class ParquetSource(LaidOut):
         values = self.files.values if isinstance(self.files, Files) else [f.values for f in self.files]
         return min(sum(map(int, values)), super().values)
 
+    @property
+    def row_values(self) -> float:
+        """Numbers of a sparse row, the mean of the row group that has most."""
+        known = self.extents.get(self.layout.columns[-1])
+        return super().row_values if known is None else known.values
+
+    def within(self, allowed: Reading) -> ParquetSource:
+        return replace(self, allowed=allowed)
+
+    def reading(self, height: int, rows: int, *, carry: bool) -> Reading:
+        names, dense = self.columns(carry=carry), set() if self.sparse else {*self.layout.columns}
+        extents = {n: self.extents.get(n) or self._extent(n, rows) for n in names if n not in dense}
+        found = reading(extents, self.carried.names if carry else (), height, rows, self.format.carried_bytes)
+        large = {name: self.extents[name].pages for name in dense & self.extents.keys()}
+        usual = (len(dense) - len(large)) * PAGE, rows * len(self.names) * self.dtype.itemsize
+        return replace(
+            found, pages=found.pages + sum(large.values()) + (2 * min(usual) if len(large) < len(dense) else 0)
+        )
+
+    def _extent(self, name: str, rows: int) -> Extent:
+        """Of a column whose rows are alike."""
+        row = self._fixed(name)
+        return Extent(row, row, 2 * min(PAGE, int(rows * row)))
+
     @cached_property
     def fragments(self) -> Sequence[Fragment]:
         """Files without rows have none."""
         return Fragments(self.files, self.format.leaf_rows(len(self.names)))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("fragments", "digest")}
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("fragments", "digest")}
+        return {**kept, "extents": {}}
 
     @cached_property
     def digest(self) -> str:
@@ -189,62 +209,104 @@ class ParquetSource(LaidOut):
             ChangedInputError: the file is not the planned one.
             DataError: it cannot be read, or its rows are not what they should be.
         """
-        step = height
-        if isinstance(self.layout, Vector) and self.where is None and not (carry and len(self.carried)):
-            fit = max(PIECE // (self.layout.dtype.itemsize * max(self.layout.width, 1)), 1)
-            step = min(height, 1 << (fit.bit_length() - 1))
-        pieces = self._stream(fragment, step, workspace, carry=carry)
-        return pieces if height % step or height == step else joined(pieces, height, workspace)
-
-    def _stream(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
-        """The fragment as blocks of ``height`` rows, as Arrow decodes them."""
-        planned, keys = self.files[fragment.file], self.keys[fragment.file] if self.keys else {}
+        planned = self.files[fragment.file]
         path = join(self.root, planned.path)
         with self._open(path, planned) as (file, footer):
             groups: Sequence[int] = range(fragment.start, fragment.stop)
             if self.where is not None:
+                keys = self._keys(fragment.file)
                 groups = self.where.surviving(footer.tail, keys, range(fragment.start, fragment.stop))
             if not groups:
                 return
-            spans = tuple((group, planned.rows[group]) for group in groups)
-            columns = self.columns(carry=carry)
-            with parquet_errors(path):
-                reader = pq.ParquetFile(
-                    file,
-                    metadata=footer.metadata,
-                    pre_buffer=False,
-                    buffer_size=READ if self.store.remote else min(READ, max(READS // len(columns), LEAST_READ)),
-                    page_checksum_verification=True,
-                )
-                batches = reader.iter_batches(height, row_groups=list(groups), columns=list(columns), use_threads=False)
-            done, asis = 0, None
-            while done < sum(rows for _, rows in spans):
-                start = locate(path, spans, done)
-                with parquet_errors(start.at()):
-                    batch = next(batches, None)
-                if batch is None or batch.num_rows == 0:
-                    raise DataError(
-                        f"expected more rows, found the end of the data in {start.at()}; write the file again"
-                    )
-                if asis is None:
-                    asis = batch.schema.names == list(columns)
-                if not asis:
-                    batch = batch.select(columns)  # files have an order of their own, and "a.b" comes along with "a"
-                origin = FileOrigin(path, start.row_group, start.row, spans, done)
-                done += batch.num_rows
-                block = self._block(batch, origin, keys, workspace, carry=carry)
-                del batch  # and below the block: their memory is what the next batch is decoded into
-                if block is not None:
-                    yield block
-                del block
+            step = self._step(height, file, footer.metadata, groups, carry=carry)
+            pieces = self._stream(file, footer, fragment.file, groups, step, workspace, carry=carry)
+            if height == step or height % step:
+                yield from (piece for _, piece in pieces if piece is not None)
+            else:
+                metadata, by_rows, values = footer.metadata, not isinstance(self.layout, Scalars), 0
+                if self.sparse:
+                    last = indices_of(leaves_of(metadata), self.layout.columns[-1])[-1]
+                    values = sum(metadata.row_group(g).column(last).num_values for g in groups)
+                most = self.format.carried_bytes
+                yield from joined(pieces, height, most, workspace, by_rows=by_rows, values=values)
 
-    def columns(self, *, carry: bool) -> tuple[str, ...]:
-        """The columns to read from the files; those of the layout come first."""
+    def _keys(self, file: int) -> Mapping[str, PartitionValue]:
+        return self.keys[file] if self.keys else {}
+
+    def _step(
+        self, height: int, file: pa.NativeFile, metadata: pq.FileMetaData, groups: Sequence[int], *, carry: bool
+    ) -> int:
+        """Rows that are decoded at a time for blocks of ``height`` rows: fewer where rows are long."""
+        if isinstance(self.layout, Vector) and self.where is None and not (carry and len(self.carried)):
+            fit = max(PIECE // (self.layout.dtype.itemsize * max(self.layout.width, 1)), 1)
+            return min(height, 1 << (fit.bit_length() - 1))
+        row, leaves = 0.0, list[str]()
+        for name in self.columns(carry=carry):
+            if name in self.varying.names:
+                leaves, type_ = leaves or leaves_of(metadata), self.varying.field(name).type
+                at = indices_of(leaves, name)
+                row += max(row_extent(metadata.row_group(g), at, type_, file).row for g in groups)
+            elif name not in self.layout.columns:
+                row += self._fixed(name)
+        return piece_rows(height, row)
+
+    def _fixed(self, name: str) -> float:
+        """Bytes of a row of a column whose rows are alike."""
+        schema = self.carried if name in self.carried.names else self.where.schema if self.where else pa.schema([])
+        return (fixed_row(schema.field(name).type) if name in schema.names else None) or 8.0
+
+    def _stream(
+        self,
+        file: pa.NativeFile,
+        footer: Footer,
+        number: int,
+        groups: Sequence[int],
+        height: int,
+        workspace: Workspace,
+        *,
+        carry: bool,
+    ) -> Iterator[tuple[int, Block | None]]:
+        """Row groups of file ``number`` as Arrow decodes them: how many rows at a time, and what a filter leaves."""
+        planned, keys, columns = self.files[number], self._keys(number), self.columns(carry=carry)
+        path, spans = join(self.root, planned.path), tuple((group, planned.rows[group]) for group in groups)
+        with parquet_errors(path):
+            reader = pq.ParquetFile(
+                file,
+                metadata=footer.metadata,
+                pre_buffer=False,
+                buffer_size=READ if self.store.remote else min(READ, max(READS // len(columns), LEAST_READ)),
+                page_checksum_verification=True,
+            )
+            batches = reader.iter_batches(height, row_groups=list(groups), columns=list(columns), use_threads=False)
+        done, asis = 0, None
+        while done < sum(rows for _, rows in spans):
+            start = locate(path, spans, done)
+            with parquet_errors(start.at()):
+                batch = next(batches, None)
+            if batch is None or batch.num_rows == 0:
+                raise DataError(f"expected more rows, found the end of the data in {start.at()}; write the file again")
+            if asis is None:
+                asis = batch.schema.names == list(columns)
+            if not asis:
+                batch = batch.select(columns)  # files have an order of their own, and "a.b" comes along with "a"
+            if self.allowed is not None:
+                check(batch, () if self.sparse else self.layout.columns, self.allowed.piece, start)
+            origin, rows = FileOrigin(path, start.row_group, start.row, spans, done), batch.num_rows
+            done += rows
+            block = self._block(batch, origin, keys, workspace, carry=carry)
+            del batch  # and below the block: their memory is what the next batch is decoded into
+            yield rows, block
+            del block
+
+    def columns(self, *, carry: bool, filtered: bool = False) -> tuple[str, ...]:
+        """The columns to read from the files, or those that are needed once rows are ``filtered``.
+
+        Those of the layout come first.
+        """
         carried = [n for n in self.carried.names if not (self.keys and n in self.keys[0])] if carry else []
         weights = [] if self.weights is None else [self.weights]
-        return tuple(
-            dict.fromkeys([*self.layout.columns, *weights, *(self.where.columns if self.where else ()), *carried])
-        )
+        where = () if self.where is None or filtered else self.where.columns
+        return tuple(dict.fromkeys([*self.layout.columns, *weights, *where, *carried]))
 
     def _block(
         self,
@@ -260,6 +322,7 @@ class ParquetSource(LaidOut):
             if not mask.any():
                 return None
             if not mask.all():
+                batch = batch.select(self.columns(carry=carry, filtered=True))
                 batch = batch.filter(pa.array(mask))
                 origin = replace(origin, kept=np.flatnonzero(mask))
         carried = None
@@ -296,33 +359,6 @@ class ParquetSource(LaidOut):
             if footer.digest != planned.digest:
                 raise _changed(path, "another footer")
             yield opened, footer
-
-
-def joined(pieces: Iterator[Block], height: int, workspace: Workspace) -> Iterator[Block]:
-    """Dense rows without carried columns in blocks of ``height`` rows, in a buffer of the workspace."""
-    first: Block | None = None
-    weights: list[F64] = []
-    done = 0
-
-    def whole() -> Block:
-        assert first is not None
-        return replace(first, X=X[:done], weights=np.concatenate(weights) if weights else None)
-
-    for piece in pieces:
-        if first is None:
-            first, done, weights = piece, 0, []
-            X = workspace.array("joined", (height, piece.n_features), piece.X.dtype)
-        if X.dtype != piece.X.dtype:  # whole numbers until the first gap
-            X = X.astype(np.promote_types(X.dtype, piece.X.dtype))
-        X[done : done + piece.rows] = piece.X
-        done += piece.rows
-        if piece.weights is not None:
-            weights.append(piece.weights)
-        if done == height:
-            yield whole()
-            first = None
-    if first is not None:
-        yield whole()
 
 
 def _changed(path: str, found: str) -> ChangedInputError:
@@ -369,6 +405,7 @@ def plan(listing: Listing, want: Wanted, filters: Any = None, format: Format | N
     )
     columns = source.columns(carry=True)
     expected = {name: schema.field(name).type for name in columns}
+    extents = Extents(expected)
     vector = layout.column if isinstance(layout, SparkVector) else None
 
     dense = True
@@ -380,13 +417,17 @@ def plan(listing: Listing, want: Wanted, filters: Any = None, format: Format | N
             _agree(_schema(footer, path), expected, path, first_path)
             with parquet_errors(path):
                 info = _info(footer, relative, columns, layout.columns[-1] if layout.sparse else None)
+                extents.add(path, footer.size, footer.metadata)
                 dense = dense and (vector is None or _all_dense(footer.metadata, vector))
             yield info
 
     files = Files(infos())
     if isinstance(layout, SparkVector):
         layout = replace(layout, sparse=not dense)
-    return replace(source, files=files, layout=layout)
+    with parquet_errors(listing.root):
+        found = extents.look(listing.store.filesystem.open_input_file, read_footer, remote=listing.store.remote)
+    varying = pa.schema([pa.field(name, expected[name]) for name in extents.varying])
+    return replace(source, files=files, layout=layout, varying=varying, extents=found)
 
 
 def _footer(listing: Listing, relative: str) -> Footer:
@@ -457,7 +498,7 @@ def _agree(schema: pa.Schema, expected: Mapping[str, pa.DataType], path: str, fi
 
 def _info(footer: Footer, relative: str, columns: Sequence[str], counted: str | None) -> FileInfo:
     metadata, wanted = footer.metadata, set(columns)
-    leaves, groups = _leaves(metadata), [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    leaves, groups = leaves_of(metadata), [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     read = [i for i, leaf in enumerate(leaves) if leaf in wanted or leaf.split(".", 1)[0] in wanted]
     if len(read) == len(leaves):
         encoded = footer.size - len(footer.tail)
@@ -470,21 +511,10 @@ def _info(footer: Footer, relative: str, columns: Sequence[str], counted: str | 
     return FileInfo(relative, footer.size, footer.digest, rows, encoded, values)
 
 
-def _leaves(metadata: pq.FileMetaData) -> list[str]:
-    """Paths of the leaf columns; none in a file without row groups.
-
-    Not from ``metadata.schema``: that and the metadata refer to each other, and stay until the garbage is collected.
-    """
-    if not metadata.num_row_groups:
-        return []
-    group = metadata.row_group(0)
-    return [group.column(i).path_in_schema for i in range(group.num_columns)]
-
-
 def _all_dense(metadata: pq.FileMetaData, column: str) -> bool:
     """Whether the statistics say that every Spark vector of the column is dense."""
     for group in range(metadata.num_row_groups):
-        leaf = _leaves(metadata).index(f"{column}.type")
+        leaf = leaves_of(metadata).index(f"{column}.type")
         chunk = metadata.row_group(group).column(leaf)
         known = chunk.statistics
         if known is None:
