@@ -30,6 +30,7 @@ from eigenmill.compress.steps.factorize import factorize, fold_projection
 from eigenmill.compress.steps.prune import prune, prune_neurons, regrow
 from eigenmill.compress.steps.quantize import quantize, share_weights
 from eigenmill.compress.training.constraints import EntropyPenalty, LearnedStep, Magnitude
+from eigenmill.compress.training.settings import TrainSettings
 from eigenmill.compress.training.train import train
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Search",
     "SearchSettings",
     "Target",
+    "TrainSettings",
     "Validation",
     "agreement",
     "compiled",

@@ -25,7 +25,8 @@ from eigenmill.compress.core.split import SplitLike, Validation, split_of
 from eigenmill.compress.judging.evaluate import logits
 from eigenmill.compress.packed.pack import packed_bytes
 from eigenmill.compress.training.augment import augmentation
-from eigenmill.compress.training.train import Augmentation, train
+from eigenmill.compress.training.settings import Augmentation
+from eigenmill.compress.training.train import train
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.rows.blocks import F64

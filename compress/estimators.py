@@ -66,7 +66,7 @@ class _Compact(BaseEstimator):  # type: ignore[misc]
         self.forget = forget
         self.random_state = random_state
 
-    def _check_input(self, X: RawLike, y: object, **options: Any) -> tuple[RawLike, npt.NDArray[Any]]:
+    def _check_input(self, X: RawLike, y: object, **options: object) -> tuple[RawLike, npt.NDArray[Any]]:
         """X and y as checked; a DataFrame with categories stays one."""
         self.categories_ = self._category_columns(X)
         if not self.categories_:

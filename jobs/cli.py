@@ -140,8 +140,10 @@ Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Threads; 
 MemoryBudget = Annotated[str | None, typer.Option("--memory", help="Budget of the process, such as 2GiB.")]
 ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="Directory of a saved model.")]
 Vector = Annotated[str | None, typer.Option("--vector", help="Column that holds one list of numbers per row.")]
-Columns = Annotated[str | None, typer.Option("--columns", help="Scalar columns, separated by commas.")]
-Carry = Annotated[str | None, typer.Option("--carry", help="Columns that travel along, separated by commas.")]
+Columns = Annotated[
+    list[str] | None, typer.Option("--columns", help="Scalar columns, separated by commas. May be repeated.")
+]
+Carry = compact_cli.Carry
 Out = Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Output directory.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another output at DIR.")]
 FeatureType = Annotated[str | None, typer.Option("--dtype", help="float32 or float64; as the data by default.")]
@@ -243,10 +245,11 @@ def inspect(
             with build_engine(source, None, bars) as engine:
                 found, names = quality.measure(data, engine), data.feature_names
         elif _holds(path, "model.json"):
-            model = load(path).snapshot()
+            fitted = load(path)
+            model, transforms = fitted.snapshot(), apply.transforms(fitted)
             found, names = model.quality, model.names
-            about.append(show.model(model, path))
-            plain["model"] = _model_json(model)
+            about.append(show.model(model, path, transforms))
+            plain["model"] = {**_model_json(model), "transforms": transforms}
         else:
             layout: dict[str, Any] = {"vector": vector, "columns": console.split(columns)}
             if _holds(path, "_manifest.json"):
@@ -279,6 +282,9 @@ def transform(
     partition_by: Annotated[
         str | None, typer.Option("--partition-by", help="A carried column that becomes directories.")
     ] = None,
+    all_rows: Annotated[
+        bool, typer.Option("--all-rows", help="Also rows that the filters of the job that fitted it leave out.")
+    ] = False,
     overwrite: Overwrite = False,
     engine: Where = "local",
     workers: Workers = None,
@@ -287,18 +293,18 @@ def transform(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Apply a saved model to new files.
+    """Apply a saved model to new files, read as the job that fitted it read its own, filters included.
 
     Example: [cyan]eigenmill transform out/model data/new --out out/new-features[/cyan]
     """
     options = {"layout": layout, "dtype": dtype, "partition_by": partition_by, "overwrite": overwrite}
-    carried = None if carry is None else console.split(carry)
+    carried = console.split(carry)
     with (
         console.bars(quiet or json_) as bars,
         command_engine(engine, out, workers=workers, memory=memory, progress=bars) as where,
     ):
-        found = apply.transform(model, path, out, where, carry=carried, **options)
-    console.show(show.manifest(found, out), found.as_json() if json_ else {}, json_)
+        found = apply.transform(model, path, out, where, carry=carried, all_rows=all_rows, **options)
+    console.show(show.manifest(found.manifest, out, found.model), found.as_json() if json_ else {}, json_)
 
 
 @app.command()
@@ -339,14 +345,14 @@ def reconstruct(
             against=against,
             vector=vector,
             columns=console.split(columns),
-            carry=None if carry is None else console.split(carry),
+            carry=console.split(carry),
             dtype=dtype,
             overwrite=overwrite,
         )
     if json_:
-        print(json.dumps(finite({"output": found.manifest.as_json(), "errors": found.errors})))
+        print(json.dumps(finite({"output": found.as_json(), "errors": found.errors})))
         return
-    console.show(show.manifest(found.manifest, out), {}, False)
+    console.show(show.manifest(found.manifest, out, found.model), {}, False)
     if found.errors is not None:
         console.show(show.errors(found.errors), {}, False)
 

@@ -134,7 +134,7 @@ class Dataset(Matrix):
 
     @classmethod
     def from_pyarrow(
-        cls, dataset: Any, *, filters: Any = None, format: Format | None = None, **options: Any
+        cls, dataset: object, *, filters: object = None, format: Format | None = None, **options: object
     ) -> Dataset:
         """The files of a pyarrow dataset over Parquet, as deltalake makes it; options as for Parquet."""
         layout, cleaning = _split(options)
@@ -142,7 +142,7 @@ class Dataset(Matrix):
         return cls(source, Cleaning(**cleaning))
 
     @classmethod
-    def from_arrow(cls, table: Any, *, format: Format | None = None, **options: Any) -> Dataset:
+    def from_arrow(cls, table: object, *, format: Format | None = None, **options: object) -> Dataset:
         """An Arrow table, or what exports one (polars, DuckDB); options as for Parquet."""
         layout, cleaning = _split(options)
         source = tables.TableSource(tables.as_table(table), layouts.wanted(**layout), format)
@@ -154,7 +154,7 @@ class Dataset(Matrix):
         return cls.from_arrow(tables.pandas_table(frame), **options)
 
     @classmethod
-    def from_spark(cls, frame: Any, **options: Any) -> Dataset:
+    def from_spark(cls, frame: object, **options: object) -> Dataset:
         """A Spark DataFrame, classic or Connect, whose rows reach the workers as Arrow batches; options as for Parquet.
 
         Estimators given one fit on its own cluster. Nothing is read now but the first row of a vector column;

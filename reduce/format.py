@@ -16,7 +16,7 @@ not depend on them, and ``reduce`` does not know ``compress``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -190,7 +190,7 @@ class Format:
             )
         return cls(**changes)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[Callable[[dict[str, int | float]], Format], tuple[dict[str, int | float]]]:
         return Format.of, (self.changes(),)
 
 

@@ -230,11 +230,13 @@ class Plan:
 class Plannable(Protocol):
     """What can be planned: every estimator."""
 
-    def plan(self, X: Any, *, engine: Engine | Cluster | None = None, sink: Sink | None = None) -> Plan:
+    def plan(self, X: object, *, engine: Engine | Cluster | None = None, sink: Sink | None = None) -> Plan:
         """The plan of fitting to ``X`` and of writing the features to ``sink``."""
 
 
-def explain(estimator: Plannable, data: Any, engine: Engine | Cluster | None = None, sink: Sink | None = None) -> Plan:
+def explain(
+    estimator: Plannable, data: object, engine: Engine | Cluster | None = None, sink: Sink | None = None
+) -> Plan:
     """The plan of fitting ``estimator`` to ``data`` and, with a ``sink``, of writing the features there.
 
     In the place of an engine a :class:`eigenmill.reduce.engines.kinds.Cluster` will do: one that is not there yet.

@@ -107,7 +107,7 @@ class EigenmillPCA(Estimator, _Columns, DefaultParamsReadable, DefaultParamsWrit
         """Whether to divide columns by their standard deviation."""
         return self._set(scale=value)  # type: ignore[no-any-return]
 
-    def _fit(self, dataset: Any) -> EigenmillPCAModel:
+    def _fit(self, dataset: object) -> EigenmillPCAModel:
         if not self.isSet(self.k):
             raise ConfigError("expected k to be set, found none; give k= with the number of components")
         chosen = {name: self.getOrDefault(name) for name in ("scale", "whiten")}
@@ -136,7 +136,7 @@ class EigenmillPCAModel(Model, _Columns, MLReadable, MLWritable):
             raise ConfigError("expected a fitted model, found an empty one; fit an EigenmillPCA, or load a model")
         return self.pca
 
-    def _transform(self, dataset: Any) -> Any:
+    def _transform(self, dataset: object) -> Any:
         d = int(self._fitted.n_features_in_)
         source = source_of(dataset, vector=self._column("inputCol"), n_features=d)
         return source.applied(self._fitted.transform(Dataset(source)), self._column("outputCol"), VectorUDT())

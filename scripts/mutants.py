@@ -107,15 +107,17 @@ class Reach:
     seconds: Mapping[str, float]
 
     def tests(self, mutant: Mutant, source: bytes, limit: float) -> list[str]:
-        """The tests of the mutant's lines, or of its function; the shortest first, ``limit`` seconds in all."""
+        """The tests of the mutant's lines, or of its function; the shortest first, ``limit`` seconds in all.
+
+        What runs when a module is imported, a header with its defaults too, was run for whichever test came first.
+        It has the tests of the function that it heads, or of the file.
+        """
         known = self.lines.get(mutant.path, {})
         body = next((s for s, name in statements(ast.parse(source)) if _spans(s, mutant.line, name)), None)
-        rows: Iterable[int] = range(mutant.line, mutant.stop_line + 1)
+        rows: Iterable[int] = range(mutant.line, mutant.stop_line + 1) if body else known
         found = {test for row in rows for test in known.get(row, ())}
-        if not found and body is not None:
+        if body is not None and (not found or mutant.line < body.body[0].lineno):
             found = {test for row in range(body.lineno, (body.end_lineno or 0) + 1) for test in known.get(row, ())}
-        if not found and not mutant.function:
-            found = {test for tests in known.values() for test in tests}
         taken, total = list[str](), 0.0
         for test in sorted((t for t in found if t in self.seconds), key=lambda t: (self.seconds[t], t)):
             total += self.seconds[test]

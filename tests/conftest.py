@@ -19,6 +19,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import order
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # There are as many processes as cores, and a thread that waits for one that has none waits at full speed.
+    os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "eigenmill")
 QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("eigenmill", deadline=None, derandomize=True, database=None, suppress_health_check=QUIET)
@@ -38,6 +44,15 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     return None if seed is None else f"examples drawn at random: HYPOTHESIS_PROFILE={PROFILE} --hypothesis-seed={seed}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order.check(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return order.LongFirst(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 MEMORY = Path("/dev/shm")
 ENOUGH = 1 << 30
 """Bytes that must be free there: a container may have 64 MiB."""
@@ -55,6 +70,11 @@ def space() -> Iterator[Path]:
     """A directory in memory where there is room: hundreds of synced files would wait for the disk otherwise."""
     with in_memory() as folder:
         yield folder
+
+
+@pytest.fixture
+def tmp_path(space: Path) -> Path:
+    return space
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from eigenmill.jobs.shown import exits
+from tests.support.tables import vectors
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("docker/*.md")]
@@ -29,7 +30,7 @@ def test_the_first_example_of_the_readme_runs(tmp_path: Path) -> None:
         {
             "id": np.arange(len(digits.data)),
             "label": digits.target,
-            "pixels": pa.FixedSizeListArray.from_arrays(pa.array(digits.data.ravel()), digits.data.shape[1]),
+            "pixels": vectors(digits.data),
         }
     )
     (tmp_path / "data/digits").mkdir(parents=True)

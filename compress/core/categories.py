@@ -355,7 +355,7 @@ def is_table(X: object) -> bool:
     return named or (isinstance(X, list) and bool(X) and isinstance(X[0], Mapping))
 
 
-def as_rows(X: Any) -> pa.Table:
+def as_rows(X: object) -> pa.Table:
     """Named columns as an Arrow table; a dict of single values is one row.
 
     Raises:

@@ -123,7 +123,7 @@ class Samples:
 
     def _read(self, part: str, piece: int, rows: int) -> tuple[Codes, Targets]:
         d = self.front.n_codes
-        codes: Any = np.fromfile(self.directory / f"{part}-{piece}.codes", self.front.kind)
+        codes = np.fromfile(self.directory / f"{part}-{piece}.codes", self.front.kind)
         kind = np.int64 if self.model.task == "classification" else np.float64
         return codes.reshape(rows, d), np.fromfile(self.directory / f"{part}-{piece}.targets", kind)
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,11 @@ from eigenmill.compress.format import current
 from eigenmill.reduce.engines.base import one_blas_thread
 from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
 from eigenmill.reduce.rows.blocks import F64
+from eigenmill.reduce.rows.transforms import Project
 from eigenmill.reduce.storage.artifact import load_arrays, save_arrays
+
+if TYPE_CHECKING:
+    from eigenmill.reduce.estimators.base import Estimator
 
 
 @dataclass(frozen=True)
@@ -273,9 +277,11 @@ def _zero_unseen(weights: F64, front: Front) -> None:
     weights[front.starts] = 0
 
 
-def _with_projection(model: Model, pca: Any) -> Model:
+def _with_projection(model: Model, pca: Estimator) -> Model:
     """The model with a fitted PCA's front, and its projection as the first layer."""
     fitted, projection = pca.snapshot(), pca.as_transform()
+    if not isinstance(projection, Project):
+        raise ConfigError(f"expected a fitted PCA or TruncatedSVD as the first layer, found a model of {fitted.kind}")
     front = front_of(fitted.quality, fitted.cleaning, fitted.layout, fitted.names, model.bits)
     matrix, shift = projection.weights, projection.mean
     # x = low + step * (centre + spread * z), so that (x - shift) @ matrix is linear in z.

@@ -77,11 +77,11 @@ class _Graph:
     nodes: list[Proto] = field(default_factory=list)
     constants: list[Proto] = field(default_factory=list)
 
-    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+    def add(self, operator: str, *inputs: str, **attributes: object) -> str:
         """The name of what a node gives."""
         return self.put(f"t{len(self.nodes)}", operator, *inputs, **attributes)
 
-    def put(self, name: str, operator: str, *inputs: str, **attributes: Any) -> str:
+    def put(self, name: str, operator: str, *inputs: str, **attributes: object) -> str:
         """The same with a name chosen."""
         from onnx import helper
 

@@ -41,8 +41,8 @@ class FloatLayer:
 
 
 def from_torch(
-    net: Any,
-    data: Any,
+    net: object,
+    data: object,
     *,
     labels: Sequence[Label] | None = None,
     task: Task | None = None,
@@ -100,7 +100,7 @@ def _flat(net: Any, container: Any) -> list[Any]:
 
 def from_safetensors(
     path: str | os.PathLike[str],
-    data: Any,
+    data: object,
     *,
     order: Sequence[str] | None = None,
     labels: Sequence[Label] | None = None,
@@ -229,7 +229,7 @@ def _with_step(step: Any, layers: list[FloatLayer]) -> list[FloatLayer]:
 
 def from_onnx(
     path: str | os.PathLike[str],
-    data: Any,
+    data: object,
     *,
     labels: Sequence[Label] | None = None,
     task: Task | None = None,
@@ -268,7 +268,7 @@ def from_onnx(
 # What they share
 
 
-def _float_array(values: Any, ndim: int) -> F64:
+def _float_array(values: object, ndim: int) -> F64:
     """(n_in, n_out) weights or (n_out,) biases in double precision."""
     found = np.asarray(values)
     if found.dtype.kind != "f" or found.ndim != ndim or not np.isfinite(found).all():

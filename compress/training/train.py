@@ -9,20 +9,20 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from eigenmill.compress.core.data import Labelled, Samples, Targets, samples_of
 from eigenmill.compress.core.front import Codes
-from eigenmill.compress.core.layers import F32, Dense
+from eigenmill.compress.core.layers import Dense
 from eigenmill.compress.core.model import Model
-from eigenmill.compress.core.split import SplitLike
 from eigenmill.compress.format import current
-from eigenmill.compress.training.augment import Affine, augmentation
-from eigenmill.compress.training.constraints import Constraint, EntropyPenalty, LearnedStep, Magnitude, smallest
+from eigenmill.compress.training.augment import Affine
+from eigenmill.compress.training.constraints import EntropyPenalty, LearnedStep, Magnitude, smallest
+from eigenmill.compress.training.settings import Augmentation, TrainKeywords, TrainSettings
 from eigenmill.compress.training.trained import TrainedLayer
 from eigenmill.reduce.errors import ConfigError, OutputError
 from eigenmill.reduce.storage.artifact import load_arrays, save_arrays
@@ -30,16 +30,6 @@ from eigenmill.reduce.storage.digest import digest_of, named, tag_of
 
 if TYPE_CHECKING:
     import torch
-
-OPTIMIZERS: dict[str, dict[str, float]] = {
-    "gradient_descent": {"lr": 0.5},
-    "sgd": {"lr": 0.1},
-    "momentum": {"lr": 0.1, "momentum": 0.9},
-    "adam": {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999},
-}
-"""The closed registry of optimizers and their defaults; each also takes ``weight_decay``."""
-SCHEDULES = ("constant", "cosine")
-Augmentation = Callable[[F32, np.random.Generator], F32]
 
 
 @dataclass(frozen=True)
@@ -56,24 +46,11 @@ class Epoch:
 def train(
     model: Model,
     data: Labelled,
+    settings: TrainSettings | None = None,
     *,
-    label: str = "label",
-    optimizer: Mapping[str, Any] | str = "adam",
-    epochs: int = 20,
-    batch: int = 128,
-    schedule: str = "cosine",
-    constraints: Sequence[Constraint] = (),
-    patience: int | None = None,
-    validation: SplitLike = 0.1,
-    class_weight: str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
-    seed: int = 0,
     progress: Callable[[Epoch], None] | None = None,
-    augment: Augmentation | Mapping[str, Any] | None = None,
-    teacher: str | None = None,
-    temperature: float = 2.0,
-    share: float = 0.5,
-    forget: float = 0.0,
+    **changes: Unpack[TrainKeywords],
 ) -> Model:
     """Train ``model``, from first weights or onwards.
 
@@ -82,61 +59,27 @@ def train(
 
     Args:
         model: from :meth:`Model.mlp`, or trained before.
-        data: a Dataset that carries ``label``, a pair (X, y), or :class:`~eigenmill.compress.Samples`.
-        label: the column of classes or values.
-        optimizer: a name of ``OPTIMIZERS``, or a mapping with ``name`` and its settings.
-        epochs: passes over the training rows.
-        batch: rows per step; gradient descent takes a whole epoch.
-        schedule: of the learning rate: ``"constant"``, or ``"cosine"`` down to 0 after a twentieth of warm-up.
-        constraints: what acts during training.
-        patience: stop after so many epochs without a better validation loss, and keep the best; None trains on.
-        validation: as of :func:`eigenmill.compress.gather`.
-        class_weight: ``"balanced"`` counts rare classes as much as frequent ones.
+        data: a Dataset that carries the label, a pair (X, y), or :class:`~eigenmill.compress.Samples`.
+        settings: how it goes about it; None for the defaults.
         checkpoint: a file that training goes on from when it is stopped; removed when it is done. A resumed
             training gives the same bytes as one in one go.
-        seed: of the order of the rows.
         progress: called after every epoch.
-        augment: changes scaled inputs (b, d) of a batch, given a generator that the seed decides: one of
-            ``eigenmill.compress.training.augment``, a mapping with its ``name`` and settings, or a function of your
-            own.
-        teacher: the column of a teacher's logits to learn from beside the labels; see :func:`eigenmill.compress.teach`.
-        temperature: of the teacher's probabilities.
-        share: of the loss that is the teacher's, 0 to 1; without a teacher it means nothing.
-        forget: share of the categories' values, drawn anew for every row, that count as unseen ones, 0 to below 1.
-            It teaches the net what to say of a row whose value is new, such as a month to come.
+        **changes: fields of ``settings`` that are other than there.
 
     Raises:
         ConfigError: an argument is unknown or out of range, or the loss is no longer finite.
         DataError: see :func:`eigenmill.compress.gather`.
         OutputError: the checkpoint belongs to another training.
     """
-    settings = _optimizer(optimizer)
-    if epochs < 1 or batch < 1 or schedule not in SCHEDULES or class_weight not in (None, "balanced"):
-        raise ConfigError(
-            f"expected epochs and batch of at least 1, schedule among {SCHEDULES} and class_weight balanced or none, "
-            f"found {epochs}, {batch}, {schedule!r}, {class_weight!r}"
-        )
-    if not (0 <= share <= 1 and 0 < temperature < math.inf):
-        raise ConfigError(f"expected 0 <= share <= 1 and a temperature above 0, found {share} and {temperature}")
-    if not 0 <= forget < 1:
-        raise ConfigError(f"expected a share forget of at least 0 and below 1, found {forget}; 0.05 is usual")
-    moved = augmentation(augment) if isinstance(augment, Mapping) else augment
+    given = replace(settings or TrainSettings(), **changes)
+    options = {"teacher": given.teacher, "validation": given.validation, "seed": given.seed}
     with one_torch_thread():
-        samples = samples_of(model, data, label, teacher=teacher, validation=validation, seed=seed)
-        if teacher is not None and not samples.taught:
+        samples = samples_of(model, data, given.label, **options)
+        if given.teacher is not None and not samples.taught:
             raise ConfigError("expected samples with a teacher's logits, found others; gather them with teacher=")
-        if patience is not None and not samples.n_held:
+        if given.patience is not None and not samples.n_held:
             raise ConfigError("expected validation rows to stop early by, found none; set validation, or no patience")
-        if settings["name"] == "gradient_descent":
-            batch = samples.n_rows
-        training = _Training(samples, settings, epochs, batch, schedule, tuple(constraints), class_weight, seed)
-        training.augment, training.temperature = moved, temperature
-        training.share = share if samples.taught else 0.0
-        training.forget = forget if samples.front.categories else 0.0
-        decides: list[object] = [samples.digest, settings, epochs, batch, schedule]
-        decides += [[named(c) for c in constraints], class_weight, seed, patience, training.fingerprint]
-        decides += [_augmentation_values(moved), temperature, training.share, training.forget]
-        return training.run(patience, checkpoint, digest_of(decides), progress)
+        return _Training(samples, given).run(checkpoint, progress)
 
 
 def _augmentation_values(augment: Augmentation | None) -> list[str] | None:
@@ -164,47 +107,19 @@ def one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _optimizer(value: Mapping[str, Any] | str) -> dict[str, Any]:
-    given = {"name": value} if isinstance(value, str) else dict(value)
-    name = given.get("name")
-    if name not in OPTIMIZERS:
-        raise ConfigError(f"expected an optimizer among {', '.join(OPTIMIZERS)}, found {name!r}")
-    known = {"name", "weight_decay", *OPTIMIZERS[name]}
-    if not set(given) <= known:
-        raise ConfigError(f"expected settings of {name} among {sorted(known)}, found {sorted(set(given) - known)}")
-    settings: dict[str, Any] = {"weight_decay": 0.0, **OPTIMIZERS[name], **given}
-    for key, number in settings.items():
-        if key != "name" and not (isinstance(number, int | float) and 0 <= number < math.inf):
-            raise ConfigError(f"expected {key} of {name} to be a number of at least 0, found {number!r}")
-    return settings
-
-
 class _Training:
     """One training: layers, optimizer, and where it stands."""
 
-    augment: Augmentation | None = None
-    temperature: float = 2.0
-    share: float = 0.0
-    forget: float = 0.0
-
-    def __init__(
-        self,
-        samples: Samples,
-        settings: dict[str, Any],
-        epochs: int,
-        batch: int,
-        schedule: str,
-        constraints: tuple[Constraint, ...],
-        class_weight: str | None,
-        seed: int,
-    ) -> None:
+    def __init__(self, samples: Samples, given: TrainSettings) -> None:
         import torch
 
-        self.samples, self.settings, self.epochs, self.batch = samples, settings, epochs, batch
-        self.schedule, self.seed = schedule, seed
-        self.magnitude = next((c for c in constraints if isinstance(c, Magnitude)), None)
-        learned = next((c for c in constraints if isinstance(c, LearnedStep)), None)
-        self.penalty = next((c for c in constraints if isinstance(c, EntropyPenalty)), None)
+        self.samples, self.given, self.settings, self.augment = samples, given, given.optimizing(), given.moves()
+        self.batch = samples.n_rows if self.settings["name"] == "gradient_descent" else given.batch
+        self.share = given.share if samples.taught else 0.0
+        self.forget = given.forget if samples.front.categories else 0.0
+        self.magnitude = next((c for c in given.constraints if isinstance(c, Magnitude)), None)
+        learned = next((c for c in given.constraints if isinstance(c, LearnedStep)), None)
+        self.penalty = next((c for c in given.constraints if isinstance(c, EntropyPenalty)), None)
         self.layers = [TrainedLayer(layer, learned) for layer in samples.model.layers]
         if self.penalty is not None and all(layer.log_step is None for layer in self.layers):
             raise ConfigError("expected LearnedStep beside EntropyPenalty, found free weights; add LearnedStep")
@@ -212,7 +127,7 @@ class _Training:
         front = samples.front
         self.front = front
         self.weights = None
-        if class_weight == "balanced" and samples.model.task == "classification":
+        if given.class_weight == "balanced" and samples.model.task == "classification":
             counts = np.maximum(samples.counts, 1)
             self.weights = torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32)
         self.optimizer = self._make_optimizer()
@@ -232,22 +147,25 @@ class _Training:
         groups += [{"params": steps, "weight_decay": 0.0, "lr": s["lr"] * 1e-2}] if steps else []
         return torch.optim.SGD(groups, lr=s["lr"], momentum=s.get("momentum", 0.0))
 
-    def run(
-        self,
-        patience: int | None,
-        checkpoint: str | os.PathLike[str] | None,
-        key: str,
-        progress: Callable[[Epoch], None] | None,
-    ) -> Model:
-        start, best, best_loss, waited = 0, None, math.inf, 0
+    def key(self) -> str:
+        """A digest of all that decides what comes of it."""
+        given = self.given
+        decides: list[object] = [self.samples.digest, self.settings, given.epochs, self.batch, given.schedule]
+        decides += [[named(c) for c in given.constraints], given.class_weight, given.seed, given.patience]
+        decides += [self.fingerprint, _augmentation_values(self.augment), given.temperature, self.share, self.forget]
+        return digest_of(decides)
+
+    def run(self, checkpoint: str | os.PathLike[str] | None, progress: Callable[[Epoch], None] | None) -> Model:
+        start, best, best_loss, waited, patience = 0, None, math.inf, 0, self.given.patience
+        key = "" if checkpoint is None else self.key()
         if checkpoint is not None and os.path.exists(checkpoint):
             start, best, best_loss, waited = self._resume(checkpoint, key)
-        for number in range(start, self.epochs):
+        for number in range(start, self.given.epochs):
             if patience is not None and waited >= patience:
                 break
             loss = self._epoch(number)
             held_loss, held_error = self._held_out_loss()
-            settled = self.magnitude is None or (number + 1) / self.epochs >= self.magnitude.until
+            settled = self.magnitude is None or (number + 1) / self.given.epochs >= self.magnitude.until
             if patience is not None and held_loss is not None and settled:
                 waited += 1
                 if held_loss < best_loss:
@@ -264,7 +182,7 @@ class _Training:
         return replace(self.samples.model, layers=tuple(layers), activations=None)
 
     def _rate(self, progress: float) -> float:
-        if self.schedule == "constant":
+        if self.given.schedule == "constant":
             return 1.0
         warm = 0.05
         return progress / warm if progress < warm else 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
@@ -272,12 +190,12 @@ class _Training:
     def _epoch(self, number: int) -> float:
         import torch
 
-        rng = np.random.default_rng([self.seed, 3, number])
+        rng = np.random.default_rng([self.given.seed, 3, number])
         steps = -(-self.samples.n_rows // self.batch)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         total, rows = 0.0, 0
         for i, (codes, wanted, taught) in enumerate(self.samples.batches(self.batch, rng)):
-            at = (number + (i + 1) / steps) / self.epochs
+            at = (number + (i + 1) / steps) / self.given.epochs
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * self._rate(at)
             if self.magnitude is not None and (i % 16 == 0 or i + 1 == steps):
@@ -294,7 +212,7 @@ class _Training:
             scores = self._forward(z, picked)
             loss = self._loss(scores, wanted)
             if taught is not None:
-                distance = _distance(scores, torch.from_numpy(taught), self.temperature)
+                distance = _distance(scores, torch.from_numpy(taught), self.given.temperature)
                 loss = (1 - self.share) * loss + self.share * distance
             total, rows = total + float(loss.detach()) * len(wanted), rows + len(wanted)
             if self.penalty is not None:
@@ -472,4 +390,4 @@ def _distance(scores: torch.Tensor, wanted: torch.Tensor, temperature: float) ->
     return torch.nn.functional.kl_div(soft, target, reduction="batchmean") * temperature**2
 
 
-__all__ = ["OPTIMIZERS", "Constraint", "EntropyPenalty", "Epoch", "LearnedStep", "Magnitude", "train"]
+__all__ = ["Epoch", "TrainKeywords", "TrainSettings", "train"]

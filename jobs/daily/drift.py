@@ -6,7 +6,7 @@ that the kept components span.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,7 @@ def _same(a: F64, b: F64) -> npt.NDArray[np.bool_]:
     return np.asarray((a == b) | (np.isnan(a) & np.isnan(b)), dtype=np.bool_)
 
 
-def _largest(changes: F64, bound: float | None, names: Any) -> Measure:
+def _largest(changes: F64, bound: float | None, names: Sequence[str]) -> Measure:
     # A value where there was none, or a variance where there was none, is a change without bound.
     changes = np.where(np.isnan(changes), np.inf, changes)
     worst = int(np.argmax(changes))

@@ -45,7 +45,7 @@ class Record:
         return {**_form(type(self)), **dict(items_of(self))}
 
     @classmethod
-    def from_json(cls, value: Any, where: str) -> Self:
+    def from_json(cls, value: object, where: str) -> Self:
         """The record in a parsed file; other formats and fields are refused."""
         known, form = tag_of(cls).fields, _form(cls)
         if not isinstance(value, dict) or any(value.get(k) != v for k, v in form.items()):

@@ -23,15 +23,17 @@ from typing import Any
 
 from eigenmill.jobs.daily import drift
 from eigenmill.jobs.daily.config import DailyFile, checked_day
-from eigenmill.jobs.daily.records import Fit, Gate, Place, Pointer, Project, Publish, Settings, Version, folder
+from eigenmill.jobs.daily.records import Fit, Gate, Place, Pointer, Project, Publish, R, Settings, Version, folder
 from eigenmill.jobs.reduction.build import build_dataset, build_engine, build_estimator, sink_options, work_directory
 from eigenmill.reduce import Dataset, Sink, load
 from eigenmill.reduce.engines.base import Engine, Progress, one_blas_thread
 from eigenmill.reduce.errors import ChangedInputError, ConfigError, OutputError
+from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.output.manifest import MANIFEST, read_manifest
 from eigenmill.reduce.sources.discovery import MAGIC
 from eigenmill.reduce.storage import files, places
 from eigenmill.reduce.storage.digest import digest_of, tag_of
+from eigenmill.reduce.storage.places import Location
 
 STAGES = ("fit", "gate", "project", "publish")
 
@@ -70,6 +72,9 @@ def fit(source: DailyFile, day: str, progress: Progress | None = None) -> Done:
         return Done("fit", day, False, before.as_json())
     _refuse_vanished(before, data, day)
     _refuse_unfinished(place, day)
+    files.check_writable(*places.resolve(place.root))
+    pointer = place.read(Pointer)
+    _sink(source, place, 1 if pointer is None else pointer.version, day).check(data)
     changed = True
     if place.exists("model", "model.json"):
         model = load(place.path("model"))
@@ -98,7 +103,7 @@ def gate(source: DailyFile, day: str) -> Done:
     if candidate.digest_ != fitted.candidate:
         raise ConfigError(
             f"expected the model to be as the fit of {day} has left it ({fitted.candidate[:12]}), found "
-            f"{candidate.digest_[:12]}; finish the days in order"
+            f"{str(candidate.digest_)[:12]}; finish the days in order"
         )
     pointer = place.read(Pointer)
     if pointer is None:
@@ -140,20 +145,19 @@ def project(source: DailyFile, day: str, progress: Progress | None = None) -> Do
     if model.digest_ != version.model:
         raise OutputError(
             f"expected the model of version {number} to have the digest {version.model[:12]}, found "
-            f"{model.digest_[:12]}; restore it"
+            f"{str(model.digest_)[:12]}; restore it"
         )
     written: dict[str, str] = {}
     transforms: list[str] = []
     changed = False
+    for each in place.days().keys() - set(days):
+        _sink(source, place, number, each).settle()
     with _engine(source, day, progress) as engine:
         for each in days:
             data = model.transform(_seen(source, each, _needed(place, Fit, each)))
             if alignment is not None:
                 data = data.then(alignment.transform(data.dtype))
-            sink = Sink(
-                place.path("versions", folder(number), "features", f"day={each}"),
-                **{**sink_options(source.job(each).job.output), "overwrite": True},
-            )
+            sink = _sink(source, place, number, each)
             there = _digest(sink.path)
             manifest = engine.write(data, sink)
             written[each] = manifest.digest
@@ -249,7 +253,14 @@ def _seen(source: DailyFile, day: str, fitted: Fit) -> Dataset:
     return replace(data, source=data.source.only([i for i, f in enumerate(data.source.files) if f.path in known]))
 
 
-def _digest(path: Any) -> str | None:
+def _sink(source: DailyFile, place: Place, number: int, day: str) -> Sink:
+    """The features of a day by a version; what is replaced goes where nobody reads, beside the features of all days."""
+    options = {**sink_options(source.job(day).job.output), "overwrite": True}
+    at = ("versions", folder(number))
+    return Sink(place.path(*at, "features", f"day={day}"), versions=place.path(*at, "replaced"), **options)
+
+
+def _digest(path: Location) -> str | None:
     """The digest of the features at ``path``; None when they have not been finished.
 
     Raises:
@@ -294,7 +305,7 @@ def _keep_settings(source: DailyFile, place: Place) -> None:
                 )
 
 
-def _needed(place: Place, kind: Any, day: str) -> Any:
+def _needed(place: Place, kind: type[R], day: str) -> R:
     found = place.read(kind, "days", day)
     if found is None:
         stage = tag_of(kind).name
@@ -304,12 +315,13 @@ def _needed(place: Place, kind: Any, day: str) -> Any:
 
 def _same_candidate(place: Place, day: str, candidate: str) -> None:
     """Refuse to go on from a gate or projection that belongs to an earlier fit of the day."""
-    for kind in (Fit, Gate):
-        found = _needed(place, kind, day).candidate
-        if found != candidate:
+    kinds: tuple[type[Fit], type[Gate]] = (Fit, Gate)
+    for kind in kinds:
+        found: Fit | Gate = _needed(place, kind, day)
+        if found.candidate != candidate:
             raise ConfigError(
                 f"expected the records of {day} to be of one model ({candidate[:12]}), found {kind.name} of "
-                f"{found[:12]}; run the stages after fit again"
+                f"{found.candidate[:12]}; run the stages after fit again"
             )
 
 
@@ -325,7 +337,7 @@ def _alignment(version: Version) -> drift.Alignment | None:
 
 
 def _prepare(
-    place: Place, decided: Gate, candidate: Any, before: int | None, alignment: drift.Alignment | None
+    place: Place, decided: Gate, candidate: Estimator, before: int | None, alignment: drift.Alignment | None
 ) -> None:
     """Put the candidate, without its state, where the new version will be; what an older try left there goes."""
     number = int(decided.version or 0)

@@ -25,6 +25,7 @@ from eigenmill.jobs.shown.words import count, number, percent, seconds
 from eigenmill.reduce import Dataset, connect, load
 from eigenmill.reduce.engines.base import Progress
 from eigenmill.reduce.engines.memory import format_bytes
+from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.storage import files, places
 
 JOB = """\
@@ -164,7 +165,13 @@ def _neighbours(pixels: npt.NDArray[Any], features: npt.NDArray[Any], labels: np
     return scores[0], scores[1]
 
 
-def _content(found: Demo, model: Any, pixels: Any, features: Any, labels: Any) -> page.Content:
+def _content(
+    found: Demo,
+    model: Estimator,
+    pixels: npt.NDArray[Any],
+    features: npt.NDArray[Any],
+    labels: npt.NDArray[Any],
+) -> page.Content:
     report, side = found.report, found.digits.side
     # One of each digit, the first that comes.
     first = np.array([int(np.argmax(labels == label)) for label in np.unique(labels)])

@@ -136,14 +136,14 @@ class Complaints:
         return "it says: " + " ".join(text.split()).rstrip(".").replace("`", "")
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def _models(annotation: object) -> list[type[BaseModel]]:
     """The sections in a type such as ``list[A | B] | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in typing.get_args(annotation) for model in _models(part)]
 
 
-def _tagged(model: type[BaseModel], value: Any) -> bool:
+def _tagged(model: type[BaseModel], value: object) -> bool:
     """Whether ``value`` names this one among several kinds of section."""
     if not isinstance(value, Mapping):
         return False
@@ -154,7 +154,7 @@ def _tagged(model: type[BaseModel], value: Any) -> bool:
     )
 
 
-def _has(value: Any, step: Step) -> bool:
+def _has(value: object, step: Step) -> bool:
     inside = isinstance(value, list) and isinstance(step, int) and step < len(value)
     return inside or (isinstance(value, Mapping) and step in value)
 
@@ -218,7 +218,7 @@ def _close(word: str, known: Sequence[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else ""
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """What was found, briefly."""
     if isinstance(value, Mapping):
         return f"the keys {', '.join(map(str, list(value)[:5]))}" if value else "no keys"

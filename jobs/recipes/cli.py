@@ -6,19 +6,23 @@ from typing import Annotated
 
 import typer
 
-from eigenmill.compress.packed.pack import load
+from eigenmill.compress.packed.pack import read_packed
 from eigenmill.compress.packed.predict import predictions
 from eigenmill.jobs.recipes import page as compact_page
 from eigenmill.jobs.recipes import run as compact
 from eigenmill.jobs.recipes import show as compact_show
 from eigenmill.jobs.recipes.recipe import load_recipe
 from eigenmill.jobs.reduction.build import command_engine
+from eigenmill.jobs.reduction.results import Applied
 from eigenmill.jobs.shown import console, show
-from eigenmill.reduce import Manifest, Sink
+from eigenmill.reduce import Sink
 from eigenmill.reduce.storage import files, places
 
 Where = Annotated[
     str, typer.Option("--engine", help="local, dask (on DASK_SCHEDULER_ADDRESS) or spark (where its settings say).")
+]
+Carry = Annotated[
+    list[str] | None, typer.Option("--carry", help="Columns that travel along, separated by commas. May be repeated.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, also about an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
@@ -53,9 +57,7 @@ def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A packed model, such as model.emill.")],
     path: Annotated[str, typer.Argument(metavar="INPUT", help="Parquet files with the model's columns.")],
     out: Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="Output directory.")],
-    carry: Annotated[
-        str | None, typer.Option("--carry", help="Columns that travel along, separated by commas.")
-    ] = None,
+    carry: Carry = None,
     vector: Annotated[str | None, typer.Option("--vector", help="Another list column than the model names.")] = None,
     column: Annotated[str, typer.Option("--column", help="Name of the predicted label or value.")] = "prediction",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another output at DIR.")] = False,
@@ -73,14 +75,15 @@ def predict(
     Example: [cyan]eigenmill predict model.emill data/new --out predictions --carry id[/cyan]
     """
     options = {} if vector is None else {"vector": vector}
-    data = predictions(load(model), path, column=column, carry=console.split(carry) or [], **options)
+    packed = read_packed(model)
+    data = predictions(packed.net, path, column=column, carry=console.split(carry) or [], **options)
     sink = Sink(out, layout="columns", names=list(data.feature_names), overwrite=overwrite)
     with (
         console.bars(quiet or json_) as bars,
         command_engine(engine, out, workers=workers, memory=memory, progress=bars) as where,
     ):
-        found: Manifest = where.write(data, sink)
-    console.show(show.manifest(found, out), found.as_json() if json_ else {}, json_)
+        found = Applied(where.write(data, sink), packed.sha256)
+    console.show(show.manifest(found.manifest, out, found.model), found.as_json() if json_ else {}, json_)
 
 
 __all__ = ["compress", "predict"]

@@ -31,6 +31,7 @@ import numpy as np
 
 from eigenmill.compress import Model, Samples, dct, gather, pooling, quantize
 from eigenmill.compress.core.categories import columns_of
+from eigenmill.compress.core.layers import Dense
 from eigenmill.compress.core.split import Validation
 from eigenmill.compress.distill import TEACHER
 from eigenmill.compress.exports.c import to_c
@@ -51,6 +52,7 @@ from eigenmill.reduce import Dataset
 from eigenmill.reduce import load as load_reduction
 from eigenmill.reduce.engines.base import Progress
 from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.storage import files, places
 from eigenmill.reduce.storage.digest import digest_of, sha256_of
 
@@ -105,7 +107,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
     return report
 
 
-def _dataset(given: spec.Rows, label: str, **other: Any) -> Dataset:
+def _dataset(given: spec.Rows, label: str, **other: object) -> Dataset:
     carry = list(dict.fromkeys([*given.carry, label, *columns_of(given.categories)]))
     if given.weights is not None:
         raise ConfigError("expected no weights for a compact model, found some; remove input.weights")
@@ -115,7 +117,7 @@ def _dataset(given: spec.Rows, label: str, **other: Any) -> Dataset:
 
 
 def _start(net: spec.Net, rows: spec.Rows) -> Model:
-    source: Any = None if net.pca is None else load_reduction(net.pca)
+    source: Estimator | Dense | None = None if net.pca is None else load_reduction(net.pca)
     if net.pooling is not None:
         source = pooling(**net.pooling.model_dump())
     if net.dct is not None:

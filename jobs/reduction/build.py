@@ -12,6 +12,7 @@ from eigenmill.reduce import PCA, Dataset, Sink, StandardScaler, TruncatedSVD, c
 from eigenmill.reduce.engines import ENGINES
 from eigenmill.reduce.engines.base import Engine, Progress
 from eigenmill.reduce.errors import ConfigError, OutputError
+from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.storage import files, places
 
 
@@ -39,7 +40,7 @@ def cleaning_of(spec: Input) -> dict[str, Any]:
     return {"missing": spec.missing, "clip": bounds, "clip_sd": spec.clip_sd}
 
 
-def build_dataset(source: JobFile, **cleaning: Any) -> Dataset:
+def build_dataset(source: JobFile, **cleaning: object) -> Dataset:
     """The input of a job; reads footers only. ``cleaning`` takes the place of the job's own."""
     spec = source.job.input
     with source.blame("input"):
@@ -53,7 +54,7 @@ def build_dataset(source: JobFile, **cleaning: Any) -> Dataset:
         )
 
 
-def build_estimator(spec: Reduction) -> Any:
+def build_estimator(spec: Reduction) -> Estimator:
     """The estimator, not yet fitted."""
     if spec.method == "scale":
         return StandardScaler(with_mean=spec.center, with_std=spec.scale is not False)

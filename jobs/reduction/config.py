@@ -25,15 +25,15 @@ Policy = Literal["error", "drop", "mean", "zero", "keep"] | float
 Bounds = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
-def _size(value: Any) -> Any:
+def _size(value: object) -> Any:
     return parse_bytes(value) if isinstance(value, int | str) and not isinstance(value, bool) else value
 
 
-def _condition(value: Any) -> bool:
+def _condition(value: object) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(isinstance(part, str) for part in value[:2])
 
 
-def _conditions(value: Any) -> Any:
+def _conditions(value: object) -> Any:
     """A list of conditions, or a list of such lists."""
     groups = value if isinstance(value, list) else [value]
     if not groups or not all(_condition(g) or (isinstance(g, list) and g and all(map(_condition, g))) for g in groups):
@@ -53,7 +53,7 @@ def _components(value: Any) -> Any:
     return value
 
 
-def _one_or_more(value: Any) -> Any:
+def _one_or_more(value: object) -> Any:
     return [value] if isinstance(value, str) else value
 
 
@@ -245,7 +245,7 @@ class Engine(Section):
         return self
 
 
-def present(value: Any) -> Any:
+def present(value: object) -> Any:
     """An empty section is one with defaults."""
     return {} if value is None else value
 

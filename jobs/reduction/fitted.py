@@ -7,6 +7,7 @@ It also says how the job read its input (weights, filters, carried columns), whi
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from eigenmill.jobs.reduction.build import build_estimator, filters_of
 from eigenmill.jobs.reduction.config import Job
 from eigenmill.reduce import Dataset, load
 from eigenmill.reduce.errors import REMADE, ArtifactError, OutputError
+from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.record import fingerprint
 from eigenmill.reduce.estimators.saving import names_to_json
@@ -96,7 +98,7 @@ def has_model(path: str) -> bool:
     return store.exists(fs, f"{directory}/model.json")
 
 
-def found_model(job: Job, data: Dataset, key: str) -> Any | None:
+def found_model(job: Job, data: Dataset, key: str) -> Estimator | None:
     """The model of this very job if it has been fitted and saved; None when it must be fitted.
 
     Raises:
@@ -139,7 +141,7 @@ def _difference(model: Snapshot, job: Job, data: Dataset) -> str | None:
     return None
 
 
-def _named(data: Dataset) -> Any:
+def _named(data: Dataset) -> Sequence[str]:
     names = data.feature_names
     return names if hasattr(names, "prefix") else tuple(names)
 

@@ -138,7 +138,7 @@ def all_versions() -> dict[str, str]:
     }
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> Any:
     """``value`` with NaN and infinities replaced by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None

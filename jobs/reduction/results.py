@@ -31,14 +31,25 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Reconstruction:
-    """The manifest of the columns written, and how far they are from the input, if that was asked for.
+class Applied:
+    """The manifest of what a model has written, and the digest of that model, as ``model.json`` names it."""
+
+    manifest: Manifest
+    model: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of ``_manifest.json``, and ``model_digest``."""
+        return {**self.manifest.as_json(), "model_digest": self.model}
+
+
+@dataclass(frozen=True)
+class Reconstruction(Applied):
+    """The same of the original columns, and how far they are from the input, if that was asked for.
 
     ``errors`` holds ``rows``, ``rmse`` by column, ``rmse_total`` and ``unexplained``: see
     :meth:`eigenmill.PCA.reconstruction_error`.
     """
 
-    manifest: Manifest
     errors: dict[str, Any] | None
 
 
@@ -65,4 +76,4 @@ class Texts:
     stored: int
 
 
-__all__ = ["Column", "Reconstruction", "Texts", "Update"]
+__all__ = ["Applied", "Column", "Reconstruction", "Texts", "Update"]

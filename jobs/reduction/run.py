@@ -6,7 +6,6 @@ import contextlib
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from eigenmill.jobs.reduction.build import (
     workplace,
 )
 from eigenmill.jobs.reduction.config import Job, JobFile
-from eigenmill.jobs.reduction.fitted import Fitted, fit_key, found_model, save_fitted
+from eigenmill.jobs.reduction.fitted import Fitted, fit_key, found_model, has_model, save_fitted
 from eigenmill.jobs.reduction.meter import MeasuredScan, Meter, forget_peak, peak_memory, told_of_remade
 from eigenmill.jobs.reduction.report import (
     Bytes,
@@ -33,9 +32,9 @@ from eigenmill.jobs.reduction.report import (
 from eigenmill.reduce import Dataset, Manifest, Sink
 from eigenmill.reduce.engines.base import Engine, Progress
 from eigenmill.reduce.engines.kinds import Cluster
-from eigenmill.reduce.errors import ConfigError, OutputError
+from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.estimators.fitted import Snapshot
-from eigenmill.reduce.output.sink import read_manifest
 from eigenmill.reduce.plan import Plan
 from eigenmill.reduce.sources.discovery import MAGIC
 from eigenmill.reduce.storage import files, places, secrets
@@ -47,7 +46,7 @@ class Prepared:
 
     source: JobFile
     data: Dataset
-    estimator: Any
+    estimator: Estimator
     engine: Engine
     sink: Sink | None
     key: str
@@ -140,7 +139,7 @@ def run(source: JobFile, progress: Progress | None = None) -> RunReport:
             plan = ready.plan()
             if model is None:
                 plan.refuse("engine.memory")
-            _refuse_other_features(ready)
+            _refuse_places(ready, model is not None)
             resumed = _begun(ready.work)
         output, manifest, fitted = ready.job.output, None, model is None
         ending.enter_context(workplace(ready.work))
@@ -231,7 +230,7 @@ def _scan_records(scans: Sequence[MeasuredScan]) -> list[ScanRecord]:
     ]
 
 
-def _save(ready: Prepared, model: Any) -> str:
+def _save(ready: Prepared, model: Estimator) -> str:
     """Save the model and, after it, which job it belongs to; returns the model's digest."""
     output, spec = ready.job.output, ready.job.input
     path = str(output.model)
@@ -254,24 +253,18 @@ def _exists(path: str) -> bool:
     return files.exists(fs, target)
 
 
-def _refuse_other_features(ready: Prepared) -> None:
-    """Refuse an output that the write would refuse, before the fit and not after it."""
-    if ready.sink is None or ready.job.output.overwrite:
-        return
-    fs, path = places.resolve(ready.sink.path)
-    names = files.names(fs, path) if files.exists(fs, path) else []
-    if "_manifest.json" in names:
-        found = read_manifest(ready.sink.path)
-        if found.input.get("digest") != ready.data.source.digest:
-            raise OutputError(
-                f"expected output.features to be absent or written by this same job, found features of another input "
-                f"({found.rows} rows) at {path}; choose another path, or set output.overwrite: true"
-            )
-    elif "_job.json" not in names and (foreign := files.visible_files(fs, path)):
-        raise OutputError(
-            f"expected output.features to be absent or empty, found files such as {next(iter(foreign))} at {path}; "
-            "choose another path"
-        )
+def _refuse_places(ready: Prepared, fitted: bool) -> None:
+    """Refuse before the fit, and not after it, what cannot be written."""
+    output = ready.job.output
+    if output.model is not None:
+        files.check_writable(*places.resolve(output.model))
+    if output.report is not None:
+        fs, path = places.resolve(output.report)
+        files.check_writable(fs, files.split(path)[0])
+    if ready.sink is not None and not fitted:
+        other = output.overwrite and output.model is not None and has_model(output.model)
+        with ready.source.blame("output"):
+            ready.sink.check(ready.data, other=other)
 
 
 def _refuse_overlap(job: Job) -> None:

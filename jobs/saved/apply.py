@@ -11,32 +11,52 @@ import numpy as np
 from eigenmill.jobs.daily.drift import Alignment
 from eigenmill.jobs.daily.records import Version
 from eigenmill.jobs.reduction.fitted import Fitted, load_fitted, save_fitted
-from eigenmill.jobs.reduction.results import Reconstruction, Update
-from eigenmill.reduce import Dataset, Manifest, Sink, StandardScaler, load
+from eigenmill.jobs.reduction.results import Applied, Reconstruction, Update
+from eigenmill.reduce import Dataset, Sink, StandardScaler, load
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, OutputError
+from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.output.sink import read_manifest
-from eigenmill.reduce.storage import files, places
+from eigenmill.reduce.storage import files, places, plain
+from eigenmill.reduce.storage.places import Location
 
+PRECISIONS = ("float32", "float64")
 ERRORS = "_reconstruction.json"
 """Where a reconstruction keeps its error, in its output; readers of Parquet skip the name."""
 
 
-def read_input(model: Any, path: Any, **options: Any) -> Dataset:
+def read_input(model: Estimator, path: Location | Sequence[Location], **options: object) -> Dataset:
     """Files in the layout that ``model`` was fitted on; ``options`` as of ``Dataset.from_parquet``."""
     return Dataset.from_parquet(path, **{**model.snapshot().layout, **options})
 
 
 def transform(
-    model_path: str, path: Any, out: str, engine: Engine, *, carry: Sequence[str] | None = None, **options: Any
-) -> Manifest:
-    """Reduce new files with a saved model. ``carry=None`` carries what the job that fitted it carried."""
+    model_path: str,
+    path: Location | Sequence[Location],
+    out: str,
+    engine: Engine,
+    *,
+    carry: Sequence[str] | None = None,
+    all_rows: bool = False,
+    **options: Any,
+) -> Applied:
+    """Reduce new files with a saved model; they are read as the job that fitted it read its own.
+
+    Args:
+        model_path: the model.
+        path: the files.
+        out: output directory.
+        engine: where to run.
+        carry: columns that travel along; those of the job by default.
+        all_rows: also the rows that the job's filters leave out.
+        options: as of :class:`eigenmill.Sink`.
+    """
     model, fitted = load(model_path), load_fitted(model_path)
-    data = read_input(model, path, carry=fitted.carry if carry is None else list(carry))
+    filters = None if all_rows else fitted.reading()["filters"]
+    data = read_input(model, path, carry=fitted.carry if carry is None else list(carry), filters=filters)
     named = isinstance(model, StandardScaler) and options.get("layout") == "columns"
     sink = Sink(out, names=list(data.feature_names) if named else None, **options)
-    manifest: Manifest = engine.write(model.transform(data), sink)
-    return manifest
+    return Applied(engine.write(model.transform(data), sink), str(model.digest_))
 
 
 def reconstruct(
@@ -45,7 +65,7 @@ def reconstruct(
     out: str,
     engine: Engine,
     *,
-    against: Any = None,
+    against: Location | Sequence[Location] | None = None,
     vector: str | None = None,
     columns: Sequence[str] | None = None,
     carry: Sequence[str] | None = None,
@@ -77,10 +97,13 @@ def reconstruct(
     else:
         options |= {"layout": "list", "column": str(fitted.layout.get("vector", "values"))}
     manifest = engine.write(model.inverse_transform(features), Sink(out, **options))
-    return Reconstruction(manifest, None if against is None else _measured(model, against, model_path, engine, out))
+    errors = None if against is None else _measured(model, against, model_path, engine, out)
+    return Reconstruction(manifest, str(fitted.digest), errors)
 
 
-def _measured(model: Any, against: Any, model_path: str, engine: Engine, out: str) -> dict[str, Any]:
+def _measured(
+    model: Estimator, against: Location | Sequence[Location], model_path: str, engine: Engine, out: str
+) -> dict[str, Any]:
     fitted = load_fitted(model_path)
     data = read_input(model, against, weights=fitted.weights, filters=fitted.reading()["filters"])
     found = model.reconstruction_error(data, engine=engine)
@@ -97,7 +120,7 @@ def _measured(model: Any, against: Any, model_path: str, engine: Engine, out: st
 
 
 def _features_layout(
-    model: Any, model_path: str, path: str, vector: str | None, columns: Sequence[str] | None
+    model: Estimator, model_path: str, path: str, vector: str | None, columns: Sequence[str] | None
 ) -> tuple[dict[str, Any], list[str], Alignment | None]:
     """How to read features, the other columns in them, and how they are aligned to those of an earlier model."""
     if vector is not None or columns is not None:
@@ -124,9 +147,14 @@ def _features_layout(
     return {"columns": names[-width:]}, names[:-width], aligned
 
 
-def _digests(model: Any) -> list[str]:
+def transforms(model: Estimator) -> dict[str, str]:
+    """By precision, what outputs of the model name as their transforms: its digest covers more than its arithmetic."""
+    return {dtype: plain.digest([digest]) for dtype, digest in zip(PRECISIONS, _digests(model), strict=True)}
+
+
+def _digests(model: Estimator) -> list[str]:
     """Digests of the model as a transform, in both precisions."""
-    return [model.as_transform(dtype).digest for dtype in ("float32", "float64")]
+    return [model.as_transform(dtype).digest for dtype in PRECISIONS]
 
 
 def _alignment(model_path: str) -> Alignment | None:
@@ -141,10 +169,10 @@ def _alignment(model_path: str) -> Alignment | None:
 
 def _aligning(alignment: Alignment | None) -> list[str]:
     """Digests of an alignment as a transform, in both precisions."""
-    return [] if alignment is None else [alignment.transform(np.dtype(t)).digest for t in ("float32", "float64")]
+    return [] if alignment is None else [alignment.transform(np.dtype(t)).digest for t in PRECISIONS]
 
 
-def update(model_path: str, path: Any, engine: Engine) -> Update:
+def update(model_path: str, path: Location | Sequence[Location], engine: Engine) -> Update:
     """Go on from a saved state with the files at ``path`` that it has not seen, and save the model with its state.
 
     Raises:
@@ -158,6 +186,7 @@ def update(model_path: str, path: Any, engine: Engine) -> Update:
             f"expected a model saved with its state at {model_path}, found one without; "
             "fit it with output.state: true in the job file"
         )
+    files.check_writable(*places.resolve(model_path))
     data = read_input(model, path, weights=fitted.weights, filters=fitted.reading()["filters"])
     model.partial_fit(data, engine=engine)
     seen, had = model.snapshot().fingerprint, before.fingerprint
@@ -171,4 +200,4 @@ def update(model_path: str, path: Any, engine: Engine) -> Update:
     return Update(files_ - had["files"], rows - had["rows"], files_, rows, digest, changed)
 
 
-__all__ = ["read_input", "reconstruct", "transform", "update"]
+__all__ = ["read_input", "reconstruct", "transform", "transforms", "update"]

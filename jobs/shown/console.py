@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -57,9 +57,11 @@ def show(table: RenderableType, plain: dict[str, Any], as_json: bool) -> None:
     console.print()
 
 
-def split(columns: str | None) -> list[str] | None:
-    """Names separated by commas."""
-    return None if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
+def split(columns: Sequence[str] | None) -> list[str] | None:
+    """Names separated by commas, of an option that may be repeated."""
+    if not columns:
+        return None
+    return [name.strip() for each in columns for name in each.split(",") if name.strip()]
 
 
 __all__ = ["bars", "notice", "show", "split", "stderr"]

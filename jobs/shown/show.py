@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -238,8 +238,8 @@ def columns(table: Sequence[Column], rows: int, *, listed: int = 30) -> Renderab
     return Group(shown, *notes)
 
 
-def model(found: Snapshot, path: str) -> RenderableType:
-    """A saved model in a few lines."""
+def model(found: Snapshot, path: str, transforms: Mapping[str, str]) -> RenderableType:
+    """A saved model in a few lines; ``transforms``: by precision, what its outputs name."""
     ratio = found.arrays.get("explained_variance_ratio_")
     parameters = ", ".join(f"{k}={v!r}" for k, v in found.parameters.items() if v is not None)
     seen = found.fingerprint
@@ -258,13 +258,14 @@ def model(found: Snapshot, path: str) -> RenderableType:
             ("solver", found.values.get("solver_")),
             ("state", "saved: eigenmill update goes on from it" if found.has_state else "none"),
             ("digest", found.digest),
+            *((f"transforms in {dtype}", digest) for dtype, digest in transforms.items()),
         ],
     )
     return Group(about, "", variance(ratio.tolist())) if ratio is not None else about
 
 
-def manifest(found: Manifest, path: str) -> RenderableType:
-    """A finished output in a few lines."""
+def manifest(found: Manifest, path: str, model: str | None = None) -> RenderableType:
+    """A finished output in a few lines; ``model``: the digest of the one that has made it, where it is known."""
     files = sum(len(p.files) for p in found.parts)
     shown = ", ".join(f"{name} {kind}" for name, kind in found.schema[:8]) + (" ..." if len(found.schema) > 8 else "")
     return facts(
@@ -273,7 +274,8 @@ def manifest(found: Manifest, path: str) -> RenderableType:
             ("rows", f"{count(found.rows)} in {count(files)} files, {format_bytes(found.bytes)}"),
             ("columns", shown),
             ("made of", f"{count(int(found.input['rows']))} rows x {count(int(found.input['features']))} features"),
-            ("model", found.model),
+            ("model", model),
+            ("transforms", found.model),
         ],
     )
 

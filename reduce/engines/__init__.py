@@ -11,14 +11,13 @@ May import: errors, output, passes, rows, sources, storage.
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.engines.kinds import ENGINES
 from eigenmill.reduce.errors import ConfigError
 
 
-def connect(kind: str = "local", client: Any = None, **options: Any) -> Engine:
+def connect(kind: str = "local", client: object = None, **options: object) -> Engine:
     """The engine called ``kind``.
 
     Args:

@@ -60,10 +60,10 @@ class Checkpoint:
     def __init__(
         self,
         work: str | os.PathLike[str],
-        pass_: Any,
+        pass_: Pass[Any, Any],
         data: Matrix,
         tree: Tree[Any],
-        lock: contextlib.AbstractContextManager[Any] | None = None,
+        lock: contextlib.AbstractContextManager[object] | None = None,
         every: float = 30.0,
         form: str = "tree",
     ) -> None:

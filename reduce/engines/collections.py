@@ -42,12 +42,12 @@ ROOMS = {kind.package: kind.collections for kind in ENGINES.values() if kind.pac
 """Packages whose collections are taken as data, and the optional module that reads each."""
 
 
-def source_of(X: Any, package: str, **options: Any) -> Collection:
+def source_of(X: object, package: str, **options: object) -> Collection:
     """The source of a Dask array, Dask DataFrame or Spark DataFrame; options are those of the package's room."""
     source: Collection = import_module(ROOMS[package]).source_of(X, **options)
     return source
 
 
-def package_of(X: Any) -> str:
+def package_of(X: object) -> str:
     """The package that the class of ``X`` comes from."""
     return type(X).__module__.partition(".")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from eigenmill.reduce.engines.costs import DASK, SPARK, Costs
@@ -31,7 +32,7 @@ class Kind:
     package: str | None = None
     collections: str | None = None
 
-    def sessions(self) -> Any:
+    def sessions(self) -> ModuleType:
         """The module that opens (``session``) and ends (``stop``) sessions for commands that are given none."""
         return import_module(f"{self.module.rpartition('.')[0]}.session")
 

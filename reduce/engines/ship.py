@@ -39,10 +39,10 @@ class Common:
     """Arrays and long tuples of names that several instructions share: packed once, read-only for who unpacks them."""
 
     def __init__(self) -> None:
-        self.objects: list[Any] = []
+        self.objects: list[object] = []
         self._numbers: dict[int, int] = {}
 
-    def number(self, obj: Any) -> int | None:
+    def number(self, obj: object) -> int | None:
         """The number of an object that is worth sharing."""
         if isinstance(obj, np.ndarray):
             if obj.nbytes < SHARED or obj.dtype.hasobject:
@@ -59,9 +59,9 @@ class Common:
         return pickle.dumps(self.objects, protocol=5)
 
 
-def unpack_common(payload: bytes) -> list[Any]:
+def unpack_common(payload: bytes) -> list[object]:
     """The objects of a packed :class:`Common`."""
-    objects: list[Any] = pickle.loads(payload)
+    objects: list[object] = pickle.loads(payload)
     for obj in objects:
         if isinstance(obj, np.ndarray):
             obj.flags.writeable = False
@@ -73,7 +73,7 @@ class _Packer(pickle.Pickler):
         super().__init__(out, protocol=5)
         self.work, self.common = work, common
 
-    def persistent_id(self, obj: Any) -> tuple[Any, Any] | None:
+    def persistent_id(self, obj: object) -> tuple[object, ...] | None:
         if isinstance(obj, Store):
             refuse_secrets(obj.uri, obj.given)
         elif isinstance(obj, Sink):
@@ -96,7 +96,7 @@ class _Packer(pickle.Pickler):
 
 
 class _Unpacker(pickle.Unpickler):
-    def __init__(self, payload: bytes, common: Sequence[Any]) -> None:
+    def __init__(self, payload: bytes, common: Sequence[object]) -> None:
         super().__init__(io.BytesIO(payload))
         self.common = common
 
@@ -132,7 +132,7 @@ def workplace(work: str | os.PathLike[str] | None) -> str | None:
     return places.absolute(place)
 
 
-def refuse_secrets(uri: str | None, filesystem: Any) -> None:
+def refuse_secrets(uri: str | None, filesystem: object) -> None:
     """Refuse a place whose description holds credentials: descriptions travel, and workers have their own.
 
     Raises:
@@ -160,7 +160,7 @@ def _options(value: Any) -> Any:
     return [_options(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def pack(value: Any, work: str | None = None, common: Common | None = None) -> bytes:
+def pack(value: object, work: str | None = None, common: Common | None = None) -> bytes:
     """``value`` as bytes for a worker; large arrays go to ``work``, shared ones to ``common``.
 
     Raises:
@@ -171,6 +171,6 @@ def pack(value: Any, work: str | None = None, common: Common | None = None) -> b
     return out.getvalue()
 
 
-def unpack(payload: bytes, common: Sequence[Any] = ()) -> Any:
+def unpack(payload: bytes, common: Sequence[object] = ()) -> Any:
     """What :func:`pack` packed. Arrays from elsewhere are read-only: this process keeps them."""
     return _Unpacker(payload, common).load()

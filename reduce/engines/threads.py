@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import pyarrow as pa
 
@@ -20,7 +20,7 @@ AHEAD = 4
 """Tasks per worker that may start after the oldest one that runs: states that wait for a slow one would pile up."""
 
 
-def run_tasks(tasks: Sequence[Task[T]], workers: int, advance: Watch, done: Callable[[int, T], Any]) -> None:
+def run_tasks(tasks: Sequence[Task[T]], workers: int, advance: Watch, done: Callable[[int, T], object]) -> None:
     """Run all tasks, at most ``workers`` at once, started in order.
 
     An error stops all later tasks; those before it go on, so that it is the first task's error that is raised, with
@@ -62,7 +62,9 @@ class _Threads(Generic[T]):
         running: numbers of the tasks that run. errors: by number of the task.
     """
 
-    def __init__(self, tasks: Sequence[Task[T]], workers: int, advance: Watch, done: Callable[[int, T], Any]) -> None:
+    def __init__(
+        self, tasks: Sequence[Task[T]], workers: int, advance: Watch, done: Callable[[int, T], object]
+    ) -> None:
         self.tasks, self.workers, self.advance, self.done = tasks, workers, advance, done
         self.turn = threading.Condition()
         self.started, self.end = 0, len(tasks)

@@ -15,6 +15,7 @@ from itertools import chain
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -73,8 +74,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def _first_pass(self, plan: Plan, intake: Intake, threads: int) -> Pass[Any, Any]:
         """The solver's first pass, made of the one that was planned."""
-        planned: Any = plan.method.first.pass_
-        first: Pass[Any, Any] = replace(planned, intake=intake)
+        first: Pass[Any, Any] = replace(plan.method.first.pass_, intake=intake)  # type: ignore[type-var]
         return first
 
     def _finish(self, result: Any, intake: Intake, data: Dataset | None, run: Run) -> Moments:
@@ -95,7 +95,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def plan(
         self,
-        X: Any,
+        X: object,
         *,
         engine: Engine | Cluster | None = None,
         sink: Sink | None = None,
@@ -161,9 +161,9 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def fit(
         self,
-        X: Any,
-        y: Any = None,
-        sample_weight: Any = None,
+        X: object,
+        y: object = None,
+        sample_weight: object = None,
         *,
         engine: Engine | None = None,
         keep_state: bool | None = None,
@@ -193,7 +193,9 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             plan = self._taken(plan, data, keep_state)
         return self._run(plan, data, engine, None)
 
-    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, engine: Engine | None = None) -> Self:
+    def partial_fit(
+        self, X: object, y: object = None, sample_weight: object = None, *, engine: Engine | None = None
+    ) -> Self:
         """Go on from what has been seen.
 
         With files, after ``fit(..., keep_state=True)`` or after loading a model saved with its state: files already
@@ -307,7 +309,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         model._read_record = state
         return model
 
-    def as_transform(self, dtype: Any = np.float64, format: Format | None = None) -> Transform:
+    def as_transform(self, dtype: npt.DTypeLike = np.float64, format: Format | None = None) -> Transform:
         """The fitted model as a row-local transform of raw rows (n, d), in float32 or float64."""
         check_is_fitted(self, "cleaning_")
         return self._transform(ModelInput(self._names, np.dtype(dtype), self.cleaning_, format or current()))
@@ -352,7 +354,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _numbered(self) -> bool:
         return not isinstance(self._names, tuple)
 
-    def _read(self, X: Any) -> Dataset:
+    def _read(self, X: object) -> Dataset:
         """Files and Spark DataFrames are read in the layout that the model was fitted on."""
         if isinstance(X, str | os.PathLike):
             return Dataset.from_parquet(X, **self._layout)
@@ -420,7 +422,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     # Data out.
 
-    def transform(self, X: Any) -> Any:
+    def transform(self, X: object) -> Any:
         """Reduced features of ``X`` (n, d): an array (n, k) for arrays, a lazy Dataset for a Dataset or path."""
         check_is_fitted(self, "cleaning_")
         data = self._dataset(X, None, reset=False)
@@ -429,7 +431,9 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             return data.source.applied(out)
         return out if is_lazy(X) else self._collect(out)
 
-    def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None, *, engine: Engine | None = None) -> Any:
+    def fit_transform(
+        self, X: object, y: object = None, sample_weight: object = None, *, engine: Engine | None = None
+    ) -> Any:
         """``fit(X).transform(X)``."""
         return self.fit(X, y, sample_weight, engine=engine).transform(X)
 

@@ -41,7 +41,7 @@ def by_trace(ritz: Ritz, k: int, trace: float, format: Format = FORMAT_1) -> F64
     left = max(trace - float(theta.sum()), 0.0)
     found = theta[:k] + left
     above = theta[:k][theta[:k] > 2 * left]
-    if not len(above) or theta[0] <= 0:
+    if not len(above):
         return found
     squares = ritz.coupling.T @ ritz.coupling
     for mu in np.unique(above[np.linspace(0, len(above) - 1, format.trace_points).astype(int)]):

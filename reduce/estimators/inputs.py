@@ -14,7 +14,7 @@ from eigenmill.reduce.engines.collections import ROOMS, Collection, package_of
 from eigenmill.reduce.engines.kinds import Cluster
 
 
-def is_lazy(X: Any) -> bool:
+def is_lazy(X: object) -> bool:
     """Whether ``X`` is data to be read by an engine, as against an array or data frame."""
     if isinstance(X, list | tuple):
         return bool(X) and all(isinstance(path, str | os.PathLike) for path in X)
@@ -33,7 +33,7 @@ def engine_for(data: Dataset, engine: Engine | Cluster | None) -> Engine | Clust
     return connect(source.home, source.connection()) if isinstance(source, Collection) else connect("local")
 
 
-def kept_state(X: Any, keep_state: bool | None) -> bool | None:
+def kept_state(X: object, keep_state: bool | None) -> bool | None:
     """Whether a state is to be kept: of lazy data when that is asked for, of arrays when it is small (None), too."""
     return False if keep_state is None and is_lazy(X) else keep_state
 
@@ -43,7 +43,7 @@ def lazy_data_passes_by(method: Callable[..., Any]) -> Callable[..., Any]:
     plain = getattr(method, "__wrapped__", method)
 
     @functools.wraps(plain)
-    def call(self: Any, X: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self: object, X: object, *args: object, **kwargs: object) -> Any:
         return (plain if is_lazy(X) else method)(self, X, *args, **kwargs)
 
     return call

@@ -145,7 +145,7 @@ class Krylov:
         return coordinates
 
 
-def orthonormal(vectors: F64, threads: int = 1, format: Format = FORMAT_1) -> tuple[F64, F64]:
+def orthonormal(vectors: F64, threads: int, format: Format) -> tuple[F64, F64]:
     """(Q (d, l), R (l, l)) with ``vectors = Q R``; R is triangular. Consumes ``vectors``."""
     q, turn, r = _factored(vectors, threads, format)
     return rotate(q, turn, threads, format), r

@@ -214,7 +214,7 @@ class Linear(Estimator):
         return moments
 
     def _iterate(
-        self, result: Any, moments: Moments, mean: F64, variance: F64, intake: Intake, data: Dataset, run: Run
+        self, result: object, moments: Moments, mean: F64, variance: F64, intake: Intake, data: Dataset, run: Run
     ) -> None:
         """The sketch solver, from the result of its first pass."""
         d, n, earlier = len(intake.names), moments.total, self._earlier(len(intake.names))
@@ -304,7 +304,7 @@ class Linear(Estimator):
     def _n_features_out(self) -> int:
         return int(self.n_components_)
 
-    def inverse_transform(self, X: Any) -> Any:
+    def inverse_transform(self, X: object) -> Any:
         """From reduced features (n, k) back to the original columns (n, d), in original units."""
         check_is_fitted(self, "cleaning_")
         data = X if isinstance(X, Dataset) else Dataset.from_numpy(np.asarray(X))
@@ -313,7 +313,7 @@ class Linear(Estimator):
         out = data.then(Reconstruct(basis, self._shift, names, dtype))
         return out if isinstance(X, Dataset) else out.to_numpy()
 
-    def reconstruction_error(self, X: Any, *, engine: Engine | None = None) -> dict[str, Any]:
+    def reconstruction_error(self, X: object, *, engine: Engine | None = None) -> dict[str, Any]:
         """How far ``inverse_transform(transform(X))`` is from ``X``, in one scan.
 
         Returns:

@@ -83,7 +83,7 @@ class PCA(Linear):
         max_components: int = COMPONENTS,
         block_size: int | None = None,
         warm_start: bool = False,
-        random_state: Any = None,
+        random_state: object = None,
     ) -> None:
         self.n_components = n_components
         self.scale = scale
@@ -159,14 +159,14 @@ class PCA(Linear):
         precision.flat[:: len(precision) + 1] += 1 / self.noise_variance_
         return np.asarray(precision)
 
-    def score_samples(self, X: Any) -> Any:
+    def score_samples(self, X: object) -> Any:
         """Log-likelihood of each row: an array (n,) for arrays, a Dataset of one column for a Dataset."""
         check_is_fitted(self, "cleaning_")
         data = self._dataset(X, None, reset=False)
         out = data.then(self._likelihood(data.format))
         return out if isinstance(X, Dataset) else out.to_numpy()[:, 0]
 
-    def score(self, X: Any, y: Any = None, *, engine: Engine | None = None) -> float:
+    def score(self, X: object, y: object = None, *, engine: Engine | None = None) -> float:
         """Mean log-likelihood of the rows, in one scan."""
         check_is_fitted(self, "cleaning_")
         data = self._dataset(X, None, reset=False)

@@ -7,6 +7,7 @@ table, the layout of the input and its fingerprint. Nothing depends on time, pla
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from eigenmill.reduce.engines.base import tree_arrays
@@ -60,16 +61,16 @@ def save(found: Snapshot, record: StateRecord | None, path: str | os.PathLike[st
     )
 
 
-def _row(file: FileInfo) -> list[Any]:
+def _row(file: FileInfo) -> list[object]:
     return [file.path, file.size, file.digest, list(file.rows), file.encoded]
 
 
-def names_to_json(names: Any) -> Any:
+def names_to_json(names: Sequence[str]) -> dict[str, str | int] | list[str]:
     """Feature names as a list, or as prefix and count."""
     return {"prefix": names.prefix, "count": len(names)} if isinstance(names, NumberedNames) else list(names)
 
 
-def names_from_json(value: Any) -> Any:
+def names_from_json(value: Any) -> Sequence[str]:
     """The inverse of :func:`names_to_json`."""
     if isinstance(value, dict):
         return NumberedNames(str(value["prefix"]), int(value["count"]))

@@ -16,13 +16,15 @@ from eigenmill.reduce.method import Bound, Method, Stage
 from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.passes.moments import MomentsPass, imputed
 from eigenmill.reduce.plan import Run
+from eigenmill.reduce.rows.blocks import F64
 from eigenmill.reduce.rows.transforms import ModelInput, Standardize, Transform, Unscale
 
 
-def scale_of(variance: Any) -> Any:
+def scale_of(variance: F64) -> F64:
     """(d,) standard deviations, with 1 for constant columns: scikit-learn's rule, on variances exact for them."""
     scale = np.sqrt(variance)
-    return np.where((scale == 0) | np.isnan(scale), 1.0, scale)
+    found: F64 = np.where((scale == 0) | np.isnan(scale), 1.0, scale)
+    return found
 
 
 class StandardScaler(OneToOneFeatureMixin, Estimator):
@@ -61,7 +63,7 @@ class StandardScaler(OneToOneFeatureMixin, Estimator):
         outline = Standardize(input, np.zeros(d) if self.with_mean else None, np.zeros(d))
         return Method("moments", "one scan", (stage,), Bound.exact(d), lambda _: outline)
 
-    def _dataset(self, X: Any, sample_weight: Any, *, reset: bool) -> Dataset:
+    def _dataset(self, X: object, sample_weight: object, *, reset: bool) -> Dataset:
         data = super()._dataset(X, sample_weight, reset=reset)
         self._refuse_sparse(data.sparse)
         return data
@@ -89,7 +91,7 @@ class StandardScaler(OneToOneFeatureMixin, Estimator):
     def _collect(self, data: Dataset) -> Any:
         return data.to_sparse() if data.source.sparse and not self.with_mean else data.to_numpy()
 
-    def inverse_transform(self, X: Any) -> Any:
+    def inverse_transform(self, X: object) -> Any:
         """Back to the original units: ``X * scale_ + mean_``; arrays give arrays, a Dataset a Dataset."""
         check_is_fitted(self, "cleaning_")
         data = self._dataset(X, None, reset=False)

@@ -36,7 +36,7 @@ KINDS: dict[str, type[Estimator]] = {each.kind: each for each in (PCA, Truncated
 """The closed registry of what a model file may ask for."""
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+def load(path: str | os.PathLike[str]) -> Estimator:
     """The estimator saved at ``path``: its class is one of PCA, TruncatedSVD and StandardScaler.
 
     Raises:
@@ -87,7 +87,7 @@ def _snapshot(loaded: Loaded, fitted: Sequence[str]) -> Snapshot:
     )
 
 
-def _check_shapes(found: Snapshot, path: Any) -> None:
+def _check_shapes(found: Snapshot, path: str | os.PathLike[str]) -> None:
     d, held = len(found.names), {**found.values, **found.arrays}
     expected: dict[str, tuple[int, ...]] = {"mean_": (d,), "scale_": (d,), "var_": (d,)}
     if "components_" in held:
@@ -104,7 +104,7 @@ def _check_shapes(found: Snapshot, path: Any) -> None:
             raise ArtifactError(f"expected a cleaning policy for {d} columns, found {value.shape} at {path}")
 
 
-def _restore_record(path: str | os.PathLike[str], names: Any) -> StateRecord:
+def _restore_record(path: str | os.PathLike[str], names: Sequence[str]) -> StateRecord:
     loaded = load_state(path)
     try:
         meta, arrays = loaded.meta, loaded.states

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class TruncatedSVD(Linear):
         max_components: int = COMPONENTS,
         block_size: int | None = None,
         warm_start: bool = False,
-        random_state: Any = None,
+        random_state: object = None,
     ) -> None:
         self.n_components = n_components
         self.scale = scale

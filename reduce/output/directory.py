@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ import pyarrow as pa
 from pyarrow import fs as pafs
 
 from eigenmill.reduce.errors import REMADE, OutputError
-from eigenmill.reduce.output import versions
 from eigenmill.reduce.output.manifest import (
     FORMAT,
     LISTS,
@@ -35,13 +33,14 @@ from eigenmill.reduce.output.manifest import (
     records,
 )
 from eigenmill.reduce.output.parts import Part
+from eigenmill.reduce.output.versions import SUCCESS
 from eigenmill.reduce.sources.filters import bound_to
 from eigenmill.reduce.storage import about, files, plain
 from eigenmill.reduce.storage.digest import named
 from eigenmill.reduce.storage.long_lists import PackedList
 
 log = logging.getLogger("eigenmill")
-JOB, SUCCESS, RECORDS = "_job.json", "_SUCCESS", "_parts"
+JOB, RECORDS = "_job.json", "_parts"
 AT_ONCE = 256
 """Files that are verified in one go."""
 _PART_FILE = re.compile(r"(?:[^/]+=[^/]+/)?part-(\d{5,})(?:-\d+)?\.parquet")
@@ -81,12 +80,13 @@ def look(fs: pafs.FileSystem, directory: str) -> Found:
 
 
 def refusal(found: Found, directory: str, key: str, input: str = "") -> str:
-    """Why the job ``key`` over the ``input`` of that digest cannot write where ``found`` is, and what to do."""
+    """Why the job ``key`` (empty: not known yet) over the ``input`` of that digest cannot write where ``found`` is."""
     what = {"begun": "an unfinished output", "finished": "a finished output", "foreign": "files"}[found.state]
     if found.reason:
         what = found.reason
     elif found.key != key:
         what += f" of another job (key {str(found.key)[:12]})"
+        what += " over another input" if found.input != input else ""
         theirs, mine = bound_to(found.input), bound_to(input)
         if theirs != mine:
             what += (
@@ -97,7 +97,7 @@ def refusal(found: Found, directory: str, key: str, input: str = "") -> str:
     advice = "choose another path" + ("" if found.state == "foreign" else ", or write with overwrite=True")
     return (
         f"expected {directory} to be absent, empty, or an output of the same data, model and options "
-        f"(key {key[:12]}), found {what}; {advice}"
+        f"{f'(key {key[:12]})' if key else 'as this one'}, found {what}; {advice}"
     )
 
 
@@ -184,9 +184,14 @@ def without_record(planned: Sequence[Part], done: Sequence[PartRecord]) -> Itera
     return (i for i in range(len(planned)) if not recorded[i])
 
 
-def check_listing(fs: pafs.FileSystem, directory: str, done: Sequence[PartRecord], pending: Sequence[Part]) -> None:
-    """Refuses files of another size, and data files without a record; pending parts may have left some."""
-    visible = files.visible_files(fs, directory)
+def check_listing(
+    fs: pafs.FileSystem, directory: str, done: Sequence[PartRecord], pending: Sequence[Part], ending: str = ""
+) -> None:
+    """Refuses files of another size, and data files without a record; pending parts may have left some.
+
+    On disk the names of data files have that ``ending`` beyond what the records say.
+    """
+    visible = {path.removesuffix(ending): size for path, size in files.visible_files(fs, directory).items()}
     for record in done:
         for file in record.files:
             size = visible.pop(file.path, None)
@@ -203,12 +208,12 @@ def check_listing(fs: pafs.FileSystem, directory: str, done: Sequence[PartRecord
             )
 
 
-def verify(fs: pafs.FileSystem, directory: str, done: Sequence[PartRecord]) -> None:
+def verify(fs: pafs.FileSystem, directory: str, done: Sequence[PartRecord], ending: str = "") -> None:
     """Reads every finished file and compares it with its record."""
 
     def check(record: PartRecord) -> None:
         for file in record.files:
-            path = f"{directory}/{file.path}"
+            path = f"{directory}/{file.path}{ending}"
             with files.storage_errors(path, "read"):
                 found = files.digest_file(fs, path)
             if (found.bytes, found.sha256) != (file.bytes, file.sha256):
@@ -230,7 +235,7 @@ def _other_file(path: str, expected: str, found: str) -> str:
 # Finishing
 
 
-def finish(fs: pafs.FileSystem, directory: str, key: str, planned: Sequence[Part]) -> Manifest:
+def finish(fs: pafs.FileSystem, directory: str, key: str, planned: Sequence[Part], ending: str = "") -> Manifest:
     """Writes the manifest, then ``_SUCCESS``.
 
     Raises:
@@ -246,7 +251,7 @@ def finish(fs: pafs.FileSystem, directory: str, key: str, planned: Sequence[Part
             f"expected records of {len(planned)} parts in {directory}, found {len(done)}; write the parts "
             f"{missing} first, and if they were written elsewhere, give a directory that every worker sees"
         )
-    check_listing(fs, directory, done, pending=())
+    check_listing(fs, directory, done, (), ending)
     manifest = Manifest(
         key=key,
         model=description["model"],
@@ -268,16 +273,3 @@ def remove_traces(fs: pafs.FileSystem, directory: str) -> None:
     files.remove(fs, f"{directory}/{RECORDS}", "directory")
     files.remove(fs, f"{directory}/{JOB}")
     files.clean(fs, directory)
-
-
-def retire(path: str) -> None:
-    """Removes all versions but the current one and the last finished one before it."""
-    current = versions.current(path)
-    kept = 1
-    for number in reversed(versions.numbers(path)):
-        version = versions.path_of(path, number)
-        if number < current and kept and os.path.exists(os.path.join(version, SUCCESS)):
-            kept -= 1
-        elif number != current:
-            with files.storage_errors(version, "remove"):
-                shutil.rmtree(version)

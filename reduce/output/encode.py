@@ -194,18 +194,22 @@ class PartFile:
 
 @dataclass(frozen=True)
 class PartFiles:
-    """Where the files of one part go, and the records of those that are there."""
+    """Where the files of one part go, and the records of those that are there.
+
+    On disk their names have that ``ending`` beyond what the records say.
+    """
 
     fs: pafs.FileSystem
     directory: str
     encoding: Encoding
     part: Part
+    ending: str = ""
     written: list[FileRecord] = field(default_factory=list)
 
     @contextlib.contextmanager
     def file(self, name: str) -> Iterator[PartFile]:
         """The file ``name``, published when the ``with`` statement ends well."""
-        path = f"{self.directory}/{name}"
+        path = f"{self.directory}/{name}{self.ending}"
         with files.draft(self.fs, path) as made:
             with files.storage_errors(path):
                 writer = _parquet_writer(self.encoding, made.file)

@@ -119,7 +119,7 @@ class Manifest:
         return {**value, "digest": self.digest}
 
 
-def read_manifest(path: str | os.PathLike[str], filesystem: Any = None) -> Manifest:
+def read_manifest(path: str | os.PathLike[str], filesystem: object = None) -> Manifest:
     """The manifest of a finished output.
 
     Raises:
@@ -163,7 +163,7 @@ def records(checked: Sequence[Any]) -> Sequence[PartRecord]:
     return Mapped(PartRecord.of, checked)
 
 
-def expect(value: Any, kinds: Mapping[str, type], where: str) -> None:
+def expect(value: object, kinds: Mapping[str, type], where: str) -> None:
     """Refuses anything but an object with exactly these fields, of these types, numbers not negative."""
     if not isinstance(value, dict) or set(value) != set(kinds):
         given = sorted(value) if isinstance(value, dict) else type(value).__name__
@@ -174,7 +174,7 @@ def expect(value: Any, kinds: Mapping[str, type], where: str) -> None:
             raise OutputError(f"expected {name} in {where} to be {kind.__name__}, found {value[name]!r:.80}; {RESTORE}")
 
 
-def expect_format(value: Any, kind: str, where: str) -> None:
+def expect_format(value: object, kind: str, where: str) -> None:
     """Refuses another kind of file, and other versions."""
     found = (value.get("format"), value.get("version")) if isinstance(value, dict) else (None, None)
     if found != (kind, VERSION):

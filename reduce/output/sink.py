@@ -13,9 +13,9 @@ With ``partition_by`` a part is one file per value, ``key=value/part-00000.parqu
 Who lists the directory at any moment finds complete Parquet files only, for readers skip names that start
 with ``_`` or ``.``. The bytes depend on data, model and options, not on who wrote them, when, or how often.
 
-Overwriting writes a hidden version beside (``.NAME.v000002``) and then makes ``NAME`` a link to it. The last
-finished version before it is kept, older ones are removed. A reader that must not see the change between
-listing and opening reads ``os.path.realpath(NAME)``. One job at a time writes to one path.
+Overwriting writes a version elsewhere, in which no file is called ``*.parquet``, and lets it change places with the
+directory (:mod:`eigenmill.reduce.output.versions`). The finished version before it is kept there, older ones are
+removed. Who has listed the directory before the change and opens a file after it gets the new version's.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,11 @@ from pyarrow import fs as pafs
 
 from eigenmill.reduce.errors import ChangedInputError, ConfigError, OutputError, SchemaError
 from eigenmill.reduce.output import directory as output
-from eigenmill.reduce.output import encode, partition, versions
+from eigenmill.reduce.output import encode, partition
 from eigenmill.reduce.output.encode import Encoding, Layout
 from eigenmill.reduce.output.manifest import FORMAT, VERSION, Manifest, PartRecord, read_at, read_manifest
 from eigenmill.reduce.output.parts import Part, plan_parts
+from eigenmill.reduce.output.versions import ASIDE, Versions, follow_foreign_links
 from eigenmill.reduce.rows.blocks import NO_COLUMNS, Block
 from eigenmill.reduce.sources import arrow
 from eigenmill.reduce.sources.base import Source
@@ -81,11 +83,13 @@ class Sink:
         prefix: columns are called ``prefix`` and a number from 1 with at least four digits ...
         names: ... or these names, as many as there are features.
         dtype: ``float32``, ``float64``, or None for the data's.
-        partition_by: a carried column that becomes directories ``column=value``; nulls and empty strings
-            go to ``__HIVE_DEFAULT_PARTITION__``, as in Spark.
+        partition_by: a carried column that becomes directories ``column=value``; nulls go to
+            ``__HIVE_DEFAULT_PARTITION__``, and empty text, which readers would take for null, is refused.
         part_bytes: least feature bytes of a part; None for about 64 parts of 4 to 128 MiB.
         compression: ``zstd`` (level 1), ``snappy``, ``lz4``, ``gzip`` or ``none``.
         overwrite: replace another job's output at ``path``; local file systems only.
+        versions: the directory in which a version waits that replaces ``path``, or was replaced there: outside of what
+            people read, on the same file system; beside ``path`` by default.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -102,6 +106,7 @@ class Sink:
     part_bytes: int | None = None
     compression: str = "zstd"
     overwrite: bool = False
+    versions: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         _one_of("layout", self.layout, LAYOUTS)
@@ -148,6 +153,44 @@ class Sink:
         held = columns * (COLUMN + groups * CHUNK)
         return Writing(len(parts), gathered + held + spool + (8 << 20))
 
+    def check(self, data: Matrix, *, other: bool = False) -> None:
+        """Refuses before the work what :meth:`open` or the write would refuse after it.
+
+        Nothing is written; read are metadata and, with ``partition_by``, that column of the first part.
+
+        Args:
+            data: what is written, or what it will be made from by a model that is still to be fitted.
+            other: whether it will certainly be another output than one that is there.
+
+        Raises:
+            OutputError: the place cannot be written to, or holds what is not replaced.
+            ConfigError, SchemaError, DataError: the options do not fit the data.
+        """
+        carried = _carried(data)
+        features = [self.column] if self.layout == "list" else list(self.names or ())
+        _check_names([*carried.names, *features])
+        self._check_partition(data, carried)
+        fs, path = places.resolve(self.path, self.filesystem)
+        files.check_writable(fs, path)
+        found = output.look(fs, path)
+        theirs = other or found.input != data.source.digest
+        if found.state == "foreign" or (found.state != "nothing" and theirs and not self.overwrite):
+            raise OutputError(output.refusal(found, path, "", data.source.digest))
+        if found.state != "nothing" and theirs and not places.is_local(fs):
+            raise _cannot_overwrite(fs, path)
+
+    def _check_partition(self, data: Matrix, carried: pa.Schema) -> None:
+        if self.partition_by is None:
+            return
+        partition.check_column(self.partition_by, carried)
+        missing = data.cleaning.missing
+        drops = "drop" in (missing.values() if isinstance(missing, Mapping) else [missing])
+        if self.partition_by in data.source.carried.names and not drops:
+            # As many rows as any first part has: with fewer features parts are longer.
+            first = plan_parts(data.fragments, max(data.n_features, 1), 8, self.part_bytes, data.format)[0]
+            pieces = (data.source.values_of(self.partition_by, data.fragments[i]) for i in first.fragments)
+            partition.check_values(self.partition_by, chain.from_iterable(pieces))
+
     def open(self, data: Matrix) -> WriteJob:
         """Begins the job that writes ``data`` here, or finds how far it came. Reads no input but metadata.
 
@@ -157,11 +200,10 @@ class Sink:
         """
         fs, path = places.resolve(self.path, self.filesystem)
         job, description = _describe(self, data, path)
-        if places.is_local(fs):
-            path = versions.follow_foreign_links(path)
-            versions.finish_pointing(path)
-            link = path if versions.current(path) else None
-            job = replace(job, directory=os.path.realpath(path), link=link)
+        there = self._versions(fs, path)
+        if there is not None:
+            there.settle()
+            job = replace(job, directory=os.path.realpath(there.path))
         found = output.look(fs, job.directory)
         if found.state == "nothing":
             return _start(fs, job, description)
@@ -173,7 +215,34 @@ class Sink:
             # A damaged output of the same job is replaced as well; a directory of someone else's never is.
             if not self.overwrite or found.state == "foreign":
                 raise
-        return _open_version(fs, job, description, path)
+        if there is None:
+            raise _cannot_overwrite(fs, path)
+        return _open_version(fs, job, description, there)
+
+    def settle(self) -> None:
+        """Ends what a crash has cut short while an output was replaced at ``path``; see ``Versions.settle``."""
+        there = self._versions(*places.resolve(self.path, self.filesystem))
+        if there is not None:
+            there.settle()
+
+    def _versions(self, fs: pafs.FileSystem, path: str) -> Versions | None:
+        """Where the versions of the output are; None where there can be none."""
+        if not places.is_local(fs):
+            return None
+        parent, name = os.path.split(follow_foreign_links(path))
+        parent = os.path.realpath(parent)
+        path = os.path.join(parent, name)
+        place = parent if self.versions is None else os.path.realpath(places.resolve(self.versions)[1])
+        if f"{place}/".startswith(f"{path}/"):
+            raise ConfigError(f"expected a place for versions outside of {path}, found {place}; readers look there")
+        return Versions(path, place)
+
+
+def _cannot_overwrite(fs: pafs.FileSystem, path: str) -> OutputError:
+    return OutputError(
+        f"expected no other output at {path}, found one, and overwriting needs a local file system, "
+        f"found {fs.type_name}; choose another path or remove the output first"
+    )
 
 
 def _one_of(option: str, value: object, allowed: Sequence[str]) -> None:
@@ -204,8 +273,7 @@ def _describe(sink: Sink, data: Matrix, path: str) -> tuple[WriteJob, dict[str, 
     k, dtype = data.n_features, np.dtype(sink.dtype or data.dtype)
     if k == 0:
         raise SchemaError("expected at least one feature to write, found none; choose n_components >= 1")
-    carried = pa.schema([pa.field(f.name, f.type, f.nullable) for f in data.carried])
-    encode.leaves(carried)
+    carried = _carried(data)
     value_type = pa.from_numpy_dtype(dtype)
     options: dict[str, Any] = {"layout": sink.layout, "dtype": dtype.name, "compression": sink.compression}
     options |= {"part_bytes": sink.part_bytes, "partition_by": sink.partition_by}
@@ -255,6 +323,13 @@ def _describe(sink: Sink, data: Matrix, path: str) -> tuple[WriteJob, dict[str, 
     return WriteJob(sink, path, description["key"], encoding, parts, parts), description
 
 
+def _carried(data: Matrix) -> pa.Schema:
+    """The carried columns as they are written; refused when Parquet cannot hold them."""
+    carried = pa.schema([pa.field(f.name, f.type, f.nullable) for f in data.carried])
+    encode.leaves(carried)
+    return carried
+
+
 def _check_names(names: Sequence[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -270,12 +345,12 @@ class WriteJob:
 
     Attributes:
         sink: what the user asked for.
-        directory: where the parts go: the output, or the hidden version of it that will replace it.
+        directory: where the parts go: the output, or the version that will replace it.
         key: what the job is; an output with another key belongs to another job.
         encoding: what the files look like.
         parts: the plan.
         pending: the parts that have to be written.
-        link: the path that :meth:`commit` makes a link to ``directory``, if it does.
+        replaces: what ``directory`` is a version of, if it is one; the names of its Parquet files end otherwise.
         finished: the manifest when the output was complete already.
     """
 
@@ -285,13 +360,18 @@ class WriteJob:
     encoding: Encoding
     parts: Sequence[Part]
     pending: Sequence[Part]
-    link: str | None = None
+    replaces: Versions | None = None
     finished: Manifest | None = None
 
     @property
     def filesystem(self) -> pafs.FileSystem:
         """The file system that ``directory`` is on."""
         return places.resolve(self.sink.path, self.sink.filesystem)[0]
+
+    @property
+    def ending(self) -> str:
+        """How names of Parquet files in ``directory`` end beyond what the records say."""
+        return ASIDE if self.replaces else ""
 
     @contextlib.contextmanager
     def writing(self, part: Part) -> Iterator[PartWriter]:
@@ -304,7 +384,7 @@ class WriteJob:
             OutputError: the file system refused; nothing half-written is left, the part may be tried again.
         """
         fs = self.filesystem
-        out = encode.PartFiles(fs, self.directory, self.encoding, part)
+        out = encode.PartFiles(fs, self.directory, self.encoding, part, self.ending)
         with (partition.partitioned_part if self.sink.partition_by else encode.whole_part)(out) as target:
             writer = PartWriter(self.encoding, part, target)
             yield writer
@@ -312,21 +392,24 @@ class WriteJob:
         output.write_record(fs, self.directory, self.key, writer.record)
 
     def commit(self) -> Manifest:
-        """Makes the output complete: manifest, then ``_SUCCESS``, then the link. May be repeated.
+        """Makes the output complete: manifest, ``_SUCCESS``, then the exchange of versions. May be repeated.
 
         Raises:
             OutputError: a part is missing, or the directory holds data files that no part has written.
         """
         fs = self.filesystem
-        manifest = self.finished
-        if manifest is None:
-            found = output.look(fs, self.directory)
-            done = found.state == "finished" and found.key == self.key
-            manifest = read_at(fs, self.directory) if done else output.finish(fs, self.directory, self.key, self.parts)
+        found = output.look(fs, self.directory)
+        if found.key != self.key and self.replaces is not None:  # published by another run of this job, maybe
+            there = output.look(fs, self.replaces.path)
+            if there.state == "finished" and there.key == self.key:
+                return read_at(fs, self.replaces.path)
+        if found.state == "finished" and found.key == self.key:
+            manifest = self.finished or read_at(fs, self.directory)
+        else:
+            manifest = output.finish(fs, self.directory, self.key, self.parts, self.ending)
         output.remove_traces(fs, self.directory)
-        if self.link is not None:
-            versions.point(self.link, self.directory)
-            output.retire(self.link)
+        if self.replaces is not None:
+            self.replaces.publish(self.directory)
         return manifest
 
 
@@ -386,35 +469,28 @@ def _go_on(fs: pafs.FileSystem, job: WriteJob, found: output.Found) -> WriteJob:
     """The job as it stands on disk; every finished file is read and compared with its record."""
     if found.state == "finished":
         manifest = read_at(fs, job.directory)
-        output.check_listing(fs, job.directory, manifest.parts, pending=())
-        output.verify(fs, job.directory, manifest.parts)
+        output.check_listing(fs, job.directory, manifest.parts, (), job.ending)
+        output.verify(fs, job.directory, manifest.parts, job.ending)
         return replace(job, pending=(), finished=manifest)
     files.clean(fs, job.directory)
     done = output.read_records(fs, job.directory, job.key, job.parts)
     pending = Subset(job.parts, output.without_record(job.parts, done))
-    output.check_listing(fs, job.directory, done, pending)
-    output.verify(fs, job.directory, done)
+    output.check_listing(fs, job.directory, done, pending, job.ending)
+    output.verify(fs, job.directory, done, job.ending)
     return replace(job, pending=pending)
 
 
-def _open_version(fs: pafs.FileSystem, job: WriteJob, description: Mapping[str, Any], path: str) -> WriteJob:
-    if not places.is_local(fs):
-        raise OutputError(
-            f"expected no other output at {path}, found one, and overwriting needs a local file system, "
-            f"found {fs.type_name}; choose another path or remove the output first"
-        )
-    current = versions.current(path)
-    for number in reversed(versions.numbers(path)):
-        if number > current:
-            version = replace(job, directory=versions.path_of(path, number), link=path)
-            found = output.look(fs, version.directory)
-            if found.state == "nothing":  # stopped before it had begun
-                return _start(fs, version, description)
-            with contextlib.suppress(OutputError):
-                if found.key == job.key:
-                    return _go_on(fs, version, found)
-    number = max([current, *versions.numbers(path)]) + 1 + (current == 0)
-    return _start(fs, replace(job, directory=versions.path_of(path, number), link=path), description)
+def _open_version(fs: pafs.FileSystem, job: WriteJob, description: Mapping[str, Any], there: Versions) -> WriteJob:
+    """The job of a version that will replace what is there: one that waits and is of this job, or a new one."""
+    for directory in reversed(there.waiting()):
+        version = replace(job, directory=directory, replaces=there)
+        found = output.look(fs, directory)
+        if found.state == "nothing":  # stopped before it had begun
+            return _start(fs, version, description)
+        with contextlib.suppress(OutputError):
+            if found.key == job.key:
+                return _go_on(fs, version, found)
+    return _start(fs, replace(job, directory=there.new(), replaces=there), description)
 
 
 __all__ = ["Manifest", "Part", "PartRecord", "Sink", "WriteJob", "Writing", "plan_parts", "read_manifest"]

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 
 from eigenmill.reduce.errors import ArtifactError
-from eigenmill.reduce.rows.blocks import Block
+from eigenmill.reduce.rows.blocks import Array, Block
 from eigenmill.reduce.storage.digest import tag_of
 
 S = TypeVar("S")
@@ -65,9 +65,9 @@ class Pass(ABC, Generic[S, R]):
         """The dataclass of the states, for :func:`from_arrays`."""
 
 
-def to_arrays(state: Any, prefix: str = "") -> dict[str, np.ndarray[Any, Any]]:
+def to_arrays(state: object, prefix: str = "") -> dict[str, Array]:
     """The state's arrays and numbers by dotted name, as its class declares them; ``None`` fields are left out."""
-    found: dict[str, np.ndarray[Any, Any]] = {}
+    found: dict[str, Array] = {}
     for attribute, label in tag_of(type(state)).fields:
         value, name = getattr(state, attribute), prefix + label
         if value is None:
@@ -79,7 +79,7 @@ def to_arrays(state: Any, prefix: str = "") -> dict[str, np.ndarray[Any, Any]]:
     return found
 
 
-def from_arrays(kind: type[S], arrays: typing.Mapping[str, np.ndarray[Any, Any]], prefix: str = "") -> S:
+def from_arrays(kind: type[S], arrays: typing.Mapping[str, Array], prefix: str = "") -> S:
     """The state that :func:`to_arrays` took apart; a missing or strange field is an ArtifactError."""
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}

@@ -9,7 +9,6 @@ stay *thin*: their pivot is 0, and centring them afterwards costs at most one bi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -150,7 +149,7 @@ def thick_pivot(X: sparse.csc_array) -> F64:
     return found
 
 
-def known_pivot(mean: F64, variance: F64, dtype: Any) -> F64:
+def known_pivot(mean: F64, variance: F64, dtype: npt.DTypeLike) -> F64:
     """(d,) the pivot of columns whose moments are known: their mean if they are thick, else 0."""
     rounded: F64 = mean.astype(dtype).astype(np.float64)
     return np.where(np.isfinite(rounded) & (mean**2 > variance), rounded, 0.0)

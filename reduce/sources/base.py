@@ -138,6 +138,10 @@ class Source(ABC):
         ``carry=False`` leaves out the carried columns (a fit does not need them).
         """
 
+    def values_of(self, carried: str, fragment: Fragment) -> Iterator[tuple[pa.Array, str]]:
+        """Values of a carried column, with their places; nothing where they cannot be had without all the rest."""
+        yield from ()
+
     def describe(self) -> Mapping[str, Any]:
         """JSON-able keywords with which ``Dataset.from_parquet(path, **keywords)`` reads such input again."""
         return {}
@@ -190,6 +194,9 @@ class StandIn(Source):
 
     def only(self, files: Sequence[int]) -> Source:
         return self.source.only(files)
+
+    def values_of(self, carried: str, fragment: Fragment) -> Iterator[tuple[pa.Array, str]]:
+        return self.source.values_of(carried, fragment)
 
     def describe(self) -> Mapping[str, Any]:
         return self.source.describe()

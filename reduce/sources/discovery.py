@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 from urllib.parse import unquote
 
 from pyarrow import fs
@@ -50,7 +49,7 @@ def join(root: str, relative: str) -> str:
     return posixpath.join(root, relative) if root else relative
 
 
-def discover(path: Location | Sequence[Location], filesystem: Any = None) -> Listing:
+def discover(path: Location | Sequence[Location], filesystem: object = None) -> Listing:
     """The files that ``path`` stands for: str or Path, or a sequence of them; directory, glob, file or URI.
 
     Raises:
@@ -88,7 +87,7 @@ def listing(store: Store, files: Sequence[str], root: str, *, listed: bool = Fal
     return Listing(store, root, relative, hive_partitions(files), listed)
 
 
-def from_dataset(dataset: Any) -> Listing:
+def from_dataset(dataset: object) -> Listing:
     """The live files of a pyarrow dataset over Parquet, as deltalake and pyarrow.dataset make it.
 
     Raises:

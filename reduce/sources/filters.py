@@ -115,7 +115,7 @@ def constant(value: object, type_: pa.DataType, rows: int) -> pa.Array:
     return pa.repeat(pa.scalar(value, type_), rows)
 
 
-def row_filter(filters: Any, schema: pa.Schema, hive: Sequence[str] = ()) -> RowFilter | None:
+def row_filter(filters: object, schema: pa.Schema, hive: Sequence[str] = ()) -> RowFilter | None:
     """The filter over the columns of ``schema`` that it needs.
 
     Args:
@@ -168,7 +168,7 @@ def _canonical(filters: Any) -> str | None:
     return plain.canonical(said).decode()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """A compared value as plain JSON: text, numbers and the like as they are, others with the name of their type."""
     if value is None or isinstance(value, bool | int | str):
         return value

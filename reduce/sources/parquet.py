@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eigenmill.reduce.errors import ChangedInputError, DataError, EigenmillError, SchemaError
+from eigenmill.reduce.errors import ChangedInputError, DataError, SchemaError
 from eigenmill.reduce.format import FORMAT_1, Format, current
-from eigenmill.reduce.rows.blocks import F64, Block, Workspace
+from eigenmill.reduce.rows.blocks import F64, Block, Origin, Workspace
 from eigenmill.reduce.sources.arrow import field_of, numbers, plain, weights_field
 from eigenmill.reduce.sources.catalog import FileInfo, Files, Fragment, Fragments, RowGroups
 from eigenmill.reduce.sources.discovery import Listing, PartitionValue, join
@@ -38,14 +38,13 @@ from eigenmill.reduce.sources.extents import (
     row_extent,
 )
 from eigenmill.reduce.sources.filters import RowFilter, constant, row_filter
+from eigenmill.reduce.sources.footers import Footer, parquet_errors, read_footer
 from eigenmill.reduce.sources.layouts import DENSE, LaidOut, Layout, Scalars, SparkVector, Vector, Wanted, choose
 from eigenmill.reduce.sources.origins import FileOrigin, locate
 from eigenmill.reduce.sources.pieces import check, joined, piece_rows
-from eigenmill.reduce.storage.digest import digest_of, digest_of_bytes
+from eigenmill.reduce.storage.digest import digest_of
 from eigenmill.reduce.storage.places import Store
 
-TAIL = 64 << 10
-"""Bytes read from a file's end to get its footer; a longer footer costs a second read."""
 READ = 128 << 10
 """Bytes per read of a column chunk. Streams a row group of any size in bounded memory (tried)."""
 READS, LEAST_READ = 16 << 20, 32 << 10
@@ -54,63 +53,6 @@ PIECE = 1 << 20
 """Bytes of lists decoded at a time: they stay in cache, and no allocator gives them back to the system (tried)."""
 READERS = (4, 32)
 """Threads that read footers, of a local disk and of a store: they wait for that more than they compute."""
-
-
-@contextmanager
-def parquet_errors(where: str) -> Iterator[None]:
-    """Turns what pyarrow raises on damaged, truncated or forbidden files into a DataError about ``where``."""
-    try:
-        yield
-    except (EigenmillError, MemoryError):
-        raise
-    except (OSError, pa.ArrowException) as error:
-        found = " ".join(str(error).split())
-        raise DataError(
-            f"expected a readable Parquet file, found an error in {where}: {found}; check that the file is "
-            "complete and that you may read it, or write it again"
-        ) from error
-
-
-@dataclass(frozen=True)
-class Footer:
-    """The end of a file: its metadata as it lies there, and the data before it that the same read brought."""
-
-    size: int
-    tail: bytes
-    before: bytes
-
-    @property
-    def digest(self) -> str:
-        # Without statistics, files of equal size may have equal footers: the last data tell most apart.
-        return digest_of_bytes([self.before, self.tail, self.size.to_bytes(8, "little")])
-
-    @property
-    def metadata(self) -> pq.FileMetaData:
-        return _parsed(self.tail)
-
-
-@lru_cache(maxsize=2)
-def _parsed(tail: bytes) -> pq.FileMetaData:
-    # Kept: fragments of one file are read one after the other, and a wide footer takes long to parse.
-    return pq.read_metadata(pa.BufferReader(tail))
-
-
-def read_footer(file: pa.NativeFile, path: str) -> Footer:
-    """The footer of an open file.
-
-    Raises:
-        DataError: the file does not end like a Parquet file.
-    """
-    size = file.size()
-    end = file.read_at(min(TAIL, size), max(size - TAIL, 0))
-    length = int.from_bytes(end[-8:-4], "little") + 8
-    if end[-4:] != b"PAR1" or length > size:
-        raise DataError(
-            f"expected a Parquet file, found {size} bytes that do not end like one in {path}; "
-            "the file is truncated, encrypted or of another kind: remove it, or write it again"
-        )
-    tail = end[-length:] if length <= len(end) else file.read_at(length, size - length)
-    return Footer(size, tail, end[:-length] if length < len(end) else b"")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +160,7 @@ class ParquetSource(LaidOut):
                 groups = self.where.surviving(footer.tail, keys, range(fragment.start, fragment.stop))
             if not groups:
                 return
-            step = self._step(height, file, footer.metadata, groups, carry=carry)
+            step = self._step(height, self.columns(carry=carry), file, footer.metadata, groups)
             pieces = self._stream(file, footer, fragment.file, groups, step, workspace, carry=carry)
             if height == step or height % step:
                 yield from (piece for _, piece in pieces if piece is not None)
@@ -234,14 +176,14 @@ class ParquetSource(LaidOut):
         return self.keys[file] if self.keys else {}
 
     def _step(
-        self, height: int, file: pa.NativeFile, metadata: pq.FileMetaData, groups: Sequence[int], *, carry: bool
+        self, height: int, columns: Sequence[str], file: pa.NativeFile, metadata: pq.FileMetaData, groups: Sequence[int]
     ) -> int:
         """Rows that are decoded at a time for blocks of ``height`` rows: fewer where rows are long."""
-        if isinstance(self.layout, Vector) and self.where is None and not (carry and len(self.carried)):
+        if isinstance(self.layout, Vector) and self.where is None and not {*columns} & {*self.carried.names}:
             fit = max(PIECE // (self.layout.dtype.itemsize * max(self.layout.width, 1)), 1)
             return min(height, 1 << (fit.bit_length() - 1))
         row, leaves = 0.0, list[str]()
-        for name in self.columns(carry=carry):
+        for name in columns:
             if name in self.varying.names:
                 leaves, type_ = leaves or leaves_of(metadata), self.varying.field(name).type
                 at = indices_of(leaves, name)
@@ -297,6 +239,22 @@ class ParquetSource(LaidOut):
             del batch  # and below the block: their memory is what the next batch is decoded into
             yield rows, block
             del block
+
+    def values_of(self, carried: str, fragment: Fragment) -> Iterator[tuple[pa.Array, str]]:
+        planned, keys = self.files[fragment.file], self.keys[fragment.file] if self.keys else {}
+        path, origin = join(self.root, planned.path), Origin(join(self.root, planned.path), fragment.start)
+        if carried in keys:
+            yield constant(keys[carried], self.carried.field(carried).type, 1), origin.at()
+            return
+        wanted = dict.fromkeys([carried, *(self.where.columns if self.where else ())])
+        with self._open(path, planned) as (file, footer), parquet_errors(path):
+            reader = pq.ParquetFile(file, metadata=footer.metadata, pre_buffer=False, buffer_size=READ)
+            groups = list(range(fragment.start, fragment.stop))
+            rows = self._step(1 << 16, list(wanted), file, footer.metadata, groups)
+            for batch in reader.iter_batches(rows, row_groups=groups, columns=list(wanted), use_threads=False):
+                if self.where is not None:
+                    batch = batch.filter(pa.array(self.where.keeps(batch, keys)))
+                yield batch.column(carried), origin.at()
 
     def columns(self, *, carry: bool, filtered: bool = False) -> tuple[str, ...]:
         """The columns to read from the files, or those that are needed once rows are ``filtered``.
@@ -368,7 +326,7 @@ def _changed(path: str, found: str) -> ChangedInputError:
     )
 
 
-def plan(listing: Listing, want: Wanted, filters: Any = None, format: Format | None = None) -> ParquetSource:
+def plan(listing: Listing, want: Wanted, filters: object = None, format: Format | None = None) -> ParquetSource:
     """The source over the listed files; reads footers, and the first rows if a vector's width must be found.
 
     Raises:

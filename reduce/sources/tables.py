@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -94,8 +93,12 @@ class TableSource(LaidOut):
             carried = batch.select(self.carried.names).cast(self.carried) if carry and len(self.carried) else None
             yield Block(self.layout.matrix(batch, origin), weights, carried, origin, workspace)
 
+    def values_of(self, carried: str, fragment: Fragment) -> Iterator[tuple[pa.Array, str]]:
+        for piece in self.table.slice(fragment.start, fragment.stop - fragment.start).column(carried).chunks:
+            yield piece, Origin(WHERE, row=fragment.start).at()
 
-def as_table(data: Any) -> pa.Table:
+
+def as_table(data: object) -> pa.Table:
     """An Arrow table of a table, record batch, or anything that exports an Arrow stream (polars, DuckDB).
 
     Raises:
@@ -110,7 +113,7 @@ def as_table(data: Any) -> pa.Table:
     raise ConfigError(f"expected an Arrow table, found {type(data).__name__}; for paths use Dataset.from_parquet")
 
 
-def pandas_table(frame: Any) -> pa.Table:
+def pandas_table(frame: object) -> pa.Table:
     """An Arrow table of a pandas DataFrame without its index; NaN becomes null.
 
     Raises:

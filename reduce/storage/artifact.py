@@ -72,7 +72,7 @@ def save_model(
     state_meta: Mapping[str, Any] | None = None,
     *,
     overwrite: bool = False,
-    filesystem: Any = None,
+    filesystem: object = None,
 ) -> str:
     """Saves a model as the directory ``path``; returns its digest. The same model again changes nothing.
 
@@ -126,7 +126,7 @@ def save_model(
     return str(model["digest"])
 
 
-def load_model(path: str | os.PathLike[str], filesystem: Any = None) -> Loaded:
+def load_model(path: str | os.PathLike[str], filesystem: object = None) -> Loaded:
     """The model saved at ``path``.
 
     Raises:
@@ -137,7 +137,7 @@ def load_model(path: str | os.PathLike[str], filesystem: Any = None) -> Loaded:
     return Loaded(model["kind"], model["parameters"], arrays, model["meta"], model["digest"])
 
 
-def load_state(path: str | os.PathLike[str], filesystem: Any = None) -> LoadedState:
+def load_state(path: str | os.PathLike[str], filesystem: object = None) -> LoadedState:
     """The state saved with the model at ``path``.
 
     Raises:
@@ -270,7 +270,7 @@ def _read_listed(fs: pafs.FileSystem, path: str, entry: Mapping[str, Any]) -> di
 
 
 def save_arrays(
-    path: str | os.PathLike[str], arrays: Mapping[str, Array], meta: Mapping[str, Any], filesystem: Any = None
+    path: str | os.PathLike[str], arrays: Mapping[str, Array], meta: Mapping[str, Any], filesystem: object = None
 ) -> str:
     """Saves arrays and plain values as one safetensors file, replacing what was there; returns its digest.
 
@@ -288,7 +288,7 @@ def save_arrays(
     return digest
 
 
-def load_arrays(path: str | os.PathLike[str], filesystem: Any = None) -> tuple[dict[str, Array], dict[str, Any]]:
+def load_arrays(path: str | os.PathLike[str], filesystem: object = None) -> tuple[dict[str, Array], dict[str, Any]]:
     """What :func:`save_arrays` saved: the arrays by name, and the plain values.
 
     Raises:
@@ -323,7 +323,7 @@ def load_arrays(path: str | os.PathLike[str], filesystem: Any = None) -> tuple[d
     return arrays, meta
 
 
-def _content_digest(header: Mapping[str, Any], pieces: Iterator[Any]) -> str:
+def _content_digest(header: Mapping[str, Any], pieces: Iterator[bytes | memoryview]) -> str:
     return sha256_of(chain([plain.canonical(header)], pieces))
 
 

@@ -92,14 +92,14 @@ def named(value: Any) -> Any:
     return type(value)(map(named, value)) if type(value) in (list, tuple) else value
 
 
-def text_of(value: Any) -> str:
+def text_of(value: object) -> str:
     """``Name(field=value, ...)`` of a declared value by its literal names; the representation of any other."""
     if type(value) not in _TAGS:
         return repr(value)
     return f"{_TAGS[type(value)].name}({', '.join(f'{name}={each!r}' for name, each in items_of(value))})"
 
 
-def items_of(value: Any) -> Iterator[tuple[str, Any]]:
+def items_of(value: object) -> Iterator[tuple[str, Any]]:
     """(name, value) of the fields of a declared value, without later ones that say nothing."""
     tag = tag_of(type(value))
     for attribute, name in tag.fields:
@@ -109,7 +109,7 @@ def items_of(value: Any) -> Iterator[tuple[str, Any]]:
             yield name, getattr(value, attribute)
 
 
-def digest_of(value: Any) -> str:
+def digest_of(value: object) -> str:
     """BLAKE2b, 128 bits in hex, of declared classes, mappings, sequences, arrays and plain values.
 
     Equal values give equal digests, on every engine and in every process.
@@ -122,7 +122,7 @@ def digest_of(value: Any) -> str:
     return h.hexdigest()
 
 
-def digest_of_bytes(pieces: Iterable[Any]) -> str:
+def digest_of_bytes(pieces: Iterable[bytes | memoryview]) -> str:
     """BLAKE2b, 128 bits in hex, of bytes as they are."""
     h = hashlib.blake2b(digest_size=16)
     for piece in pieces:
@@ -130,12 +130,12 @@ def digest_of_bytes(pieces: Iterable[Any]) -> str:
     return h.hexdigest()
 
 
-def sha256_of(pieces: Iterable[Any]) -> str:
+def sha256_of(pieces: Iterable[bytes | memoryview]) -> str:
     """SHA-256 in hex of what a file holds, given in pieces: what other programs can compare it by."""
     return size_and_sha256(pieces)[1]
 
 
-def size_and_sha256(pieces: Iterable[Any]) -> tuple[int, str]:
+def size_and_sha256(pieces: Iterable[bytes | memoryview]) -> tuple[int, str]:
     """Bytes of what a file holds, given in pieces, and their SHA-256 in hex."""
     h, size = hashlib.sha256(), 0
     for piece in pieces:

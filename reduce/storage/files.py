@@ -235,6 +235,23 @@ def make_directory(fs: pafs.FileSystem, path: str) -> None:
             _make_local(path) if is_local(fs) else fs.create_dir(path, recursive=True)
 
 
+def check_writable(fs: pafs.FileSystem, directory: str) -> None:
+    """Refuses a local directory that cannot be made or written to, as far as one can tell without trying."""
+    if not is_local(fs):
+        return
+    at = directory
+    while not os.path.lexists(at):
+        at = os.path.dirname(at)
+    if not os.path.isdir(at):
+        raise OutputError(
+            f"expected a directory at {directory}, or none yet, found {at}, which is no directory; choose another path"
+        )
+    if not os.access(at, os.W_OK | os.X_OK):
+        code = errno.EROFS if os.statvfs(at).f_flag & os.ST_RDONLY else errno.EACCES
+        with storage_errors(directory):
+            raise OSError(code, os.strerror(code), at)
+
+
 def _make_local(path: str) -> None:
     """The directory and its parents; each new one is synced into the one above: its files are lost with its name."""
     if os.path.isdir(path):
@@ -263,7 +280,7 @@ def write_all(file: BinaryIO, content: Any) -> None:
         view = view[file.write(view) :]
 
 
-def write_json(fs: pafs.FileSystem, path: str, value: Any) -> WrittenFile:
+def write_json(fs: pafs.FileSystem, path: str, value: object) -> WrittenFile:
     """Publishes ``value`` as indented JSON: keys sorted, floats exact, no NaN or infinity."""
     with draft(fs, path) as made:
         for piece in chain(plain.pieces(value, indent=1), [b"\n"]):

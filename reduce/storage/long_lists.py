@@ -32,7 +32,7 @@ class PackedList(OnDemand[Any]):
     def __init__(self, values: Iterable[Any] = ()) -> None:
         self.texts = PackedTexts(plain.canonical(value).decode() for value in values)
 
-    def append(self, value: Any) -> None:
+    def append(self, value: object) -> None:
         self.texts.append(plain.canonical(value).decode())
 
     def __len__(self) -> int:

@@ -46,7 +46,7 @@ class Store:
 _LOCAL = pafs.LocalFileSystem()
 
 
-def locate(path: Location, filesystem: Any = None) -> tuple[Store, str]:
+def locate(path: Location, filesystem: object = None) -> tuple[Store, str]:
     """The store, and the path in it; local paths are absolute, for workers run in directories of their own.
 
     Args:
@@ -108,7 +108,7 @@ def _from_uri(uri: str) -> tuple[pafs.FileSystem, str]:
     return _from_fsspec(filesystem), path
 
 
-def _from_fsspec(filesystem: Any) -> pafs.FileSystem:
+def _from_fsspec(filesystem: object) -> pafs.FileSystem:
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
 
 
@@ -127,7 +127,7 @@ def _within(text: str, filesystem: Any) -> tuple[Store, str]:
     return store, _local(text) if is_local(filesystem) else text.rstrip("/") or "/"
 
 
-def resolve(path: Location, filesystem: Any = None) -> tuple[pafs.FileSystem, str]:
+def resolve(path: Location, filesystem: object = None) -> tuple[pafs.FileSystem, str]:
     """The file system that holds the files themselves, and the path on it; arguments and errors as of :func:`locate`.
 
     What is a local disk in another dress (a subtree, fsspec's ``file``) is ``pyarrow.fs.LocalFileSystem`` here, whose

@@ -23,12 +23,12 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, allow_nan=False, ensure_ascii=True
 Refusal = type[OutputError] | type[ArtifactError]
 
 
-def canonical(value: Any) -> bytes:
+def canonical(value: object) -> bytes:
     """The one JSON text of ``value`` that digests are made of."""
     return _CANONICAL.encode(value).encode()
 
 
-def pieces(value: Any, indent: int | None = None) -> Iterator[bytes]:
+def pieces(value: object, indent: int | None = None) -> Iterator[bytes]:
     """The JSON text of ``value`` in pieces: keys sorted, no NaN; canonical unless indented.
 
     A list may be any sequence that makes its items when asked for them: it is never held as a whole.
@@ -44,7 +44,7 @@ def pieces(value: Any, indent: int | None = None) -> Iterator[bytes]:
     yield "".join(held).encode()
 
 
-def _canonical_pieces(value: Any) -> Iterator[str]:
+def _canonical_pieces(value: object) -> Iterator[str]:
     """As the encoder has it, which is ten times faster where it may hold a whole item."""
     if isinstance(value, OnDemand | list | tuple):
         yield "["
@@ -63,7 +63,7 @@ def _canonical_pieces(value: Any) -> Iterator[str]:
 class _Items(list[Any]):
     """A made sequence for the encoder, which takes nothing but lists, and asks for their items one by one."""
 
-    def __init__(self, items: Any) -> None:
+    def __init__(self, items: object) -> None:
         if not isinstance(items, OnDemand):
             raise TypeError(f"expected a plain JSON value, found {type(items).__name__}; convert it to one")
         super().__init__()
@@ -76,12 +76,12 @@ class _Items(list[Any]):
         return len(self.items)
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """SHA-256 (hex) of the canonical JSON of ``value``."""
     return sha256_of(pieces(value))
 
 
-def checked(value: Any, where: str, depth: int = MAX_DEPTH - 8) -> Any:
+def checked(value: object, where: str, depth: int = MAX_DEPTH - 8) -> Any:
     """``value`` when JSON gives it back as it is (tuples become lists)."""
     if value is None or isinstance(value, str | bool):
         return value
@@ -145,7 +145,7 @@ def _finite(text: str) -> float:
     return value
 
 
-def check_depth(value: Any, left: int) -> None:
+def check_depth(value: object, left: int) -> None:
     """Refuses nesting deeper than ``left`` as a ValueError."""
     if isinstance(value, dict | list):
         if left == 0:

@@ -39,7 +39,7 @@ def is_secret(name: str) -> bool:
     return bool(_ANYWHERE.search(words) or _LAST.search(words))
 
 
-def holds(plain: Any) -> bool:
+def holds(plain: object) -> bool:
     """Whether a nested value holds a credential: under the name of one, or in a URI, of which a user is one too."""
     if isinstance(plain, str):
         return any(scheme and _opens(rest) for scheme, rest in _parts(plain))
@@ -70,7 +70,7 @@ def masked_uri(uri: str) -> str:
     return MASK if scheme is None else scheme[0] + _place(uri[scheme.end() :], whole=True)
 
 
-def masked_values(plain: Any) -> Any:
+def masked_values(plain: object) -> Any:
     """The same nested value with its text masked, and with ``***`` for whatever has the name of a credential."""
     if isinstance(plain, str):
         return masked(plain)
@@ -82,7 +82,7 @@ def masked_values(plain: Any) -> Any:
     return [masked_values(item) for item in plain] if isinstance(plain, list | tuple) else plain
 
 
-def _tells(held: Any) -> bool:
+def _tells(held: object) -> bool:
     return held is not None and not isinstance(held, bool)
 
 

@@ -39,7 +39,7 @@ def damaged(expected: str, found: str) -> ArtifactError:
     return ArtifactError(f"expected {expected}, found {found}; {advice}")
 
 
-def expect(value: Any, fields: Mapping[str, type | tuple[type, ...]], where: str) -> None:
+def expect(value: object, fields: Mapping[str, type | tuple[type, ...]], where: str) -> None:
     """Refuses anything but an object with exactly these fields, of these types."""
     if not isinstance(value, dict) or set(value) != set(fields):
         found = sorted(value)[:20] if isinstance(value, dict) else type(value).__name__

@@ -15,6 +15,7 @@ pytest.importorskip("torch")
 
 from eigenmill.compress import Model, Samples, gather, prune, quantize, train
 from eigenmill.reduce import Dataset
+from tests.support.tables import vectors
 
 OPTIMIZER = {"name": "momentum", "lr": 0.05, "momentum": 0.9}
 SPLIT = 1400
@@ -23,7 +24,7 @@ SPLIT = 1400
 def write(folder: Path, X: Any, y: Any, group: int = 300) -> Path:
     """Parquet of ``id``, ``label`` and ``pixels``."""
     folder.mkdir(parents=True, exist_ok=True)
-    pixels = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), X.shape[1])
+    pixels = vectors(X)
     table = pa.table({"id": np.arange(len(X)), "label": y, "pixels": pixels})
     pq.write_table(table, folder / "part-0.parquet", row_group_size=group)
     return folder

@@ -38,5 +38,5 @@ def build(
 
 def run(command: list[str], folder: Path) -> None:
     """Runs the program, which must succeed and say nothing."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -58,6 +58,21 @@ def equal(a: WholeNet, b: WholeNet) -> bool:
     return same and fronts and (a.task, a.labels, a.scale, a.offset) == (b.task, b.labels, b.scale, b.offset)
 
 
+def test_a_width_is_that_of_a_picture_of_all_inputs_or_none() -> None:
+    for width in range(5):
+        assert equal(unpack(packed_bytes(made(), width=width)), made())
+    for width in (-1, 5):
+        with pytest.raises(ConfigError, match=f"a width of at most 4 inputs, found {width}"):
+            packed_bytes(made(), width=width)
+
+
+def test_a_file_of_zstandard_says_what_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = packed_bytes(made(), coder="zstd")
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(ArtifactError, match=r"packed with zstd wants pip install 'eigenmill\[compress\]'"):
+        unpack(content)
+
+
 @pytest.mark.parametrize("coder", ["range", "zstd", "huffman"])
 def test_a_file_gives_the_net_back(coder: str, small: Model, digits: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.emill"

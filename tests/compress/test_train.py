@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from eigenmill.compress import (
     EntropyPenalty,
@@ -27,8 +28,9 @@ from eigenmill.compress import (
 )
 from eigenmill.compress.core.data import clean_blocks
 from eigenmill.compress.packed.pack import packed_bytes
-from eigenmill.compress.training.train import Epoch, _optimizer, _Training
-from eigenmill.reduce import PCA, Dataset
+from eigenmill.compress.training.settings import TrainKeywords, TrainSettings
+from eigenmill.compress.training.train import Epoch, _Training
+from eigenmill.reduce import PCA, Dataset, StandardScaler
 from eigenmill.reduce.errors import ConfigError, DataError, MissingValueError, OutputError, SchemaError
 from eigenmill.reduce.sources.parquet import ParquetSource
 from tests.compress.conftest import OPTIMIZER, error, read, write
@@ -213,6 +215,19 @@ def test_rows_since_a_time_may_be_held_out(tmp_path: Path) -> None:
         gather(Model.linear(["a"]), data, validation={"bye": "day", "since": since})
 
 
+def test_settings_are_a_record_and_keywords_alike(samples: Samples) -> None:
+    """Whatever ba05dba took as a keyword is one still, and a record of them says the same."""
+    names = ["label", "optimizer", "epochs", "batch", "schedule", "constraints", "patience", "validation"]
+    names += ["class_weight", "seed", "augment", "teacher", "temperature", "share", "forget"]
+    assert get_type_hints(TrainKeywords) == get_type_hints(TrainSettings)
+    assert list(get_type_hints(TrainSettings)) == names
+    start, record = Model.mlp(None, [8], 10), TrainSettings(optimizer=OPTIMIZER, epochs=2, batch=64)
+    assert same(train(start, samples, record, epochs=1), train(start, samples, optimizer=OPTIMIZER, epochs=1, batch=64))
+    assert not same(train(start, samples, record), train(start, samples, record, epochs=1))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'epoch'"):
+        train(start, samples, epoch=3)  # type: ignore[call-arg]
+
+
 class StopError(Exception):
     pass
 
@@ -242,6 +257,19 @@ def test_a_resumed_training_equals_an_uninterrupted_one(optimizer: Any, samples:
     assert packed_bytes(quantize(whole, samples, bits=4)) == packed_bytes(quantize(resumed, samples, bits=4))
     assert [a.step for a in whole.layers] == [b.step for b in resumed.layers]
     assert not path.exists()
+
+
+def test_the_rate_rises_for_a_twentieth_of_the_steps_and_falls_to_nothing(samples: Samples) -> None:
+    rates: list[float] = []
+    recorded = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    try:
+        train(Model.mlp(None, [4], 10), samples, optimizer={"name": "sgd", "lr": 0.1}, epochs=10, batch=100)
+    finally:
+        recorded.remove()
+    assert len(rates) == 10 * -(-samples.n_rows // 100)
+    done = np.arange(1, len(rates) + 1) / len(rates)
+    fall = (done - 0.05) / 0.95
+    np.testing.assert_allclose(rates, 0.1 * np.where(fall < 0, done / 0.05, np.cos(np.pi / 2 * fall) ** 2), atol=1e-15)
 
 
 def test_early_stopping_keeps_the_best(samples: Samples) -> None:
@@ -285,9 +313,9 @@ def test_what_is_pruned_stays_pruned(trained: Model, samples: Samples) -> None:
 
 
 def test_the_optimizer_forgets_pruned_weights(samples: Samples, trained: Model) -> None:
-    settings = _optimizer(OPTIMIZER)
     atonce = (Magnitude(0.5, "at once"),)
-    run = _Training(replace(samples, model=trained), settings, 2, 64, "constant", atonce, None, 0)
+    given = TrainSettings(optimizer=OPTIMIZER, epochs=2, batch=64, schedule="constant", constraints=atonce)
+    run = _Training(replace(samples, model=trained), given)
     run._epoch(0)
     for layer in run.layers:
         assert layer.mask is not None
@@ -439,6 +467,8 @@ def test_it_says_what_is_wrong(digits: Any, folder: Path, samples: Samples, tmp_
         train(model, samples, optimizer="newton")
     with pytest.raises(ConfigError, match="settings of adam"):
         train(model, samples, optimizer={"name": "adam", "momentum": 0.9})
+    with pytest.raises(ConfigError, match=r"a fitted PCA or TruncatedSVD as the first layer, found .* StandardScaler"):
+        Model.mlp(StandardScaler().fit(X), [4], 10)
     with pytest.raises(ConfigError, match="finite loss"):
         train(Model.linear(task="regression"), (X, y.astype(float)), optimizer={"name": "sgd", "lr": 1e3})
     with pytest.raises(ConfigError, match="call train"):

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from eigenmill.jobs.cli import app
 from eigenmill.reduce import Dataset
-from tests.engines.contract import tree_of
 from tests.jobs.conftest import write_vectors
+from tests.support.trees import tree
 
 Call = Callable[[list[str]], Any]
 """Runs the command of these arguments to its end, and asserts that it ended well."""
@@ -52,14 +52,14 @@ def used(place: Path, out: Path, call: Call) -> dict[str, str]:
     call(["predict", str(place / "model.emill"), data, "--out", f"{out}/labels", "--carry", "id", "--vector", "x"])
     shutil.copytree(model, out / "model")
     call(["update", f"{out}/model", data])
-    return tree_of(out)
+    return tree(out)
 
 
 def agree(place: Path, call: Call) -> None:
     """The commands leave the same bytes by ``call`` as on the local engine."""
     prepared(place)
     expected = used(place, place / "local", here)
-    before = tree_of(place / "model")
+    before = tree(place / "model")
     assert {f"{name}/_SUCCESS" for name in ("features", "back", "labels")} <= expected.keys()
     assert before != {n.removeprefix("model/"): d for n, d in expected.items() if n.startswith("model/")}, "updated"
     assert used(place, place / "cluster", call) == expected

@@ -6,9 +6,10 @@ The reference is the local engine with one worker; engines must agree with it to
 from __future__ import annotations
 
 import datetime
-import hashlib
+import io
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,9 @@ from eigenmill.reduce.rows.cleaning import MEAN
 from eigenmill.reduce.storage.digest import digest_of
 from tests.engines.counting import FailingScans, failing_at
 from tests.support.formats import use
+from tests.support.progress import Recorder
+from tests.support.tables import columns
+from tests.support.trees import tree
 
 KINDS = ("moments", "gram", "rows", "tsqr", "sketch")
 INPUTS = (
@@ -64,8 +68,16 @@ MakeEngine = Callable[..., Any]
 
 def write_files(folder: Path, *, dtype: Any = np.float64, bad_row: int | None = None, n: int = N) -> Path:
     """Three files with row groups of 7 rows: scalars f*, gaps g*, a list, sparse pairs, weights, an id."""
-    rng, folder = np.random.default_rng(5), folder / "data"
+    folder = folder / "data"
     folder.mkdir(exist_ok=True)
+    for k, content in enumerate(_files(np.dtype(dtype), bad_row, n)):
+        (folder / f"part-{k}.parquet").write_bytes(content)
+    return folder
+
+
+@lru_cache
+def _files(dtype: np.dtype[Any], bad_row: int | None, n: int) -> list[bytes]:
+    rng = np.random.default_rng(5)
     X = (rng.normal(size=(n, D)) * np.linspace(3, 1, D) + 1e3).astype(dtype)
     if bad_row is not None:
         X[bad_row, 2] = np.nan
@@ -75,17 +87,18 @@ def write_files(folder: Path, *, dtype: Any = np.float64, bad_row: int | None = 
     table = pa.table(
         {
             "id": np.arange(n),
-            **{f"f{j}": X[:, j] for j in range(D)},
+            **columns(X, "f"),
             **{f"g{j}": pa.array(G[:, j], from_pandas=True) for j in range(D)},
-            "v": pa.array(X.tolist(), pa.list_(pa.from_numpy_dtype(np.dtype(dtype)))),
+            "v": pa.array(X.tolist(), pa.list_(pa.from_numpy_dtype(dtype))),
             "i": pa.array(index, pa.list_(pa.int32())),
             "x": pa.array([S[r, c].tolist() for r, c in enumerate(index)], pa.list_(pa.float64())),
             "w": rng.integers(0, 3, n),
         }
     )
-    for k, (a, b) in enumerate([(0, n // 3), (n // 3, n // 2), (n // 2, n)]):
-        pq.write_table(table.slice(a, b - a), folder / f"part-{k}.parquet", row_group_size=7)
-    return folder
+    files = [io.BytesIO() for _ in range(3)]
+    for file, (a, b) in zip(files, [(0, n // 3), (n // 3, n // 2), (n // 2, n)], strict=True):
+        pq.write_table(table.slice(a, b - a), file, row_group_size=7)
+    return [file.getvalue() for file in files]
 
 
 def open_input(kind: str, folder: Path) -> Dataset:
@@ -147,14 +160,6 @@ def same_arrays(mine: Any, theirs: Any) -> None:
         assert getattr(mine, name).tobytes() == value.tobytes(), name
 
 
-def tree_of(folder: Path) -> dict[str, str]:
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file()
-    }
-
-
 def costing(patch: pytest.MonkeyPatch, kind: str, **changes: Any) -> None:
     """Let a kind of cluster cut, merge and write otherwise."""
     costs = costs_of(kind)
@@ -163,24 +168,6 @@ def costing(patch: pytest.MonkeyPatch, kind: str, **changes: Any) -> None:
 
 def reference() -> Any:
     return connect("local", workers=1)
-
-
-class Told:
-    """A progress that remembers."""
-
-    def __init__(self) -> None:
-        self.stages: list[tuple[str, int]] = []
-        self.rows = self.ends = 0
-
-    def begin(self, stage: str, rows: int, size: int) -> Told:
-        self.stages.append((stage, rows))
-        return self
-
-    def advance(self, rows: int) -> None:
-        self.rows += rows
-
-    def end(self) -> None:
-        self.ends += 1
 
 
 class EngineContract:
@@ -250,8 +237,8 @@ class EngineContract:
         same_arrays(mine, theirs)
         for e, out in ((engine, "a"), (reference(), "b")):
             e.write(mine.transform(data), Sink(tmp_path / out, part_bytes=300))
-        assert tree_of(tmp_path / "a") == tree_of(tmp_path / "b")
-        assert len(tree_of(tmp_path / "a")) > 4
+        assert tree(tmp_path / "a") == tree(tmp_path / "b")
+        assert len(tree(tmp_path / "a")) > 4
 
     def whole_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Undo ``tiny_leaves`` within a test."""
@@ -260,7 +247,7 @@ class EngineContract:
     def test_a_large_leaf_of_many_blocks(self, engine: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         self.whole_leaves(monkeypatch)
         X = np.random.default_rng(0).normal(size=(20_000, D))
-        pq.write_table(pa.table({f"f{j}": X[:, j] for j in range(D)}), tmp_path / "t.parquet", row_group_size=9000)
+        pq.write_table(pa.table(columns(X, "f")), tmp_path / "t.parquet", row_group_size=9000)
         data = Dataset.from_parquet(tmp_path / "t.parquet")
         for kind in KINDS:
             assert bytes_of(engine.run(pass_of(kind, data), data)) == bytes_of(
@@ -336,12 +323,12 @@ class EngineContract:
             assert {k: bytes_of(s) for k, s in mine.nodes.items()} == {k: bytes_of(s) for k, s in theirs.nodes.items()}
 
     def test_progress_is_told(self, make_engine: MakeEngine, tmp_path: Path) -> None:
-        data, told = open_input("scalar", tmp_path), Told()
+        data, told = open_input("scalar", tmp_path), Recorder()
         engine = make_engine(progress=told)
         engine.run(pass_of("gram", data), data)
-        assert (told.stages, told.rows, told.ends) == ([("gram", N)], N, 1)
+        assert (told.planned, told.rows, told.ends) == ([("gram", N)], N, 1)
         engine.write(data, Sink(tmp_path / "out"))
-        assert (told.stages[1:], told.rows, told.ends) == ([("write", N)], 2 * N, 2)
+        assert (told.planned[1:], told.rows, told.ends) == ([("write", N)], 2 * N, 2)
         with pytest.raises(DataError):
             engine.run(pass_of("gram", data), failing_at(data, 9, DataError("expected more")))
         assert told.ends == 3
@@ -408,7 +395,7 @@ class EngineContract:
             engine.write(failing_at(features, 17, DataError("just once")), Sink(tmp_path / "a", part_bytes=300))
         engine.write(features, Sink(tmp_path / "a", part_bytes=300))
         reference().write(features, Sink(tmp_path / "b", part_bytes=300))
-        assert tree_of(tmp_path / "a") == tree_of(tmp_path / "b")
+        assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
     def test_checkpoints_belong_to_one_history(self, make_engine: MakeEngine, tmp_path: Path) -> None:
         """Two models that go on with the same day from different pasts must not share that day's checkpoint."""
@@ -430,4 +417,4 @@ class EngineContract:
         assert bytes_of(make_engine(work=work).run(pass_, data)) == bytes_of(reference().run(pass_, data))
 
 
-__all__ = ["EngineContract", "Told", "bytes_of", "open_input", "pass_of", "tree_of", "write_files"]
+__all__ = ["EngineContract", "bytes_of", "open_input", "pass_of", "write_files"]

@@ -61,11 +61,14 @@ class WrappedSession(Session):
 
 
 class CountingEngine(Wrapped):
-    """Wraps an engine; ``scans`` lists the passes that ran, ``rows`` counts the rows that sources have given."""
+    """Wraps an engine; ``scans`` lists the passes that ran, ``rows`` counts the rows that sources have given.
 
-    def __init__(self, engine: Any) -> None:
+    The scan of the number ``stop`` (from 1) is interrupted before it begins.
+    """
+
+    def __init__(self, engine: Any, stop: int | None = None) -> None:
         super().__init__(engine)
-        self.scans: list[str] = []
+        self.stop, self.scans = stop, list[str]()
         self.writes = 0
         self.rows = 0
 
@@ -75,6 +78,8 @@ class CountingEngine(Wrapped):
     def seen(self, data: Dataset, pass_: Any) -> Dataset:
         if pass_ is not None:
             self.scans.append(type(pass_).__name__)
+            if len(self.scans) == self.stop:
+                raise KeyboardInterrupt
         return replace(data, source=WatchedSource(data.source, self._count))
 
     def _count(self, fragment: Any, block: Any) -> None:

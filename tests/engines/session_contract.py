@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import random
-import threading
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,9 @@ import pytest
 from eigenmill.reduce import PCA, Dataset, EngineError, Sink, StandardScaler, TruncatedSVD
 from eigenmill.reduce.engines import ENGINES, Engine
 from eigenmill.reduce.storage.digest import digest_of
-from tests.engines.contract import INPUTS, N, bytes_of, open_input, pass_of, reference, tree_of
+from tests.engines.contract import INPUTS, N, bytes_of, open_input, pass_of, reference
+from tests.support.progress import Recorder, Scan
+from tests.support.trees import tree
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Job:
         found: list[Any] = [value for value in arrays if not value.dtype.hasobject]
         if self.sink is not None:
             engine.write(model.transform(data), Sink(out, **self.sink))
-            found.append(tree_of(out))
+            found.append(tree(out))
         elif not data.sparse:
             found.append(model.transform(data).to_numpy(engine))
         return digest_of(found)
@@ -89,39 +90,9 @@ def equal_to_the_same_alone(engine: Any, count: int, seed: int, folder: Path, th
     assert [n for n, (one, other) in enumerate(zip(alone, together, strict=True)) if one != other] == []
 
 
-class Scans:
-    """A progress that tells scans apart: (stage, planned, rows told of, times it was ended)."""
-
-    def __init__(self) -> None:
-        self.found: list[list[Any]] = []
-
-    def begin(self, stage: str, rows: int, size: int) -> OneScan:
-        self.found.append([stage, rows, 0, 0])
-        return OneScan(self.found[-1])
-
-
-class OneScan:
-    def __init__(self, found: list[Any]) -> None:
-        self.found, self.lock = found, threading.Lock()
-
-    def advance(self, rows: int) -> None:
-        with self.lock:
-            self.found[2] += rows
-
-    def end(self) -> None:
-        self.found[3] += 1
-
-
-class Interrupt(Scans):
+def ctrl_c(scan: Scan) -> None:
     """Ctrl-C in the first scan."""
-
-    def begin(self, stage: str, rows: int, size: int) -> OneScan:
-        scan = super().begin(stage, rows, size)
-        return Interrupted(scan.found) if len(self.found) == 1 else scan
-
-
-class Interrupted(OneScan):
-    def advance(self, rows: int) -> None:
+    if scan.calls and scan is scan.recorder.scans[0]:
         raise KeyboardInterrupt
 
 
@@ -134,10 +105,11 @@ class SessionContract:
         equal_to_the_same_alone(engine, self.jobs, 3, tmp_path, threads=4)
 
     def test_scans_at_once_are_told_apart(self, make_engine: Any, tmp_path: Path) -> None:
-        data, told = open_input("scalar", tmp_path), Scans()
+        data, told = open_input("scalar", tmp_path), Recorder()
         engine, passes = make_engine(progress=told), ("moments", "gram", "sketch")
         at_once([lambda kind=kind: engine.run(pass_of(kind, data), data) for kind in passes])
-        assert sorted(told.found) == [[kind, N, N, 1] for kind in sorted(passes)]
+        found = [(scan.stage, scan.planned, scan.rows, scan.ends) for scan in told.scans]
+        assert sorted(found) == [(kind, N, N, 1) for kind in sorted(passes)]
 
     def test_a_session_does_what_its_engine_does(self, engine: Any, tmp_path: Path) -> None:
         data = open_input("list", tmp_path)
@@ -148,13 +120,13 @@ class SessionContract:
                 assert bytes_of(session.run(pass_of(kind, data), data)) == expected
             session.write(data, Sink(tmp_path / "a", part_bytes=300))
             reference().write(data, Sink(tmp_path / "b", part_bytes=300))
-            assert tree_of(tmp_path / "a") == tree_of(tmp_path / "b")
+            assert tree(tmp_path / "a") == tree(tmp_path / "b")
             np.testing.assert_array_equal(session.collect(data), reference().collect(data))
 
     def test_after_ctrl_c_and_after_its_end_it_is_as_before(self, make_engine: Any, tmp_path: Path) -> None:
         data = open_input("scalar", tmp_path)
         expected = bytes_of(reference().run(pass_of("gram", data), data))
-        with make_engine(progress=Interrupt()) as engine:
+        with make_engine(progress=Recorder(ctrl_c)) as engine:
             with pytest.raises(KeyboardInterrupt):
                 engine.run(pass_of("gram", data), data)
             assert bytes_of(engine.run(pass_of("gram", data), data)) == expected

@@ -21,9 +21,11 @@ from pyspark.sql import SparkSession
 import eigenmill.reduce.sources.base
 from eigenmill.reduce import PCA, MissingValueError, Sink, StandardScaler, connect
 from eigenmill.reduce.errors import DoesNotFitError
-from tests.engines.contract import bytes_of, open_input, pass_of, reference, tree_of, write_files
+from tests.engines.contract import bytes_of, open_input, pass_of, reference, write_files
 from tests.engines.counting import Dawdle, WatchedSource
 from tests.support.formats import switch
+from tests.support.tables import vectors
+from tests.support.trees import tree
 
 
 def passes(spark: Any, folder: Path) -> bool:
@@ -40,7 +42,7 @@ def parts(spark: Any, folder: Path) -> bool:
     model = PCA(2, scale=True).fit(data, engine=connect("spark", spark))
     connect("spark", spark).write(model.transform(data), Sink(folder / "a", part_bytes=300))
     reference().write(PCA(2, scale=True).fit(data).transform(data), Sink(folder / "b", part_bytes=300))
-    return tree_of(folder / "a") == tree_of(folder / "b") and len(tree_of(folder / "a")) > 4
+    return tree(folder / "a") == tree(folder / "b") and len(tree(folder / "a")) > 4
 
 
 def words(spark: Any, folder: Path) -> bool:
@@ -108,7 +110,7 @@ def large_state(spark: Any, folder: Path) -> bool:
 
     d = 6000
     rows = np.random.default_rng(0).normal(size=(32, d)).astype(np.float32)
-    table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), d)})
+    table = pa.table({"v": vectors(rows)})
     pq.write_table(table, folder / "wide.parquet", row_group_size=16)
     data = eigenmill.reduce.Dataset.from_parquet(folder / "wide.parquet")
     pass_ = pass_of("gram", data)
@@ -119,6 +121,7 @@ def large_state(spark: Any, folder: Path) -> bool:
 def main(names: list[str]) -> None:
     switch(leaf_bytes=1)
     builder = SparkSession.builder.remote("local[2]").config("spark.sql.shuffle.partitions", "1")
+    builder = builder.config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
     # A state of 144 MB passes several times through the JVM.
     spark = builder.config("spark.driver.memory", "3g").getOrCreate()
     found = {"module": type(spark).__module__}

@@ -39,14 +39,15 @@ def fit_and_write(data: Dataset, out: str, engine: Any, solver: str) -> None:
     pca.transform(data).to_parquet(out + "/features", engine=engine, part_bytes=PART_BYTES)
 
 
-def main(path: str, out: str, solver: str = "gram", remote: str | None = None) -> None:
+def main(path: str, out: str, solver: str = "gram", remote: str = "", patience: str = "120") -> None:
     small = replace(CURRENT, leaf_bytes=LEAF * Dataset.from_parquet(path, vector="x").n_features * 8)
     data = Dataset.from_parquet(path, vector="x", carry=["id"], format=small)
     spark_watch.POLL, kind = 1.0, ENGINES["spark"]
     assert kind.costs is not None
     ENGINES["spark"] = replace(kind, costs=replace(kind.costs, tasks=64, round_parts=64, at_once=1))
+    given: dict[str, Any] = {"work": out + "/work", "progress": Tell(), "patience": float(patience)}
     try:
-        fit_and_write(data, out, connect("spark", session(remote=remote), work=out + "/work", progress=Tell()), solver)
+        fit_and_write(data, out, connect("spark", session(remote=remote or None), **given), solver)
     except (EigenmillError, KeyboardInterrupt) as error:
         print(f"{type(error).__name__}: {error}", flush=True)
         sys.exit(exits.code_of(error))

@@ -19,7 +19,7 @@ import pyspark
 
 ROOT = Path(__file__).parents[2]
 HOME = Path(pyspark.__file__).parent
-PATIENCE = 90.0
+PATIENCE = 300.0
 YOUNG = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 """For short-lived Java: what the second compiler would make pays only in long jobs."""
 

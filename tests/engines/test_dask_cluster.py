@@ -21,10 +21,13 @@ from eigenmill.jobs.shown import exits
 from eigenmill.reduce import PCA, Dataset, EngineError, connect
 from eigenmill.reduce.format import Format
 from tests.engines.commands import agree
-from tests.engines.contract import bytes_of, pass_of, reference, tree_of
+from tests.engines.contract import bytes_of, pass_of, reference
 from tests.engines.dask_processes import ROOT, Cluster, cluster, end, run_job
 from tests.jobs.conftest import D, write_vectors
 from tests.support.formats import other, use
+from tests.support.progress import At
+from tests.support.tables import vectors
+from tests.support.trees import tree
 
 distributed = pytest.importorskip("distributed")
 SchedulerPlugin = distributed.diagnostics.plugin.SchedulerPlugin
@@ -33,24 +36,6 @@ LEAF = 100
 LEAF_BYTES = LEAF * D * 8
 """A leaf is 100 rows: many tasks over few bytes."""
 PLANTED = "PLANTEDsecret"
-
-
-class At:
-    """Progress that does something, once, when a scan has come to a row."""
-
-    def __init__(self, row: int, act: Callable[[], Any]) -> None:
-        self.row, self.act, self.rows, self.done = row, act, 0, False
-
-    def begin(self, stage: str, rows: int, size: int) -> At:
-        return self
-
-    def end(self) -> None: ...
-
-    def advance(self, rows: int) -> None:
-        self.rows += rows
-        if self.rows >= self.row and not self.done:
-            self.done = True
-            self.act()
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +64,7 @@ def mortal(tmp_path: Path) -> Iterator[Cluster]:
 
 def client_of(found: Cluster, workers: int = 2) -> Any:
     client = distributed.Client(found.address, set_as_default=False)
-    client.wait_for_workers(workers, timeout=60)
+    client.wait_for_workers(workers, timeout=300)
     return client
 
 
@@ -104,7 +89,7 @@ def on(found: Cluster) -> list[str]:
 def finish(arguments: list[str]) -> None:
     """Run a job that must end well."""
     job = run_job(arguments, leaf_bytes=LEAF_BYTES)
-    out, log = job.communicate(timeout=120)
+    out, log = job.communicate(timeout=300)
     assert job.returncode == 0, out + log
 
 
@@ -115,7 +100,7 @@ def test_a_job_gives_the_bytes_of_the_local_engine(steady: Cluster, folder: Path
     for name, more in (("local", []), ("dask", on(steady))):
         finish(["reduce", str(job_file(folder, tmp_path / name)), *more])
     for part in ("features", "model"):
-        found, expected = (tree_of(tmp_path / name / part) for name in ("dask", "local"))
+        found, expected = (tree(tmp_path / name / part) for name in ("dask", "local"))
         assert found == expected
         assert len(found) > (60 if part == "features" else 2)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")], "the work directory is gone"
@@ -126,7 +111,7 @@ def test_the_other_commands_give_the_bytes_of_the_local_engine(steady: Cluster, 
     def call(arguments: list[str]) -> None:
         env = {"DASK_SCHEDULER_ADDRESS": steady.address}
         job = run_job([*arguments, "--engine", "dask", "--quiet"], leaf_bytes=LEAF_BYTES, env=env)
-        out, log = job.communicate(timeout=120)
+        out, log = job.communicate(timeout=300)
         assert job.returncode == 0, out + log
 
     agree(tmp_path, call)
@@ -180,7 +165,7 @@ def test_workers_join_and_leave_meanwhile(mortal: Cluster, folder: Path, tmp_pat
 
         def join() -> None:
             mortal.add()
-            client.wait_for_workers(3, timeout=60)
+            client.wait_for_workers(3, timeout=300)
 
         def leave() -> None:
             mortal.workers[0].send_signal(signal.SIGTERM)
@@ -198,7 +183,7 @@ def test_workers_join_and_leave_meanwhile(mortal: Cluster, folder: Path, tmp_pat
         assert watch.done
         assert len(client.scheduler_info()["workers"]) == 1
     expected.transform(data).to_parquet(tmp_path / "local", engine=reference(), part_bytes=1000)
-    assert tree_of(tmp_path / "dask") == tree_of(tmp_path / "local")
+    assert tree(tmp_path / "dask") == tree(tmp_path / "local")
 
 
 def leaves_of(rows: int, d: int) -> Format:
@@ -210,7 +195,7 @@ def test_a_large_shared_array_survives_its_readers(mortal: Cluster, tmp_path: Pa
     """Above 32 MiB an array goes through ``work=``; a worker that joins after a death reads it there as well."""
     d, k = 3000, 1500
     rows = np.random.default_rng(0).normal(size=(480, d)).astype(np.float32)
-    table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), d)})
+    table = pa.table({"v": vectors(rows)})
     pq.write_table(table, tmp_path / "wide.parquet", row_group_size=10)
     data = Dataset.from_parquet(tmp_path / "wide.parquet", format=leaves_of(20, d))
     pass_ = pass_of("tsqr", data)
@@ -277,7 +262,7 @@ def test_no_scheduler(folder: Path, tmp_path: Path) -> None:
     job = run_job(
         ["reduce", str(job_file(folder, tmp_path / "out")), "--engine", "dask", "--set", "engine.address=tcp://[::1]:1"]
     )
-    log = job.communicate(timeout=120)[1]
+    log = job.communicate(timeout=300)[1]
     assert (job.returncode, "expected a Dask scheduler" in " ".join(log.split())) == (exits.NO_CLUSTER, True), log
     assert "Traceback" not in log
 
@@ -299,7 +284,7 @@ def test_other_versions_and_no_package_at_all(mortal: Cluster, folder: Path, tmp
                 (tmp_path / place / "sitecustomize.py").write_text(WITHOUT)
             engine = connect("dask", client)
             worker = mortal.add(env={"PYTHONPATH": str(tmp_path / place)})
-            client.wait_for_workers(3, timeout=60)
+            client.wait_for_workers(3, timeout=300)
             with pytest.raises(EngineError, match=r"expected .*eigenmill.*worker tcp://.*" + words):
                 PCA(5).fit(data, engine=engine)
             end(worker)
@@ -319,7 +304,7 @@ sys.meta_path.insert(0, Without())
 
 
 def wait_for(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -381,7 +366,7 @@ def test_a_job_whose_cluster_dies(key: str, folder: Path, tmp_path: Path) -> Non
         with client_of(first) as client:
             client.register_plugin(Dying(key))
         job = run_job(["reduce", path, *on(first)], leaf_bytes=LEAF_BYTES)
-        log = job.communicate(timeout=120)[1]
+        log = job.communicate(timeout=300)[1]
         assert first.scheduler.wait(10) == -signal.SIGKILL
     words = " ".join(log.split())
     assert (job.returncode, "expected a Dask cluster that answers" in words) == (exits.NO_CLUSTER, True), log
@@ -393,7 +378,7 @@ def test_a_job_whose_cluster_dies(key: str, folder: Path, tmp_path: Path) -> Non
         finish(["reduce", path, *on(second)])
     finish(["reduce", str(job_file(folder, tmp_path / "local"))])
     for part in ("features", "model"):
-        assert tree_of(tmp_path / "out" / part) == tree_of(tmp_path / "local" / part)
+        assert tree(tmp_path / "out" / part) == tree(tmp_path / "local" / part)
 
 
 @pytest.mark.slow
@@ -415,7 +400,7 @@ def test_all_workers_are_gone(stage: Any, mortal: Cluster, folder: Path, tmp_pat
         # Workers that come back finish what is left.
         for _ in range(2):
             mortal.add()
-        client.wait_for_workers(2, timeout=60)
+        client.wait_for_workers(2, timeout=300)
         stage(data, connect("dask", client), tmp_path / "out")
 
 
@@ -431,7 +416,7 @@ def in_time(act: Callable[[], Any]) -> BaseException:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(90)
+    thread.join(300)
     assert not thread.is_alive(), "it hangs"
     assert found, "it ended well"
     return found[0]
@@ -445,7 +430,7 @@ def test_a_state_larger_than_a_message(tmp_path: Path) -> None:
     """d = 8,000: one state is 260 MB."""
     d = 8000
     rows = np.random.default_rng(0).integers(0, 255, (1200, d), dtype=np.uint8)
-    table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), d)})
+    table = pa.table({"v": vectors(rows)})
     pq.write_table(table, tmp_path / "wide.parquet", row_group_size=100)
     data = Dataset.from_parquet(tmp_path / "wide.parquet", format=leaves_of(300, d))
     pass_ = pass_of("gram", data)

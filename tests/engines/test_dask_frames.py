@@ -193,8 +193,18 @@ def test_what_is_refused(client: Any, matrix: Any) -> None:
         PCA(1).fit(da.from_array(matrix.astype(complex), chunks=100))
     import dask.bag
 
-    with pytest.raises(ConfigError, match="Dask array or DataFrame, found Bag"):
-        PCA(1).fit(dask.bag.from_sequence([1, 2]))
+    for other in (dask.bag.from_sequence([1, 2]), dask.delayed(matrix)):
+        with pytest.raises(ConfigError, match=f"Dask array or DataFrame, found {type(other).__name__}"):
+            PCA(1).fit(other)
+
+
+def test_a_wrong_solver_is_refused_before_rows_are_counted(client: Any) -> None:
+    def read(_: int) -> Any:
+        raise OSError("has been read")
+
+    meta = pd.DataFrame({"a": [1.0], "b": [2.0]})
+    with pytest.raises(ConfigError, match="expected solver among"):
+        PCA(1, solver="qr").fit(dd.from_map(read, range(3), meta=meta))
 
 
 def test_without_a_client() -> None:
@@ -205,7 +215,7 @@ def test_without_a_client() -> None:
         "import dask.array as da, numpy as np\nfrom eigenmill.reduce import PCA, ConfigError\n"
         "try:\n    PCA(1).fit(da.ones((9, 3), chunks=3))\nexcept ConfigError as error:\n    print(error)\n"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert "found none; start one: client = distributed.Client()" in said.stdout, said
 
 

@@ -11,17 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from eigenmill.reduce import PCA, ChangedInputError, ConfigError, Dataset, OutputError, Sink, connect
 from eigenmill.reduce.plan import explain
 from tests.engines.contract import reference
 from tests.engines.dask_processes import Cluster, cluster, run_job
-from tests.engines.test_dask_cluster import LEAF, LEAF_BYTES, At, client_of, in_time
+from tests.engines.test_dask_cluster import LEAF, LEAF_BYTES, client_of, in_time
 from tests.jobs.conftest import write_vectors
 from tests.support.formats import use
+from tests.support.progress import At
+from tests.support.s3 import client, serving
 
 distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.filterwarnings("default")  # those of moto and its server
@@ -45,16 +45,12 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def bucket(folder: Path) -> Iterator[tuple[Any, str]]:
     """(client, query of URIs) of a store that holds the input as ``s3://mill/data``."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    endpoint = "{}:{}".format(*server.get_host_and_port())
-    keys = {"aws_access_key_id": KEY, "aws_secret_access_key": PLANTED, "region_name": "us-east-1"}
-    client: Any = boto3.client("s3", endpoint_url=f"http://{endpoint}", **keys)
-    client.create_bucket(Bucket="mill")
-    for path in folder.iterdir():
-        client.upload_file(str(path), "mill", f"data/{path.name}")
-    yield client, f"?endpoint_override={endpoint}&scheme=http&region=us-east-1"
-    server.stop()
+    with serving() as endpoint:
+        store = client(endpoint, KEY, PLANTED)
+        store.create_bucket(Bucket="mill")
+        for path in folder.iterdir():
+            store.upload_file(str(path), "mill", f"data/{path.name}")
+        yield store, f"?endpoint_override={endpoint}&scheme=http&region=us-east-1"
 
 
 @pytest.mark.slow
@@ -108,7 +104,7 @@ def test_workers_bring_their_own_credentials_and_none_is_left_behind(
             f"report: '{uri('job/report.json')}'}}\n"
         )
         job = run_job(["reduce", str(conf), "--json", "--debug"], leaf_bytes=LEAF_BYTES)
-        out, log = job.communicate(timeout=120)
+        out, log = job.communicate(timeout=300)
         assert job.returncode == 0, out + log
         left["job"] = (out + log).encode()
     names = [entry["Key"] for entry in store.list_objects_v2(Bucket="mill")["Contents"]]

@@ -159,7 +159,7 @@ def test_an_output_takes_little_for_an_input_file(tmp_path: Path) -> None:
 
 
 def test_a_state_takes_little_for_a_file_seen(tmp_path: Path) -> None:
-    found = grows_by(state_peaks, 600, 1_600, tmp_path)
+    found = grows_by(state_peaks, 200, 500, tmp_path)
     assert all(growth < 300 for growth in found.values()), found
 
 

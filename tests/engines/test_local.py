@@ -17,9 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eigenmill.reduce import PCA, ConfigError, Dataset, DoesNotFitError, MissingValueError, TruncatedSVD, connect
+from eigenmill.reduce import PCA, ConfigError, Dataset, MissingValueError, TruncatedSVD, connect
 from eigenmill.reduce.engines.base import one_blas_thread
-from eigenmill.reduce.engines.ledger import Ledger
 from eigenmill.reduce.engines.local.engine import LocalEngine
 from eigenmill.reduce.engines.memory import estimate, format_bytes, parse_bytes
 from eigenmill.reduce.engines.threads import run_tasks
@@ -32,6 +31,8 @@ from tests.engines.contract import EngineContract, bytes_of, open_input, pass_of
 from tests.engines.counting import WatchedSource, failing_at
 from tests.engines.session_contract import SessionContract
 from tests.support.formats import other
+from tests.support.progress import Recorder, Scan
+from tests.support.tables import vectors
 
 TINY = other(leaf_bytes=1)
 
@@ -75,7 +76,7 @@ def test_no_leaf_starts_far_ahead_of_the_oldest(workers: int) -> None:
         if fragment.index > last:
             beyond.set()
         if fragment.index == 0:
-            assert reached.wait(30)
+            assert reached.wait(300)
             overtaken.append(beyond.wait(0.3))  # time enough for a thread that does not wait
 
     data = Dataset.from_numpy(np.random.default_rng(0).normal(size=(80, 1)), format=TINY)
@@ -98,20 +99,15 @@ def test_openmp_has_one_thread_in_every_thread_that_folds() -> None:
     data = Dataset.from_numpy(np.random.default_rng(0).normal(size=(4000, 100)), format=TINY)
     seen, names, both = list[set[int]](), set[str](), threading.Barrier(2)
 
-    class Look:
-        def begin(self, stage: str, rows: int, size: int) -> Look:
-            return self
-
-        def end(self) -> None: ...
-
-        def advance(self, rows: int) -> None:
+    def look(scan: Scan) -> None:
+        if scan.calls:
             seen.append(threads())
             if threading.current_thread().name not in names:
                 names.add(threading.current_thread().name)
-                both.wait(30)
+                both.wait(300)
 
     with threadpool_limits(2, user_api="openmp"):
-        connect("local", workers=2, progress=Look()).run(pass_of("gram", data), data)
+        connect("local", workers=2, progress=Recorder(look)).run(pass_of("gram", data), data)
         assert threads() == {2}
     assert len(names) == 2
     assert set(map(frozenset, seen)) == {frozenset([1])}
@@ -207,17 +203,28 @@ def test_estimates_cover_gaps_and_rows() -> None:
     assert estimate(RowsPass(pass_.intake), data, 1).states >= 8 * 100 * 100
 
 
-def test_a_budget_lowers_the_workers_and_keeps_the_bytes() -> None:
+@pytest.fixture
+def resident(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the process holds, as the engines see it; in truth, other tests and the allocator decide."""
+    found = [300 << 20]
+    for module in ("eigenmill.reduce.engines.ledger", "eigenmill.reduce.engines.memory"):
+        monkeypatch.setattr(f"{module}.resident", lambda: found[0])
+    return found
+
+
+def test_a_budget_lowers_the_workers_and_keeps_the_bytes(resident: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     X = np.random.default_rng(0).normal(size=(4000, 200))
-    data = Dataset.from_numpy(X, format=TINY)
+    data, workers = Dataset.from_numpy(X, format=TINY), list[int]()
     pass_ = GramPass(Intake(data.feature_names, data.dtype, Cleaning().resolve(data.feature_names)))
-    one, many = estimate(pass_, data, 1), estimate(pass_, data, 8)
-    budget = (one.peak + many.peak) // 2
-    ledger = Ledger()
-    claim = ledger.open(budget)
-    count, _ = ledger.begin(claim, lambda w: estimate(pass_, data, w, process=0).peak, 8, 0, DoesNotFitError)
-    assert 1 <= count < 8
-    small = connect("local", workers=8, memory=budget + (64 << 20)).run(pass_, data)
+
+    def counted(tasks: Any, count: int, *rest: Any) -> None:
+        workers.append(count)
+        run_tasks(tasks, count, *rest)
+
+    monkeypatch.setattr("eigenmill.reduce.engines.local.engine.run_tasks", counted)
+    one, many = (estimate(pass_, data, w).peak for w in (1, 8))
+    small = connect("local", workers=8, memory=(one + many) // 2).run(pass_, data)
+    assert 1 < workers.pop() < 8
     assert bytes_of(small) == bytes_of(connect("local", workers=1).run(pass_, data))
 
 
@@ -254,12 +261,10 @@ def test_a_missing_size_is_no_limit() -> None:
 
 
 def test_what_the_last_scan_has_freed_leaves_as_many_workers_to_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, resident: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The allocator still has it, so that it looks like held by the process."""
-    resident, workers = [300 << 20], list[int]()
-    for module in ("eigenmill.reduce.engines.ledger", "eigenmill.reduce.engines.memory"):
-        monkeypatch.setattr(f"{module}.resident", lambda: resident[0])
+    workers = list[int]()
 
     def counted(tasks: Any, count: int, *rest: Any) -> None:
         workers.append(count)
@@ -268,7 +273,7 @@ def test_what_the_last_scan_has_freed_leaves_as_many_workers_to_the_next(
 
     monkeypatch.setattr("eigenmill.reduce.engines.local.engine.run_tasks", counted)
     X = np.random.default_rng(0).normal(size=(2000, 60))
-    pq.write_table(pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 60)}), tmp_path / "x.parquet")
+    pq.write_table(pa.table({"v": vectors(X)}), tmp_path / "x.parquet")
     svd = TruncatedSVD(3, solver="sketch", tol=None, max_scans=3)
     svd.fit(Dataset.from_parquet(tmp_path / "x.parquet"), engine=LocalEngine(workers=2, memory="1GiB"))
     assert workers == [2, 2, 2]

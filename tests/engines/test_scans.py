@@ -12,6 +12,7 @@ import pytest
 
 from eigenmill.reduce import PCA, Dataset, Sink, StandardScaler, TruncatedSVD, connect
 from tests.engines.counting import CountingEngine
+from tests.support.tables import columns
 
 N = 1000
 
@@ -19,7 +20,7 @@ N = 1000
 @pytest.fixture
 def data(tmp_path: Path) -> Dataset:
     X = np.random.default_rng(0).normal(size=(N, 5))
-    pq.write_table(pa.table({f"f{j}": X[:, j] for j in range(5)}), tmp_path / "t.parquet", row_group_size=100)
+    pq.write_table(pa.table(columns(X, "f")), tmp_path / "t.parquet", row_group_size=100)
     return Dataset.from_parquet(tmp_path / "t.parquet")
 
 

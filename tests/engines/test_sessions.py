@@ -22,6 +22,7 @@ from eigenmill.reduce.engines.local.kept import Kept
 from tests.engines.contract import bytes_of, open_input, pass_of, reference
 from tests.engines.session_contract import at_once, equal_to_the_same_alone
 from tests.support import formats
+from tests.support.tables import vectors
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_one_engine_eight_threads_and_200_jobs(name: str, tmp_path: Path) -> Non
 
 def wide_file(path: Path, seed: int) -> Dataset:
     X = np.random.default_rng(seed).normal(size=(3000, 40)) * (1 + 9 * seed)
-    table = pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 40)})
+    table = pa.table({"v": vectors(X)})
     pq.write_table(table, path, row_group_size=500)
     return Dataset.from_parquet(path)
 
@@ -64,7 +65,7 @@ def test_kept_blocks_are_those_of_their_own_data(tmp_path: Path) -> None:
     engine, both = LocalEngine(workers=1, memory="16GiB"), threading.Barrier(2)
 
     def fit(which: int) -> bytes:
-        both.wait(60)
+        both.wait(300)
         return TruncatedSVD(4, **model).fit(data[which], engine=engine).components_.tobytes()
 
     for _ in range(6):
@@ -125,7 +126,7 @@ print("same")
 def test_an_idle_engine_is_forked(tmp_path: Path) -> None:
     wide_file(tmp_path / "x.parquet", 0)
     done = subprocess.run(
-        [sys.executable, "-c", FORK, str(tmp_path / "x.parquet")], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", FORK, str(tmp_path / "x.parquet")], capture_output=True, text=True, timeout=300
     )
     assert done.stdout == "same\n", done.stderr[-2000:]
 
@@ -165,7 +166,7 @@ def test_the_engine_is_as_before_after_ctrl_c(workers: int, tmp_path: Path) -> N
     wide_file(tmp_path / "x.parquet", 0)
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPT, str(tmp_path / "x.parquet"), str(workers)],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.stdout == "interrupted\nsame\n", done.stderr[-2000:]
     assert os.listdir(tmp_path) == ["x.parquet"]

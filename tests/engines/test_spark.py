@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import re
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,11 @@ from eigenmill.reduce.engines.base import plan_leaves
 from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.engines.load import fold_load, write_load
 from eigenmill.reduce.engines.spark.engine import SparkScans
-from tests.engines.contract import D, EngineContract, costing, open_input, pass_of, reference, tree_of, write_files
+from eigenmill.reduce.engines.spark.watch import watched
+from tests.engines.contract import D, EngineContract, costing, open_input, pass_of, reference, write_files
 from tests.engines.session_contract import SessionContract
 from tests.support.formats import use
+from tests.support.trees import tree
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of pyspark
 
@@ -112,5 +118,30 @@ def test_a_write_in_rounds(spark: Any, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(SparkScans, "_map", seen)
     for each, out in ((engine, "a"), (reference(), "b")):
         each.write(data, Sink(tmp_path / out, part_bytes=300))
-    assert tree_of(tmp_path / "a") == tree_of(tmp_path / "b")
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
     assert shipped == [2, 1], "three parts, by two"
+
+
+def test_what_nobody_waits_for_any_more_is_cancelled(spark: Any) -> None:
+    context, group = spark.sparkContext, "left alone"
+
+    def wait() -> Any:
+        context.setJobGroup(group, "waits for a minute")
+        return context.parallelize(range(2), 2).map(lambda _: time.sleep(60)).collect()
+
+    def interrupt() -> None:
+        while not context.statusTracker().getJobIdsForGroup(group):
+            time.sleep(0.1)
+        _thread.interrupt_main()
+
+    theirs = signal.signal(signal.SIGINT, signal.default_int_handler)  # pyspark's own one cancels all jobs
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            watched(spark, group, wait, 60.0)
+    finally:
+        signal.signal(signal.SIGINT, theirs)
+    (job,) = context.statusTracker().getJobIdsForGroup(group)
+    while (found := context.statusTracker().getJobInfo(job).status) == "RUNNING":  # as listeners have heard so far
+        time.sleep(0.1)
+    assert found == "FAILED"

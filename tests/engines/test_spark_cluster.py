@@ -29,9 +29,10 @@ from eigenmill.jobs.shown import exits
 from eigenmill.reduce import EngineError
 from eigenmill.reduce.storage import about
 from tests.engines.commands import agree
-from tests.engines.contract import tree_of
 from tests.engines.spark_processes import ROOT, Cluster, cluster, end, made_zip, submit
 from tests.jobs.conftest import write_vectors
+from tests.support.tables import vectors
+from tests.support.trees import tree
 
 JOB = ROOT / "jobs/spark_submit.py"
 DRIVER = ROOT / "tests/engines/spark_driver.py"
@@ -59,8 +60,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(2):
         X = rng.integers(0, 255, (ROWS // 2, WIDTH), dtype=np.uint8)
         X[:, ::3] //= 4
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(X.reshape(-1)), WIDTH)
-        table = pa.table({"id": np.arange(len(X)) + number * len(X), "x": vectors})
+        table = pa.table({"id": np.arange(len(X)) + number * len(X), "x": vectors(X)})
         pq.write_table(table, folder / f"{number}.parquet", row_group_size=4000)
     return folder
 
@@ -74,7 +74,7 @@ def job_file(data: Path | str, out: Path) -> Path:
     return path
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str, str]:
+def ended(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, str, str]:
     """(exit code, standard output, the log) of a process that must end in time."""
     try:
         out, log = process.communicate(timeout=seconds)
@@ -115,7 +115,7 @@ def test_a_submitted_job_gives_the_bytes_of_the_local_engine(
     assert "forming the products" in out
     run(load_job(str(job_file(wide, tmp_path / "local")), ["reduce.components=7"]))
     for part in ("features", "model"):
-        found, expected = (tree_of(tmp_path / name / part) for name in ("spark", "local"))
+        found, expected = (tree(tmp_path / name / part) for name in ("spark", "local"))
         assert found == expected
         assert len(found) > (5 if part == "features" else 2)
     report = json.loads((tmp_path / "spark/report.json").read_text())
@@ -206,6 +206,15 @@ def test_a_submitted_job_on_an_unreachable_master(wide: Path, zipped: Path, tmp_
 
 
 @pytest.mark.slow
+def test_executors_that_no_worker_has_room_for(running: Cluster, zipped: Path, tmp_path: Path) -> None:
+    data = write_vectors(tmp_path / "data", files=1, rows=500, group=50)
+    arguments, conf = [str(data), str(tmp_path / "out"), "gram", "", "3"], {"spark.executor.memory": "900g"}
+    code, out, log = ended(submit(running.address, DRIVER, arguments, tmp_path, zipped=zipped, conf=conf))
+    assert code == exits.NO_CLUSTER, out + log
+    assert f"expected executors from {running.address}, found none for 3 s; start workers" in words(out)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["gram", "write"])
 def test_a_cluster_that_dies(stage: str, zipped: Path, tmp_path: Path) -> None:
     """Master, workers and executors are killed; with workers alone gone, Spark would wait for new ones."""
@@ -244,4 +253,4 @@ def test_an_interrupted_job_goes_on(running: Cluster, zipped: Path, wide: Path, 
     assert code == 0, out + log
     run(load_job(str(job_file(wide, tmp_path / "local")), ["output.part_bytes=4KiB"]))
     for part in ("features", "model"):
-        assert tree_of(tmp_path / "out" / part) == tree_of(tmp_path / "local" / part)
+        assert tree(tmp_path / "out" / part) == tree(tmp_path / "local" / part)

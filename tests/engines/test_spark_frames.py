@@ -217,7 +217,7 @@ def test_wide_sparse_rows(spark: Any, layout: str) -> None:
     data = Dataset.from_spark(frame, **told)
     assert data.sparse
     assert data.stored == X.nnz
-    model = TruncatedSVD(3, solver="sketch", tol=None, max_scans=4)
+    model = TruncatedSVD(3, solver="sketch", tol=None, max_scans=2)
     mine = TruncatedSVD(**model.get_params()).fit(data, engine=connect("spark", spark, memory="3GiB"))
     theirs = model.fit(X)
     np.testing.assert_allclose(mine.singular_values_, theirs.singular_values_, rtol=1e-12)

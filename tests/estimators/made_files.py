@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import scipy.sparse as sp
 
+from tests.support.tables import columns, vectors
+
 
 def sparse_parquet(path: Path, X: Any, groups: int = 4) -> Path:
     """X in a file of so many row groups, as pairs of lists."""
@@ -23,7 +25,7 @@ def sparse_parquet(path: Path, X: Any, groups: int = 4) -> Path:
 
 def dense_parquet(path: Path, X: Any, lists: bool) -> Path:
     """X in a file of row groups of 2,000 rows, as lists or columns, with weights ``w``."""
-    column = pa.FixedSizeListArray.from_arrays(X.ravel(), X.shape[1])
-    table = pa.table({"x": column} if lists else {f"c{j}": X[:, j] for j in range(X.shape[1])})
+    column = vectors(X)
+    table = pa.table({"x": column} if lists else columns(X, "c"))
     pq.write_table(table.append_column("w", pa.array(1.0 + np.arange(len(X)) % 3)), path, row_group_size=2000)
     return path

@@ -102,10 +102,11 @@ def test_fewer_rows_than_components(kind: Any, solver: Any) -> None:
 
 
 @BOTH
-def test_equal_rows_and_nothing_but_zeros(kind: Any) -> None:
+@pytest.mark.parametrize("options", [{}, {"max_scans": 1, "tol": None}], ids=["iterated", "one scan"])
+def test_equal_rows_and_nothing_but_zeros(options: Any, kind: Any) -> None:
     """A rank of one or none: values of 0, vectors that are orthonormal all the same."""
     for X in (np.zeros((50, 30)), np.full((50, 30), 14.62)):
-        model = kind(3, solver="sketch").fit(X)
+        model = kind(3, solver="sketch", **options).fit(X)
         right = truth(kind, X)
         np.testing.assert_allclose(model.singular_values_, right[:3], atol=1e-7 * max(right[0], 1e-300))
         np.testing.assert_allclose(model.components_ @ model.components_.T, np.eye(3), atol=1e-13)

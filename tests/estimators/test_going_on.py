@@ -15,6 +15,8 @@ import pytest
 from eigenmill.reduce import PCA, ChangedInputError, ConfigError, Dataset, StandardScaler, TruncatedSVD, connect, load
 from eigenmill.reduce.errors import MissingValueError
 from tests.support.formats import use
+from tests.support.progress import Recorder, Scan
+from tests.support.trees import tree
 
 NAMES = [f"c{j}" for j in range(7)]
 
@@ -34,9 +36,9 @@ def write(path: Path, rows: int, seed: int, *, missing: bool = False, bad: bool 
     pq.write_table(pa.table(dict(zip(NAMES, X.T, strict=True))), path, row_group_size=23)
 
 
-def model_bytes(model: Any, path: Path) -> dict[str, bytes]:
+def model_bytes(model: Any, path: Path) -> dict[str, str]:
     model.save(path)
-    return {p.name: p.read_bytes() for p in sorted(path.iterdir())}
+    return tree(path)
 
 
 MODELS = [
@@ -72,18 +74,9 @@ def test_only_the_new_files_are_read(tmp_path: Path) -> None:
     write(tmp_path / "data/a.parquet", 100, 0)
     model = PCA(2, solver="gram").fit(Dataset.from_parquet(tmp_path / "data", columns=NAMES), keep_state=True)
     write(tmp_path / "data/b.parquet", 50, 1)
-    rows: list[int] = []
-
-    class Count:
-        def begin(self, stage: str, total: int, size: int) -> Count:
-            rows.append(total)
-            return self
-
-        def advance(self, count: int) -> None: ...
-        def end(self) -> None: ...
-
-    model.partial_fit(str(tmp_path / "data"), engine=connect("local", progress=Count()))
-    assert rows == [50]
+    told = Recorder()
+    model.partial_fit(str(tmp_path / "data"), engine=connect("local", progress=told))
+    assert told.planned == [("gram", 50)]
     before = model.mean_.copy()
     model.partial_fit(str(tmp_path / "data"))
     np.testing.assert_array_equal(model.mean_, before)
@@ -153,18 +146,10 @@ def test_going_on_refuses_when_the_full_fit_would_take_another_solver(tmp_path: 
 def test_a_file_that_changes_between_scans_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", 200, 0)
 
-    class Rewrite:
-        stages = 0
-
-        def begin(self, stage: str, total: int, size: int) -> Rewrite:
-            self.stages += 1
-            if self.stages == 2:
-                write(tmp_path / "a.parquet", 200, 9)
-            return self
-
-        def advance(self, count: int) -> None: ...
-        def end(self) -> None: ...
+    def rewrite(scan: Scan) -> None:
+        if not scan.calls and len(scan.recorder.scans) == 2:
+            write(tmp_path / "a.parquet", 200, 9)
 
     data = Dataset.from_parquet(tmp_path / "a.parquet", clip_sd=3.0)
     with pytest.raises(ChangedInputError, match=r"a\.parquet"):
-        PCA(2).fit(data, engine=connect("local", progress=Rewrite()))
+        PCA(2).fit(data, engine=connect("local", progress=Recorder(rewrite)))

@@ -25,6 +25,7 @@ from eigenmill.reduce import (
     load,
 )
 from tests.support.formats import other, use
+from tests.support.trees import tree
 
 MODELS = [PCA, lambda **k: TruncatedSVD(2, **k), StandardScaler]
 EACH = pytest.mark.parametrize("Model", MODELS, ids=["PCA", "TruncatedSVD", "StandardScaler"])
@@ -354,7 +355,7 @@ def test_day_by_day_to_the_byte(Model: Any, tmp_path: Path, monkeypatch: pytest.
         model.save(tmp_path / f"m{day}", state=True)
         fit = Model().fit(tmp_path / "in", keep_state=True)
         fit.save(tmp_path / f"f{day}", state=True)
-        ours, theirs = ({p.name: p.read_bytes() for p in (tmp_path / f"{x}{day}").iterdir()} for x in "mf")
+        ours, theirs = (tree(tmp_path / f"{x}{day}") for x in "mf")
         assert ours == theirs
 
 

@@ -21,6 +21,7 @@ from eigenmill.reduce.sources.parquet import ParquetSource
 from tests.estimators.made_files import dense_parquet, sparse_parquet
 from tests.estimators.truth import thin
 from tests.support.formats import other
+from tests.support.tables import columns
 
 
 @pytest.mark.parametrize("memory", ["4GiB", "partly", None])
@@ -108,7 +109,7 @@ BLOCK = 16 * 4 * 8
 def few(tmp_path: Path) -> Dataset:
     """Row groups of 80, 48 and 16 rows of 4 columns, each a fragment: 5, 3 and 1 blocks of 16 rows."""
     X = np.random.default_rng(0).normal(size=(144, 4))
-    with pq.ParquetWriter(tmp_path / "few.parquet", pa.table({f"c{j}": X[:, j] for j in range(4)}).schema) as writer:
+    with pq.ParquetWriter(tmp_path / "few.parquet", pa.table(columns(X, "c")).schema) as writer:
         for a, b in ((0, 80), (80, 128), (128, 144)):
             writer.write_table(pa.table({f"c{j}": X[a:b, j] for j in range(4)}))
     data = Dataset.from_parquet(tmp_path / "few.parquet", format=other(max_height=16, leaf_bytes=1))

@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler as PeerScaler
 
 from eigenmill.reduce import PCA, Dataset, StandardScaler, TruncatedSVD
+from eigenmill.reduce.errors import DataError
 from eigenmill.reduce.estimators.spectrum import of_gram, optimal_threshold
 from eigenmill.reduce.passes.gram import Gram
 from eigenmill.reduce.passes.intake import Moments
@@ -100,6 +101,19 @@ def test_float32_of_any_size(factor: float) -> None:
 
 
 # Singular values
+
+
+@pytest.mark.parametrize("power", [-900, -520, -480, 480, 520, 900])
+def test_float64_of_any_size_or_refused(power: int) -> None:
+    X = RNG(17).normal(size=(60, 4)) * [1, 2, 1, 1]
+    small = PCA(2).fit(X)
+    if abs(power) > 500:
+        with pytest.raises(DataError, match=r"squares float64 can hold, found a deviation of .* in column 'x2'"):
+            PCA(2).fit(X * [1, 1, 2.0**power, 1])
+    else:
+        large = PCA(2).fit(X * 2.0**power)
+        np.testing.assert_allclose(large.components_, small.components_, atol=1e-13)
+        np.testing.assert_allclose(large.singular_values_ * 2.0**-power, small.singular_values_, rtol=1e-13)
 
 
 def test_singular_values_against_lapack() -> None:

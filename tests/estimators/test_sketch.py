@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from eigenmill.reduce import PCA, Dataset, TruncatedSVD, connect, load
-from eigenmill.reduce.engines.local.engine import LocalEngine, LocalSession
+from eigenmill.reduce.engines.local.engine import LocalEngine
 from eigenmill.reduce.engines.memory import resident
 from eigenmill.reduce.errors import ConfigError, DataError, DoesNotFitError
 from eigenmill.reduce.estimators.bounds import by_trace, chebyshev
@@ -21,35 +21,13 @@ from eigenmill.reduce.estimators.krylov import Krylov
 from eigenmill.reduce.estimators.panels import inner, rotate, take_out
 from eigenmill.reduce.estimators.solver import Shape, choose
 from eigenmill.reduce.format import FORMAT_1
-from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.rows.blocks import Workspace
+from tests.engines.counting import CountingEngine
 from tests.estimators.made_files import sparse_parquet
 from tests.estimators.truth import aligned, thin, variances, with_spectrum
 
 RNG = np.random.default_rng
 FLAT = 1 / np.sqrt(1 + np.arange(200))
-
-
-class Counting(LocalEngine):
-    """Counts scans, and fails in the one that ``stop`` names."""
-
-    def __init__(self, stop: int | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        self.names, self.stop = list[str](), stop
-
-    def session(self, reserve: int | None = None, need: int = 0) -> LocalSession:
-        return CountingSession(self, reserve, need)
-
-
-class CountingSession(LocalSession):
-    engine: Counting
-
-    def run(self, pass_: Pass[Any, Any], data: Dataset, **options: Any) -> Any:
-        names = self.engine.names
-        names.append(type(pass_).__name__)
-        if len(names) == self.engine.stop:
-            raise KeyboardInterrupt
-        return super().run(pass_, data, **options)
 
 
 def svd(A: Any) -> Any:
@@ -91,13 +69,13 @@ def test_one_scan_per_product_and_none_twice() -> None:
         (PCA, sp.csr_array(X), False, ["MomentsPass", "SketchPass", "SketchPass"]),
         (TruncatedSVD, sp.csr_array(X), False, ["SketchPass"] * 3),
     ):
-        engine = Counting()
+        engine = CountingEngine(connect("local"))
         with pytest.warns(ConvergenceWarning, match="found .* after 3 scans; give more max_scans"):
             model = kind(3, solver="sketch", scale=scale, tol=1e-12, max_scans=3).fit(data, engine=engine)
-        assert (engine.names, model.n_scans_, model.converged_) == (names, 3, False)
-    engine = Counting()
+        assert (engine.scans, model.n_scans_, model.converged_) == (names, 3, False)
+    engine = CountingEngine(connect("local"))
     model = TruncatedSVD(3, solver="sketch", tol=None, max_scans=4, refine=True).fit(X, engine=engine)
-    assert engine.names == ["SketchPass"] * 3 + ["TsqrPass"]
+    assert engine.scans == ["SketchPass"] * 3 + ["TsqrPass"]
     assert (model.n_scans_, model.converged_) == (4, True)
 
 
@@ -272,9 +250,9 @@ def test_same_bytes_with_any_workers_and_after_a_stop_in_any_scan(tmp_path: Path
     for stop in (1, 2, 3, 4):
         work = tmp_path / f"work{stop}"
         with pytest.raises(KeyboardInterrupt):
-            fitted(Counting(stop, workers=2, work=work, memory="4GiB"))
+            fitted(CountingEngine(connect("local", workers=2, work=work, memory="4GiB"), stop))
         assert len(list(work.glob("*.state"))) == stop - 1
-        digests.add(fitted(Counting(workers=3, work=work, memory="4GiB")).save(tmp_path / f"s{stop}"))
+        digests.add(fitted(connect("local", workers=3, work=work, memory="4GiB")).save(tmp_path / f"s{stop}"))
     assert len(digests) == 1
     again = load(tmp_path / "w1")
     assert (again.n_scans_, again.converged_, len(again.residual_bounds_)) == (4, True, 4)

@@ -1,4 +1,4 @@
-"""Outputs are written in memory where there is room: every file is synced."""
+"""A cluster of Spark, and what a job on it has to leave."""
 
 from __future__ import annotations
 
@@ -7,11 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-
-@pytest.fixture
-def tmp_path(space: Path) -> Path:
-    return space
 
 
 @pytest.fixture(scope="module")

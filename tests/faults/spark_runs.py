@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 
 from eigenmill.reduce import Dataset, connect
-from tests.engines.contract import tree_of
 from tests.engines.spark_driver import LEAF, fit_and_write
 from tests.engines.spark_processes import ROOT, Cluster, children, environment, submit
 from tests.faults.staged import Staged
 from tests.jobs.conftest import D
 from tests.support.formats import other
+from tests.support.trees import tree
 
 DRIVER = ROOT / "tests/engines/spark_driver.py"
 
@@ -90,12 +90,7 @@ def reference(folder: Path, out: Path, solver: str = "gram") -> dict[str, str]:
     """What the job leaves on the local engine."""
     data = Dataset.from_parquet(folder, vector="x", carry=["id"], format=other(leaf_bytes=LEAF * D * 8))
     fit_and_write(data, str(out), connect("local", workers=1), solver)
-    return outputs(out)
-
-
-def outputs(out: Path) -> dict[str, str]:
-    """The job's files without those it goes on from."""
-    return {name: digest for name, digest in tree_of(out).items() if not name.startswith("work/")}
+    return tree(out, without="work")
 
 
 def parts(out: Path) -> int:

@@ -18,7 +18,7 @@ from eigenmill.reduce.errors import ArtifactError
 from eigenmill.reduce.storage import artifact, files, plain
 from eigenmill.reduce.storage.artifact import load_arrays, load_model, load_state, save_arrays, save_model
 from tests.faults.test_sink_exceptions import Failing, caught
-from tests.sink.made import tree
+from tests.support.trees import tree
 
 ARRAYS = {"a": np.arange(12.0).reshape(3, 4), "b": np.array([True, False]), "c": np.ones(3, np.float32)}
 QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -19,8 +19,9 @@ if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
 from eigenmill.jobs.shown import exits
 from tests.engines.spark_driver import LEAF
 from tests.engines.spark_processes import Cluster, end, serving
-from tests.faults.spark_runs import Run, connected, outputs, parts
+from tests.faults.spark_runs import Run, connected, parts
 from tests.jobs.conftest import write_vectors
+from tests.support.trees import tree
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +62,7 @@ def test_a_server_that_is_killed(
             run.finish()
         finally:
             end(run.process)
-    assert outputs(out) == spark_files
+    assert tree(out, without="work") == spark_files
 
 
 def test_ctrl_c_stops_the_server_too(
@@ -86,4 +87,4 @@ def test_ctrl_c_stops_the_server_too(
             run.finish()
         finally:
             end(run.process)
-    assert outputs(out) == spark_files
+    assert tree(out, without="work") == spark_files

@@ -18,11 +18,11 @@ import psutil
 import pytest
 
 from eigenmill.reduce import PCA, Dataset, connect
-from tests.engines.contract import tree_of
 from tests.engines.dask_processes import ROOT, Cluster, cluster
 from tests.faults.staged import Staged
 from tests.jobs.conftest import D, write_vectors
 from tests.support.formats import other
+from tests.support.trees import tree
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.slow
@@ -37,17 +37,12 @@ CHILD = """
 import sys, time
 from eigenmill.reduce import PCA, Dataset, connect
 from tests.support.formats import other
+from tests.support.progress import Recorder
 
-class Tell:
-    def begin(self, stage, rows, size):
-        print(stage, flush=True)
-        return self
-    def advance(self, rows): pass
-    def end(self): pass
-
+told = Recorder(lambda scan: scan.calls or print(scan.stage, flush=True))
 data, out, address, leaf_bytes, part_bytes, solver = sys.argv[1:]
 dataset = Dataset.from_parquet(data, vector="x", carry=["id"], format=other(leaf_bytes=int(leaf_bytes)))
-engine = connect("dask", address, work=out + "/work", progress=Tell(), patience=60.0)
+engine = connect("dask", address, work=out + "/work", progress=told, patience=60.0)
 block_size = 4 if solver == "sketch" else None
 pca = PCA(5, scale=True, solver=solver, block_size=block_size).fit(dataset, engine=engine)
 pca.save(out + "/model")
@@ -69,7 +64,7 @@ def reference(folder: Path, out: Path, solver: str) -> dict[str, str]:
     pca = PCA(5, scale=True, solver=solver, block_size=block_size).fit(data, engine=engine)
     pca.save(out / "model")
     pca.transform(data).to_parquet(out / "features", engine=engine, part_bytes=PART_BYTES)
-    found = tree_of(out)
+    found = tree(out)
     assert len(found) > 100
     return found
 
@@ -151,10 +146,6 @@ def stage_seconds(folder: Path, out: Path, address: str) -> dict[str, float]:
     return {"gram": write - began, "write": done - write}
 
 
-def outputs(out: Path) -> dict[str, str]:
-    return {name: digest for name, digest in tree_of(out).items() if not name.startswith("work/")}
-
-
 @pytest.mark.parametrize("target", ["worker", "client"])
 def test_same_bytes_after_kills(
     target: str, running: Cluster, folder: Path, expected: dict[str, str], space: Path
@@ -174,7 +165,7 @@ def test_same_bytes_after_kills(
                 run.kill()
                 run = Run(folder, out, running.address)
             run.finish()
-            assert outputs(out) == expected, f"{target} killed at moment {moment} of {stage}"
+            assert tree(out, without="work") == expected, f"{target} killed at moment {moment} of {stage}"
             shutil.rmtree(out)
     assert hit >= MOMENTS, "most kills must come before the end, or nothing is tested"
 
@@ -193,6 +184,6 @@ def test_a_sketch_goes_on_after_its_last_whole_scan(
         run.kill()
         run = Run(folder, out, running.address, "sketch")
     run.finish()
-    assert outputs(out) == sketched
+    assert tree(out, without="work") == sketched
     whole = ["moments", *["sketch"] * 4, "write", "done"]
     assert run.printed == (whole if target == "worker" else whole[scan:])

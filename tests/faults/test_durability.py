@@ -15,6 +15,7 @@ from eigenmill.jobs.daily import stages as daily
 from eigenmill.jobs.reduction.config import read_job
 from eigenmill.jobs.reduction.run import run as run_job
 from eigenmill.reduce import PCA, Dataset, connect
+from eigenmill.reduce.output import versions
 from eigenmill.reduce.output.sink import Sink
 from eigenmill.reduce.storage import files
 from eigenmill.reduce.storage.artifact import save_arrays, save_model
@@ -71,30 +72,42 @@ def test_a_partitioned_output(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [1, 2])
-def test_a_version_is_whole_before_the_link_moves(tmp_path: Path, before: int) -> None:
-    """And what it replaces goes when the moved link is synced, not before."""
+def test_a_version_is_whole_before_it_is_published(tmp_path: Path, before: int) -> None:
+    """And what it replaces goes when the exchange is synced, not before."""
     sink = Sink(tmp_path / "out", overwrite=True)
-    for factor in range(before + 1):
+    for factor in range(before):
         run(sink, made(50).then(Scaled(5, factor=1.0 + factor)))
     with recorded(tmp_path) as found:
         run(sink, made(50).then(Scaled(5, factor=9.0)))
-    holds_after_power_failure(found)
-    new, old = f".out.v00000{before + 2}", f".out.v00000{before}"
-    written = ["_job.json", "part-00000.parquet", "_parts/00000.json", "_manifest.json", "_SUCCESS"]
-    assert order(found)[:-3] == [
+    new, part = f".out.v00000{before}", "part-00000.parquet"
+    taken = found.events.index(("rename", f"{new}/{part}"))  # its name, as all is written
+    holds_after_power_failure(FileEvents(found.root, found.events[:taken]))
+    written = ["_job.json", f"{part}.aside", "_parts/00000.json", "_manifest.json", "_SUCCESS"]
+    assert order(found)[:8] == [
         *[f"{new}/{name}" for name in written],
-        *(f"-{new}/_parts/00000.json", f"-{new}/_job.json", "out"),
+        *(f"-{new}/_parts/00000.json", f"-{new}/_job.json", f"{new}/{part}"),
     ]
-    assert order(found)[-3:] == [f"-{old}/{name}" for name in ("part-00000.parquet", "_manifest.json", "_SUCCESS")]
+    # The exchange shows as other content under the same names.
+    exchanged = found.events[taken + 1 :]
+    assert exchanged[0] == ("sync", new)
+    assert ("write", f"out/{part}") in exchanged[1 : exchanged.index(("sync", "."))]
+    gone = [at for at, (what, name) in enumerate(exchanged) if what == "remove" and name.startswith(".out.v000001")]
+    assert (not gone) == (before == 1)
+    assert all(at > exchanged.index(("sync", ".")) for at in gone)
+    assert ("rename", f"{new}/{part}.aside") in exchanged[exchanged.index(("sync", ".")) :]
 
 
-def test_the_first_version_moves_the_directory_aside(tmp_path: Path) -> None:
+def test_a_link_is_synced_where_directories_cannot_change_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "exchange", lambda a, b: False)
     sink = Sink(tmp_path / "out", overwrite=True)
     run(sink, made(50))
     with recorded(tmp_path) as found:
         run(sink, made(60))
-    moved = [event for event in found.events if event[1] in ("out", ".out.v000001", ".") and event[0] != "write"]
-    assert moved[-4:] == [("link", "out"), ("rename", ".out.v000001"), ("rename", "out"), ("sync", ".")]
+    moved = [event for event in found.events if event[1] in ("out", ".out.v000002", ".") and event[0] != "write"]
+    assert moved.pop() == ("sync", ".out.v000002")  # where files are put aside
+    assert moved[-4:] == [("link", "out"), ("rename", ".out.v000002"), ("rename", "out"), ("sync", ".")]
 
 
 def test_a_model_with_its_state(tmp_path: Path) -> None:

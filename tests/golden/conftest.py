@@ -12,6 +12,7 @@ import pytest
 
 from tests.golden import make
 from tests.golden.library import Library
+from tests.support.trees import tree
 
 
 @pytest.fixture(scope="session")
@@ -45,18 +46,6 @@ def place(space: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return space
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    """All bytes below a directory, and where links lead."""
-    found: dict[str, bytes] = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.is_symlink():
-            found[name] = b"-> " + os.fsencode(os.readlink(path))
-        elif path.is_file():
-            found[name] = path.read_bytes()
-    return found
-
-
 def copied(source: Path, target: Path) -> Path:
     """A copy of a directory, links as links."""
     return Path(shutil.copytree(source, target, symlinks=True))
@@ -67,9 +56,3 @@ def same(found: Path, expected: Path) -> None:
     mine, theirs = tree(found), tree(expected)
     assert sorted(mine) == sorted(theirs)
     assert [name for name in mine if mine[name] != theirs[name]] == []
-
-
-def written(folder: Path) -> dict[Path, tuple[int, int]]:
-    """For each file that is not a link what changes when it is written again."""
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}

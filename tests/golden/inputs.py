@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.support.tables import columns, vectors
+
 D, ROWS, SMALL = 6, 60, "abcde"
 """Columns, rows of each of the small files, and their names."""
 LONG_D, LONG_GROUP, LONG_ROWS = 16, 1 << 18, 7 << 18
@@ -33,10 +35,6 @@ def _write(table: pa.Table, path: Path, group: int) -> None:
     pq.write_table(table, path, row_group_size=group, compression="zstd")
 
 
-def vectors(X: np.ndarray) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), X.shape[1])
-
-
 def small(number: int) -> pa.Table:
     """Columns c*, the same with gaps g*, a list v, pairs i and x, Spark's vectors s, weights w, columns to carry."""
     rng = np.random.default_rng([13, number])
@@ -48,7 +46,7 @@ def small(number: int) -> pa.Table:
         {
             "id": np.arange(ROWS) + ROWS * number,
             "kind": pa.array(np.array(["ant", "bee", "cat"])[rng.integers(0, 3, ROWS)]),
-            **{f"c{j}": X[:, j] for j in range(D)},
+            **columns(X, "c"),
             **{f"g{j}": pa.array(gaps[:, j], from_pandas=True) for j in range(D)},
             "v": vectors(X.astype(np.float32)),
             "i": pa.array(index, pa.list_(pa.int32())),

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
+from tests.support.progress import Recorder, Scan
+
 HERE = "/proc/self/cwd"
 """The working directory as an absolute path that is the same for everybody."""
 
@@ -19,31 +21,19 @@ class StoppedError(Exception):
     """Stands for whatever stops a run."""
 
 
-class Counter:
-    """A progress that counts rows by scan, and stops a run at will.
+class Counter(Recorder):
+    """Stops a run at will.
 
     Args:
         stop: (scan, rows): stop in the scan with that number, from 1, as soon as it has seen so many rows.
     """
 
     def __init__(self, stop: tuple[int, int] | None = None) -> None:
-        self.scans: list[tuple[str, int]] = []
+        super().__init__(self._stop)
         self.stop = stop
 
-    def begin(self, stage: str, rows: int, size: int) -> Counter:
-        self.scans.append((stage, 0))
-        self._stop()
-        return self
-
-    def advance(self, rows: int) -> None:
-        stage, before = self.scans[-1]
-        self.scans[-1] = (stage, before + rows)
-        self._stop()
-
-    def end(self) -> None: ...
-
-    def _stop(self) -> None:
-        if self.stop is not None and self.stop[0] == len(self.scans) and self.scans[-1][1] >= self.stop[1]:
+    def _stop(self, scan: Scan) -> None:
+        if self.stop is not None and self.stop[0] == len(self.scans) and scan.rows >= self.stop[1]:
             raise StoppedError
 
 

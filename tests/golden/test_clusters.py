@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from tests.golden import inputs
-from tests.golden.conftest import copied, same, tree
+from tests.golden.conftest import copied, same
 from tests.golden.library import Counter, Library, stopped
 from tests.golden.rooms import clusters
+from tests.support.trees import tree
 
 Golden = Callable[[str], Path]
 
@@ -32,7 +33,7 @@ def test_a_fit_on_dask_is_continued(name: str, client: Any, lib: Library, golden
     saved, left = golden("dask") / name, Counter()
     work = copied(saved / "work", place / "work")
     clusters.fit(lib, name, client, work=work, progress=left).save("model", state=name == "tree")
-    assert [rows for _, rows in left.scans] == [inputs.ROWS * len(inputs.SMALL)]  # of the second scan
+    assert [rows for _, rows in left.read] == [inputs.ROWS * len(inputs.SMALL)]  # of the second scan
     same(place / "model", saved / "model")
     shutil.rmtree(work)
     stopped(clusters.fit, lib, name, client, work=work, progress=Counter((2, 0)))

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.golden import inputs
-from tests.golden.conftest import copied, same, written
+from tests.golden.conftest import copied, same
 from tests.golden.library import HERE, Library
 from tests.golden.rooms import fits, jobs
+from tests.support.trees import stamps
 
 Golden = Callable[[str], Path]
 
@@ -25,7 +26,7 @@ def test_today_writes_the_same(room: str, golden: Golden, today: Golden) -> None
 def test_a_job_is_gone_on_with(name: str, lib: Library, golden: Golden, place: Path) -> None:
     whole = golden("jobs") / ("long" if name in ("long", "fitting") else "small")
     copied(golden("jobs") / name / "out", place / "out")
-    before = written(place / "out")
+    before = stamps(place / "out")
     report = lib.command("reduce", str(whole / "job.yaml"))
     same(place / "out", whole / "out")
     all_rows, begun = rows((whole / "out").rglob("*.parquet")), rows((whole / "out").rglob("part-0000[01].parquet"))
@@ -39,7 +40,7 @@ def test_a_job_is_gone_on_with(name: str, lib: Library, golden: Golden, place: P
     }[name]
     assert [(scan["name"], scan["rows"]) for scan in report["scans"]] == scans
     assert (report["fitted"], report["resumed"], report["status"]) == told
-    after = written(place / "out")
+    after = stamps(place / "out")
     assert {path.name for path in before.keys() & after.keys() if before[path] != after[path]} == again
 
 
@@ -64,7 +65,7 @@ DONE = {"fit": 5, "gate": 6, "project": 7, "publish": 8, "versioning": 10, "whol
 def test_days_are_gone_on_with(name: str, lib: Library, golden: Golden, place: Path) -> None:
     Path("daily.yaml").write_text(jobs.DAILY)
     copied(golden("daily") / name, place / "out")
-    before = written(place / "out")
+    before = stamps(place / "out")
     stages = [
         stage["changed"]
         for day in inputs.DAYS
@@ -72,5 +73,5 @@ def test_days_are_gone_on_with(name: str, lib: Library, golden: Golden, place: P
     ]
     assert stages == [False] * DONE[name] + [True] * (12 - DONE[name])
     same(place / "out", golden("daily") / "whole/out")
-    after = written(place / "out")
+    after = stamps(place / "out")
     assert {path: after[path] for path in before if path.suffix == ".parquet"}.items() <= before.items()

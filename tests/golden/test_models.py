@@ -41,7 +41,7 @@ def test_what_its_scans_have_left_is_taken(name: str, lib: Library, golden: Gold
     work, counter = copied(golden("models") / "work" / name, place / "work"), Counter()
     data = lib.data(**fits.MODELS[name][2])
     fits.estimator(lib, name).fit(data, engine=lib.engine(work=work, progress=counter)).save("model")
-    assert {rows for _, rows in counter.scans} == {0}
+    assert {rows for _, rows in counter.read} == {0}
     same(place / "model", golden("models") / name)
 
 
@@ -69,6 +69,6 @@ def went_on(lib: Library, saved: Path, ending: str, data: object, rows: int) -> 
     model.save("again", state=True)
     same(Path("again"), saved / ending)
     model.partial_fit(data, engine=lib.engine(progress=counter))
-    assert [count for _, count in counter.scans] == [rows]
+    assert [count for _, count in counter.read] == [rows]
     model.save("on", state=True)
     same(Path("on"), saved / "whole")

@@ -12,11 +12,12 @@ from tests.golden import inputs
 from tests.golden.conftest import copied, same
 from tests.golden.library import Counter, Library
 from tests.golden.rooms import fits
+from tests.support.trees import stamps, tree
 
 Golden = Callable[[str], Path]
 
 
-@pytest.mark.parametrize("name", [*fits.OUTPUTS, *fits.OTHERS, "versions"])
+@pytest.mark.parametrize("name", [*fits.OUTPUTS, *fits.OTHERS])
 def test_today_writes_the_same_outputs(name: str, golden: Golden, today: Golden) -> None:
     same(today("outputs") / name, golden("outputs") / name)
 
@@ -26,17 +27,12 @@ def test_today_writes_the_same_outputs(name: str, golden: Golden, today: Golden)
 def test_an_output_is_continued(name: str, ending: str, lib: Library, golden: Golden, place: Path) -> None:
     saved = golden("outputs") / name
     out = copied(saved / ending, place / "at") / "out"
-    finished, left = parts(out), Counter()
+    finished, left = stamps(out, "part-*.parquet"), Counter()
     fits.features(lib, name, str(out), left)
-    assert left.scans == [("write", rows(saved / "whole/out") - rows(saved / ending / "out"))]
-    assert {path: parts(out)[path] for path in finished} == finished
-    assert bool(left.scans[0][1]) == (ending == "begun")
+    assert left.read == [("write", rows(saved / "whole/out") - rows(saved / ending / "out"))]
+    assert finished.items() <= stamps(out, "part-*.parquet").items()
+    assert bool(left.read[0][1]) == (ending == "begun")
     same(place / "at", saved / "whole")
-
-
-def parts(out: Path) -> dict[Path, tuple[int, int]]:
-    """Each part, with what changes when it is written again."""
-    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.rglob("part-*.parquet")}
 
 
 def rows(out: Path) -> int:
@@ -44,12 +40,27 @@ def rows(out: Path) -> int:
     return sum(pq.read_metadata(path).num_rows for path in out.rglob("part-*.parquet"))
 
 
+def test_today_writes_the_same_versions(today: Golden, golden: Golden) -> None:
+    for name in ("begun/out", "begun/.out.v000001", "whole/out", "whole/.out.v000002"):
+        same_published(today("outputs") / "versions" / name, golden("outputs") / "versions" / name)
+
+
+def same_published(found: Path, expected: Path) -> None:
+    """Both directories have the same files, aside or not."""
+    assert {name.removesuffix(".aside"): content for name, content in tree(found).items()} == tree(expected)
+
+
 def test_a_new_version_is_continued(lib: Library, golden: Golden, place: Path) -> None:
     saved = golden("outputs") / "versions"
     out = copied(saved / "begun", place / "at") / "out"
-    begun, left = parts(out.parent / ".out.v000003"), Counter()
+    version = out.parent / ".out.v000003"
+    begun, left = stamps(version, "part-*.parquet"), Counter()
     fits.features(lib, "columns", str(out), left, overwrite=True)
-    assert left.scans == [("write", inputs.ROWS * (len(inputs.SMALL) - 2))]
+    assert left.read == [("write", inputs.ROWS * (len(inputs.SMALL) - 2))]
     assert begun
-    assert begun.items() <= parts(out.parent / ".out.v000003").items()
-    same(place / "at", saved / "whole")
+    there = {path.name: at for path, at in stamps(out, "part-*.parquet").items()}
+    assert {path.name: at for path, at in begun.items()}.items() <= there.items()
+    assert not out.is_symlink()
+    same_published(out, saved / "whole" / "out")
+    (kept,) = (path for path in out.parent.iterdir() if path != out)
+    same_published(kept, saved / "whole" / ".out.v000002")

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden.conftest import copied, same, written
+from tests.golden.conftest import copied, same
 from tests.golden.library import Library, files_written
 from tests.golden.rooms import recipes
+from tests.support.trees import stamps
 
 pytest.importorskip("torch")
 Golden = Callable[[str], Path]
@@ -57,6 +58,6 @@ def test_a_packed_file_says_the_same(name: str, lib: Library, golden: Golden, pl
     said, model = golden("recipes") / "said" / name, golden("recipes") / name / "model.emill"
     recipes.predict(lib, str(model), "new")
     same(place / "new", said)
-    before = written(copied(said, place / "old"))
+    before = stamps(copied(said, place / "old"))
     recipes.predict(lib, str(model), "old")
-    assert written(place / "old") == before
+    assert stamps(place / "old") == before

@@ -29,7 +29,7 @@ def test_a_scan_is_continued(name: str, workers: int, lib: Library, golden: Gold
     stopped, counter = fits.SCANS[name][-1], Counter()
     work = copied(golden("scans") / name / "work", place / "work")
     fits.scan(lib, name, work=work, progress=counter, workers=workers).save("model")
-    rows = [count for _, count in counter.scans]
+    rows = [count for _, count in counter.read]
     assert rows[:stopped] == [0] * (stopped - 1) + [inputs.LONG_ROWS - 2 * fits.LEAF]
     assert set(rows[stopped:]) <= {inputs.LONG_ROWS}
     same(place / "model", golden("scans") / name / "model")

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.trees import tree
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 HOUSE = ("src", "reduce", "compress", "jobs")
@@ -65,15 +67,6 @@ def named() -> dict[str, tuple[set[str], set[str]]]:
     return {what: (set(made.split()), set(changed.replace("`", "").split())) for what, made, changed in rows}
 
 
-def content(house: Path) -> dict[str, bytes]:
-    found = {}
-    for folder in HOUSE:
-        for path in (house / folder).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
-                found[path.relative_to(house).as_posix()] = path.read_bytes()
-    return found
-
-
 @pytest.fixture
 def house(tmp_path: Path) -> Path:
     """A copy of the code, links kept; whoever imports from it never meets the original."""
@@ -91,7 +84,7 @@ def check(house: Path, code: str) -> str:
     head = f"import eigenmill.reduce\nassert eigenmill.reduce.__file__.startswith({str(house)!r})\n"
     (place / "check.py").write_text(f"{head}{code}\nprint('done to the end')\n")
     env = {**os.environ, "PYTHONPATH": str(house / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-    run = subprocess.run([sys.executable, "check.py"], cwd=place, env=env, capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "check.py"], cwd=place, env=env, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -110,13 +103,13 @@ def test_the_table_names_the_files_of_every_recipe() -> None:
 
 @pytest.mark.parametrize("what", RECIPES)
 def test_a_recipe_builds_what_it_says_in_the_files_that_it_names(what: str, house: Path) -> None:
-    before = content(house)
+    before = tree(house, without="__pycache__")
     (start,) = pieces(INTRODUCTION)
     *built, last = pieces(RECIPES[what])
     for piece in built:
         piece.put(house)
     assert check(house, start.code + last.code).endswith("done to the end\n")
-    after = content(house)
+    after = tree(house, without="__pycache__")
     made, changed = named()[what]
     assert set(after) - set(before) == made
     assert {path for path in before if after.get(path) != before[path]} == changed

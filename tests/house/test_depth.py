@@ -15,6 +15,7 @@ import pytest
 
 from eigenmill import reduce
 from eigenmill.reduce import PCA, Dataset, Sink, connect
+from tests.support.tables import columns, vectors
 
 CALLS = 12
 """Most calls of our own functions, one within the other."""
@@ -37,15 +38,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wide = np.random.default_rng(1).standard_normal((9000, 64)).astype(np.float32)
     at = [sorted({i % D, i * i % D}) for i in range(ROWS)]
     tables = {
-        "columns": {f"x{j}": X[:, j] for j in range(D)} | other,
-        "gaps": {f"x{j}": gaps[:, j] for j in range(D)} | other,
-        "vector": {"v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), D)} | other,
-        "wide": {"v": pa.FixedSizeListArray.from_arrays(pa.array(wide.ravel()), 64)},
+        "columns": columns(X) | other,
+        "gaps": columns(gaps) | other,
+        "vector": {"v": vectors(X)} | other,
+        "wide": {"v": vectors(wide)},
         "lists": {"v": [row.tolist() for row in X]},
-        "sparse": {"i": at, "v": [X[row, columns].tolist() for row, columns in enumerate(at)]},
+        "sparse": {"i": at, "v": [X[row, some].tolist() for row, some in enumerate(at)]},
     }
-    for name, columns in tables.items():
-        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
+    for name, table in tables.items():
+        pq.write_table(pa.table(table), folder / f"{name}.parquet")
     return folder
 
 

@@ -18,6 +18,7 @@ import yaml
 
 import eigenmill
 import eigenmill.reduce
+from tests.support.tables import columns
 
 ROOT = Path(__file__).parents[2]
 OURS = ("reduce", "compress", "jobs")
@@ -41,7 +42,7 @@ def hostile(tmp_path: Path) -> Path:
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text(f"raise SystemExit('the {name} of someone else')\n")
     X = np.random.default_rng(0).normal(size=(200, 6))
-    pq.write_table(pa.table({f"x{j}": X[:, j] for j in range(6)}), folder / "rows.parquet")
+    pq.write_table(pa.table(columns(X)), folder / "rows.parquet")
     job = {
         "input": {"path": "rows.parquet"},
         "reduce": {"components": 2},

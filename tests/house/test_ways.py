@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from eigenmill.jobs.cli import app
 from eigenmill.reduce.passes.gram import GramPass
+from tests.support.tables import columns
 
 CALLS = 12
 """Calls of our own functions from the command to a fold, at most, both counted."""
@@ -31,7 +32,7 @@ def is_own(code: CodeType) -> bool:
 
 def test_from_a_command_to_a_pass_it_is_twelve_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     X = np.random.default_rng(0).normal(size=(400, 4))
-    pq.write_table(pa.table({f"x{j}": X[:, j] for j in range(4)}), tmp_path / "rows.parquet")
+    pq.write_table(pa.table(columns(X)), tmp_path / "rows.parquet")
     job = {
         "input": {"path": str(tmp_path / "rows.parquet")},
         "reduce": {"components": 2},

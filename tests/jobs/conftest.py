@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 from eigenmill.jobs.cli import app
+from eigenmill.jobs.recipes import run as compact
+from eigenmill.jobs.recipes.recipe import read_recipe
+from tests.jobs.recipe_runs import RECIPE
+from tests.support import tables
 
 D, ROWS, FILES = 24, 1200, 3
 
@@ -30,10 +35,8 @@ def write_vectors(folder: Path, *, files: int = FILES, rows: int = ROWS, group: 
             .astype(np.uint8)
         )
         ids, labels = np.arange(rows) + f * rows, (np.arange(rows) % 3).astype(np.int8)
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), D)
-        pq.write_table(
-            pa.table({"id": ids, "label": labels, "x": vectors}), folder / f"{f}.parquet", row_group_size=group
-        )
+        table = pa.table({"id": ids, "label": labels, "x": tables.vectors(X)})
+        pq.write_table(table, folder / f"{f}.parquet", row_group_size=group)
     return folder
 
 
@@ -86,16 +89,6 @@ def eigenmill() -> Call:
     return call
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    """All files below a directory, by relative path."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-@pytest.fixture
-def files_of() -> Callable[[Path], dict[str, bytes]]:
-    return tree
-
-
 @pytest.fixture(scope="session")
 def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small digits that scikit-learn has, as Parquet."""
@@ -107,3 +100,25 @@ def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     order = np.random.default_rng(0).permutation(len(found.data))
     X, y = found.data[order].astype(np.uint8), found.target[order]
     return write(tmp_path_factory.mktemp("compact") / "data", X, y, 400)
+
+
+@pytest.fixture
+def conf(digit_files: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(data=digit_files, out=tmp_path / "out"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(digit_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the recipe, run once."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    compact.run(read_recipe(RECIPE.format(data=digit_files, out=out), "recipe.yaml"))
+    return out
+
+
+@pytest.fixture
+def done(conf: Path, finished: Path, tmp_path: Path) -> Path:
+    """The recipe, after it has run in another place."""
+    shutil.copytree(finished, tmp_path / "out")
+    return conf

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from eigenmill.jobs.daily.config import DailyFile, load_daily
-from tests.jobs.conftest import tree
+from tests.support.tables import vectors
 
 D, K, ROWS = 6, 3, 400
 DAYS = ["2026-11-01", "2026-11-02", "2026-11-03"]
@@ -28,8 +27,7 @@ def write_day(
     X = rng.normal(size=(ROWS, D)) * strengths @ BASIS.T + mean
     folder = root / f"data/day={day}"
     folder.mkdir(parents=True, exist_ok=True)
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), D)
-    pq.write_table(pa.table({"id": np.arange(ROWS), "x": vectors}), folder / f"{name}.parquet", row_group_size=150)
+    pq.write_table(pa.table({"id": np.arange(ROWS), "x": vectors(X)}), folder / f"{name}.parquet", row_group_size=150)
     return folder / f"{name}.parquet"
 
 
@@ -45,12 +43,6 @@ def config(root: Path, **sections: Any) -> DailyFile:
     path = root / "daily.yaml"
     path.write_text(yaml.safe_dump(value))
     return load_daily(path)
-
-
-def snapshot(root: Path) -> dict[str, Any]:
-    """All bytes below the output, and where links lead."""
-    links = {str(p.relative_to(root)): os.readlink(p) for p in root.rglob("*") if p.is_symlink()}
-    return {**tree(root), **links}
 
 
 def features(root: Path, day: str, version: int | None = None) -> Any:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from eigenmill.jobs.reduction.config import JobFile, read_job
+from tests.support.tables import columns, vectors
 
 
 def random_job(seed: int, folder: Path, *, size: int = 1) -> JobFile:
@@ -65,9 +66,9 @@ def _input(rng: np.random.Generator, folder: Path, size: int) -> tuple[dict[str,
 
 def _columns(layout: str, X: Any) -> dict[str, Any]:
     if layout == "columns":
-        return {f"c{j}": X[:, j] for j in range(X.shape[1])}
+        return columns(X, "c")
     if layout == "vector":
-        return {"x": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), X.shape[1])}
+        return {"x": vectors(X)}
     rows = [np.flatnonzero(row) for row in X]
     at = pa.array([row.astype(np.int32) for row in rows], pa.list_(pa.int32()))
     return {

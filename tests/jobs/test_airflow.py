@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from eigenmill.reduce import load
-from tests.jobs.test_daily import DAYS, ROWS, pointer, snapshot, swapped
+from tests.jobs.test_daily import DAYS, ROWS, pointer, swapped
+from tests.support.trees import tree
 
 ROOT = Path(__file__).parents[2]
 DAG = ROOT / "jobs/airflow_dag.py"
@@ -80,6 +81,7 @@ print(json.dumps({
     "start": kept.start_date.isoformat(),
     "interval": [interval.start.isoformat(), interval.end.isoformat()],
     "params": dag.params.dump(),
+    "given": [[t.get_env({}).get(name) for name in ("PROXY_OF_OURS", "EIGENMILL_DAY")] for t in dag.tasks],
     "ours": sorted(m for m in sys.modules if m.partition(".")[0] in ("eigenmill", "sklearn", "pyarrow")),
 }))
 """
@@ -87,7 +89,9 @@ print(json.dumps({
 
 @pytest.mark.skipif(not (FLOW / ".installed").exists(), reason="Airflow's environment: make airflow")
 def test_it_parses_and_serializes(tmp_path: Path) -> None:
-    env = surroundings(tmp_path, EIGENMILL_START="2026-11-01", EIGENMILL_PYTHON="/opt/e/bin/python")
+    env = surroundings(
+        tmp_path, EIGENMILL_START="2026-11-01", EIGENMILL_PYTHON="/opt/e/bin/python", PROXY_OF_OURS="http://proxy"
+    )
     found: dict[str, Any] = json.loads(call(env, "python", "-W", "ignore", "-c", PARSE).splitlines()[-1])
     assert found["tasks"] == STAGES
     assert found["downstream"] == {"fit": ["gate"], "gate": ["project"], "project": ["publish"], "publish": []}
@@ -97,6 +101,8 @@ def test_it_parses_and_serializes(tmp_path: Path) -> None:
     assert found["start"] == "2026-11-01T00:00:00+00:00"
     assert found["interval"] == ["2026-11-01T00:00:00+00:00", "2026-11-02T00:00:00+00:00"]
     assert found["params"] == {"config": "conf/daily.yaml", "python": "/opt/e/bin/python", "home": ".", "day": None}
+    # Stages have the environment of Airflow's worker, with its proxies and keys, and their own variables.
+    assert found["given"] == [["http://proxy", "{{ params.day or (data_interval_start | ds) }}"]] * 4
     assert found["ours"] == []
 
 
@@ -123,13 +129,13 @@ def test_three_days_twice_in_a_real_airflow_and_the_second_time_changes_no_byte(
     assert list(pointer(tmp_path)["days"]) == DAYS
     assert load(tmp_path / "out/published/model").n_samples_ == 3 * ROWS
     assert pq.read_table(tmp_path / "out/published/features").num_rows == 3 * ROWS
-    before = snapshot(tmp_path / "out")
+    before = tree(tmp_path / "out")
     for day, end in zip(DAYS, ends, strict=True):
         log = call(env, "airflow", "dags", "test", "eigenmill_daily", end)
         assert [f"{day} {stage}: " in log for stage in STAGES] == [True] * 4
         assert log.count("(nothing to do)") == 4
-    assert snapshot(tmp_path / "out") == before
+    assert tree(tmp_path / "out") == before
     # By hand: a day of one's own choice, as text that a shell must not take for more.
     chosen = json.dumps({"day": DAYS[0]})
     assert f"{DAYS[0]} fit: " in call(env, "airflow", "dags", "test", "eigenmill_daily", "2026-12-01", "--conf", chosen)
-    assert snapshot(tmp_path / "out") == before
+    assert tree(tmp_path / "out") == before

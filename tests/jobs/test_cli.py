@@ -16,7 +16,8 @@ from eigenmill.jobs import cli
 from eigenmill.jobs.shown import exits
 from eigenmill.jobs.spark_submit import COMMANDS
 from eigenmill.reduce import PCA, Dataset, load
-from tests.jobs.conftest import FILES, ROWS, D, job_text, tree, write_vectors
+from tests.jobs.conftest import FILES, ROWS, D, job_text, write_vectors
+from tests.support.trees import tree
 
 
 def columns(folder: Path, n: int = 3000, d: int = 6) -> Path:
@@ -103,7 +104,8 @@ def test_another_job_in_the_same_place_is_refused_before_it_reads(eigenmill: Any
     assert "n_components=5 instead of 3" in message
     assert tree(tmp_path / "out") == before
     message = error(eigenmill("reduce", job, "--set", "output.model=null", "--json", code=exits.BAD_OUTPUT))["message"]
-    assert "features of another input" in message
+    assert "another job" in message
+    assert "over another input" in message
 
 
 def test_overwrite_replaces_model_and_features(eigenmill: Any, job: Path, tmp_path: Path) -> None:
@@ -472,7 +474,7 @@ def test_a_damaged_note_of_the_job_costs_a_fit_and_no_more(eigenmill: Any, job: 
         assert (found["status"], found["fitted"]) == ("complete", True)
         assert [each.endswith("the model is fitted again") for each in found["remade"]] == [True]
         after = tree(tmp_path / "out")
-        assert {**after, "report.json": b""} == {**before, "report.json": b""}
+        assert {**after, "report.json": ""} == {**before, "report.json": ""}
 
 
 def test_checkpoints_go_where_the_job_says(eigenmill: Any, job: Path, tmp_path: Path) -> None:
@@ -488,3 +490,48 @@ def test_spark_submit_starts_the_commands_that_take_an_engine() -> None:
     group: Any = typer.main.get_command(cli.app)
     taking = {name for name, command in group.commands.items() if any(p.name == "engine" for p in command.params)}
     assert set(COMMANDS) == taking - {"explain"}  # which reads metadata only
+
+
+def test_case_d06_transform_filters_as_the_job_does(eigenmill: Any, job: Path, tmp_path: Path) -> None:
+    """The input of the job gives the features of the job; so do the other commands that read by its ``job.json``."""
+    at, out = tmp_path / "data", tmp_path / "out"
+    eigenmill("reduce", job, "--set", "input.filters=[[label, '!=', 1]]")
+    eigenmill("transform", out / "model", at, "--out", tmp_path / "z")
+    z, expected = (pq.read_table(path).to_pydict() for path in (tmp_path / "z", out / "features"))
+    assert z == expected
+    assert set(z["label"]) == {0, 2}
+    eigenmill("transform", out / "model", at, "--out", tmp_path / "all", "--all-rows")
+    assert set(pq.read_table(tmp_path / "all")["label"].to_pylist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("given", [["--columns", "id,label"], ["--columns", "id", "--columns", "label"]])
+def test_case_d06_columns_may_be_repeated(eigenmill: Any, vectors: Path, given: list[str]) -> None:
+    found = json.loads(eigenmill("inspect", vectors, *given, "--json").stdout)
+    assert [column["name"] for column in found["columns"]] == ["id", "label"]
+
+
+def test_case_d06_carried_columns_may_be_repeated(eigenmill: Any, job: Path, vectors: Path, tmp_path: Path) -> None:
+    eigenmill("reduce", job)
+    model = tmp_path / "out/model"
+    for given, names in [(["label", "id"], ["label", "id"]), ([""], [])]:
+        options = [word for name in given for word in ("--carry", name)]
+        eigenmill("transform", model, vectors, "--out", tmp_path / f"z{len(names)}", *options)
+        assert pq.read_table(tmp_path / f"z{len(names)}").column_names == [*names, "features"]
+
+
+def test_case_d05_what_commands_print_names_one_model(eigenmill: Any, job: Path, vectors: Path, tmp_path: Path) -> None:
+    """Its digest is that of model.json; what outputs hold is told of the model, too."""
+    report = json.loads(eigenmill("reduce", job, "--json").stdout)
+    model, z, back = tmp_path / "out/model", tmp_path / "z", tmp_path / "back"
+    digest = json.loads((model / "model.json").read_text())["digest"]
+    shown = json.loads(eigenmill("inspect", model, "--json").stdout)["model"]
+    written = json.loads(eigenmill("transform", model, vectors, "--out", z, "--json").stdout)
+    again = json.loads(eigenmill("reconstruct", model, z, "--out", back, "--json").stdout)["output"]
+    digests = [report["digests"]["model"], shown["digest"], written["model_digest"], again["model_digest"]]
+    assert digests == [digest] * 4
+    inspected = json.loads(eigenmill("inspect", z, "--json").stdout)["output"]
+    footer = pq.read_metadata(z / "part-00000.parquet").metadata[b"eigenmill.model"].decode()
+    assert inspected["model"] == footer == written["model"] == shown["transforms"]["float32"]
+    assert digest in eigenmill("transform", model, vectors, "--out", z).stdout
+    assert footer in eigenmill("inspect", z).stdout
+    assert footer in eigenmill("inspect", model).stdout

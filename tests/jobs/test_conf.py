@@ -18,7 +18,7 @@ from eigenmill.jobs.reduction.run import run
 from tests.jobs.conftest import write_vectors
 
 CONF = Path(__file__).parents[2] / "conf"
-# Those of test_daily and test_compact.
+# Those of test_daily and test_recipes.
 OTHERS = ("daily", "flights_compact", "mnist_compact", "mnist_compact_full", "mnist_front")
 JOBS = sorted(path for path in CONF.glob("*.yaml") if path.stem not in OTHERS)
 

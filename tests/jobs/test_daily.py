@@ -22,8 +22,9 @@ from eigenmill.reduce import PCA, ChangedInputError, ConfigError, DataError, Dat
 from eigenmill.reduce.errors import OutputError, SchemaError
 from eigenmill.reduce.output.sink import read_manifest
 from eigenmill.reduce.storage.files import draft
-from tests.jobs.conftest import tree
-from tests.jobs.days import BASIS, DAYS, ROWS, STRENGTHS, D, K, config, features, pointer, record, snapshot, write_day
+from tests.jobs.days import BASIS, DAYS, ROWS, STRENGTHS, D, K, config, features, pointer, record, write_day
+from tests.support.progress import Recorder
+from tests.support.trees import stamps, tree
 
 # Three quiet days
 
@@ -31,13 +32,13 @@ from tests.jobs.days import BASIS, DAYS, ROWS, STRENGTHS, D, K, config, features
 def test_three_days_twice_and_the_second_time_changes_no_byte(three_days: DailyFile, tmp_path: Path) -> None:
     first = [done for day in DAYS for done in daily.run_day(three_days, day)]
     assert all(done.changed for done in first)
-    before = snapshot(tmp_path / "out")
-    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    before = tree(tmp_path / "out")
+    times = stamps(tmp_path / "out")
     again = [done for day in DAYS for done in daily.run_day(three_days, day)]
     assert not any(done.changed for done in again)
     assert [done.record for done in again] == [done.record for done in first]
-    assert snapshot(tmp_path / "out") == before
-    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file()} == times
+    assert tree(tmp_path / "out") == before
+    assert stamps(tmp_path / "out") == times
     assert pointer(tmp_path)["version"] == 1
     assert list(pointer(tmp_path)["days"]) == DAYS
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")], "work directories are gone"
@@ -70,22 +71,13 @@ def test_features_carry_the_digest_of_the_published_model(three_days: DailyFile,
 
 
 def test_only_the_new_files_are_scanned(three_days: DailyFile) -> None:
-    scanned: list[tuple[str, int]] = []
-
-    class Count:
-        def begin(self, stage: str, total: int, size: int) -> Count:
-            scanned.append((stage, total))
-            return self
-
-        def advance(self, count: int) -> None: ...
-        def end(self) -> None: ...
-
+    told = Recorder()
     for day in DAYS:
-        daily.fit(three_days, day, Count())
+        daily.fit(three_days, day, told)
         daily.gate(three_days, day)
-        daily.project(three_days, day, Count())
+        daily.project(three_days, day, told)
         daily.publish(three_days, day)
-    assert scanned == [("gram", ROWS), ("write", ROWS)] * 3
+    assert told.planned == told.read == [("gram", ROWS), ("write", ROWS)] * 3
 
 
 # Drift
@@ -126,7 +118,7 @@ def test_drift_makes_a_new_version_of_everything_aligned_to_the_old_one(tmp_path
     for day in DAYS[:2]:
         daily.run_day(source, day)
     assert pointer(tmp_path)["version"] == 1
-    before = snapshot(tmp_path / "out/versions/v0001")
+    before = tree(tmp_path / "out/versions/v0001")
     _, gate, project, _ = daily.run_day(source, DAYS[2])
     assert gate.record["version"] == 2
     assert gate.record["measures"]["log_variance"]["passed"]
@@ -134,7 +126,7 @@ def test_drift_makes_a_new_version_of_everything_aligned_to_the_old_one(tmp_path
     assert pointer(tmp_path)["version"] == 2
     assert list(pointer(tmp_path)["days"]) == DAYS
     assert os.readlink(tmp_path / "out/published") == "versions/v0002"
-    assert snapshot(tmp_path / "out/versions/v0001") == before, "readers of the old version are left in peace"
+    assert tree(tmp_path / "out/versions/v0001") == before, "readers of the old version are left in peace"
     version = json.loads((tmp_path / "out/published/version.json").read_text())
     alignment = version["alignment"]
     assert version["aligned_to"] == 1
@@ -179,10 +171,10 @@ def test_old_days_run_again_under_a_new_version_change_no_byte(tmp_path: Path) -
     source = swapped(tmp_path)
     for day in DAYS:
         daily.run_day(source, day)
-    before = snapshot(tmp_path / "out")
+    before = tree(tmp_path / "out")
     for day in DAYS:
         daily.run_day(source, day)
-    assert snapshot(tmp_path / "out") == before
+    assert tree(tmp_path / "out") == before
 
 
 def test_the_alignment_is_carried_from_version_to_version(tmp_path: Path) -> None:
@@ -244,7 +236,7 @@ def test_killed_before_every_file_and_run_again_it_ends_in_the_same_bytes(
     source = swapped(calm)
     for day in DAYS:
         daily.run_day(source, day)
-    expected = snapshot(calm / "out")
+    expected = tree(calm / "out")
     # One place for both, since records of the model hold full paths.
     shutil.move(calm / "out", tmp_path / "expected")
     kills, written = 0, 0
@@ -269,7 +261,7 @@ def test_killed_before_every_file_and_run_again_it_ends_in_the_same_bytes(
                     continue
                 break
     assert kills > 30
-    assert snapshot(calm / "out") == expected
+    assert tree(calm / "out") == expected
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3])
@@ -302,7 +294,7 @@ def test_a_late_file_is_appended_and_its_day_written_again(
 ) -> None:
     for day in DAYS:
         daily.run_day(three_days, day)
-    others = {day: snapshot(tmp_path / f"out/versions/v0001/features/day={day}") for day in DAYS[1:]}
+    others = {day: tree(tmp_path / f"out/versions/v0001/features/day={day}") for day in DAYS[1:]}
     write_day(tmp_path, DAYS[0], 9, name="b")
     done = daily.run_day(three_days, DAYS[0])
     assert "a" in caplog.text
@@ -314,11 +306,11 @@ def test_a_late_file_is_appended_and_its_day_written_again(
     files = [str(tmp_path / f"data/day={day}/{name}.parquet") for day, name in order]
     full = PCA(K, solver="gram", random_state=0).fit(Dataset.from_parquet(files, vector="x"))
     np.testing.assert_array_equal(load(tmp_path / "out/model").components_, full.components_)
-    assert {day: snapshot(tmp_path / f"out/versions/v0001/features/day={day}") for day in DAYS[1:]} == others
-    before = snapshot(tmp_path / "out")
+    assert {day: tree(tmp_path / f"out/versions/v0001/features/day={day}") for day in DAYS[1:]} == others
+    before = tree(tmp_path / "out")
     for day in DAYS:
         daily.run_day(three_days, day)
-    assert snapshot(tmp_path / "out") == before
+    assert tree(tmp_path / "out") == before
 
 
 def test_a_late_file_before_publication_replaces_what_was_prepared(three_days: DailyFile, tmp_path: Path) -> None:
@@ -336,7 +328,7 @@ def test_a_late_file_before_publication_replaces_what_was_prepared(three_days: D
 
 def test_changed_and_vanished_files_are_refused(three_days: DailyFile, tmp_path: Path) -> None:
     daily.run_day(three_days, DAYS[0])
-    before = snapshot(tmp_path / "out")
+    before = tree(tmp_path / "out")
     path = write_day(tmp_path, DAYS[0], 7)
     with pytest.raises(ChangedInputError, match=r"a\.parquet"):
         daily.run_day(three_days, DAYS[0])
@@ -345,7 +337,7 @@ def test_changed_and_vanished_files_are_refused(three_days: DailyFile, tmp_path:
         daily.run_day(three_days, DAYS[0])
     with pytest.raises(ChangedInputError, match=r"a\.parquet"):
         daily.project(three_days, DAYS[0])
-    assert snapshot(tmp_path / "out") == before
+    assert tree(tmp_path / "out") == before
 
 
 def test_a_day_without_files_fails_until_they_come(three_days: DailyFile, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from eigenmill.jobs.reduction.run import run
 from eigenmill.jobs.saved.apply import transform, update
 from eigenmill.reduce import connect
 from eigenmill.reduce.errors import ArtifactError, OutputError
-from tests.jobs.conftest import tree
 from tests.jobs.days import DAYS
+from tests.support.trees import tree
 
 
 def spoil(path: Path) -> None:

@@ -11,9 +11,10 @@ import pytest
 from eigenmill.jobs.reduction.config import load_job, read_job
 from eigenmill.jobs.reduction.run import run
 from eigenmill.jobs.shown import exits
-from tests.jobs.conftest import FILES, ROWS, D, job_text, tree, write_vectors
+from tests.jobs.conftest import FILES, ROWS, D, job_text, write_vectors
 from tests.support.formats import use
 from tests.support.stopped import Stopped
+from tests.support.trees import tree
 
 GROUP = 200
 DRIVER = f"""
@@ -39,7 +40,7 @@ def small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, leaf_bytes=8 * D * GROUP)
 
 
-def results(out: Path) -> dict[str, bytes]:
+def results(out: Path) -> dict[str, str]:
     return {**tree(out / "features"), **tree(out / "model")}
 
 

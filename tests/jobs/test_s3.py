@@ -7,27 +7,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.jobs.conftest import FILES, ROWS
+from tests.support.s3 import client as client_of
+from tests.support.s3 import serving
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of moto and its server
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"{host}:{port}"
-    server.stop()
+    with serving() as address:
+        yield address
 
 
 def test_a_job_on_s3(endpoint: str, vectors: Path, tmp_path: Path, eigenmill: Any) -> None:
-    keys = {"aws_access_key_id": "KEYSECRET", "aws_secret_access_key": "SECRET", "region_name": "us-east-1"}
-    client: Any = boto3.client("s3", endpoint_url=f"http://{endpoint}", **keys)
+    client = client_of(endpoint, "KEYSECRET", "SECRET")
     client.create_bucket(Bucket="mill")
     for path in vectors.iterdir():
         client.upload_file(str(path), "mill", f"data/{path.name}")

@@ -14,8 +14,9 @@ from eigenmill.jobs.reduction.config import read_job
 from eigenmill.jobs.reduction.run import run
 from eigenmill.reduce import load
 from eigenmill.reduce.errors import OutputError
-from tests.jobs.conftest import job_text, tree, write_vectors
-from tests.jobs.days import DAYS, snapshot
+from tests.jobs.conftest import job_text, write_vectors
+from tests.jobs.days import DAYS
+from tests.support.trees import tree
 
 
 def swap(right: Path, other: Path) -> None:
@@ -39,10 +40,10 @@ def test_the_model_of_a_version(three_days: DailyFile, tmp_path: Path) -> None:
     version = tmp_path / "out/versions/v0001/model"
     right, other = load(version).digest_, load(tmp_path / "out/model").digest_
     swap(version, tmp_path / "out/model")
-    before = snapshot(tmp_path / "out")
+    before = tree(tmp_path / "out")
     with pytest.raises(OutputError, match=f"version 1 to have the digest {right[:12]}, found {other[:12]}; restore it"):
         daily.project(three_days, DAYS[1])
-    assert snapshot(tmp_path / "out") == before
+    assert tree(tmp_path / "out") == before
 
 
 @pytest.mark.parametrize("how", ["another day's", "gone", "begun"])
@@ -58,10 +59,10 @@ def test_the_features_of_a_day(three_days: DailyFile, tmp_path: Path, how: str) 
         shutil.rmtree(written)
     else:
         (written / "_manifest.json").unlink()
-    before = snapshot(tmp_path / "out")
+    before = tree(tmp_path / "out")
     with pytest.raises(OutputError, match=f"features of {DAYS[1]} by version 1 to have the digest .*run project for"):
         daily.publish(three_days, DAYS[1])
-    assert snapshot(tmp_path / "out") == before, "neither pointer nor record"
+    assert tree(tmp_path / "out") == before, "neither pointer nor record"
     shutil.rmtree(written, ignore_errors=True)
     daily.run_day(three_days, DAYS[1])
     assert daily.run_day(three_days, DAYS[1])[-1].changed is False
@@ -81,17 +82,18 @@ def two_jobs(tmp_path: Path) -> Any:
     return texts
 
 
-def models(folder: Path) -> dict[str, bytes]:
+def models(folder: Path) -> dict[str, str]:
     return tree(folder / "out/model")
 
 
 @pytest.mark.parametrize("noted", [True, False])
 def test_the_model_of_another_input(two_jobs: Any, tmp_path: Path, noted: bool) -> None:
     """With its own note, and beside the note of the right one, which says that this job's model is another."""
-    right = models(tmp_path / "a")
+    right, note = models(tmp_path / "a"), tmp_path / "a/out/model/job.json"
+    words = note.read_bytes()
     swap(tmp_path / "a/out/model", tmp_path / "b/out/model")
     if not noted:
-        (tmp_path / "a/out/model/job.json").write_bytes(right["job.json"])
+        note.write_bytes(words)
     before = tree(tmp_path / "a")
     with pytest.raises(OutputError, match=r"output\.model .* found one with another input of 3600 rows"):
         run(read_job(two_jobs[0], "job.yaml"))

@@ -20,9 +20,10 @@ from eigenmill.jobs.recipes import run as compact
 from eigenmill.jobs.recipes.recipe import load_recipe, read_recipe
 from eigenmill.reduce.errors import ArtifactError, ConfigError, SchemaError
 from tests.compress.made_tables import late
-from tests.jobs.test_compact import ROOT, invoke, training
+from tests.jobs.recipe_runs import invoke, training
 
 AUGMENT = "{name: affine, height: 8, width: 8, shift: 0.6, turn: 6, zoom: 0.05, shear: 4}"
+ROOT = Path(__file__).parents[2]
 RECIPE = """\
 input:
   path: {data}

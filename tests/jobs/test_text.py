@@ -16,6 +16,7 @@ from eigenmill.jobs.reduction import texts as text
 from eigenmill.jobs.shown import exits
 from eigenmill.reduce import Dataset, TruncatedSVD
 from eigenmill.reduce.errors import ConfigError, DataError, OutputError
+from tests.support.trees import tree
 
 TEXTS = {
     "noun": ["a large cat", "a small dog; dogs bark", "", "Cat and DOG", "café au lait"],
@@ -74,9 +75,9 @@ def test_any_number_of_processes_writes_the_same_files_and_they_reduce(
     found = json.loads(eigenmill("text", texts, "--out", out, *options, 2, "--json").stdout)
     assert (found["files"], found["documents"], found["features"]) == (2, 7, 64)
     assert found["stored"] == np.count_nonzero(in_memory(64, True))
-    first = {path.name: path.read_bytes() for path in out.iterdir()}
+    first = tree(out)
     text.write(texts, out, hashing=text.Hashing(64), workers=1)
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == first
+    assert tree(out) == first
     model = TruncatedSVD(2).fit(Dataset.from_parquet(out, sparse=("indices", "values", 64)))
     truth = np.linalg.svd(in_memory(64, True), compute_uv=False)
     np.testing.assert_allclose(model.singular_values_, truth[:2], rtol=1e-6)

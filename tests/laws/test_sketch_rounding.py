@@ -98,6 +98,25 @@ def test_no_product_errs_by_more_than_its_terms(name: str) -> None:
             assert error**2 <= exact.gamma(found.terms, case.dtype) ** 2 * size, (j, k)
 
 
+@pytest.mark.parametrize(("size", "near", "rounds"), [(1.0, 1e-6, True), (2.0**70, 1e-14, False)])
+def test_a_start_is_rounded_for_rows_of_float32_unless_their_squares_leave_its_range(
+    size: float, near: float, rounds: bool
+) -> None:
+    half = RNG(3).integers(-9, 9, size=(40, 6))
+    X = (size * np.concatenate([half, -half])).astype(np.float32)  # a mean of 0, with no rounding
+    names = tuple(f"x{j}" for j in range(6))
+    intake = Intake(names, X.dtype, Cleaning().resolve(names))
+
+    def found(weights: Any) -> Any:
+        pass_ = SketchPass(intake, weights)
+        return pass_.finalize(pass_.fold(pass_.start(), Block(X.copy()))).products / size**2
+
+    weights = RNG(4).normal(size=(6, 3))
+    truth = 2 * half.T @ half @ weights
+    np.testing.assert_allclose(found(weights), truth, rtol=0, atol=near * np.abs(truth).max())
+    assert np.array_equal(found(weights), found(weights.astype(np.float32).astype(np.float64))) == rounds
+
+
 # Whole fits
 
 

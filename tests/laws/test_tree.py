@@ -295,14 +295,14 @@ def test_merges_run_outside_the_lock() -> None:
     class Slow(Bracket):
         def merge(self, a: str, b: str) -> str:
             inside.set()
-            assert go.wait(10)
+            assert go.wait(300)
             return super().merge(a, b)
 
     merger: Merger[Any] = Merger(Slow(), Tree())  # type: ignore[arg-type]
     merger.add(0, "0")
     thread = threading.Thread(target=merger.add, args=(1, "1"))
     thread.start()
-    assert inside.wait(10)
+    assert inside.wait(300)
     merger.add(2, "2")
     assert merger.covered(2)
     assert not merger.covered(0)  # in flight: not at rest

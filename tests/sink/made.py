@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -137,16 +135,3 @@ def run(sink: Sink, data: Dataset) -> Manifest:
     job = sink.open(data)
     write_parts(job, data)
     return job.commit()
-
-
-def tree(path: str | os.PathLike[str]) -> dict[str, str]:
-    """SHA-256 of every file and target of every link at and below ``path``, hidden ones included."""
-    found = {}
-    root = Path(path)
-    for item in sorted(root.rglob("*")):
-        name = str(item.relative_to(root))
-        if item.is_symlink():
-            found[name] = os.readlink(item)
-        elif item.is_file():
-            found[name] = hashlib.sha256(item.read_bytes()).hexdigest()
-    return found

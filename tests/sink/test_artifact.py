@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from eigenmill.reduce.errors import ArtifactError, OutputError
 from eigenmill.reduce.storage import artifact
 from eigenmill.reduce.storage.artifact import load_arrays, load_model, load_state, save_arrays, save_model
-from tests.sink.made import tree
+from tests.support.trees import tree
 
 ARRAYS = {
     "components": np.arange(6.0).reshape(2, 3),

@@ -123,6 +123,23 @@ def test_operating_system_errors_are_explained(tmp_path):
         files.write_bytes(LOCAL, str(tmp_path / "file" / "x"), b"")
 
 
+@pytest.mark.parametrize(
+    ("doing", "call"),
+    [
+        ("look for", files.exists),
+        ("list", files.names),
+        ("list", files.visible_files),
+        ("create", files.make_directory),
+        ("write", lambda fs, path: files.write_json(fs, path, {})),
+    ],
+)
+def test_what_the_system_refuses_is_named_with_what_was_asked_of_it(tmp_path, doing, call):
+    path = str(tmp_path / ("x" * 300))
+    with pytest.raises(OutputError, match=f"expected to {doing} {path}, found: File name too long") as caught:
+        call(LOCAL, path)
+    assert caught.value.errno == errno.ENAMETOOLONG
+
+
 def test_remote_files_are_whole(memory):
     written = files.write_bytes(memory, "/a/b", b"content")
     assert files.digest_file(memory, "/a/b") == written

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.tables import vectors
+
 COLUMNS = 100
 WRITE = """
 import json, re, sys
@@ -34,8 +36,8 @@ print(json.dumps({"planned": planned.peak, "process": planned.process, "peak": p
 def made(folder: Path, rows: int, *, texts: bool = False) -> Path:
     """Parquet of float32 columns as a list, a key of four values, and texts."""
     rng, path = np.random.default_rng(0), folder / "rows.parquet"
-    values = rng.standard_normal(rows * COLUMNS, dtype=np.float32)
-    table = {"x": pa.FixedSizeListArray.from_arrays(pa.array(values), COLUMNS), "key": np.arange(rows) % 4}
+    X = rng.standard_normal((rows, COLUMNS), dtype=np.float32)
+    table = {"x": vectors(X), "key": np.arange(rows) % 4}
     if texts:
         table["text"] = pa.array([f"{i:0100d}" for i in range(rows)])
     pq.write_table(pa.table(table), path, row_group_size=20_000)

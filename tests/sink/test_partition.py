@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from eigenmill.reduce.dataset import Dataset
-from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.output.sink import Sink
-from tests.sink.made import MadeSource, Scaled, made, run, tree
+from tests.sink.made import MadeSource, Scaled, made, run
 from tests.support.formats import other
+from tests.support.trees import tree
 
 
 def keyed(values, **source):
@@ -24,16 +25,16 @@ def keyed(values, **source):
 
 @pytest.mark.parametrize("layout", ["list", "columns"])
 def test_each_value_has_its_directory(tmp_path, layout):
-    values = ["b", None, "a b/c=é%", "", "b"] * 100
+    values = ["b", None, "a b/c=é%", "c", "b"] * 100
     data = keyed(values)
     manifest = run(Sink(tmp_path / "out", partition_by="key", part_bytes=2400, layout=layout), data)
     directories = sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_dir())
-    assert directories == sorted(["key=b", "key=__HIVE_DEFAULT_PARTITION__", "key=a%20b%2Fc%3Dé%25"])
+    assert directories == sorted(["key=b", "key=c", "key=__HIVE_DEFAULT_PARTITION__", "key=a%20b%2Fc%3Dé%25"])
     assert manifest.rows == 500
     assert len(manifest.parts) == 3
     for file in (tmp_path / "out").rglob("*.parquet"):
         assert "key" not in pq.read_schema(file).names
-    expected = {i: v or None for i, v in enumerate(values)}
+    expected = dict(enumerate(values))
     table = ds.dataset(tmp_path / "out", partitioning="hive").to_table()
     assert dict(zip(table["row"].to_pylist(), table["key"].to_pylist(), strict=True)) == expected
     if layout == "list":
@@ -89,6 +90,29 @@ def test_too_many_values(tmp_path):
 def test_columns_that_cannot_partition(tmp_path, name):
     with pytest.raises(ConfigError, match="partition_by"):
         Sink(tmp_path / "out", partition_by=name).open(made(50))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([b"a" * 16, b"b" * 16], pa.binary(16)).cast(pa.uuid()),
+        pa.array([b"a", b"b"], pa.binary(1)),
+        pa.array([b"a", b"b"]),
+        pa.array([[1], [2]]),
+    ],
+)
+def test_case_d06_types_that_are_no_keys(tmp_path, values):
+    with pytest.raises(ConfigError, match="'key' for partition_by to hold text, numbers, dates or times, found "):
+        Sink(tmp_path / "out", partition_by="key").open(keyed(values))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("lost", ["", "__HIVE_DEFAULT_PARTITION__"])
+def test_case_d06_text_that_would_come_back_as_null(tmp_path, lost):
+    data = keyed([None, "a", lost])
+    with pytest.raises(DataError, match=rf"comes back as it was, found '{lost}' in the rows from"):
+        run(Sink(tmp_path / "out", partition_by="key"), data)
+    assert not list((tmp_path / "out").rglob("*.parquet*"))
 
 
 @pytest.mark.parametrize("name", ["_key", ".key", "a/b", "a=b"])

@@ -13,8 +13,9 @@ from eigenmill.reduce.format import FORMAT_1
 from eigenmill.reduce.output.parts import Part, plan_parts
 from eigenmill.reduce.output.sink import COMPRESSIONS, Sink
 from eigenmill.reduce.sources.catalog import Fragment
-from tests.sink.made import MadeSource, Scaled, carried_table, drawn, made, run, tree, write_parts
+from tests.sink.made import MadeSource, Scaled, carried_table, drawn, made, run, write_parts
 from tests.support.formats import other
+from tests.support.trees import tree
 
 
 def matrix(table: pa.Table, column: str = "features") -> np.ndarray:

@@ -15,7 +15,8 @@ from eigenmill.reduce.errors import OutputError
 from eigenmill.reduce.output.manifest import read_manifest
 from eigenmill.reduce.output.sink import Sink
 from eigenmill.reduce.storage import plain
-from tests.sink.made import MadeSource, Scaled, drawn, made, run, tree, write_parts
+from tests.sink.made import MadeSource, Scaled, drawn, made, run, write_parts
+from tests.support.trees import tree
 
 LOCAL = pafs.LocalFileSystem()
 

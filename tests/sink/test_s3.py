@@ -7,25 +7,23 @@ import pickle
 import boto3
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 from pyarrow import fs as pafs
 
 from eigenmill.reduce.errors import ArtifactError, OutputError
 from eigenmill.reduce.output.manifest import read_manifest
 from eigenmill.reduce.output.sink import Sink
 from eigenmill.reduce.storage import artifact, files
-from tests.sink.made import Scaled, made, run, tree, write_parts
+from tests.sink.made import Scaled, made, run, write_parts
+from tests.support.s3 import serving
+from tests.support.trees import tree
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of moto and its server
 
 
 @pytest.fixture(scope="module")
 def endpoint():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"{host}:{port}"
-    server.stop()
+    with serving() as address:
+        yield address
 
 
 @pytest.fixture

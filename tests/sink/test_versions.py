@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import contextlib
+import fnmatch
 import os
+import pickle
 import shutil
+from dataclasses import replace
 
 import fsspec
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs as pafs
 
-from eigenmill.reduce.errors import OutputError
+from eigenmill.reduce.errors import ConfigError, OutputError
+from eigenmill.reduce.output import versions
 from eigenmill.reduce.output.manifest import read_manifest
 from eigenmill.reduce.output.sink import Sink
-from eigenmill.reduce.storage import files, places
-from tests.sink.made import Scaled, made, run, tree, write_parts
+from eigenmill.reduce.storage import places
+from tests.sink.made import Scaled, made, run, write_parts
+from tests.support.trees import tree
 
 
 def version(n: int):
@@ -20,13 +26,12 @@ def version(n: int):
     return made(300).then(Scaled(5, factor=float(n)))
 
 
-@pytest.fixture
-def sink(tmp_path):
+@pytest.fixture(params=["exchange", "link"])
+def sink(request, tmp_path, monkeypatch):
+    """On a file system where directories can change places, and on one where they cannot."""
+    if request.param == "link":
+        monkeypatch.setattr(versions, "exchange", lambda a, b: False)
     return Sink(tmp_path / "out", part_bytes=2000, overwrite=True)
-
-
-def entries(tmp_path):
-    return sorted(os.listdir(tmp_path))
 
 
 def factor(path):
@@ -34,24 +39,53 @@ def factor(path):
     return round(table["features"][0].as_py()[0] / made(300).source.X[0, 0])
 
 
-def test_overwriting_moves_a_link_and_keeps_one_version(sink, tmp_path):
+def counted(tmp_path):
+    """Rows of the files that a pattern finds which looks into hidden directories, and not through links."""
+    return sum(
+        pq.read_metadata(os.path.join(folder, name)).num_rows
+        for folder, _, names in os.walk(tmp_path)
+        for name in fnmatch.filter(names, "*.parquet")
+    )
+
+
+def waiting(tmp_path):
+    """The versions that are not published."""
+    return versions.Versions(str(tmp_path / "out"), str(tmp_path)).waiting()
+
+
+def test_overwriting_keeps_the_version_before(sink, tmp_path):
     for n in (1, 2, 3, 4):
         manifest = run(sink, version(n))
         assert factor(tmp_path / "out") == n
         assert read_manifest(tmp_path / "out") == manifest
-        names = ["out"] if n == 1 else [f".out.v{n - 1:06d}", f".out.v{n:06d}", "out"]
-        assert entries(tmp_path) == names
-        assert (tmp_path / "out").is_symlink() == (n > 1)
-    assert factor(tmp_path / ".out.v000003") == 3
+        assert counted(tmp_path) == 300
+        assert len(waiting(tmp_path)) == (n > 1)
     before = tree(tmp_path)
     assert run(sink, version(4)) == manifest
     assert run(Sink(sink.path, part_bytes=2000), version(4)) == manifest
     assert tree(tmp_path) == before
+    (kept,) = waiting(tmp_path)
+    assert sorted(os.listdir(kept)) == [
+        "_SUCCESS",
+        "_manifest.json",
+        *(f"part-0000{i}.parquet.aside" for i in range(3)),
+    ]
+
+
+def test_the_version_before_comes_back_without_writing(sink, tmp_path):
+    first = run(sink, version(1))
+    inodes = {path.name: path.stat().st_ino for path in (tmp_path / "out").glob("*.parquet")}
+    run(sink, version(2))
+    job = sink.open(version(1))
+    assert job.pending == ()
+    assert job.commit() == first
+    assert factor(tmp_path / "out") == 1
+    assert {path.name: path.stat().st_ino for path in (tmp_path / "out").glob("*.parquet")} == inodes
 
 
 def test_until_commit_readers_see_the_old_version(sink, tmp_path):
     run(sink, version(1))
-    job = sink.open(version(2))
+    job = pickle.loads(pickle.dumps(sink.open(version(2))))  # as it travels to a worker
     write_parts(job, version(2))
     assert factor(tmp_path / "out") == 1
     job.commit()
@@ -73,9 +107,12 @@ def test_an_interrupted_overwrite_is_continued(sink, tmp_path):
 def test_an_abandoned_overwrite_is_removed_by_the_next(sink, tmp_path):
     run(sink, version(1))
     run(sink, version(2))
-    sink.open(version(3))
+    job = sink.open(version(3))
+    write_parts(job, version(3), job.parts[:1])
+    assert counted(tmp_path) == 300
     run(sink, version(4))
-    assert entries(tmp_path) == [".out.v000002", ".out.v000004", "out"]
+    (kept,) = waiting(tmp_path)
+    assert read_manifest(kept).key == sink.open(version(2)).key
     assert factor(tmp_path / "out") == 4
 
 
@@ -83,53 +120,103 @@ def test_an_unfinished_or_damaged_output_is_overwritten(sink, tmp_path):
     job = sink.open(version(1))
     write_parts(job, version(1), job.parts[:1])
     run(sink, version(2))
-    assert entries(tmp_path) == [".out.v000002", "out"]
+    assert waiting(tmp_path) == []
     (tmp_path / "out" / "_manifest.json").write_text("{")
     with pytest.raises(OutputError, match=r"_manifest\.json to be plain JSON"):
         Sink(sink.path, part_bytes=2000).open(version(2))
     run(sink, version(2))
     assert factor(tmp_path / "out") == 2
+    assert counted(tmp_path) == 300
 
 
-@pytest.mark.parametrize("crash", ["symlink", "rename", "replace", "sync_directory", "rmtree"])
-@pytest.mark.parametrize("first", [True, False])
-def test_a_crash_while_the_link_moves(sink, tmp_path, monkeypatch, crash, first):
-    class CrashError(BaseException):
-        pass
+class CrashError(BaseException):
+    pass
 
-    def fail(*args, **kwargs):
-        raise CrashError
 
-    run(sink, version(1))
-    if not first:
-        run(sink, version(2))
-        run(sink, version(3))
-    job = sink.open(version(4))
-    write_parts(job, version(4))
-    replace = os.replace
+@pytest.mark.parametrize("before", [1, 2])
+def test_a_crash_before_any_step(sink, tmp_path, monkeypatch, before):
+    """Readers find one version whole, or none for a moment where the first link is made; running again finishes."""
+    sink, saved = replace(sink, path=tmp_path / "at" / "out", part_bytes=None), tmp_path / "saved"
+    for n in range(1, before + 1):
+        run(sink, version(n))
+    job = sink.open(version(9))
+    write_parts(job, version(9))
+    os.rename(tmp_path / "at", saved)
+    for reached in range(100):  # until it ends before it can crash
+        shutil.rmtree(tmp_path / "at", ignore_errors=True)
+        shutil.copytree(saved, tmp_path / "at", symlinks=True)
+        calls = iter(range(100))
 
-    def fail_at_link(source, target):
-        if str(source).endswith(".next"):
-            fail()
-        replace(source, target)
+        def crashing(step, calls=calls, at=reached):
+            def call(*args, **kwargs):
+                if next(calls) == at:
+                    raise CrashError
+                return step(*args, **kwargs)
 
-    with monkeypatch.context() as patch:
-        if crash == "replace":
-            patch.setattr(os, "replace", fail_at_link)
-        elif crash == "sync_directory":
-            patch.setattr(files, crash, lambda path: fail() if path == str(tmp_path) else None)
-        else:
-            patch.setattr(shutil if crash == "rmtree" else os, crash, fail)
-        if (first and crash == "rmtree") or (not first and crash == "rename"):
+            return call
+
+        with monkeypatch.context() as patch, contextlib.suppress(CrashError):
+            for name in ("symlink", "rename", "replace", "unlink", "fsync"):
+                patch.setattr(os, name, crashing(getattr(os, name)))
+            patch.setattr(shutil, "rmtree", crashing(shutil.rmtree))
             job.commit()
-        else:
-            with pytest.raises(CrashError):
-                job.commit()
-    run(sink, version(4))
-    assert factor(tmp_path / "out") == 4
-    assert entries(tmp_path) == (
-        [".out.v000001", ".out.v000002", "out"] if first else [".out.v000003", ".out.v000004", "out"]
-    )
+            break
+        if before > 1 or (tmp_path / "at" / "out").exists():
+            assert factor(tmp_path / "at" / "out") in (before, 9)
+        sink.open(version(9))
+        assert counted(tmp_path / "at") == 300
+        run(sink, version(9))
+        assert factor(tmp_path / "at" / "out") == 9
+        assert counted(tmp_path / "at") == 300
+        run(sink, version(10))
+        assert [read_manifest(kept).rows for kept in waiting(tmp_path / "at")] == [300]
+    assert 10 < reached < 99
+
+
+def test_two_jobs_at_once(sink, tmp_path):
+    """The second to end finds its version gone, and is told."""
+    run(sink, version(1))
+    jobs = [sink.open(version(n)) for n in (2, 3)]
+    assert jobs[0].directory != jobs[1].directory
+    for n, job in zip((2, 3), jobs, strict=True):
+        write_parts(job, version(n))
+    jobs[0].commit()
+    with pytest.raises(OutputError, match=r"found no _job\.json; open the sink again"):
+        jobs[1].commit()
+    assert factor(tmp_path / "out") == 2
+    assert counted(tmp_path) == 300
+
+
+def test_the_same_job_twice_at_once(sink, tmp_path):
+    run(sink, version(1))
+    jobs = [sink.open(version(2)) for _ in range(2)]
+    for job in jobs:
+        write_parts(job, version(2))
+    assert jobs[0].commit() == jobs[1].commit()
+    write_parts(jobs[1], version(2))  # a task that comes late
+    assert factor(tmp_path / "out") == 2
+    assert counted(tmp_path) == 300
+
+
+def test_versions_in_a_place_of_their_own(sink, tmp_path):
+    place = tmp_path / "aside"
+    sink = replace(sink, versions=place)
+    for n in (1, 2, 3):
+        run(sink, version(n))
+        assert factor(tmp_path / "out") == n
+        assert sorted(os.listdir(tmp_path)) == (["out"] if n == 1 else ["aside", "out"])
+    assert counted(tmp_path) == 300
+    run(replace(sink, versions=None), version(4))
+    run(sink, version(5))
+    assert counted(tmp_path) == 300
+    sink.open(version(5))
+    assert sorted(os.listdir(tmp_path)) == ["aside", "out"]
+
+
+@pytest.mark.parametrize("place", ["out", "out/aside", "out/kind=k0"])
+def test_no_place_within_what_is_read(tmp_path, place):
+    with pytest.raises(ConfigError, match="place for versions outside of"):
+        Sink(tmp_path / "out", overwrite=True, versions=tmp_path / place).open(version(1))
 
 
 def test_a_users_own_link_is_followed(sink, tmp_path):
@@ -139,13 +226,11 @@ def test_a_users_own_link_is_followed(sink, tmp_path):
         run(sink, version(n))
         assert factor(tmp_path / "out") == n
     assert os.readlink(tmp_path / "out") == str(tmp_path / "elsewhere" / "data")
-    assert entries(tmp_path / "elsewhere") == [".data.v000001", ".data.v000002", "data"]
+    assert len(os.listdir(tmp_path / "elsewhere")) == 2 + (tmp_path / "elsewhere" / "data").is_symlink()
 
 
 def test_a_link_to_a_version_that_is_gone(sink, tmp_path):
-    run(sink, version(1))
-    run(sink, version(2))
-    shutil.rmtree(tmp_path / ".out.v000002")
+    os.symlink(".out.v000002", tmp_path / "out")
     run(sink, version(3))
     assert factor(tmp_path / "out") == 3
 

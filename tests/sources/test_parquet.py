@@ -22,9 +22,10 @@ from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ChangedInputError, DataError, SchemaError
 from eigenmill.reduce.format import FORMAT_1
 from eigenmill.reduce.rows.blocks import Workspace
-from eigenmill.reduce.sources import parquet
+from eigenmill.reduce.sources import footers
 from eigenmill.reduce.sources.catalog import FileInfo, Fragments
 from tests.support.formats import other
+from tests.support.tables import columns
 
 
 def table(n: int, start: int = 0) -> pa.Table:
@@ -322,7 +323,7 @@ def test_a_file_without_permission(files: Path) -> None:
 
 
 def test_memory_errors_stay_memory_errors() -> None:
-    with pytest.raises(MemoryError), parquet.parquet_errors("here"):
+    with pytest.raises(MemoryError), footers.parquet_errors("here"):
         raise pa.lib.ArrowMemoryError("too much")
 
 
@@ -335,10 +336,10 @@ def test_no_data_at_all(tmp_path: Path, whole: Any) -> None:
 
 def test_long_footers_are_read_whole(tmp_path: Path, whole: Any) -> None:
     X = np.random.default_rng(0).normal(size=(40, 300))
-    pq.write_table(pa.table({f"c{j}": X[:, j] for j in range(300)}), tmp_path / "t.parquet", row_group_size=10)
+    pq.write_table(pa.table(columns(X, "c")), tmp_path / "t.parquet", row_group_size=10)
     with (tmp_path / "t.parquet").open("rb") as file:
         file.seek(-8, os.SEEK_END)
-        assert int.from_bytes(file.read(4), "little") > parquet.TAIL
+        assert int.from_bytes(file.read(4), "little") > footers.TAIL
     np.testing.assert_array_equal(whole(Dataset.from_parquet(tmp_path)).X, X)
 
 

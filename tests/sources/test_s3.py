@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 import pickle
 from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ChangedInputError, DataError, SchemaError
+from tests.support.s3 import client, serving
 
 KEY, SECRET = "dummy-key", "dummy-secret"
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"{host}:{port}"
-    server.stop()
+    with serving() as address:
+        yield address
 
 
 @pytest.fixture
 def s3(endpoint: str) -> fs.S3FileSystem:
-    client = boto3.client(
-        "s3",
-        endpoint_url=f"http://{endpoint}",
-        aws_access_key_id=KEY,
-        aws_secret_access_key=SECRET,
-        region_name="us-east-1",
-    )
-    client.create_bucket(Bucket="bucket")
+    client(endpoint, KEY, SECRET).create_bucket(Bucket="bucket")
     filesystem = fs.S3FileSystem(
         endpoint_override=endpoint, scheme="http", access_key=KEY, secret_key=SECRET, region="us-east-1"
     )

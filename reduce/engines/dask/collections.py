@@ -13,6 +13,7 @@ from typing import Any
 
 import dask
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import scipy.sparse
 from dask import delayed
@@ -24,7 +25,7 @@ from eigenmill.reduce.engines.ship import pack, unpack
 from eigenmill.reduce.errors import ConfigError, EngineError, SchemaError
 from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.rows.blocks import Block, Workspace
-from eigenmill.reduce.rows.transforms import applied
+from eigenmill.reduce.rows.transforms import Transform, applied
 from eigenmill.reduce.sources.arrays import ArraySource
 from eigenmill.reduce.sources.base import NumberedNames, Source, StandIn, feature_dtype
 from eigenmill.reduce.sources.catalog import Fragment
@@ -37,16 +38,17 @@ POSITION = "__position__"
 """Carried through transforms to tell which rows they have kept."""
 
 
-def source_of(X: Any, format: Format | None = None) -> Any:
+def source_of(X: object, format: Format | None = None) -> Any:
     """The source of a Dask array (n, d) in row chunks, or of a Dask DataFrame of numeric columns.
 
     Raises:
         SchemaError: it has another number of dimensions, or columns that are no numbers.
         ConfigError: it is another kind of Dask collection.
     """
-    if hasattr(X, "chunks") and hasattr(X, "map_blocks"):
+    kind = type(X)  # an object of Delayed says that it has whatever it is asked for
+    if hasattr(kind, "map_blocks"):
         return ArrayParts(X, format or current())
-    if hasattr(X, "divisions") and hasattr(X, "columns"):
+    if hasattr(kind, "divisions"):
         return FrameParts(X, format or current())
     raise ConfigError(
         f"expected a Dask array or DataFrame, found {type(X).__name__}; "
@@ -98,7 +100,7 @@ class Partitions(Collection):
         """On a worker: the source of these partitions alone, there in memory."""
         return Loaded(self, fragments, [self._source(part) for part in parts])
 
-    def _source(self, part: Any) -> Source:
+    def _source(self, part: object) -> Source:
         raise NotImplementedError
 
 
@@ -137,7 +139,7 @@ class ArrayParts(Partitions):
         """Rows and stored numbers of every partition."""
         return list(dask.compute(*(delayed(_counts)(part) for part in self._delayed)))
 
-    def _source(self, part: Any) -> Source:
+    def _source(self, part: object) -> Source:
         return ArraySource(part, format=self.format)
 
     def applied(self, data: Matrix, column: str = FEATURES) -> Any:
@@ -179,7 +181,7 @@ class FrameParts(Partitions):
         first = self.collection[[self.names[0]]]
         return _computed([delayed(len)(part) for part in first.to_delayed()])
 
-    def _source(self, part: Any) -> Source:
+    def _source(self, part: object) -> Source:
         return _table(part, self.names, self.format)
 
     def applied(self, data: Matrix, column: str = FEATURES) -> Any:
@@ -223,7 +225,7 @@ def _computed(counts: list[Any]) -> list[int]:
     return [int(rows) for rows in dask.compute(*counts)]
 
 
-def _numeric(dtype: Any) -> bool:
+def _numeric(dtype: object) -> bool:
     kind = getattr(dtype, "kind", "O")
     return kind in "fiub"
 
@@ -235,7 +237,7 @@ def _table(frame: Any, names: Sequence[str], format: Format) -> TableSource:
 # On the workers.
 
 
-def _identity(value: Any) -> Any:
+def _identity(value: object) -> Any:
     return value
 
 
@@ -243,7 +245,9 @@ def _counts(part: Any) -> tuple[int, int]:
     return int(part.shape[0]), int(part.nnz if scipy.sparse.issparse(part) else part.size)
 
 
-def _transformed(source: Source, rows: int, transforms: Sequence[Any], width: int, dtype: Any) -> tuple[Any, Any]:
+def _transformed(
+    source: Source, rows: int, transforms: Sequence[Transform], width: int, dtype: npt.DTypeLike
+) -> tuple[Any, Any]:
     """(features (m, k), numbers of the m rows that are left)."""
     out, kept = np.empty((rows, width), dtype), np.empty(rows, np.int64)
     workspace, at, start = Workspace(), 0, 0

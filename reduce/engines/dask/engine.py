@@ -456,7 +456,7 @@ def _size(tree: Tree[Any]) -> int:
 sizeof.register(Tree, _size)
 
 
-def _identity(value: Any) -> Any:
+def _identity(value: object) -> Any:
     return value
 
 
@@ -466,7 +466,7 @@ def _same_versions(expected: tuple[tuple[str, str], ...]) -> None:
 
 
 def _call(
-    payload: bytes, common: list[Any], retries: int, expected: dict[str, str], gathered: Sequence[Any] = ()
+    payload: bytes, common: list[object], retries: int, expected: dict[str, str], gathered: Sequence[object] = ()
 ) -> Any:
     # Workers may join at any time.
     _same_versions(tuple(expected.items()))

@@ -30,7 +30,7 @@ from eigenmill.reduce.errors import ConfigError, SchemaError
 from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.rows.blocks import Block, Origin, Workspace
-from eigenmill.reduce.rows.transforms import applied
+from eigenmill.reduce.rows.transforms import Transform, applied
 from eigenmill.reduce.sources.arrow import field_of, numbers, weights_field
 from eigenmill.reduce.sources.catalog import Fragment
 from eigenmill.reduce.sources.layouts import SPARSE, LaidOut, Layout, SparkVector, SparsePair, Wanted, choose, wanted
@@ -54,7 +54,7 @@ class FrameReader:
 
     layout: Layout
     weights: str | None
-    transforms: tuple[Any, ...]
+    transforms: tuple[Transform, ...]
     format: Format
 
     @property

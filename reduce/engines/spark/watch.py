@@ -27,7 +27,7 @@ AGAIN = 1.0
 """Seconds after which a job that has not returned is cancelled again."""
 
 
-def watched(session: Any, group: str, call: Callable[[], T], patience: float) -> T:
+def watched(session: object, group: str, call: Callable[[], T], patience: float) -> T:
     """What ``call`` returns, which waits for a job of ``session``.
 
     Args:
@@ -71,7 +71,7 @@ def watched(session: Any, group: str, call: Callable[[], T], patience: float) ->
     return found[0]
 
 
-def _still_there(session: Any, alone: float, patience: float) -> float:
+def _still_there(session: object, alone: float, patience: float) -> float:
     """Ask for a cluster's executors; the time since when there have been none."""
     context = getattr(session, "_sc", None)
     if context is None:
@@ -89,7 +89,7 @@ def _still_there(session: Any, alone: float, patience: float) -> float:
     return alone
 
 
-def _let_go(session: Any, group: str, ended: threading.Event) -> None:
+def _let_go(session: object, group: str, ended: threading.Event) -> None:
     """Let the cluster forget the job that nobody waits for any more; without it, a Connect server works to its end."""
     deadline, asking = time.monotonic() + FAREWELL, threading.Thread()
     while not ended.is_set() and time.monotonic() < deadline:

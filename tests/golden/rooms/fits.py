@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
-from tests.golden.inputs import LONG_D, ROWS, SMALL, D, vectors
+from tests.golden.inputs import LONG_D, ROWS, SMALL, D
 from tests.golden.library import Counter, Library, stop_before, stopped
+from tests.support.tables import vectors
 
 COLUMNS = {"columns": [f"c{j}" for j in range(D)]}
 GAPS = {"columns": [f"g{j}" for j in range(D)]}

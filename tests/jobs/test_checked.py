@@ -1,0 +1,146 @@
+"""What cannot be written is refused before anything is read, fitted or replaced, with the documented exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from eigenmill.jobs.daily import stages as daily
+from eigenmill.reduce.errors import OutputError
+from eigenmill.reduce.sources.parquet import ParquetSource
+from tests.jobs.days import DAYS, config, write_day
+from tests.support.trees import tree
+
+
+@pytest.fixture
+def tmp_path(space: Path) -> Path:
+    """In memory where there is room: every file is synced."""
+    return space
+
+
+@pytest.fixture
+def scans(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files whose rows have been read."""
+    found: list[str] = []
+    blocks = ParquetSource.blocks
+
+    def reading(self: Any, fragment: Any, *args: Any, **options: Any) -> Any:
+        found.append(self.files[fragment.file].path)
+        return blocks(self, fragment, *args, **options)
+
+    monkeypatch.setattr(ParquetSource, "blocks", reading)
+    return found
+
+
+@pytest.fixture
+def store() -> Iterator[Any]:
+    """An object store in memory, where nothing can be moved."""
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    yield memory
+    memory.store.clear()
+
+
+def contents(store: Any) -> dict[str, bytes]:
+    return {name: store.cat_file(name) for name in store.find("/")}
+
+
+def test_case_d04_overwriting_on_a_store(eigenmill: Any, job: Path, store: Any, scans: list[str]) -> None:
+    """Exit code 5 while the model is still the old one."""
+    at = ["--set", "output.features=memory://out/features", "--set", "output.model=memory://out/model"]
+    eigenmill("reduce", job, *at)
+    before = contents(store)
+    scans.clear()
+    again = [*at, "--set", "reduce.components=3", "--set", "output.overwrite=true"]
+    assert "overwriting needs a local file system" in " ".join(eigenmill("reduce", job, *again, code=5).stderr.split())
+    assert contents(store) == before
+    assert not scans
+    eigenmill("reduce", job, *at, "--set", "output.overwrite=true")
+    assert contents(store) == before
+
+
+def test_case_d04_a_late_file_on_a_store(tmp_path: Path, store: Any) -> None:
+    """The features of its day cannot be replaced there, so the model does not learn of it."""
+    write_day(tmp_path, DAYS[0], 0)
+    source = config(tmp_path, output={"path": "memory://out"})
+    daily.run_day(source, DAYS[0])
+    before = contents(store)
+    write_day(tmp_path, DAYS[0], 9, name="b")
+    with pytest.raises(OutputError, match="overwriting needs a local file system"):
+        daily.fit(source, DAYS[0])
+    assert contents(store) == before
+
+
+@pytest.mark.parametrize("which", ["features", "model", "report"])
+def test_case_d04_a_file_where_a_directory_must_be(
+    eigenmill: Any, job: Path, tmp_path: Path, scans: list[str], which: str
+) -> None:
+    (tmp_path / "taken").write_text("")
+    found = eigenmill("reduce", job, "--set", f"output.{which}={tmp_path}/taken/here/it", code=5)
+    assert "which is no directory" in " ".join(found.stderr.split())
+    assert not scans
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("which", ["features", "model"])
+def test_case_d04_features_of_another_input(
+    eigenmill: Any, job: Path, tmp_path: Path, scans: list[str], which: str
+) -> None:
+    eigenmill("reduce", job)
+    (tmp_path / "data/2.parquet").unlink()
+    before = tree(tmp_path / "out")
+    scans.clear()
+    eigenmill("reduce", job, "--set", f"output.{which}={tmp_path}/other", code=5)
+    assert not scans
+    assert tree(tmp_path / "out") == before
+
+
+COLUMNS = {
+    "many": (pa.array([f"k{i}" for i in range(4097)]), 2, "at most 4096 values of 'key' within a part, found 4097"),
+    "numbers": (pa.array(np.arange(4097)), 2, "at most 4096 values of 'key' within a part, found 4097"),
+    "uuid": (
+        pa.array([bytes([i % 256]) * 16 for i in range(4097)], pa.binary(16)).cast(pa.uuid()),
+        2,
+        "found extension",
+    ),
+    "binary": (pa.array([b"a"] * 4097), 2, "found binary"),
+    "empty": (pa.array(["a", ""] * 2048 + ["b"]), 3, "comes back as it was, found ''"),
+    "missing": (None, 2, "to be one of the carried columns"),
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_case_f13_partition_columns(eigenmill: Any, tmp_path: Path, scans: list[str], name: str) -> None:
+    values, code, message = COLUMNS[name]
+    X = np.random.default_rng(0).normal(size=(4097, 3))
+    columns = {f"x{j}": X[:, j] for j in range(3)} | ({} if values is None else {"key": values})
+    pq.write_table(pa.table(columns), tmp_path / "data.parquet")
+    carry = [] if values is None else ["key"]
+    (tmp_path / "job.yaml").write_text(
+        f"input: {{path: {tmp_path}/data.parquet, columns: [x0, x1, x2], carry: {carry}}}\n"
+        f"output: {{features: {tmp_path}/out, model: {tmp_path}/model, partition_by: key}}\n"
+    )
+    found = eigenmill("reduce", tmp_path / "job.yaml", code=code)
+    assert message in " ".join(found.stderr.split())
+    assert not scans
+    assert not list(tmp_path.glob("out*"))
+    assert not list(tmp_path.glob("model*"))
+
+
+def test_rows_that_a_filter_drops_do_not_count(eigenmill: Any, tmp_path: Path) -> None:
+    keys, X = [f"k{i}" for i in range(5000)], np.random.default_rng(0).normal(size=(5000, 3))
+    columns = {f"x{j}": X[:, j] for j in range(3)} | {"key": keys, "n": np.arange(5000)}
+    pq.write_table(pa.table(columns), tmp_path / "data.parquet")
+    (tmp_path / "job.yaml").write_text(
+        f"input: {{path: {tmp_path}/data.parquet, columns: [x0, x1, x2], carry: key, filters: [[n, <, 4096]]}}\n"
+        f"output: {{features: {tmp_path}/out, model: {tmp_path}/model, partition_by: key}}\n"
+    )
+    eigenmill("reduce", tmp_path / "job.yaml")
+    assert len(list((tmp_path / "out").glob("key=*"))) == 4096
