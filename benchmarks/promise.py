@@ -169,6 +169,42 @@ def keyed(path: Path, scale: float) -> None:
     )
 
 
+def random_shape(seed: int) -> Shape:
+    """A table drawn at random: texts of a few bytes to some 100 KB, dictionaries, gaps, lists, row groups."""
+    rng = np.random.default_rng(seed)
+    mean, spread = float(10 ** rng.uniform(0.5, 5)), rng.uniform(0, 1)
+    rows = int(max(20_000_000 / max(mean, 500), 50))
+    listed, gaps, few = rng.random() < 0.4, rng.random() * 0.3, rng.random() < 0.3
+    options = {"use_dictionary": bool(rng.random() < 0.7), "compression": str(rng.choice(["zstd", "snappy", "none"]))}
+
+    def column(rng: np.random.Generator, n: int) -> pa.Array:
+        lengths = np.maximum(mean * np.exp(spread * rng.standard_normal(n) - spread**2 / 2), 1).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        letters = rng.integers(97, 123, offsets[-1], dtype=np.uint8)
+        texts = pa.LargeStringArray.from_buffers(n, pa.py_buffer(offsets), pa.py_buffer(letters))
+        order = rng.integers(0, max(n // 50, 1), n) if few else np.arange(n)
+        return texts.take(pa.array(order, mask=rng.random(n) < gaps))
+
+    def make(path: Path, scale: float) -> None:
+        def tables() -> Iterator[dict[str, Any]]:
+            for i in range(int(rng.integers(1, 4))):
+                found = features(rows, 4, i) | {"text": column(np.random.default_rng([seed, i]), rows)}
+                if listed:
+                    counts = np.random.default_rng(i).integers(0, 100, rows)
+                    ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+                    found["list"] = pa.ListArray.from_arrays(ends, np.zeros(ends[-1]))
+                yield found | {"key": np.random.default_rng(i).integers(0, 5, rows)}
+
+        write(path, tables(), **options)
+
+    carry = ["text", "key", *(["list"] if listed else [])]
+    read: dict[str, Any] = {"columns": [f"x{j}" for j in range(4)], "carry": carry}
+    if rng.random() < 0.3:
+        read["filters"] = [["text", ">", "f"]]
+    sink = rng.choice(["list", "columns", "key"])
+    return Shape(make, read, ("transform",), {"partition_by": "key"} if sink == "key" else {"layout": str(sink)})
+
+
 SPARSE = {"sparse": ["indices", "values", 27_998]}
 SHAPES = {
     "carried 1 MB": Shape(
@@ -235,7 +271,6 @@ def job(
     from eigenmill.reduce.passes.gram import GramPass
     from eigenmill.reduce.passes.intake import Intake
     from eigenmill.reduce.passes.moments import MomentsPass
-    from eigenmill.reduce.passes.sketch import SketchPass
     from eigenmill.reduce.rows.cleaning import Cleaning
     from eigenmill.reduce.rows.transforms import ModelInput, Reconstruct, Standardize
 
@@ -330,7 +365,7 @@ def measured(path: Path, out: Path, command: str, shape: Shape, workers: int = 1
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks promise", description="planned and measured memory")
     parser.add_argument("--child")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="shapes with this in their names")
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--cache", type=Path)
@@ -339,26 +374,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.child:
         print(json.dumps(child(json.loads(args.child))))
         return
+    table(args.only, args.scale, args.workers, args.cache, parts=args.parts)
+
+
+def table(
+    only: str = "", scale: float = 1.0, workers: int = 1, cache: Path | None = None, *, parts: bool = False
+) -> None:
+    """Print a line for every command over every shape; the data are kept in ``cache``, if one is named."""
     with tempfile.TemporaryDirectory() as folder:
         print(
             "| rows | command | sink | planned MiB | measured MiB | ratio | |\n|---|---|---|---:|---:|---:|---|",
             flush=True,
         )
         for name, shape in SHAPES.items():
-            if args.only not in name:
+            if only not in name:
                 continue
-            path = (args.cache or Path(folder)) / f"{name.replace(' ', '-').replace(',', '')}-{args.scale}.parquet"
+            path = (cache or Path(folder)) / f"{name.replace(' ', '-').replace(',', '')}-{scale}.parquet"
             if not path.exists():
-                shape.make(path, args.scale)
+                shape.make(path, scale)
             for command in shape.commands:
-                found = measured(path, Path(folder) / "out", command, shape, args.workers)
+                found = measured(path, Path(folder) / "out", command, shape, workers)
                 shutil.rmtree(Path(folder) / "out", ignore_errors=True)
                 print(line(name, command, shape, found), flush=True)
-                if args.parts and "parts" in found:
+                if parts and "parts" in found:
                     print(
                         {k: round(v / MB) for k, v in found["parts"].items()}, round(found["before"] / MB), flush=True
                     )
-            if args.cache is None:
+            if cache is None:
                 path.unlink()
 
 

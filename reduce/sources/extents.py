@@ -12,13 +12,13 @@ Who reads within a budget checks the last two as it reads (:mod:`eigenmill.reduc
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eigenmill.reduce.sources.footers import Footer
 from eigenmill.reduce.sources.pages import DICTIONARY_PAGE, Page, longest_value, pages
 from eigenmill.reduce.sources.pieces import WHOLE, piece_rows
 
@@ -172,7 +172,13 @@ class Extents:
         if size > self.largest.get(what, (-1,))[0]:
             self.largest[what] = size, path, group
 
-    def look(self, opened: Any, footer: Any, *, remote: bool) -> dict[str, Extent]:
+    def look(
+        self,
+        opened: Callable[[str], pa.NativeFile],
+        footer: Callable[[pa.NativeFile, str], Footer],
+        *,
+        remote: bool,
+    ) -> dict[str, Extent]:
         """The extents, once the largest chunks have been looked at.
 
         Args:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import pyarrow as pa
 
@@ -17,6 +17,8 @@ HEADER = 512
 """Bytes read for a header; one with long statistics costs a second read."""
 LONGEST = 16 << 20
 """Most bytes of a header."""
+Field: TypeAlias = int | dict[int, "Field"] | None
+"""A number, a struct by the numbers of its fields, or what has only been passed over."""
 DICTIONARY_PAGE = 2
 PIECE = 1 << 20
 """Bytes of a page that are decompressed at a time."""
@@ -56,7 +58,7 @@ class Cursor:
         value = self.varint()
         return (value >> 1) ^ -(value & 1)
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int) -> Field:
         """A number, a struct as a dict by field, or None for what has only been passed over."""
         if kind in (1, 2):
             return kind == 1
@@ -72,15 +74,17 @@ class Cursor:
         elif kind in (9, 10):
             head = self.byte()
             for _ in range(self.varint() if head >> 4 == 15 else head >> 4):
-                self.value(head & 15)
+                self.value(max(head & 15, 3))  # in a list, truth takes a byte
         elif kind == 12:
             return self.struct()
         else:
             raise ValueError(f"a field of kind {kind}")
+        if self.at > len(self.data):
+            raise IndexError(self.at)
         return None
 
-    def struct(self) -> dict[int, Any]:
-        found: dict[int, Any] = {}
+    def struct(self) -> dict[int, Field]:
+        found: dict[int, Field] = {}
         field = 0
         while head := self.byte():
             field = field + (head >> 4) if head >> 4 else self.integer()
@@ -97,9 +101,10 @@ def pages(file: pa.NativeFile, start: int, stop: int, most: int) -> list[Page]:
     found = list[Page]()
     while start < stop and len(found) < most:
         fields, length = _header(file, start, stop)
-        inner: dict[int, Any] = next((fields[i] for i in (5, 7, 8) if isinstance(fields.get(i), dict)), {})
-        numbers: list[Any] = [fields.get(1), fields.get(3), fields.get(2), inner.get(1, 0)]
-        if not all(isinstance(n, int) and n >= 0 for n in numbers):
+        inner = next((each for each in map(fields.get, (5, 7, 8)) if isinstance(each, dict)), dict[int, Field]())
+        told = [fields.get(1), fields.get(3), fields.get(2), inner.get(1, 0)]
+        numbers = [n for n in told if isinstance(n, int) and n >= 0]
+        if len(numbers) < len(told):
             raise DataError(f"expected the header of a page, found other bytes at byte {start}; write the file again")
         kind, compressed, size, values = numbers
         found.append(Page(kind, start + length, compressed, size, values))
@@ -107,7 +112,7 @@ def pages(file: pa.NativeFile, start: int, stop: int, most: int) -> list[Page]:
     return found
 
 
-def _header(file: pa.NativeFile, start: int, stop: int) -> tuple[dict[int, Any], int]:
+def _header(file: pa.NativeFile, start: int, stop: int) -> tuple[dict[int, Field], int]:
     size = HEADER
     while True:
         cursor = Cursor(file.read_at(min(size, stop - start), start))

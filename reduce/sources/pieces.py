@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from scipy import sparse
 
 from eigenmill.reduce.errors import DoesNotFitError
 from eigenmill.reduce.rows.blocks import F64, Array, Block, Columns, Origin, Values, Workspace
+from eigenmill.reduce.sources.origins import FileOrigin
 
 BATCH = 8 << 20
 """Decoded bytes of a piece."""
@@ -99,7 +99,7 @@ class Gathered:
         self._buffer: Array | None = None
         self._matrices = list[Values]()
         self._weights, self._carried = list[F64](), list[pa.RecordBatch]()
-        self._origins = list[tuple[int, int, Any]]()
+        self._origins = list[tuple[int, int, FileOrigin]]()
 
     def add(self, before: int, piece: Block) -> None:
         """One more piece, which begins so many rows of the source after the first."""
@@ -116,6 +116,7 @@ class Gathered:
         if piece.carried is not None:
             self._carried.append(piece.carried)
             self.carried_bytes += piece.carried.nbytes
+        assert isinstance(piece.origin, FileOrigin)
         self._origins.append((before, piece.rows, piece.origin))
         self.rows += piece.rows
 
@@ -172,7 +173,7 @@ class SparseRows:
         self._data: Array | None = None
         self._indices: Array | None = None
 
-    def add(self, X: Any) -> None:
+    def add(self, X: Values) -> None:
         """More rows, in CSR."""
         self._width, stop = X.shape[1], self._count + X.nnz
         if self._data is None or self._indices is None or stop > len(self._data):
@@ -189,7 +190,7 @@ class SparseRows:
         self._canonical = self._canonical and bool(X.has_canonical_format)
         self._count = stop
 
-    def whole(self) -> Any:
+    def whole(self) -> Values:
         """All rows, in the buffers of the workspace; none are left."""
         assert self._data is not None
         assert self._indices is not None
