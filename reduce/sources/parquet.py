@@ -41,7 +41,7 @@ from eigenmill.reduce.sources.filters import RowFilter, constant, row_filter
 from eigenmill.reduce.sources.footers import Footer, parquet_errors, read_footer
 from eigenmill.reduce.sources.layouts import DENSE, LaidOut, Layout, Scalars, SparkVector, Vector, Wanted, choose
 from eigenmill.reduce.sources.origins import FileOrigin, locate
-from eigenmill.reduce.sources.pieces import check, joined, piece_rows
+from eigenmill.reduce.sources.pieces import Gathered, check, piece_rows
 from eigenmill.reduce.storage.digest import digest_of
 from eigenmill.reduce.storage.places import Store
 
@@ -151,26 +151,7 @@ class ParquetSource(LaidOut):
             ChangedInputError: the file is not the planned one.
             DataError: it cannot be read, or its rows are not what they should be.
         """
-        planned = self.files[fragment.file]
-        path = join(self.root, planned.path)
-        with self._open(path, planned) as (file, footer):
-            groups: Sequence[int] = range(fragment.start, fragment.stop)
-            if self.where is not None:
-                keys = self._keys(fragment.file)
-                groups = self.where.surviving(footer.tail, keys, range(fragment.start, fragment.stop))
-            if not groups:
-                return
-            step = self._step(height, self.columns(carry=carry), file, footer.metadata, groups)
-            pieces = self._stream(file, footer, fragment.file, groups, step, workspace, carry=carry)
-            if height == step or height % step:
-                yield from (piece for _, piece in pieces if piece is not None)
-            else:
-                metadata, by_rows, values = footer.metadata, not isinstance(self.layout, Scalars), 0
-                if self.sparse:
-                    last = indices_of(leaves_of(metadata), self.layout.columns[-1])[-1]
-                    values = sum(metadata.row_group(g).column(last).num_values for g in groups)
-                most = self.format.carried_bytes
-                yield from joined(pieces, height, most, workspace, by_rows=by_rows, values=values)
+        return self._stream(fragment, height, workspace, carry=carry)
 
     def _keys(self, file: int) -> Mapping[str, PartitionValue]:
         return self.keys[file] if self.keys else {}
@@ -197,48 +178,66 @@ class ParquetSource(LaidOut):
         schema = self.carried if name in self.carried.names else self.where.schema if self.where else pa.schema([])
         return (fixed_row(schema.field(name).type) if name in schema.names else None) or 8.0
 
-    def _stream(
-        self,
-        file: pa.NativeFile,
-        footer: Footer,
-        number: int,
-        groups: Sequence[int],
-        height: int,
-        workspace: Workspace,
-        *,
-        carry: bool,
-    ) -> Iterator[tuple[int, Block | None]]:
-        """Row groups of file ``number`` as Arrow decodes them: how many rows at a time, and what a filter leaves."""
-        planned, keys, columns = self.files[number], self._keys(number), self.columns(carry=carry)
-        path, spans = join(self.root, planned.path), tuple((group, planned.rows[group]) for group in groups)
-        with parquet_errors(path):
-            reader = pq.ParquetFile(
-                file,
-                metadata=footer.metadata,
-                pre_buffer=False,
-                buffer_size=READ if self.store.remote else min(READ, max(READS // len(columns), LEAST_READ)),
-                page_checksum_verification=True,
-            )
-            batches = reader.iter_batches(height, row_groups=list(groups), columns=list(columns), use_threads=False)
-        done, asis = 0, None
-        while done < sum(rows for _, rows in spans):
-            start = locate(path, spans, done)
-            with parquet_errors(start.at()):
-                batch = next(batches, None)
-            if batch is None or batch.num_rows == 0:
-                raise DataError(f"expected more rows, found the end of the data in {start.at()}; write the file again")
-            if asis is None:
-                asis = batch.schema.names == list(columns)
-            if not asis:
-                batch = batch.select(columns)  # files have an order of their own, and "a.b" comes along with "a"
-            if self.allowed is not None:
-                check(batch, () if self.sparse else self.layout.columns, self.allowed.piece, start)
-            origin, rows = FileOrigin(path, start.row_group, start.row, spans, done), batch.num_rows
-            done += rows
-            block = self._block(batch, origin, keys, workspace, carry=carry)
-            del batch  # and below the block: their memory is what the next batch is decoded into
-            yield rows, block
-            del block
+    def _gathered(
+        self, height: int, step: int, metadata: pq.FileMetaData, groups: Sequence[int], workspace: Workspace
+    ) -> Gathered | None:
+        """What puts pieces of ``step`` rows together; None where they are blocks themselves."""
+        if height == step or height % step:
+            return None
+        by_rows, values = not isinstance(self.layout, Scalars), 0
+        if self.sparse:
+            last = indices_of(leaves_of(metadata), self.layout.columns[-1])[-1]
+            values = sum(metadata.row_group(g).column(last).num_values for g in groups)
+        return Gathered(height, self.format.carried_bytes, workspace, by_rows=by_rows, values=values)
+
+    def _stream(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
+        """The fragment as blocks of ``height`` rows, decoded as many at a time as their bytes allow."""
+        planned, keys, columns = self.files[fragment.file], self._keys(fragment.file), self.columns(carry=carry)
+        path = join(self.root, planned.path)
+        with self._open(path, planned) as (file, footer):
+            groups: Sequence[int] = range(fragment.start, fragment.stop)
+            if self.where is not None:
+                groups = self.where.surviving(footer.tail, keys, range(fragment.start, fragment.stop))
+            if not groups:
+                return
+            spans, metadata = tuple((group, planned.rows[group]) for group in groups), footer.metadata
+            step = self._step(height, columns, file, metadata, groups)
+            gathered = self._gathered(height, step, metadata, groups, workspace)
+            with parquet_errors(path):
+                reader = pq.ParquetFile(
+                    file,
+                    metadata=metadata,
+                    pre_buffer=False,
+                    buffer_size=READ if self.store.remote else min(READ, max(READS // len(columns), LEAST_READ)),
+                    page_checksum_verification=True,
+                )
+                batches = reader.iter_batches(step, row_groups=list(groups), columns=list(columns), use_threads=False)
+            done, asis = 0, None
+            while done < sum(rows for _, rows in spans):
+                start = locate(path, spans, done)
+                with parquet_errors(start.at()):
+                    batch = next(batches, None)
+                if batch is None or batch.num_rows == 0:
+                    raise DataError(
+                        f"expected more rows, found the end of the data in {start.at()}; write the file again"
+                    )
+                if asis is None:
+                    asis = batch.schema.names == list(columns)
+                if not asis:
+                    batch = batch.select(columns)  # files have an order of their own, and "a.b" comes along with "a"
+                if self.allowed is not None:
+                    check(batch, () if self.sparse else self.layout.columns, self.allowed.piece, start)
+                origin, rows = FileOrigin(path, start.row_group, start.row, spans, done), batch.num_rows
+                done += rows
+                block = self._block(batch, origin, keys, workspace, carry=carry)
+                del batch  # and below the block: their memory is what the next batch is decoded into
+                if gathered is not None:
+                    block = gathered.take(rows, block)
+                if block is not None:
+                    yield block
+                del block
+            if gathered is not None and (block := gathered.whole()) is not None:
+                yield block
 
     def values_of(self, carried: str, fragment: Fragment) -> Iterator[tuple[pa.Array, str]]:
         planned, keys = self.files[fragment.file], self.keys[fragment.file] if self.keys else {}

@@ -6,7 +6,7 @@ its carried columns have reached ``Format.carried_bytes``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -48,50 +48,31 @@ def check(batch: pa.RecordBatch, dense: Collection[str], most: int, start: Origi
         )
 
 
-def joined(
-    pieces: Iterator[tuple[int, Block | None]],
-    height: int,
-    most: int,
-    workspace: Workspace,
-    *,
-    by_rows: bool,
-    values: int = 0,
-) -> Iterator[Block]:
-    """Blocks of ``height`` rows of the source, or fewer when carried columns reach ``most`` bytes.
+class Gathered:
+    """Puts pieces together to blocks of ``height`` rows of the source, or fewer when carried columns end them.
 
     Args:
-        pieces: rows of the source, and the block of those that a filter left, if any.
         height: of a block.
         most: bytes of carried columns with which a block ends.
         workspace: has the buffers for sparse rows, and for dense ones ``by_rows``.
         by_rows: whether dense rows lie one after the other; else columns do.
         values: of sparse rows, in all.
     """
-    gathered, done = Gathered(height, workspace, values, by_rows=by_rows), 0
-    for rows, piece in pieces:
-        if piece is not None:
-            gathered.add(done, piece)
-        done += rows
-        del piece
-        if done >= height or gathered.carried_bytes >= most:
-            if gathered.rows:
-                yield gathered.whole()
-            done = 0
-    if gathered.rows:
-        yield gathered.whole()
 
-
-class Gathered:
-    """The pieces of one block.
-
-    Attributes:
-        rows: that are there. carried_bytes: of their carried columns.
-    """
-
-    def __init__(self, height: int, workspace: Workspace, values: int, *, by_rows: bool) -> None:
-        self._height, self._workspace, self._by_rows = height, workspace, by_rows
+    def __init__(self, height: int, most: int, workspace: Workspace, *, by_rows: bool, values: int = 0) -> None:
+        self._height, self._most, self._workspace, self._by_rows = height, most, workspace, by_rows
         self._sparse = SparseRows(workspace, values)
+        self._done = 0
         self._clear()
+
+    def take(self, rows: int, piece: Block | None) -> Block | None:
+        """A block that so many rows of the source complete, if they do; ``piece`` is what a filter left of them."""
+        if piece is not None:
+            self.add(self._done, piece)
+        self._done += rows
+        if self._done < self._height and self.carried_bytes < self._most:
+            return None
+        return self.whole()
 
     def _clear(self) -> None:
         self.rows = self.carried_bytes = 0
@@ -127,9 +108,11 @@ class Gathered:
             self._buffer = self._buffer.astype(np.promote_types(self._buffer.dtype, X.dtype))
         self._buffer[self.rows : self.rows + len(X)] = X
 
-    def whole(self) -> Block:
-        """One block of all pieces; none are left."""
-        assert self._first is not None
+    def whole(self) -> Block | None:
+        """One block of all pieces, if there are any; none are left."""
+        self._done = 0
+        if self._first is None:
+            return None
         first, weights, carried = self._first, None, None
         if self._weights:
             weights = np.concatenate(self._weights)
