@@ -11,6 +11,7 @@ or a test changes. Verdicts are printed and written to build/mutants.json:
 - survived: all tests passed, as many as ``--seconds`` allow, the shortest ones first. Write the one that fails, or say
   why the mutant is equivalent.
 - uncovered: no test of this process reaches the function.
+- broken: the tests do not run without the mutant either; with ``--stale``, some have gone since.
 
 Why no framework: mutmut rewrites functions to switches that forked children read, which neither BLAS threads nor the
 worker processes of Dask and Spark survive; cosmic-ray runs one command for every mutant, whatever the line, and takes
@@ -184,10 +185,28 @@ def covered(tests: Sequence[str], workers: int, *, stale: bool) -> Reach:
         print(out[-2000:] if code else f"{out.strip().splitlines()[-1]}", flush=True)
         data = coverage.CoverageData(str(folder / "data"))
         data.read()
-        reach = reach_of(data, folder / "times.xml", tree)
-        (folder / "reach.json").write_text(json.dumps(asdict(reach)))
-    found = json.loads((folder / "reach.json").read_text())
-    lines = {path: {int(row): tests for row, tests in rows.items()} for path, rows in found["lines"].items()}
+        written_reach(reach_of(data, folder / "times.xml", tree), folder / "reach.json")
+    return read_reach(folder / "reach.json")
+
+
+def written_reach(reach: Reach, path: Path) -> None:
+    """As JSON, whole or not at all; tests by their numbers, for a line may have thousands."""
+    number = {test: i for i, test in enumerate(reach.seconds)}
+    lines = {
+        file: {row: [number[test] for test in tests if test in number] for row, tests in rows.items()}
+        for file, rows in reach.lines.items()
+    }
+    path.with_suffix(".tmp").write_text(json.dumps({"lines": lines, "seconds": reach.seconds}))
+    path.with_suffix(".tmp").replace(path)
+
+
+def read_reach(path: Path) -> Reach:
+    found = json.loads(path.read_text())
+    names = list(found["seconds"])
+    lines = {
+        file: {int(row): [names[i] for i in reached] for row, reached in rows.items()}
+        for file, rows in found["lines"].items()
+    }
     return Reach(lines, found["seconds"])
 
 

@@ -299,9 +299,9 @@ def _fit_once(
     top = float(values[0])
     apart = wanted.format.noise * np.sqrt(d) * unit * 2 * top
     spectrum = Spectrum(values[:keep], vectors, setting.trace, size, rounding, apart)
-    # Values below the noise are not asked for accuracy, here as in an iteration.
-    noise = rounding + wanted.format.noise * float(np.sqrt(d) * np.finfo(np.float64).eps) * top
-    reached = float((off[theta > noise] / s[theta > noise]).max(initial=0.0))
+    # Values below the rounding are not asked for accuracy, as those below the noise are not in an iteration.
+    told = theta > rounding
+    reached = float((off[told] / s[told]).max(initial=0.0))
     converged = wanted.tol is None or reached <= wanted.tol
     if not converged:
         _warn(wanted, reached, scans)

@@ -184,7 +184,8 @@ class Sink:
             return
         partition.check_column(self.partition_by, carried)
         missing = data.cleaning.missing
-        drops = "drop" in (missing.values() if isinstance(missing, Mapping) else [missing])
+        drops = any(step.drops for step in data.transforms)
+        drops = drops or "drop" in (missing.values() if isinstance(missing, Mapping) else [missing])
         if self.partition_by in data.source.carried.names and not drops:
             # As many rows as any first part has: with fewer features parts are longer.
             first = plan_parts(data.fragments, max(data.n_features, 1), 8, self.part_bytes, data.format)[0]
@@ -192,11 +193,11 @@ class Sink:
             partition.check_values(self.partition_by, chain.from_iterable(pieces))
 
     def open(self, data: Matrix) -> WriteJob:
-        """Begins the job that writes ``data`` here, or finds how far it came. Reads no input but metadata.
+        """Begins the job that writes ``data`` here, or finds how far it came; reads what :meth:`check` reads.
 
         Raises:
             OutputError: the output belongs to another job or is damaged, or cannot be written.
-            ConfigError, SchemaError: the options do not fit the data.
+            ConfigError, SchemaError, DataError: the options do not fit the data.
         """
         fs, path = places.resolve(self.path, self.filesystem)
         job, description = _describe(self, data, path)
@@ -206,6 +207,7 @@ class Sink:
             job = replace(job, directory=os.path.realpath(there.path))
         found = output.look(fs, job.directory)
         if found.state == "nothing":
+            self._check_partition(data, job.encoding.carried)
             return _start(fs, job, description)
         try:
             if found.key == job.key:
@@ -217,6 +219,7 @@ class Sink:
                 raise
         if there is None:
             raise _cannot_overwrite(fs, path)
+        self._check_partition(data, job.encoding.carried)
         return _open_version(fs, job, description, there)
 
     def settle(self) -> None:
@@ -398,19 +401,31 @@ class WriteJob:
             OutputError: a part is missing, or the directory holds data files that no part has written.
         """
         fs = self.filesystem
-        found = output.look(fs, self.directory)
-        if found.key != self.key and self.replaces is not None:  # published by another run of this job, maybe
-            there = output.look(fs, self.replaces.path)
-            if there.state == "finished" and there.key == self.key:
-                return read_at(fs, self.replaces.path)
-        if found.state == "finished" and found.key == self.key:
+        if self.replaces is not None and not self._has(self.directory) and self._complete(self.replaces.path, ""):
+            return read_at(fs, self.replaces.path)  # another run of this job has published it
+        if self._complete(self.directory, self.ending):
             manifest = self.finished or read_at(fs, self.directory)
         else:
             manifest = output.finish(fs, self.directory, self.key, self.parts, self.ending)
         output.remove_traces(fs, self.directory)
         if self.replaces is not None:
-            self.replaces.publish(self.directory)
+            self.replaces.publish(self.directory, self._complete)
         return manifest
+
+    def _has(self, directory: str) -> bool:
+        """Whether this job's output is in a directory, complete or not."""
+        return output.look(self.filesystem, directory).key == self.key
+
+    def _complete(self, directory: str, ending: str) -> bool:
+        """Whether this job's output is in a directory, with all its files."""
+        fs = self.filesystem
+        found = output.look(fs, directory)
+        if found.state != "finished" or found.key != self.key:
+            return False
+        with contextlib.suppress(OutputError):
+            output.check_listing(fs, directory, read_at(fs, directory).parts, (), ending)
+            return True
+        return False
 
 
 class PartWriter:
@@ -485,8 +500,6 @@ def _open_version(fs: pafs.FileSystem, job: WriteJob, description: Mapping[str, 
     for directory in reversed(there.waiting()):
         version = replace(job, directory=directory, replaces=there)
         found = output.look(fs, directory)
-        if found.state == "nothing":  # stopped before it had begun
-            return _start(fs, version, description)
         with contextlib.suppress(OutputError):
             if found.key == job.key:
                 return _go_on(fs, version, found)

@@ -19,11 +19,12 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pyarrow import fs as pafs
 
+from eigenmill.reduce.errors import OutputError
 from eigenmill.reduce.storage import files
 
 ASIDE = ".aside"
@@ -48,7 +49,16 @@ class Versions:
         return [version for _, version in _listed(self.path, self.place) if version != published]
 
     def new(self) -> str:
-        """The directory for a new version; nothing is there yet."""
+        """Makes the directory of a new version, which no other run makes too."""
+        files.make_directory(pafs.LocalFileSystem(), self.place)
+        while True:
+            version = self._next()
+            with files.storage_errors(version, "create"), contextlib.suppress(FileExistsError):
+                os.mkdir(version)
+                files.sync_directory(self.place)
+                return version
+
+    def _next(self) -> str:
         latest = max((number for number, _ in _listed(self.path, self.place)), default=0)
         return os.path.join(self.place, f".{os.path.basename(self.path)}.v{latest + 1:06d}")
 
@@ -74,22 +84,37 @@ class Versions:
             if self.place != parent:
                 for version in Versions(self.path, parent).waiting():
                     files.make_directory(pafs.LocalFileSystem(), self.place)
-                    os.rename(version, self.new())
+                    os.rename(version, self._next())
             for version in self.waiting():
                 if os.path.islink(version):  # of a version that has taken its place
                     os.unlink(version)
                 else:
                     put_aside(version)
 
-    def publish(self, version: str) -> None:
-        """Makes ``version``, which is complete, the directory at ``path``, atomically.
+    def publish(self, version: str, ours: Callable[[str, str], bool]) -> None:
+        """Makes ``version`` the directory at ``path``, atomically.
 
         What was at ``path`` becomes a version that waits if it was complete; all others are removed.
+
+        Args:
+            version: one that waits.
+            ours: whether a directory, whose Parquet files have that ending, is the complete output of this job.
+                Another run of it may have published it.
+
+        Raises:
+            OutputError: another job has published its own meanwhile, and has removed this version.
         """
         parent = os.path.dirname(self.path)
         with files.storage_errors(self.path, "replace"), _locked(parent):
             if self._target() == version:
                 return
+            if not ours(version, ASIDE):  # looked at under the lock: another run may have removed its files
+                if ours(self.path, ""):
+                    return
+                raise OutputError(
+                    f"expected the new version of {self.path} in {version}, found that another job has replaced the "
+                    "output meanwhile; run again to replace that one, and let one job at a time write there"
+                )
             bring_back(version)
             before = version
             if not os.path.lexists(self.path):
@@ -102,8 +127,8 @@ class Versions:
                     put_aside(other)
                 elif os.path.islink(other):
                     os.unlink(other)
-                elif os.path.isdir(other):
-                    shutil.rmtree(other)
+                else:  # another job may be at work in it, and is told when it ends
+                    shutil.rmtree(other, ignore_errors=True)
 
     def _link(self, version: str) -> str:
         """Makes ``path`` a link to ``version``; returns where what it was before is now.
@@ -111,7 +136,7 @@ class Versions:
         A directory at ``path`` is renamed first; a crash between the two steps leaves no ``path``, and :meth:`settle`
         takes the second.
         """
-        waiting, before = _waiting_link(self.path), self._target() or self.new()
+        waiting, before = _waiting_link(self.path), self._target() or self._next()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(waiting)
         os.symlink(os.path.relpath(version, os.path.dirname(self.path)), waiting)

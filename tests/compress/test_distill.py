@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.special import log_softmax
 
 from eigenmill.compress import (
     EntropyPenalty,
@@ -32,6 +33,7 @@ from eigenmill.compress import (
 from eigenmill.compress.core.model import whole_net
 from eigenmill.compress.packed.pack import packed_bytes, unpack
 from eigenmill.compress.training.augment import Affine, augmentation
+from eigenmill.compress.training.train import Epoch
 from eigenmill.reduce import PCA, Dataset
 from eigenmill.reduce.errors import ConfigError, DataError, OutputError, SchemaError
 from tests.compress.conftest import OPTIMIZER, error, read
@@ -129,6 +131,17 @@ def test_a_teacher_that_fails_half_way_leaves_the_file_that_was_there(error: Bas
     gc.collect()  # the encoder goes without a word
     assert [path.name for path in place.iterdir()] == ["taught.parquet"]
     assert (place / "taught.parquet").read_bytes() == before
+
+
+def test_the_loss_is_hintons_distance_from_the_teacher(folder: Path, trained: Model, tmp_path: Path) -> None:
+    data, seen = teach(trained, read(folder), tmp_path / "t.parquet"), list[Epoch]()
+    rows = gather(Model.mlp(None, [8], 10), data, teacher="teacher", validation=None)
+    options: dict[str, Any] = {"optimizer": {"name": "sgd", "lr": 0}, "epochs": 1, "progress": seen.append}
+    model = train(rows.model, rows, teacher="teacher", share=1.0, temperature=3.0, **options)
+    codes, _, said = next(iter(rows.batches(rows.n_rows, np.random.default_rng(0))))
+    own, wanted = log_softmax(model.forward(rows.front.scaled_inputs(codes))[-1] / 3, 1), log_softmax(said / 3, 1)
+    apart = (np.exp(wanted) * (wanted - own)).sum(axis=1)
+    assert seen[0].loss == pytest.approx(9 * apart.mean(), rel=1e-5)
 
 
 def test_copies_stay_on_the_side_of_their_row(folder: Path, trained: Model, tmp_path: Path, digits: Any) -> None:

@@ -124,6 +124,21 @@ def test_eight_bits_cost_little_and_two_more(trained: Model, samples: Samples, d
     assert agreement > 0.99
 
 
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("activations", [4, 8])
+def test_results_take_the_whole_range_and_hardly_ever_leave_it(
+    activations: int, relu: bool, trained: Model, samples: Samples
+) -> None:
+    first, *others = trained.layers
+    rounded = quantize(replace(trained, layers=(replace(first, relu=relu), *others)), samples, activations=activations)
+    assert rounded.activations is not None
+    results = replace(rounded, activations=None).forward(samples.front.scaled_inputs(samples.sample(1000)[0]))
+    for layer, result, step in zip(whole_net(rounded).layers[:-1], results, rounded.activations.steps, strict=False):
+        assert layer.low == (0 if relu else -layer.high - 1)
+        assert np.mean(np.abs(result) > step * (layer.high + 0.5)) < 0.002
+        assert np.abs(result).max() > 0.9 * step * layer.high
+
+
 def test_weights_on_a_grid_are_kept_as_they_are(trained: Model, samples: Samples) -> None:
     once = quantize(trained, samples, bits=5)
     again = quantize(once, samples, bits=8)

@@ -190,7 +190,9 @@ def test_ten_terabytes_on_a_thousand_workers(tmp_path: Path) -> None:
 
 
 def test_a_cluster_is_one() -> None:
-    for wrong in ({"kind": "local", "workers": 2}, {"kind": "dask", "workers": 0}):
+    assert Cluster("dask", workers=1, threads=1).costs is Cluster("dask", workers=2).costs
+    no_threads = {"kind": "spark", "workers": 1, "threads": 0}
+    for wrong in ({"kind": "local", "workers": 2}, {"kind": "dask", "workers": 0}, no_threads):
         with pytest.raises(ConfigError, match="expected a cluster of kind dask or spark"):
             Cluster(**wrong)  # type: ignore[arg-type]
 

@@ -15,7 +15,7 @@ from eigenmill.reduce.errors import OutputError
 from eigenmill.reduce.output.sink import Sink
 from eigenmill.reduce.storage import files
 from tests.sink.made import MadeSource, Scaled, made, run, write_parts
-from tests.support.trees import tree
+from tests.support.trees import numberless, tree
 
 OLD = made(300).then(Scaled(5, factor=-1.0))
 NEW = made(300).then(Scaled(5))
@@ -90,7 +90,7 @@ def test_an_exception_at_every_step(tmp_path, monkeypatch, step, case):
         return sink
 
     run(prepare("whole"), NEW)
-    expected, hits = tree(tmp_path / "whole"), 0
+    expected, hits = numberless(tree(tmp_path / "whole")), 0
     for i, at in enumerate([0, 1, 3, 7, 15]):
         failure = KeyboardInterrupt("injected") if i % 2 else OSError(errno.EIO, "injected")
         sink = prepare("new")
@@ -111,7 +111,7 @@ def test_an_exception_at_every_step(tmp_path, monkeypatch, step, case):
         if case == "over":
             assert tree(out) in (before, tree(tmp_path / "whole" / "out"))
         run(sink, NEW)
-        assert tree(tmp_path / "new") == expected
+        assert numberless(tree(tmp_path / "new")) == expected
         shutil.rmtree(tmp_path / "new")
     assert hits or step in ("unlink", "symlink", "rename")
 

@@ -110,7 +110,8 @@ def test_a_line_is_given_the_tests_that_reach_it(tmp_path: Path) -> None:
     data = coverage.CoverageData(str(tmp_path / "data"))
     name = str(tmp_path / "small.py")
     tests = {"tests/test_a.py::test_slow": {9, 11, 12}, "tests/test_a.py::TestB::test_quick[x-[1::2]]": {9, 10}}
-    for test, lines in {**tests, "tests/test_a.py::test_failed": {9, 14}}.items():
+    first = "tests/test_a.py::test_first"  # for which the module was imported
+    for test, lines in {**tests, first: {2, 4, 7}, "tests/test_a.py::test_failed": {9, 14}}.items():
         data.set_context(f"{test}|run")
         data.add_lines({name: lines})
     data.write()
@@ -118,6 +119,7 @@ def test_a_line_is_given_the_tests_that_reach_it(tmp_path: Path) -> None:
         '<testsuites><testsuite><testcase classname="tests.test_a" name="test_slow" time="5.0"/>'
         '<testcase classname="tests.test_a.TestB" name="test_quick[x-[1::2]]" time="0.5"/>'
         '<testcase classname="tests.test_a" name="test_failed" time="0.1"><failure/></testcase>'
+        '<testcase classname="tests.test_a" name="test_first" time="0.2"/>'
         "</testsuite></testsuites>"
     )
     reach = mutants.reach_of(data, tmp_path / "times.xml", tmp_path)
@@ -126,9 +128,11 @@ def test_a_line_is_given_the_tests_that_reach_it(tmp_path: Path) -> None:
     assert reach.tests(by_line[9], SMALL, 60) == [quick, slow]
     assert reach.tests(by_line[9], SMALL, 1) == [quick]
     assert reach.tests(by_line[12], SMALL, 60) == [slow]
-    # A line that nothing reaches has the tests of its function, and one outside of functions those of the file.
-    assert reach.tests(by_line[13], SMALL, 60) == [quick, slow]
-    assert reach.tests(by_line[4], SMALL, 60) == [quick, slow]
+    # A line that nothing reaches has the tests of its function, as its header has; one outside those of the file.
+    for line in (4, 7, 13):
+        assert reach.tests(by_line[line], SMALL, 60) == [first, quick, slow]
+    mutants.written_reach(reach, tmp_path / "reach.json")
+    assert mutants.read_reach(tmp_path / "reach.json").tests(by_line[9], SMALL, 60) == [quick, slow]
 
 
 def test_a_copy_is_the_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from eigenmill.compress.packed.pack import load
 from eigenmill.jobs.daily import stages as daily
 from eigenmill.reduce.errors import OutputError
 from eigenmill.reduce.sources.parquet import ParquetSource
+from tests.jobs.conftest import write_vectors
 from tests.jobs.days import DAYS, config, write_day
 from tests.support.trees import tree
 
@@ -23,6 +25,9 @@ from tests.support.trees import tree
 def tmp_path(space: Path) -> Path:
     """In memory where there is room: every file is synced."""
     return space
+
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -144,3 +149,46 @@ def test_rows_that_a_filter_drops_do_not_count(eigenmill: Any, tmp_path: Path) -
     )
     eigenmill("reduce", tmp_path / "job.yaml")
     assert len(list((tmp_path / "out").glob("key=*"))) == 4096
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_case_f13_a_model_on_new_data(
+    eigenmill: Any, job: Path, tmp_path: Path, scans: list[str], overwrite: bool
+) -> None:
+    """Neither is an output begun that nobody could finish, nor one replaced."""
+    write_vectors(tmp_path / "many", files=1, rows=4097, group=4097)
+    eigenmill("reduce", job)
+    out = tmp_path / ("out/features" if overwrite else "z")
+    before = tree(tmp_path)
+    scans.clear()
+    options = ["--partition-by", "id", "--out", out, *(["--overwrite"] if overwrite else [])]
+    found = eigenmill("transform", tmp_path / "out/model", tmp_path / "many", *options, code=2)
+    assert "at most 4096 values of 'id' within a part" in " ".join(found.stderr.split())
+    assert not scans
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", ["transform", "reconstruct", "predict", "daily", "compress"])
+def test_case_d04_every_command_asks_first(
+    eigenmill: Any, job: Path, tmp_path: Path, scans: list[str], command: str
+) -> None:
+    """A file lies where the directory must be: exit code 5, and nothing has been read."""
+    taken, out = tmp_path / "taken", tmp_path / "taken/here/it"
+    taken.write_text("")
+    data, model, packed = tmp_path / "data", tmp_path / "out/model", ROOT / "tests/compress/golden/net-0-huffman.emill"
+    arguments: dict[str, list[Any]] = {
+        "transform": [model, data, "--out", out],
+        "reconstruct": [model, tmp_path / "out/features", "--out", out],
+        "predict": [packed, tmp_path / "columns.parquet", "--out", out],
+        "daily": ["run", "--config", tmp_path / "days/daily.yaml", "--day", DAYS[0]],
+        "compress": [ROOT / "conf/mnist_compact.yaml", "--set", f"input.path={data}", "--set", f"output.path={out}"],
+    }
+    if command in ("transform", "reconstruct"):
+        eigenmill("reduce", job)
+    write_day(tmp_path / "days", DAYS[0], 0)
+    config(tmp_path / "days", output={"path": str(out)})
+    names = load(packed).front.layout["columns"]
+    pq.write_table(pa.table({name: [1.0, 2.0] for name in names}), tmp_path / "columns.parquet")
+    scans.clear()
+    eigenmill(command, *arguments[command], code=5)
+    assert not scans

@@ -535,3 +535,13 @@ def test_case_d05_what_commands_print_names_one_model(eigenmill: Any, job: Path,
     assert digest in eigenmill("transform", model, vectors, "--out", z).stdout
     assert footer in eigenmill("inspect", z).stdout
     assert footer in eigenmill("inspect", model).stdout
+
+
+def test_case_d05_a_packed_model_is_known_by_its_file(eigenmill: Any, tmp_path: Path) -> None:
+    packed = Path(__file__).parents[1] / "compress/golden/net-0-huffman.emill"
+    inspected = json.loads(eigenmill("inspect", packed, "--json").stdout)
+    names = inspected["input"]["layout"]["columns"]
+    pq.write_table(pa.table({name: [1.0, 2.0] for name in names}), tmp_path / "data.parquet")
+    options = [packed, tmp_path / "data.parquet", "--out", tmp_path / "out"]
+    assert json.loads(eigenmill("predict", *options, "--json").stdout)["model_digest"] == inspected["sha256"]
+    assert inspected["sha256"] in eigenmill("predict", *options).stdout

@@ -34,6 +34,12 @@ def test_defaults_are_filled_in_and_sizes_read() -> None:
     assert read_job(GOOD + "engine:\n", "job.yaml").job.engine.kind == "local"
 
 
+@pytest.mark.parametrize("value", ["1.5", "true", "[1]"])
+def test_a_size_is_text_or_a_whole_number(value: str) -> None:
+    said = refusal(GOOD, f"engine.memory={value}")
+    assert said == f"--set engine.memory={value}: engine.memory: expected a whole number, found {value}"
+
+
 @pytest.mark.parametrize(
     ("line", "text", "said"),
     [

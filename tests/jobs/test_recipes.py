@@ -119,7 +119,14 @@ def test_what_a_recipe_leaves_out_has_the_default_of_the_library() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line", "said"),
     [
-        ("sparsity: 0.7", "sparsty: 0.7", 16, "steps.1.sparsty: expected a key of this section, found 'sparsty'; did"),
+        ("sparsity: 0.7", "sparsty: 0.7", 16, "of this section, found 'sparsty'; did you mean 'sparsity'?"),
+        (
+            "epochs: 12",
+            "epoch: 12",
+            13,
+            "steps.0.epoch: expected a key of this section, found 'epoch'; did you mean 'epochs'?",
+        ),
+        ("lr: 0.05", "rate: 0.05", 14, "found 'rate'; it knows name, lr, momentum, beta1, beta2, weight_decay"),
         ("step: prune\n", "step: prume\n", 15, "steps.1: expected a step among train, prune, regrow, prune_neurons"),
         ("bits: 6", "bits: 60", 20, "steps.3.bits: expected a number <= 16 or a list, found 60"),
         ("lr: 0.05", "lr: '5e-2'", 14, "steps.0.optimizer.lr: expected a number, found '5e-2'; write 0.05 for the num"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,24 @@ def test_sizes_cover_the_state(kind: str, case: Case) -> None:
     assert held <= state + 40 * len(case.X) + 400 * case.d  # the rest is O(n + d)
     assert scratch >= 0
     assert final >= 0
+
+
+@pytest.mark.parametrize("missing", ["error", "mean"])
+@pytest.mark.parametrize("kind", ["moments", "gram", "tsqr", "sketch"])
+def test_sizes_cover_what_a_fold_takes(kind: str, missing: Any) -> None:
+    X = np.random.default_rng(0).normal(size=(4000, 12))
+    X[::7, 3] = np.nan if missing == "mean" else 0
+    case = Case(X, None, "dense", (), missing)
+    pass_ = case.pass_(kind)
+    start, (state, scratch, _) = pass_.start(), pass_.sizes(len(X), len(X))
+    (block,) = case.blocks()
+    tracemalloc.start()
+    try:
+        pass_.fold(start, block)
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert taken <= state + scratch + X.nbytes + 100_000
 
 
 @pytest.mark.parametrize("kind", ["moments", "gram", "tsqr", "sketch"])

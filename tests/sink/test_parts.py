@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -145,6 +147,13 @@ def test_blocks_that_do_not_fit_the_plan(tmp_path):
         write(b for i in part.fragments for b in data.source.blocks(data.fragments[i], 37, workspace(), carry=False))
     with pytest.raises(SchemaError, match="expected 5 features"):
         write(drawn(made(200, 6), part))
+
+    def as_text(block):
+        fields = [field.with_type(pa.string()) if field.name == "id" else field for field in block.carried.schema]
+        return replace(block, carried=block.carried.cast(pa.schema(fields)))
+
+    with pytest.raises(SchemaError, match="the carried columns"):
+        write(map(as_text, drawn(data, part)))
     with pytest.raises(ChangedInputError, match="at most 200 rows"):
         write([b for _ in range(2) for b in drawn(made(200, form="csr"), part)])
     assert not list((tmp_path / "out").glob("*part*"))

@@ -4,8 +4,14 @@ import contextlib
 import fnmatch
 import os
 import pickle
+import random
 import shutil
+import subprocess
+import sys
+import time
+import traceback
 from dataclasses import replace
+from pathlib import Path
 
 import fsspec
 import pyarrow.parquet as pq
@@ -171,6 +177,45 @@ def test_a_crash_before_any_step(sink, tmp_path, monkeypatch, before):
         run(sink, version(10))
         assert [read_manifest(kept).rows for kept in waiting(tmp_path / "at")] == [300]
     assert 10 < reached < 99
+
+
+def replaced_by(out, numbers, seed):
+    """Exit codes of runs that overwrite ``out`` at once: 0, 5 when it was told, 9 for anything else."""
+    children = []
+    for number in numbers:
+        if not (child := os.fork()):
+            time.sleep(random.Random(f"{seed} {number}").random() * 0.02)
+            code = 0
+            try:
+                run(Sink(out, part_bytes=2000, overwrite=True), version(number))
+            except OutputError:
+                code = 5
+            except BaseException:
+                traceback.print_exc()
+                code = 9
+            os._exit(code)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def overwritten_at_once(folder, times):
+    """As one after the other, or the loser is told: what is there in the end is whole, and of one that ended well."""
+    for seed in range(times):
+        out, numbers = os.path.join(folder, str(seed), "out"), random.Random(seed).choices([2, 3, 4], k=2 + seed % 2)
+        run(Sink(out, part_bytes=2000), version(1))
+        codes = replaced_by(out, numbers, seed)
+        won = [number for number, code in zip(numbers, codes, strict=True) if code == 0]
+        assert factor(out) in won, (seed, numbers, codes)
+        assert set(codes) <= {0, 5}
+        assert counted(os.path.dirname(out)) == 300
+        assert run(Sink(out, part_bytes=2000), version(factor(out))) == read_manifest(out)
+
+
+@pytest.mark.parametrize("times", [10, pytest.param(200, marks=pytest.mark.slow)])
+def test_random_runs_at_once(tmp_path, times):
+    """In a process of its own, which has no threads when it forks."""
+    script = f"from tests.sink.test_versions import overwritten_at_once as go; go({str(tmp_path)!r}, {times})"
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=True, timeout=600)
 
 
 def test_two_jobs_at_once(sink, tmp_path):

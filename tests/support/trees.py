@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 
@@ -29,3 +30,8 @@ def stamps(folder: Path, pattern: str = "*") -> dict[Path, tuple[int, int]]:
     """For each file below that is not a link what changes when it is written again."""
     files = [path for path in folder.rglob(pattern) if path.is_file() and not path.is_symlink()]
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def numberless(found: dict[str, str]) -> dict[str, str]:
+    """A tree without the numbers of versions: a run that was stopped before it wrote anything has taken one."""
+    return {re.sub(r"\.v\d{6}", ".v", path): content for path, content in found.items()}
