@@ -38,6 +38,7 @@ from eigenmill.reduce.output import directory as output
 from eigenmill.reduce.output import encode, partition
 from eigenmill.reduce.output.encode import Encoding, Layout
 from eigenmill.reduce.output.manifest import FORMAT, VERSION, Manifest, PartRecord, read_at, read_manifest
+from eigenmill.reduce.output.needs import Writing, needed
 from eigenmill.reduce.output.parts import Part, plan_parts
 from eigenmill.reduce.output.versions import ASIDE, Versions, follow_foreign_links
 from eigenmill.reduce.rows.blocks import NO_COLUMNS, Block
@@ -50,25 +51,10 @@ from eigenmill.reduce.storage.long_lists import Mapped
 from eigenmill.reduce.storage.sequences import Subset
 
 LAYOUTS = ("list", "columns")
-COLUMN, CHUNK = 8 << 10, 6 << 10
-"""Bytes that Parquet's writer holds for a column, and, until the file ends, for each in every row group."""
 COMPRESSIONS = ("zstd", "snappy", "lz4", "gzip", "none")
 
 
 # What a user asks for
-
-
-@dataclass(frozen=True)
-class Writing:
-    """What a write takes.
-
-    Attributes:
-        parts: as many as may be written at once.
-        memory: bytes that writing one of them takes at most, the block and long carried values apart (an estimate).
-    """
-
-    parts: int
-    memory: int
 
 
 @dataclass(frozen=True)
@@ -136,22 +122,9 @@ class Sink:
             n_features: as many features of it, by default its own.
         """
         k, itemsize = data.n_features if n_features is None else n_features, np.dtype(self.dtype or data.dtype).itemsize
-        format, largest = data.format, max((each.rows for each in data.fragments), default=0)
-        parts = plan_parts(data.fragments, k, itemsize, self.part_bytes, format)
-        rows = max((part.rows for part in parts), default=0)
-        height = format.max_height if data.source.sparse else format.block_height(len(data.source.names))
-        block = data.source.reading(height, largest, carry=True).carried
+        parts = plan_parts(data.fragments, k, itemsize, self.part_bytes, data.format)
         local = places.is_local(places.resolve(self.path, self.filesystem)[0])
-        spool = 0 if local else min(rows * k * itemsize, 2 * files.IN_FLIGHT)
-        if self.partition_by:
-            gathered = 3 * (format.partition_bytes + block)
-        else:
-            gathered = 3 * min(rows * k * itemsize, format.group_bytes)
-            gathered += 4 * (format.group_bytes + block) if len(data.carried) else 0
-        columns = len(data.carried) + (k if self.layout == "columns" else 1)
-        groups = max(-(-rows // encode.group_rows(k * itemsize, format)), 1)
-        held = columns * (COLUMN + groups * CHUNK)
-        return Writing(len(parts), gathered + held + spool + (8 << 20))
+        return needed(data, parts, k, itemsize, by_columns=self.layout == "columns", by=self.partition_by, local=local)
 
     def check(self, data: Matrix, *, other: bool = False) -> None:
         """Refuses before the work what :meth:`open` or the write would refuse after it.
