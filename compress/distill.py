@@ -30,6 +30,7 @@ from eigenmill.compress.training.train import train
 from eigenmill.reduce import Dataset
 from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.rows.blocks import F64
+from eigenmill.reduce.sources.apart import refuse_files
 from eigenmill.reduce.storage import files, places
 from eigenmill.reduce.storage.digest import digest_of, text_of
 
@@ -141,6 +142,7 @@ def teach(
     members = list(teachers) if isinstance(teachers, Sequence) else [teachers]
     moved = augmentation(augment) if isinstance(augment, Mapping) else augment
     data = as_labelled(data, label)
+    refuse_files(data.source, {"path": path})
     kind = data.source.dtype.name if dtype is None else dtype
     if not members or copies < 0 or (copies and moved is None) or kind not in ("float32", "float64", "uint8"):
         raise ConfigError(

@@ -6,15 +6,11 @@ Results go to standard output, progress and messages to standard error. Exit cod
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Iterator
-from typing import Annotated, Any, NoReturn, cast
+from typing import Annotated, Any, Literal, NoReturn, cast
 
 import typer
 from rich.console import RenderableType
@@ -32,7 +28,7 @@ from eigenmill.jobs.reduction.config import Job, Section, load_job
 from eigenmill.jobs.reduction.report import finite
 from eigenmill.jobs.reduction.run import plan_of, run
 from eigenmill.jobs.saved import apply
-from eigenmill.jobs.shown import console, exits, show
+from eigenmill.jobs.shown import console, exits, show, stopping
 from eigenmill.reduce import Dataset, __version__, connect, load
 from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.estimators.fitted import Snapshot
@@ -62,13 +58,15 @@ class Guarded(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with _terminable():
+            with stopping.terminable():
                 return super().invoke(ctx)
         except typer.Exit:
             raise
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, BrokenPipeError):
                 raise
+            if isinstance(error, KeyboardInterrupt):
+                stopping.heard.set()
             if hasattr(error, "format_message"):  # a wrong option: the parser says how it is used, and exits with 2
                 if not ctx.meta["json"]:
                     raise
@@ -91,23 +89,6 @@ def _fail(error: BaseException, *, as_json: bool, debug: bool) -> NoReturn:
         unexpected = f"{type(error).__name__}: {message}; --debug shows where, please report it"
         show.failure(log, unexpected if code == exits.FAILED else str(message))
     raise typer.Exit(code)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM, with which schedulers stop a job, ends it as Ctrl-C does: with what is done kept for the next run."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 app = typer.Typer(
@@ -361,6 +342,9 @@ def reconstruct(
 def update(
     model: ModelPath,
     path: Annotated[str, typer.Argument(metavar="INPUT", help="New Parquet files; known ones are skipped.")],
+    verify: Annotated[
+        str, typer.Option("--verify", help="Known files: hints (size, footer, time of change) or content (all bytes).")
+    ] = "hints",
     engine: Where = "local",
     workers: Workers = None,
     memory: MemoryBudget = None,
@@ -378,7 +362,7 @@ def update(
         console.bars(quiet or json_) as bars,
         command_engine(engine, model, workers=workers, memory=memory, progress=bars) as where,
     ):
-        found = apply.update(model, path, where)
+        found = apply.update(model, path, where, verify=cast(Literal["hints", "content"], verify))
     console.show(show.update(found, model), vars(found), json_)
 
 
@@ -468,7 +452,12 @@ def _model_json(model: Snapshot) -> dict[str, Any]:
 
 def main() -> None:
     """The entry point of ``eigenmill``."""
-    app()
+    stopping.watch()
+    try:
+        app()
+    except SystemExit as end:
+        stopping.leave(end.code if isinstance(end.code, int) else exits.FAILED)
+        raise
 
 
 if __name__ == "__main__":

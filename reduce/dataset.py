@@ -103,6 +103,7 @@ class Dataset(Matrix):
         filters: Any = None,
         filesystem: Any = None,
         dtype: npt.DTypeLike | None = None,
+        verify: parquet.Verify = "hints",
         format: Format | None = None,
         **cleaning: Any,
     ) -> Dataset:
@@ -120,6 +121,8 @@ class Dataset(Matrix):
                 hold) or in a list of lists (all of one list hold). Row groups that cannot match are not read.
             filesystem: a pyarrow or fsspec file system; by default the one of the URI.
             dtype: float32 or float64; by default float32 if every feature is exact in it.
+            verify: ``"content"`` reads every file now, to know it by its bytes where a later fit or write goes on from
+                what was made of it; by default it is known by path, size, footer and time of change.
             format: the constants that decide the bytes of results, by default those in use.
             **cleaning: ``missing``, ``clip`` and ``clip_sd``, see :class:`eigenmill.Cleaning`.
 
@@ -130,7 +133,7 @@ class Dataset(Matrix):
         """
         want = layouts.wanted(columns, vector, sparse, n_features, carry, weights, dtype)
         policy = Cleaning(**cleaning)
-        return cls(parquet.plan(discovery.discover(path, filesystem), want, filters, format), policy)
+        return cls(parquet.plan(discovery.discover(path, filesystem), want, filters, format, verify), policy)
 
     @classmethod
     def from_pyarrow(

@@ -18,6 +18,7 @@ from eigenmill.jobs.documents.complaints import read_as
 from eigenmill.jobs.documents.document import Sourced, read
 from eigenmill.jobs.reduction.config import Engine, Input, Job, JobFile, Output, Reduction, Section, Size, present
 from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.sources import apart
 
 DAY = "{day}"
 """What stands for the day in ``input.path``."""
@@ -87,7 +88,7 @@ class Daily(Section):
     def settings(self) -> dict[str, Any]:
         """What must stay as it is from day to day, as plain JSON values: another place of the input may not matter."""
         whole = self.model_dump(mode="json")
-        read = {name: value for name, value in whole["input"].items() if name != "path"}
+        read = {name: value for name, value in whole["input"].items() if name not in ("path", "verify")}
         looks = {name: value for name, value in whole["output"].items() if name not in ("path", "keep")}
         return {"input": read, "reduce": whole["reduce"], "output": looks}
 
@@ -134,7 +135,11 @@ def load_daily(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> D
         ConfigError: the file is missing or no YAML, or something in it is unknown or wrong; all such places are named.
     """
     daily, document = read_as(Daily, read(path, "a day-by-day job"), os.fspath(path), "a day-by-day job", overrides)
-    return DailyFile(document, daily)
+    found = DailyFile(document, daily)
+    with found.blame("output"):
+        days = daily.input.path.replace(DAY, "*") if isinstance(daily.input.path, str) else daily.input.path
+        apart.refuse({"input.path": days}, {"output.path": daily.output.path}, look=False)
+    return found
 
 
 __all__ = ["Daily", "DailyFile", "DailyOutput", "Drift", "checked_day", "load_daily"]

@@ -30,6 +30,7 @@ from eigenmill.reduce.engines.base import Engine, Progress, one_blas_thread
 from eigenmill.reduce.errors import ChangedInputError, ConfigError, OutputError
 from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.output.manifest import MANIFEST, read_manifest
+from eigenmill.reduce.sources import seen
 from eigenmill.reduce.sources.discovery import MAGIC
 from eigenmill.reduce.storage import files, places
 from eigenmill.reduce.storage.digest import digest_of, tag_of
@@ -69,6 +70,7 @@ def fit(source: DailyFile, day: str, progress: Progress | None = None) -> Done:
     listed = _listed(data)
     before = place.read(Fit, "days", day)
     if before is not None and before.files == listed:
+        _check_seen(place, data)
         return Done("fit", day, False, before.as_json())
     _refuse_vanished(before, data, day)
     _refuse_unfinished(place, day)
@@ -234,6 +236,12 @@ def _day(source: DailyFile, day: str) -> Dataset:
     return data
 
 
+def _check_seen(place: Place, data: Dataset) -> None:
+    """Refuse files of equal size and footer that are others than those the model has seen."""
+    fs, directory = places.resolve(place.path("model"))
+    seen.check(data.source, fs, f"{directory}/{seen.NAME}")
+
+
 def _listed(data: Dataset) -> list[list[Any]]:
     return [[f.path, f.size, f.digest] for f in data.source.files]
 
@@ -250,7 +258,9 @@ def _seen(source: DailyFile, day: str, fitted: Fit) -> Dataset:
                 "bring it back, or start anew with another output.path"
             )
     known = {path for path, _, _ in fitted.files}
-    return replace(data, source=data.source.only([i for i, f in enumerate(data.source.files) if f.path in known]))
+    data = replace(data, source=data.source.only([i for i, f in enumerate(data.source.files) if f.path in known]))
+    _check_seen(_place(source), data)
+    return data
 
 
 def _sink(source: DailyFile, place: Place, number: int, day: str) -> Sink:

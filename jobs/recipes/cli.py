@@ -16,6 +16,7 @@ from eigenmill.jobs.reduction.build import command_engine
 from eigenmill.jobs.reduction.results import Applied
 from eigenmill.jobs.shown import console, show
 from eigenmill.reduce import Sink
+from eigenmill.reduce.sources import apart
 from eigenmill.reduce.storage import files, places
 
 Where = Annotated[
@@ -74,6 +75,7 @@ def predict(
 
     Example: [cyan]eigenmill predict model.emill data/new --out predictions --carry id[/cyan]
     """
+    apart.refuse({"INPUT": path, "MODEL": model}, {"--out": out})
     options = {} if vector is None else {"vector": vector}
     packed = read_packed(model)
     data = predictions(packed.net, path, column=column, carry=console.split(carry) or [], **options)

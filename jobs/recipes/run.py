@@ -20,6 +20,7 @@ import contextlib
 import datetime
 import importlib.util
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -53,6 +54,7 @@ from eigenmill.reduce import load as load_reduction
 from eigenmill.reduce.engines.base import Progress
 from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.estimators.base import Estimator
+from eigenmill.reduce.sources import apart
 from eigenmill.reduce.storage import files, places
 from eigenmill.reduce.storage.digest import digest_of, sha256_of
 
@@ -64,7 +66,8 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
         EigenmillError: see :mod:`eigenmill.reduce.errors`. What is finished stays, and running again goes on from it.
     """
     recipe = source.recipe
-    place = Path(recipe.output.path).expanduser()
+    _refuse_overlap(source)
+    place = Path(places.absolute(recipe.output.path))
     files.make_directory(*places.resolve(place))
     with source.blame("input"):
         data = _dataset(recipe.input, recipe.label)
@@ -73,7 +76,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
     with _samples(recipe, start, data, place) as samples:
         lesson = None
         if recipe.teachers is not None:
-            folder = Path(recipe.teachers.path or place / "teachers").expanduser()
+            folder = Path(places.absolute(recipe.teachers.path or place / "teachers"))
             lesson = Lesson(source, data, samples, folder, samples.directory.parent, progress)
         results = run_steps(source, start, samples, lesson, place, progress)
         last, found = results[-1], None
@@ -107,12 +110,30 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
     return report
 
 
+def _refuse_overlap(source: RecipeFile) -> None:
+    """Refuse outputs that are inputs, before anything is read."""
+    recipe, name = source.recipe, source.document.name
+    read: dict[str, str | list[str] | None] = {"input.path": recipe.input.path, "model.pca": recipe.model.pca}
+    read["the recipe"] = name if os.path.exists(name) else None
+    read["test.path"] = None if recipe.test is None else recipe.test.path
+    teachers = recipe.teachers
+    for number, member in enumerate(() if teachers is None else teachers.members):
+        read[f"teachers.members.{number}.path"] = member.path
+    holds = ("model.emill", "teachers/taught-0.parquet", "taught-0.parquet")
+    # Teachers may lie within the output.
+    written = {"output.path": recipe.output.path, "teachers.path": None if teachers is None else teachers.path}
+    with source.blame("output"):
+        for each, path in written.items():
+            apart.refuse(read, {each: path}, holds=holds)
+
+
 def _dataset(given: spec.Rows, label: str, **other: object) -> Dataset:
     carry = list(dict.fromkeys([*given.carry, label, *columns_of(given.categories)]))
     if given.weights is not None:
         raise ConfigError("expected no weights for a compact model, found some; remove input.weights")
     options = {"filters": filters_of(given.filters), **other}
     path = options.pop("path", given.path)
+    options |= {"verify": given.verify}
     return Dataset.from_parquet(path, **layout_of(given), carry=carry, **options, **cleaning_of(given))
 
 

@@ -50,6 +50,7 @@ def build_dataset(source: JobFile, **cleaning: object) -> Dataset:
             carry=spec.carry,
             weights=spec.weights,
             filters=filters_of(spec.filters),
+            verify=spec.verify,
             **(cleaning or cleaning_of(spec)),
         )
 

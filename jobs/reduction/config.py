@@ -104,6 +104,8 @@ class Input(Section):
     """Rows to keep: conditions [column, operator, value] that all hold, or lists of them of which one holds."""
     dtype: Literal["float32", "float64"] | None = None
     """Precision of the values; float32 by default if every feature is exact in it."""
+    verify: Literal["hints", "content"] = "hints"
+    """How files that were read before are known: by path, size, footer and time of change, or by all bytes too."""
     missing: Policy | dict[str, Policy] = "error"
     """What to do about nulls, NaN and infinities, for all columns or by column ("*" for all others)."""
     clip: Bounds | dict[str, Bounds] | None = None

@@ -14,12 +14,13 @@ from typing import Any
 from eigenmill.jobs.reduction.build import build_estimator, filters_of
 from eigenmill.jobs.reduction.config import Job
 from eigenmill.reduce import Dataset, load
-from eigenmill.reduce.errors import REMADE, ArtifactError, OutputError
+from eigenmill.reduce.errors import REMADE, ArtifactError, ChangedInputError, OutputError
 from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.record import fingerprint
 from eigenmill.reduce.estimators.saving import names_to_json
 from eigenmill.reduce.rows.cleaning import MEAN, Resolved
+from eigenmill.reduce.sources import seen
 from eigenmill.reduce.storage import files as store
 from eigenmill.reduce.storage import places
 from eigenmill.reduce.storage.digest import digest_of, items_of, tag_of, tagged
@@ -110,6 +111,16 @@ def found_model(job: Job, data: Dataset, key: str) -> Estimator | None:
         return None
     model, fitted = load(path), _noted(path)
     if (fitted.key, fitted.model) == (key, model.digest_):
+        fs, directory = places.resolve(path)
+        try:
+            seen.check(data.source, fs, f"{directory}/{seen.NAME}", ArtifactError)
+        except ChangedInputError as error:
+            if job.output.overwrite:
+                return None
+            raise OutputError(
+                f"expected output.model to be absent or fitted to this input at {path}; {error}, by another path or "
+                "with output.overwrite: true"
+            ) from error
         return model
     if job.output.overwrite:
         return None

@@ -61,12 +61,15 @@ class Written(Record):
 class RunReport(Record):
     """What a job has done.
 
-    ``unchanged`` says that everything was there already: it was verified, and nothing was written.
+    ``unchanged`` says that everything was there already, the features as their records say, and nothing was written.
     """
 
     format: Literal["eigenmill-report"] = "eigenmill-report"
     version: Literal[1] = 1
     status: Literal["complete", "unchanged"]
+    known_by: Literal["footer", "hint", "content"] | None = None
+    """If unchanged, by what the input is known to be the same: path, size and footer, also its time of change, or all
+    its bytes; else left out."""
     resumed: bool
     """Whether it went on from an interrupted run."""
     fitted: bool
@@ -104,8 +107,9 @@ class RunReport(Record):
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values; NaN and infinities become null."""
         plain: dict[str, Any] = finite(self.model_dump(mode="json"))
-        if not self.remade:
-            del plain["remade"]
+        for name in ("remade", "known_by"):
+            if not plain[name]:
+                del plain[name]
         return plain
 
     def outcome(self) -> Outcome:

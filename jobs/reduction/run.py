@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,11 +33,11 @@ from eigenmill.jobs.reduction.report import (
 from eigenmill.reduce import Dataset, Manifest, Sink
 from eigenmill.reduce.engines.base import Engine, Progress
 from eigenmill.reduce.engines.kinds import Cluster
-from eigenmill.reduce.errors import ConfigError
 from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.estimators.fitted import Snapshot
+from eigenmill.reduce.estimators.saving import keep_seen
 from eigenmill.reduce.plan import Plan
-from eigenmill.reduce.sources.discovery import MAGIC
+from eigenmill.reduce.sources import apart, seen
 from eigenmill.reduce.storage import files, places, secrets
 
 
@@ -71,12 +72,14 @@ class Results:
     Attributes:
         model: fitted. digest: of the saved one. fitted: whether this run did it.
         manifest: of the features.
+        known_by: by what the input is known to be that of all these.
     """
 
     model: Snapshot
     digest: str | None
     fitted: bool
     manifest: Manifest | None
+    known_by: seen.Known
 
 
 def plan_of(source: JobFile, workers: int | None = None) -> Plan:
@@ -89,6 +92,7 @@ def plan_of(source: JobFile, workers: int | None = None) -> Plan:
         prepared = prepare(source)
         with prepared.engine:
             return prepared.plan()
+    refuse_overlap(source)
     spec = source.job.engine
     with source.blame("engine"):
         cluster = Cluster(spec.kind, workers, memory=spec.memory)
@@ -106,8 +110,7 @@ def prepare(source: JobFile, progress: Progress | None = None) -> Prepared:
         DataError: the input is not there, or not what the job says.
     """
     job = source.job
-    with source.blame("output"):
-        _refuse_overlap(job)
+    refuse_overlap(source)
     data = build_dataset(source)
     estimator = build_estimator(job.reduce)
     key = fit_key(job, data)
@@ -153,7 +156,7 @@ def run(source: JobFile, progress: Progress | None = None) -> RunReport:
         if ready.sink is not None:
             with meter.stage("write"):
                 manifest = ready.engine.write(model.transform(ready.data), ready.sink)
-        results = Results(model.snapshot(), digest, fitted, manifest)
+        results = Results(model.snapshot(), digest, fitted, manifest, _known_by(ready))
         report = _report(ready, plan, results, meter, started=started, resumed=resumed, remade=remade)
     # The report of the run that did the work is worth more than that of one that found it done.
     path = ready.job.output.report
@@ -176,6 +179,7 @@ def _report(
     echo = ready.job.echo()
     return RunReport(
         status="unchanged" if unchanged else "complete",
+        known_by=results.known_by if unchanged else None,
         resumed=resumed or any(0 < s.planned < plan.rows for s in written),
         fitted=results.fitted,
         started=started,
@@ -234,10 +238,23 @@ def _save(ready: Prepared, model: Estimator) -> str:
     """Save the model and, after it, which job it belongs to; returns the model's digest."""
     output, spec = ready.job.output, ready.job.input
     path = str(output.model)
+    inputs = list(seen.absolute_files(ready.data.source))
+    keep_seen(path, inputs, beside=True)
     digest: str = model.save(path, state=output.state, overwrite=output.overwrite)
     filters = spec.model_dump(mode="json")["filters"]
     save_fitted(path, Fitted(ready.key, digest, list(spec.carry), spec.weights, filters))
+    keep_seen(path, inputs)
     return digest
+
+
+def _known_by(ready: Prepared) -> seen.Known:
+    """By what the input is known to be the one that model and features were made of."""
+    found = []
+    for path in (ready.job.output.model, ready.job.output.features):
+        if path is not None:
+            fs, directory = places.resolve(path)
+            found.append(seen.check(ready.data.source, fs, f"{directory}/{seen.NAME}"))
+    return seen.weakest(found)
 
 
 def _begun(work: str | None) -> bool:
@@ -267,21 +284,18 @@ def _refuse_places(ready: Prepared, fitted: bool) -> None:
             ready.sink.check(ready.data, other=other)
 
 
-def _refuse_overlap(job: Job) -> None:
-    """Refuse outputs that lie in one another or in a directory of the input, where a later run would read them."""
-    paths = [job.input.path] if isinstance(job.input.path, str) else job.input.path
-    outputs: list[tuple[str, str | None]] = [("input.path", path) for path in paths if not MAGIC.search(path)]
-    outputs += [("output.features", job.output.features), ("output.model", job.output.model)]
-    found = [(name, places.resolve(path)[1].rstrip("/") + "/") for name, path in outputs if path is not None]
-    for name, path in found:
-        for other, outer in found:
-            if name == other or not path.startswith(outer):
-                continue
-            # A model under a name that readers skip may lie in the features.
-            if path == outer or not path.removeprefix(outer).startswith(("_", ".")):
-                raise ConfigError(
-                    f"expected {name} apart from {other}, found {path} in {outer}; choose another directory"
-                )
+def refuse_overlap(source: JobFile) -> None:
+    """Refuse outputs that are inputs or lie in one another, before anything is read."""
+    job = source.job
+    name, work = source.document.name, job.engine.work
+    outputs = {f"output.{each}": getattr(job.output, each) for each in ("features", "model", "report")}
+    outputs["engine.work"] = None if work is None else places.below(work, "eigenmill-0")
+    with source.blame("output"):
+        apart.refuse(
+            {"input.path": job.input.path, "the job file": name if os.path.exists(name) else None},
+            outputs,
+            holds=(*apart.PARTS, "model.json", "eigenmill.state"),
+        )
 
 
 __all__ = ["Prepared", "plan_of", "prepare", "run"]

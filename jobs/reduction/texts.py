@@ -28,6 +28,7 @@ from sklearn.preprocessing import normalize
 
 from eigenmill.jobs.reduction.results import Texts
 from eigenmill.reduce.errors import ConfigError, DataError, OutputError
+from eigenmill.reduce.sources import apart
 from eigenmill.reduce.storage import files, places
 
 FEATURES = 1 << 16
@@ -75,6 +76,8 @@ def write(
     """
     hashing = hashing or Hashing()
     _check(hashing, weights)
+    pattern = places.below(os.fspath(source), "*.txt")
+    apart.refuse({"INPUT": pattern}, {"--out": out}, holds=["text.parquet"], look=False)
     texts = sorted(Path(places.absolute(source)).glob("*.txt"))
     if not texts:
         raise DataError(f"expected files *.txt in {source}, found none; give a directory of texts, one per line")

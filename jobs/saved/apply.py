@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from eigenmill.reduce.engines.base import Engine
 from eigenmill.reduce.errors import ConfigError, DataError, OutputError
 from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.output.sink import read_manifest
+from eigenmill.reduce.sources import apart
 from eigenmill.reduce.storage import files, places, plain
 from eigenmill.reduce.storage.places import Location
 
@@ -51,6 +52,7 @@ def transform(
         all_rows: also the rows that the job's filters leave out.
         options: as of :class:`eigenmill.Sink`.
     """
+    apart.refuse({"INPUT": path, "MODEL": model_path}, {"--out": out})
     model, fitted = load(model_path), load_fitted(model_path)
     filters = None if all_rows else fitted.reading()["filters"]
     data = read_input(model, path, carry=fitted.carry if carry is None else list(carry), filters=filters)
@@ -84,6 +86,7 @@ def reconstruct(
         carry: columns that travel along; all others by default.
         options: as of :class:`eigenmill.Sink`.
     """
+    apart.refuse({"FEATURES": path, "--against": against, "MODEL": model_path}, {"--out": out})
     model = load(model_path)
     if against is not None and isinstance(model, StandardScaler):
         raise ConfigError("expected a model of method pca or svd for --against, found one that loses nothing")
@@ -172,13 +175,20 @@ def _aligning(alignment: Alignment | None) -> list[str]:
     return [] if alignment is None else [alignment.transform(np.dtype(t)).digest for t in PRECISIONS]
 
 
-def update(model_path: str, path: Location | Sequence[Location], engine: Engine) -> Update:
+def update(
+    model_path: str,
+    path: Location | Sequence[Location],
+    engine: Engine,
+    *,
+    verify: Literal["hints", "content"] = "hints",
+) -> Update:
     """Go on from a saved state with the files at ``path`` that it has not seen, and save the model with its state.
 
     Raises:
         ConfigError: the model was saved without its state.
         ChangedInputError: a file that it has seen is not what it was.
     """
+    apart.refuse({"INPUT": path}, {"MODEL": model_path})
     model, fitted = load(model_path), load_fitted(model_path)
     before = model.snapshot()
     if not before.has_state:
@@ -187,7 +197,7 @@ def update(model_path: str, path: Location | Sequence[Location], engine: Engine)
             "fit it with output.state: true in the job file"
         )
     files.check_writable(*places.resolve(model_path))
-    data = read_input(model, path, weights=fitted.weights, filters=fitted.reading()["filters"])
+    data = read_input(model, path, weights=fitted.weights, filters=fitted.reading()["filters"], verify=verify)
     model.partial_fit(data, engine=engine)
     seen, had = model.snapshot().fingerprint, before.fingerprint
     changed = seen != had

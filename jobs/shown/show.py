@@ -23,6 +23,12 @@ from eigenmill.reduce.plan import Plan
 from eigenmill.reduce.scan import Scan
 
 BLOCKS = "▁▂▃▄▅▆▇█"
+KNOWN = {
+    "footer": "by path, size and footer alone",
+    "hint": "by path, size, footer and time of change",
+    "content": "by its content and has been verified",
+}
+"""By what a file that was read before is known."""
 
 
 def facts(title: str, rows: Sequence[tuple[str, RenderableType | None]]) -> RenderableType:
@@ -163,7 +169,7 @@ def variance(ratio: Sequence[float], *, listed: int = 10) -> RenderableType:
 def report(found: RunReport) -> RenderableType:
     """What ``reduce`` shows at its end."""
     if found.status == "unchanged":
-        title = "Nothing to do: everything was there already and has been verified"
+        title = f"Nothing to do: everything was there already; the input is known {KNOWN[found.known_by or 'footer']}"
     else:
         title = "Done, going on from an interrupted run" if found.resumed else "Done"
     done = found.components

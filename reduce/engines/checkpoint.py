@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from eigenmill.reduce.engines.base import Tree, one_blas_thread, restore_tree, tree_arrays
-from eigenmill.reduce.errors import REMADE, ArtifactError
+from eigenmill.reduce.errors import REMADE, ArtifactError, ChangedInputError
 from eigenmill.reduce.passes.base import Pass
+from eigenmill.reduce.sources import seen
 from eigenmill.reduce.sources.matrix import Matrix
 from eigenmill.reduce.storage import files, places
 from eigenmill.reduce.storage.artifact import load_arrays, save_arrays
@@ -73,8 +74,9 @@ class Checkpoint:
         self.fresh = not tree.nodes and tree.open is None
         past = None if self.fresh else tree_arrays(tree)
         self.fs, directory = places.resolve(work)
-        self.path = f"{directory}/{digest_of([tag_of(type(pass_)).name, pass_, data.digest, past, form])}.state"
-        self.last, self.lock = time.monotonic(), threading.Lock()
+        name = f"{directory}/{digest_of([tag_of(type(pass_)).name, pass_, data.digest, past, form])}"
+        self.path, self.seen, self.source = f"{name}.state", f"{name}.seen.json", data.source
+        self.last, self.lock, self.marked = time.monotonic(), threading.Lock(), False
 
     def resume(self) -> bool:
         """Take over what an earlier run has saved; true when that was the whole scan."""
@@ -82,18 +84,28 @@ class Checkpoint:
             return False
         saved: Tree[Any] = Tree()
         try:
+            seen.check(self.source, self.fs, self.seen, ArtifactError)
             arrays, meta = load_arrays(self.path, filesystem=self.fs)
             restore_tree(arrays, meta, self.kind, saved)
+        except ChangedInputError as error:
+            log.warning("the scan begins anew, for its checkpoint is of another input: %s", error)
+            self._forget()
+            return False
         except ArtifactError as error:
             # A damaged checkpoint costs time, not correctness: the leaves are folded again.
             log.warning("the scan begins anew, for its checkpoint cannot be read: %s", error, extra=REMADE)
-            files.remove(self.fs, self.path)
+            self._forget()
             return False
+        self.marked = True
         if meta.get("whole"):
             vars(self.tree).update(vars(saved))
             return True
         self.tree.nodes = saved.nodes
         return False
+
+    def _forget(self) -> None:
+        for path in (self.path, self.seen):
+            files.remove(self.fs, path)
 
     def save_if_due(self, *, now: bool = False) -> None:
         """Save when the time has come, or ``now``, if a part of the scan is of use."""
@@ -105,5 +117,8 @@ class Checkpoint:
         with self.lock, self.tree_lock:
             self.last = time.monotonic()
             files.make_directory(self.fs, files.split(self.path)[0])
+            if not self.marked:
+                seen.write(self.fs, self.seen, seen.absolute_files(self.source))
+                self.marked = True
             arrays, meta = tree_arrays(self.tree)
             save_arrays(self.path, arrays, {**meta, "whole": whole}, filesystem=self.fs)

@@ -27,7 +27,7 @@ from eigenmill.reduce.errors import ConfigError, DataError
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.inputs import engine_for, is_lazy, kept_state, lazy_data_passes_by
 from eigenmill.reduce.estimators.panels import cores
-from eigenmill.reduce.estimators.record import StateRecord, absolute_files, fingerprint, refuse, rows_not_seen
+from eigenmill.reduce.estimators.record import StateRecord, fingerprint, refuse, rows_not_seen
 from eigenmill.reduce.estimators.saving import save
 from eigenmill.reduce.estimators.solver import Shape
 from eigenmill.reduce.format import Format, current
@@ -39,6 +39,7 @@ from eigenmill.reduce.passes.moments import MomentsPass
 from eigenmill.reduce.plan import Plan, Run, plan_of
 from eigenmill.reduce.rows.cleaning import KEEP, MEAN, Resolved
 from eigenmill.reduce.rows.transforms import ModelInput, Transform
+from eigenmill.reduce.sources import seen
 from eigenmill.reduce.sources.catalog import Files
 from eigenmill.reduce.storage.about import versions
 
@@ -213,7 +214,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
                 )
             data = self._dataset(X, sample_weight, reset=True)
         else:
-            data = rows_not_seen(self._dataset(X, sample_weight, reset=False), record)
+            data, record = rows_not_seen(self._dataset(X, sample_weight, reset=False), record)
             if not data.fragments:
                 return self
         engine = engine_for(data, engine)
@@ -238,7 +239,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             with one_blas_thread():  # eigh and its like differ between 1 and 2 threads
                 moments = self._finish(result, intake, again, run)
         source, rows = data.source, record.rows + data.n_rows
-        files = Files(chain(record.files, absolute_files(source)))
+        files = Files(chain(record.files, seen.absolute_files(source)))
         record = StateRecord(tree or record.tree, files, rows, plan.solver, record.policy, record.dtype, record.format)
         self.quality_ = moments
         self.cleaning_ = record.policy.with_means(moments.mean)

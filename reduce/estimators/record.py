@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from eigenmill.reduce.errors import ChangedInputError, ConfigError
 from eigenmill.reduce.format import Format
 from eigenmill.reduce.plan import Plan
 from eigenmill.reduce.rows.cleaning import Resolved
-from eigenmill.reduce.sources.base import Source
-from eigenmill.reduce.sources.catalog import FileInfo
+from eigenmill.reduce.sources.catalog import FileInfo, Files
 from eigenmill.reduce.sources.discovery import join
+from eigenmill.reduce.sources.seen import known_by
 from eigenmill.reduce.storage.digest import digest_of
 from eigenmill.reduce.storage.sequences import HashIndex, Subset
 
@@ -55,33 +56,40 @@ def fingerprint(files: Sequence[FileInfo], rows: int) -> dict[str, Any]:
     return {"files": len(files), "rows": rows, "digest": digest_of(content) if len(files) else None}
 
 
-def rows_not_seen(data: Dataset, record: StateRecord) -> Dataset:
-    """``data`` less the files that the record has seen. Changed and vanished files are refused."""
+def rows_not_seen(data: Dataset, record: StateRecord) -> tuple[Dataset, StateRecord]:
+    """``data`` less the files that the record has seen, and the record with what is known of these by now.
+
+    Changed and vanished files are refused. A file is known by its path, links followed: one of equal content at another
+    path is another file.
+    """
     source = data.source
     if not source.files:
         if record.files:
             raise ConfigError("expected files, as in the fit that this model goes on from, found data in memory")
-        return data
+        return data, record
     if not record.files:
         raise ConfigError("expected arrays, as in the fit that this model goes on from, found files")
     seen, listed, fresh = record.files, bytearray(len(record.files)), array("q")
-    paths, contents = HashIndex(f.path for f in seen), HashIndex((f.size, f.digest) for f in seen)
+    at = HashIndex(f.path for f in seen)
+    real: dict[str, int] | None = None
     latest, late, first = max(f.path for f in seen), 0, ""
+    met, by_footer = dict[int, FileInfo](), 0
     for i, f in enumerate(source.files):
-        path, content = join(source.root, f.path), (f.size, f.digest)
-        known = next((n for n in paths.near(path) if seen[n].path == path), None)
-        if known is not None:
-            listed[known] = 1
-            before = seen[known]
-            if (before.size, before.digest) != content:
-                raise ChangedInputError(
-                    f"expected {f.path} as it was when the model saw it ({before.size} bytes, footer {before.digest}), "
-                    f"found {f.size} bytes, footer {f.digest}; fit all files again"
-                )
-        elif not any((seen[n].size, seen[n].digest) == content for n in contents.near(content)):
+        path = join(source.root, f.path)
+        known = next((n for n in at.near(path) if seen[n].path == path), None)
+        if known is None:
+            real = real or {lies: n for n, lies in enumerate(source.real(f.path for f in seen))}
+            known = real.get(next(source.real([path])))
+        if known is None:
             fresh.append(i)
             if path < latest:
                 late, first = late + 1, first or f.path
+            continue
+        listed[known] = 1
+        before = seen[known]
+        by_footer += known_by(path, before, f, partial(source.content, i)) == "footer"
+        if before.hint != f.hint or (f.content and not before.content):
+            met[known] = replace(before, hint=f.hint, content=f.content or before.content)
     if source.listed:
         below = source.root.rstrip("/") + "/"
         gone = Subset(seen, (n for n, f in enumerate(seen) if not listed[n] and f.path.startswith(below)))
@@ -92,12 +100,15 @@ def rows_not_seen(data: Dataset, record: StateRecord) -> Dataset:
             )
     if late:
         log.warning("%d file(s) sort before files already seen and are appended, first %s", late, first)
-    return replace(data, source=source.only(fresh))
-
-
-def absolute_files(source: Source) -> Iterator[FileInfo]:
-    """The source's files under their full paths, which tell days in directories of their own apart."""
-    return (replace(f, path=join(source.root, f.path)) for f in source.files)
+    if by_footer:
+        log.warning(
+            "%d file(s) are known by path, size and footer alone: when they were changed last was not kept by the fit "
+            "that saw them",
+            by_footer,
+        )
+    if met:
+        record = replace(record, files=Files(met.get(n, f) for n, f in enumerate(seen)))
+    return replace(data, source=source.only(fresh)), record
 
 
 def refuse(plan: Plan, record: StateRecord | None) -> None:

@@ -7,15 +7,17 @@ table, the layout of the input and its fingerprint. Nothing depends on time, pla
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from eigenmill.reduce.engines.base import tree_arrays
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.estimators.record import StateRecord
 from eigenmill.reduce.passes.base import to_arrays
+from eigenmill.reduce.sources import seen
 from eigenmill.reduce.sources.base import NumberedNames
 from eigenmill.reduce.sources.catalog import FileInfo
+from eigenmill.reduce.storage import places
 from eigenmill.reduce.storage.about import versions
 from eigenmill.reduce.storage.artifact import save_model
 from eigenmill.reduce.storage.long_lists import Mapped
@@ -49,7 +51,9 @@ def save(found: Snapshot, record: StateRecord | None, path: str | os.PathLike[st
         }
         if changes := record.format.changes():
             state_meta["constants"] = changes
-    return save_model(
+    if record is not None:
+        keep_seen(path, record.files, beside=True)
+    digest = save_model(
         path,
         found.kind,
         found.parameters,
@@ -59,6 +63,18 @@ def save(found: Snapshot, record: StateRecord | None, path: str | os.PathLike[st
         state_meta=state_meta,
         overwrite=overwrite,
     )
+    if record is not None:
+        keep_seen(path, record.files)
+    return digest
+
+
+def keep_seen(path: str | os.PathLike[str], files: Iterable[FileInfo], *, beside: bool = False) -> None:
+    """Keep beside a model what tells the files that it was fitted to, by their full paths, from others.
+
+    Before it is saved, ``beside`` what is known of the files of the model that is there.
+    """
+    fs, directory = places.resolve(path)
+    seen.write(fs, f"{directory}/{seen.NAME}", files, beside=beside)
 
 
 def _row(file: FileInfo) -> list[object]:

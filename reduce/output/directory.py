@@ -19,7 +19,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from eigenmill.reduce.errors import REMADE, OutputError
+from eigenmill.reduce.errors import REMADE, ChangedInputError, OutputError
 from eigenmill.reduce.output.manifest import (
     FORMAT,
     LISTS,
@@ -34,6 +34,8 @@ from eigenmill.reduce.output.manifest import (
 )
 from eigenmill.reduce.output.parts import Part
 from eigenmill.reduce.output.versions import SUCCESS
+from eigenmill.reduce.sources import seen
+from eigenmill.reduce.sources.base import Source
 from eigenmill.reduce.sources.filters import bound_to
 from eigenmill.reduce.storage import about, files, plain
 from eigenmill.reduce.storage.digest import named
@@ -137,7 +139,23 @@ def begin(fs: pafs.FileSystem, directory: str, description: Mapping[str, Any]) -
     files.write_json(fs, f"{directory}/{JOB}", description)
 
 
+def keep_input(source: Source, fs: pafs.FileSystem, directory: str) -> None:
+    """Keeps what tells the input from another of equal digests; goes before all else."""
+    files.remove(fs, f"{directory}/{seen.NAME}")
+    seen.write(fs, f"{directory}/{seen.NAME}", seen.absolute_files(source))
+
+
 # Going on
+
+
+def check_input(source: Source, fs: pafs.FileSystem, directory: str) -> None:
+    """Refuses another input than the one that an output was begun with."""
+    try:
+        seen.check(source, fs, f"{directory}/{seen.NAME}")
+    except ChangedInputError as error:
+        raise OutputError(
+            f"expected {directory} to be of this input; {error}, or choose another path, or write with overwrite=True"
+        ) from error
 
 
 def _record_path(directory: str, index: int) -> str:

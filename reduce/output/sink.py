@@ -2,6 +2,7 @@
 
 An output is a directory. Its files, in the order in which they appear::
 
+    _seen.json             when each input file was changed last: it lies beside the records, and is part of no digest
     _job.json              the job's key: what is written, from which input, by which model, in which parts
     part-00000.parquet     a part: the rows of a run of consecutive fragments, in order
     _parts/00000.json      its record: rows, bytes and SHA-256 of its files
@@ -43,6 +44,7 @@ from eigenmill.reduce.output.parts import Part, plan_parts
 from eigenmill.reduce.output.versions import ASIDE, Versions, follow_foreign_links
 from eigenmill.reduce.rows.blocks import NO_COLUMNS, Block
 from eigenmill.reduce.sources import arrow
+from eigenmill.reduce.sources.apart import refuse_files
 from eigenmill.reduce.sources.base import Source
 from eigenmill.reduce.sources.catalog import FileInfo, total_rows
 from eigenmill.reduce.sources.matrix import Matrix
@@ -151,6 +153,8 @@ class Sink:
             raise OutputError(output.refusal(found, path, "", data.source.digest))
         if found.state != "nothing" and theirs and not places.is_local(fs):
             raise _cannot_overwrite(fs, path)
+        if not theirs and not self.overwrite:
+            output.check_input(data.source, fs, path)
 
     def _check_partition(self, data: Matrix, carried: pa.Schema) -> None:
         if self.partition_by is None:
@@ -174,6 +178,8 @@ class Sink:
         """
         fs, path = places.resolve(self.path, self.filesystem)
         job, description = _describe(self, data, path)
+        if places.is_local(fs):
+            refuse_files(data.source, {"the output": path})
         there = self._versions(fs, path)
         if there is not None:
             there.settle()
@@ -181,10 +187,10 @@ class Sink:
         found = output.look(fs, job.directory)
         if found.state == "nothing":
             self._check_partition(data, job.encoding.carried)
-            return _start(fs, job, description)
+            return _start(fs, job, description, data.source)
         try:
             if found.key == job.key:
-                return _go_on(fs, job, found)
+                return _go_on(fs, job, found, data.source)
             raise OutputError(output.refusal(found, job.directory, job.key, description["input"]["digest"]))
         except OutputError:
             # A damaged output of the same job is replaced as well; a directory of someone else's never is.
@@ -193,7 +199,7 @@ class Sink:
         if there is None:
             raise _cannot_overwrite(fs, path)
         self._check_partition(data, job.encoding.carried)
-        return _open_version(fs, job, description, there)
+        return _open_version(fs, job, description, there, data.source)
 
     def settle(self) -> None:
         """Ends what a crash has cut short while an output was replaced at ``path``; see ``Versions.settle``."""
@@ -448,13 +454,15 @@ def _plain(schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
 # Beginning and going on
 
 
-def _start(fs: pafs.FileSystem, job: WriteJob, description: Mapping[str, Any]) -> WriteJob:
+def _start(fs: pafs.FileSystem, job: WriteJob, description: Mapping[str, Any], source: Source) -> WriteJob:
+    output.keep_input(source, fs, job.directory)
     output.begin(fs, job.directory, description)
     return job
 
 
-def _go_on(fs: pafs.FileSystem, job: WriteJob, found: output.Found) -> WriteJob:
+def _go_on(fs: pafs.FileSystem, job: WriteJob, found: output.Found, source: Source) -> WriteJob:
     """The job as it stands on disk; every finished file is read and compared with its record."""
+    output.check_input(source, fs, job.directory)
     if found.state == "finished":
         manifest = read_at(fs, job.directory)
         output.check_listing(fs, job.directory, manifest.parts, (), job.ending)
@@ -468,15 +476,17 @@ def _go_on(fs: pafs.FileSystem, job: WriteJob, found: output.Found) -> WriteJob:
     return replace(job, pending=pending)
 
 
-def _open_version(fs: pafs.FileSystem, job: WriteJob, description: Mapping[str, Any], there: Versions) -> WriteJob:
+def _open_version(
+    fs: pafs.FileSystem, job: WriteJob, description: Mapping[str, Any], there: Versions, source: Source
+) -> WriteJob:
     """The job of a version that will replace what is there: one that waits and is of this job, or a new one."""
     for directory in reversed(there.waiting()):
         version = replace(job, directory=directory, replaces=there)
         found = output.look(fs, directory)
         with contextlib.suppress(OutputError):
             if found.key == job.key:
-                return _go_on(fs, version, found)
-    return _start(fs, replace(job, directory=there.new(), replaces=there), description)
+                return _go_on(fs, version, found, source)
+    return _start(fs, replace(job, directory=there.new(), replaces=there), description, source)
 
 
 __all__ = ["Manifest", "Part", "PartRecord", "Sink", "WriteJob", "Writing", "plan_parts", "read_manifest"]

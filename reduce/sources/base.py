@@ -10,7 +10,7 @@ The cut is part of every result, so it depends on the files, the number of colum
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -131,6 +131,18 @@ class Source(ABC):
         """The same source over some of its files, by their numbers."""
         return self
 
+    def content(self, file: int) -> str:
+        """SHA-256 of the bytes of a file, by its number; it is read for that."""
+        return ""
+
+    def real(self, paths: Iterable[str]) -> Iterator[str]:
+        """Where the files at full paths really lie, links followed."""
+        return iter(paths)
+
+    def real_files(self) -> Iterator[str]:
+        """Where its own files really lie; none unless they lie on a local disk."""
+        return iter(())
+
     @abstractmethod
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         """The fragment's rows as blocks of ``height`` rows (the last is shorter), in order.
@@ -194,6 +206,15 @@ class StandIn(Source):
 
     def only(self, files: Sequence[int]) -> Source:
         return self.source.only(files)
+
+    def content(self, file: int) -> str:
+        return self.source.content(file)
+
+    def real(self, paths: Iterable[str]) -> Iterator[str]:
+        return self.source.real(paths)
+
+    def real_files(self) -> Iterator[str]:
+        return self.source.real_files()
 
     def values_of(self, carried: str, fragment: Fragment) -> Iterator[tuple[pa.Array, str]]:
         return self.source.values_of(carried, fragment)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from eigenmill.reduce.storage.digest import tagged
@@ -37,7 +37,8 @@ class FileInfo:
     """What is known of one input file: its path relative to the source's root, and its footer's digest.
 
     ``rows`` has one entry per row group; ``encoded`` is the compressed size in bytes of the columns that are read;
-    ``values`` counts the numbers that a sparse layout stores, or a few more.
+    ``values`` counts the numbers that a sparse layout stores, or a few more. ``hint`` and ``content`` tell two files of
+    one path apart (:mod:`eigenmill.reduce.sources.seen`); they are no part of what the file is known by in digests.
     """
 
     path: str
@@ -46,6 +47,8 @@ class FileInfo:
     rows: Sequence[int]
     encoded: int
     values: int = field(default=0, compare=False)
+    hint: str = field(default="", compare=False)
+    content: str = field(default="", compare=False)
 
 
 class RowGroups(OnDemand[int]):
@@ -94,15 +97,17 @@ class RowGroups(OnDemand[int]):
 class Files(OnDemand[FileInfo]):
     """What is known of many files."""
 
-    __slots__ = ("digests", "encoded", "ends", "paths", "row_ends", "rows", "sizes", "values")
+    __slots__ = ("contents", "digests", "encoded", "ends", "hints", "paths", "row_ends", "rows", "sizes", "values")
 
     def __init__(self, infos: Iterable[FileInfo] = ()) -> None:
         numbers = [array("q") for _ in range(6)]
         sizes, encoded, values, rows, row_ends, ends = numbers
-        self.paths, self.digests = PackedTexts(), PackedTexts()
+        self.paths, self.digests, self.hints, self.contents = (PackedTexts() for _ in range(4))
         for info in infos:
             self.paths.append(info.path)
             self.digests.append(info.digest)
+            self.hints.append(info.hint)
+            self.contents.append(info.content)
             sizes.append(info.size)
             encoded.append(info.encoded)
             values.append(info.values)
@@ -128,10 +133,13 @@ class Files(OnDemand[FileInfo]):
             self.row_groups(index),
             int(self.encoded[index]),
             int(self.values[index]),
+            self.hints[index],
+            self.contents[index],
         )
 
     def __reduce__(self) -> tuple[type[Files], tuple[list[FileInfo]]]:
-        return Files, (list(self),)
+        # Whoever reads a file elsewhere compares its footer only.
+        return Files, ([replace(info, hint="", content="") for info in self],)
 
 
 class Fragments(OnDemand[Fragment]):

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eigenmill.reduce.sources.footers import Footer
 from eigenmill.reduce.sources.pages import DICTIONARY_PAGE, Page, longest_value, pages
 from eigenmill.reduce.sources.pieces import WHOLE, piece_rows
 
@@ -134,6 +134,14 @@ def look(file: pa.NativeFile, chunk: pq.ColumnChunkMetaData, most: int) -> list[
     return pages(file, start, start + chunk.total_compressed_size, most)
 
 
+class Ended(Protocol):
+    """The footer of a file, as far as it is needed here."""
+
+    @property
+    def metadata(self) -> pq.FileMetaData:
+        """What it says."""
+
+
 @dataclass
 class Extents:
     """Collects the extents of the columns that are read, as footers come by.
@@ -175,7 +183,7 @@ class Extents:
     def look(
         self,
         opened: Callable[[str], pa.NativeFile],
-        footer: Callable[[pa.NativeFile, str], Footer],
+        footer: Callable[[pa.NativeFile, str], Ended],
         *,
         remote: bool,
     ) -> dict[str, Extent]:

@@ -1,8 +1,8 @@
-"""The footer of a Parquet file, and what its reader's errors become."""
+"""The end of a Parquet file: what it says of rows and columns, and whether its counts agree."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,10 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eigenmill.reduce.errors import DataError, EigenmillError
+from eigenmill.reduce.sources.catalog import FileInfo, RowGroups
+from eigenmill.reduce.sources.extents import leaves_of
+from eigenmill.reduce.sources.layouts import DENSE
 from eigenmill.reduce.storage.digest import digest_of_bytes
 
 TAIL = 64 << 10
-"""Bytes read from a file's end to get its footer; a longer footer costs a second read."""
+"""Bytes read from a file's end to get its footer, and digested with it; a longer footer costs a second read."""
 
 
 @contextmanager
@@ -39,6 +42,8 @@ class Footer:
     size: int
     tail: bytes
     before: bytes
+    content: str = ""
+    """SHA-256 of the whole file, where it was asked for."""
 
     @property
     def digest(self) -> str:
@@ -72,3 +77,56 @@ def read_footer(file: pa.NativeFile, path: str) -> Footer:
         )
     tail = end[-length:] if length <= len(end) else file.read_at(length, size - length)
     return Footer(size, tail, end[:-length] if length < len(end) else b"")
+
+
+def count(metadata: pq.FileMetaData, schema: pa.Schema, columns: Sequence[str], path: str) -> None:
+    """Refuse a file whose row groups do not have the rows of the file, or whose columns not those of their group."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    rows = sum(group.num_rows for group in groups)
+    if rows != metadata.num_rows or any(group.num_rows < 0 for group in groups):
+        raise miscounted(path, f"{metadata.num_rows} rows in its row groups, as the file says", f"{rows}")
+    leaves, wanted = leaves_of(metadata), set(columns)
+    read = [(i, leaf) for i, leaf in enumerate(leaves) if leaf in wanted or leaf.split(".", 1)[0] in wanted]
+    flat = {name for name in wanted if not pa.types.is_nested(schema.field(name).type)}
+    for number, group in enumerate(groups):
+        expected = group.num_rows
+        for i, leaf in read:
+            found = group.column(i).num_values
+            # A list has a value for each element, and one if it is empty.
+            if found != expected if leaf in flat else found < expected:
+                raise miscounted(f"{path}, row group {number}, column {leaf!r}", f"{expected} values", f"{found}")
+
+
+def miscounted(where: str, expected: str, found: str) -> DataError:
+    """The error for numbers of rows or values that disagree."""
+    return DataError(f"expected {expected}, found {found} in {where}; the file is damaged: write it again")
+
+
+def info_of(footer: Footer, relative: str, columns: Sequence[str], counted: str | None) -> FileInfo:
+    """What is known of a file by its footer; the values of the column ``counted`` are counted."""
+    metadata, wanted = footer.metadata, set(columns)
+    leaves, groups = leaves_of(metadata), [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    read = [i for i, leaf in enumerate(leaves) if leaf in wanted or leaf.split(".", 1)[0] in wanted]
+    if len(read) == len(leaves):
+        encoded = footer.size - len(footer.tail)
+    else:
+        encoded = sum(group.column(i).total_compressed_size for group in groups for i in read)
+    rows = RowGroups.of(group.num_rows for group in groups)
+    stored = [i for i, leaf in enumerate(leaves) if leaf.split(".", 1)[0] == counted]
+    # The leaf of the values is the last one, in Spark's vectors too.
+    values = sum(group.column(stored[-1]).num_values for group in groups) if stored else 0
+    return FileInfo(relative, footer.size, footer.digest, rows, encoded, values)
+
+
+def all_dense(metadata: pq.FileMetaData, column: str) -> bool:
+    """Whether the statistics say that every Spark vector of the column is dense."""
+    for group in range(metadata.num_row_groups):
+        leaf = leaves_of(metadata).index(f"{column}.type")
+        chunk = metadata.row_group(group).column(leaf)
+        known = chunk.statistics
+        if known is None:
+            return False
+        empty = known.has_null_count and known.null_count == chunk.num_values
+        if not empty and not (known.has_min_max and known.min == DENSE):
+            return False
+    return True

@@ -9,22 +9,23 @@ file that shrinks meanwhile is an error instead of a signal.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from itertools import repeat
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eigenmill.reduce.errors import ChangedInputError, DataError, SchemaError
+from eigenmill.reduce.errors import ChangedInputError, ConfigError, DataError, SchemaError
 from eigenmill.reduce.format import FORMAT_1, Format, current
 from eigenmill.reduce.rows.blocks import F64, Block, Origin, Workspace
 from eigenmill.reduce.sources.arrow import field_of, numbers, plain, weights_field
-from eigenmill.reduce.sources.catalog import FileInfo, Files, Fragment, Fragments, RowGroups
+from eigenmill.reduce.sources.catalog import FileInfo, Files, Fragment, Fragments
 from eigenmill.reduce.sources.discovery import Listing, PartitionValue, join
 from eigenmill.reduce.sources.extents import (
     PAGE,
@@ -38,13 +39,17 @@ from eigenmill.reduce.sources.extents import (
     row_extent,
 )
 from eigenmill.reduce.sources.filters import RowFilter, constant, row_filter
-from eigenmill.reduce.sources.footers import Footer, parquet_errors, read_footer
-from eigenmill.reduce.sources.layouts import DENSE, LaidOut, Layout, Scalars, SparkVector, Vector, Wanted, choose
+from eigenmill.reduce.sources.footers import Footer, all_dense, count, info_of, miscounted, parquet_errors, read_footer
+from eigenmill.reduce.sources.layouts import LaidOut, Layout, Scalars, SparkVector, Vector, Wanted, choose
 from eigenmill.reduce.sources.origins import FileOrigin, locate
 from eigenmill.reduce.sources.pieces import Gathered, check, piece_rows
+from eigenmill.reduce.storage import links
 from eigenmill.reduce.storage.digest import digest_of
+from eigenmill.reduce.storage.files import digest_file
 from eigenmill.reduce.storage.places import Store
 
+Verify = Literal["hints", "content"]
+"""By what a file is known to be the one that was seen before: see :mod:`eigenmill.reduce.sources.seen`."""
 READ = 128 << 10
 """Bytes per read of a column chunk. Streams a row group of any size in bounded memory (tried)."""
 READS, LEAST_READ = 16 << 20, 32 << 10
@@ -144,6 +149,19 @@ class ParquetSource(LaidOut):
         keys = tuple(self.keys[i] for i in files) if self.keys else ()
         return replace(self, files=Files(self.files[i] for i in files), keys=keys)
 
+    def content(self, file: int) -> str:
+        path = join(self.root, self.files[file].path)
+        with parquet_errors(path):
+            return digest_file(self.store.filesystem, path).sha256
+
+    def real(self, paths: Iterable[str]) -> Iterator[str]:
+        return iter(paths) if self.store.remote else links.reals(paths)
+
+    def real_files(self) -> Iterator[str]:
+        if self.store.remote:
+            return iter(())
+        return links.reals(join(self.root, file.path) for file in self.files)
+
     def blocks(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
         """As promised by :class:`~eigenmill.reduce.sources.base.Source`; a filter makes blocks shorter, or leaves none.
 
@@ -236,6 +254,10 @@ class ParquetSource(LaidOut):
                 if block is not None:
                     yield block
                 del block
+            with parquet_errors(path):
+                more = next(batches, None)
+            if more is not None and more.num_rows:
+                raise miscounted(path, f"{done} rows in the row groups {list(groups)}, as the file says", "more")
             if gathered is not None and (block := gathered.whole()) is not None:
                 yield block
 
@@ -325,13 +347,20 @@ def _changed(path: str, found: str) -> ChangedInputError:
     )
 
 
-def plan(listing: Listing, want: Wanted, filters: object = None, format: Format | None = None) -> ParquetSource:
+def plan(
+    listing: Listing, want: Wanted, filters: object = None, format: Format | None = None, verify: Verify = "hints"
+) -> ParquetSource:
     """The source over the listed files; reads footers, and the first rows if a vector's width must be found.
 
+    With ``verify="content"`` every file is read, to be known by the SHA-256 of its bytes.
+
     Raises:
+        ConfigError: ``verify`` is something else.
         SchemaError: the files disagree, or a column is missing or of the wrong type.
         DataError: a file cannot be read.
     """
+    if verify not in get_args(Verify):
+        raise ConfigError(f"expected verify among {', '.join(get_args(Verify))}, found {verify!r}")
     first_path, read = join(listing.root, listing.files[0]), partial(_footer, listing)
     schema = _schema(read(listing.files[0]), first_path)
     hive = _hive_schema(listing, schema)
@@ -343,11 +372,6 @@ def plan(listing: Listing, want: Wanted, filters: object = None, format: Format 
     carried = pa.schema([_carried(everything, name, first_path) for name in want.carry])
     if want.weights is not None:
         weights_field(schema, want.weights, first_path)
-    used = [n for n in hive.names if n in carried.names or (where and n in where.hive)]
-    keys: tuple[Mapping[str, PartitionValue], ...] = ()
-    if used:
-        each = {id(values): {name: values[name] for name in used} for values in listing.partitions}
-        keys = tuple(each[id(values)] for values in listing.partitions)
     source = ParquetSource(
         store=listing.store,
         root=listing.root,
@@ -356,26 +380,30 @@ def plan(listing: Listing, want: Wanted, filters: object = None, format: Format 
         carried=carried,
         weights=want.weights,
         where=where,
-        keys=keys,
+        keys=_keys(listing, [n for n in hive.names if n in carried.names or (where and n in where.hive)]),
         listed=listing.listed,
         format=format or current(),
     )
     columns = source.columns(carry=True)
     expected = {name: schema.field(name).type for name in columns}
-    extents = Extents(expected)
-    vector = layout.column if isinstance(layout, SparkVector) else None
+    extents, vector = Extents(expected), layout.column if isinstance(layout, SparkVector) else None
 
     dense = True
 
     def infos() -> Iterator[FileInfo]:
         nonlocal dense
-        for relative, footer in _ahead(read, listing.files, READERS[listing.store.remote]):
+        digesting = partial(_footer, listing, whole=verify == "content")
+        every = _ahead(digesting, listing.files, READERS[listing.store.remote])
+        for (relative, footer), hint in zip(every, listing.hints or repeat(""), strict=False):
             path = join(listing.root, relative)
-            _agree(_schema(footer, path), expected, path, first_path)
+            found = _schema(footer, path)
+            _agree(found, expected, path, first_path)
             with parquet_errors(path):
-                info = _info(footer, relative, columns, layout.columns[-1] if layout.sparse else None)
+                count(footer.metadata, found, columns, path)
+                info = info_of(footer, relative, columns, layout.columns[-1] if layout.sparse else None)
+                info = replace(info, hint=hint, content=footer.content)
                 extents.add(path, footer.size, footer.metadata)
-                dense = dense and (vector is None or _all_dense(footer.metadata, vector))
+                dense = dense and (vector is None or all_dense(footer.metadata, vector))
             yield info
 
     files = Files(infos())
@@ -387,10 +415,19 @@ def plan(listing: Listing, want: Wanted, filters: object = None, format: Format 
     return replace(source, files=files, layout=layout, varying=varying, extents=found)
 
 
-def _footer(listing: Listing, relative: str) -> Footer:
-    path = join(listing.root, relative)
-    with parquet_errors(path), listing.store.filesystem.open_input_file(path) as file:
-        return read_footer(file, path)
+def _keys(listing: Listing, used: Sequence[str]) -> tuple[Mapping[str, PartitionValue], ...]:
+    """The hive keys of each file that are needed; none if none are."""
+    if not used:
+        return ()
+    each = {id(values): {name: values[name] for name in used} for values in listing.partitions}
+    return tuple(each[id(values)] for values in listing.partitions)
+
+
+def _footer(listing: Listing, relative: str, *, whole: bool = False) -> Footer:
+    path, filesystem = join(listing.root, relative), listing.store.filesystem
+    with parquet_errors(path), filesystem.open_input_file(path) as file:
+        content = digest_file(filesystem, path).sha256 if whole else ""
+        return replace(read_footer(file, path), content=content)
 
 
 def _first(listing: Listing, column: str) -> Iterator[pa.Array]:
@@ -451,32 +488,3 @@ def _agree(schema: pa.Schema, expected: Mapping[str, pa.DataType], path: str, fi
                 f"expected column {name!r} to have one type, found {type_} in {first} and {found} in {path}; "
                 "write the files again with one schema, or read them as two data sets"
             )
-
-
-def _info(footer: Footer, relative: str, columns: Sequence[str], counted: str | None) -> FileInfo:
-    metadata, wanted = footer.metadata, set(columns)
-    leaves, groups = leaves_of(metadata), [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    read = [i for i, leaf in enumerate(leaves) if leaf in wanted or leaf.split(".", 1)[0] in wanted]
-    if len(read) == len(leaves):
-        encoded = footer.size - len(footer.tail)
-    else:
-        encoded = sum(group.column(i).total_compressed_size for group in groups for i in read)
-    rows = RowGroups.of(group.num_rows for group in groups)
-    stored = [i for i, leaf in enumerate(leaves) if leaf.split(".", 1)[0] == counted]
-    # The leaf of the values is the last one, in Spark's vectors too.
-    values = sum(group.column(stored[-1]).num_values for group in groups) if stored else 0
-    return FileInfo(relative, footer.size, footer.digest, rows, encoded, values)
-
-
-def _all_dense(metadata: pq.FileMetaData, column: str) -> bool:
-    """Whether the statistics say that every Spark vector of the column is dense."""
-    for group in range(metadata.num_row_groups):
-        leaf = leaves_of(metadata).index(f"{column}.type")
-        chunk = metadata.row_group(group).column(leaf)
-        known = chunk.statistics
-        if known is None:
-            return False
-        empty = known.has_null_count and known.null_count == chunk.num_values
-        if not empty and not (known.has_min_max and known.min == DENSE):
-            return False
-    return True

@@ -1,10 +1,10 @@
 """Where bytes lie, and what they must be: places, files that appear whole, JSON, safetensors, digests, models on disk.
 
-Lives here: one resolver of paths (``places``, ``uris``), one list of secrets and their masker (``secrets``), the one
-writer of files (``files``), canonical JSON and long lists of it (``plain``, ``long_lists``, ``sequences``), numbers
-(``tensors``), directories of a model (``artifact``), all digests (``digest``), and the versions that results depend
-on (``about``). In come paths, bytes and values; out go files that are whole or not there, and errors that name the
-file.
+Lives here: one resolver of paths (``places``, ``uris``, ``links``, ``waiting``), one list of secrets and their masker
+(``secrets``), the one writer of files (``files``), canonical JSON and long lists of it (``plain``, ``long_lists``,
+``sequences``), numbers (``tensors``), directories of a model (``artifact``), all digests (``digest``), and the versions
+that results depend on (``about``). In come paths, bytes and values; out go files that are whole or not there, and
+errors that name the file.
 
 May import: errors, format.
 """

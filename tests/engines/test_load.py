@@ -25,10 +25,11 @@ from eigenmill.reduce.engines.load import Load, fold_load
 from eigenmill.reduce.engines.memory import estimate
 from eigenmill.reduce.engines.ship import pack
 from eigenmill.reduce.engines.tasks import fold_tasks
-from eigenmill.reduce.estimators.record import absolute_files, rows_not_seen
+from eigenmill.reduce.estimators.record import rows_not_seen
 from eigenmill.reduce.output.parts import plan_parts
 from eigenmill.reduce.output.sink import WriteJob, read_manifest
 from eigenmill.reduce.plan import explain
+from eigenmill.reduce.sources import seen
 from eigenmill.reduce.sources.catalog import Files
 from tests.engines.dask_processes import cluster
 
@@ -124,8 +125,8 @@ def state_peaks(files: int, space: Path) -> dict[str, int]:
     model = PCA(2).fit(np.random.default_rng(0).standard_normal((60, FEATURES)), keep_state=True)
     known = model.state()
     assert known is not None
-    seen = replace(known, files=Files(absolute_files(data.source)))
-    model = PCA.from_snapshot(model.snapshot(), lambda: seen)
+    record_ = replace(known, files=Files(seen.absolute_files(data.source)))
+    model = PCA.from_snapshot(model.snapshot(), lambda: record_)
     peaks["save"] = peak_of(lambda: model.save(space / f"{files}", state=True))
     loaded: list[PCA] = []
     peaks["load"] = peak_of(lambda: loaded.append(load(space / f"{files}")))
@@ -134,7 +135,7 @@ def state_peaks(files: int, space: Path) -> dict[str, int]:
     assert record is not None
     assert len(record.files) == files
     peaks["compare"] = peak_of(lambda: rows_not_seen(data, record))
-    assert not rows_not_seen(data, record).source.files
+    assert not rows_not_seen(data, record)[0].source.files
     return peaks
 
 

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.golden import inputs
-from tests.golden.conftest import copied, same
+from tests.golden.conftest import copied, of_format_1, same
 from tests.golden.library import Counter, Library
 from tests.golden.rooms import fits
-from tests.support.trees import stamps, tree
+from tests.support.trees import stamps
 
 Golden = Callable[[str], Path]
 
@@ -47,7 +47,8 @@ def test_today_writes_the_same_versions(today: Golden, golden: Golden) -> None:
 
 def same_published(found: Path, expected: Path) -> None:
     """Both directories have the same files, aside or not."""
-    assert {name.removesuffix(".aside"): content for name, content in tree(found).items()} == tree(expected)
+    ours = {name.removesuffix(".aside"): content for name, content in of_format_1(found).items()}
+    assert ours == of_format_1(expected)
 
 
 def test_a_new_version_is_continued(lib: Library, golden: Golden, place: Path) -> None:

@@ -27,6 +27,8 @@ OTHERS = {
     "_scan_options": {"reduce/sources/discovery.py"},
     # SciPy's loops over CSR arrays, without the checks that cost as much as they do.
     "_sparsetools": {"reduce/passes/thin.py"},
+    # Ends a process that waits for a library which nothing can interrupt.
+    "_exit": {"jobs/shown/stopping.py"},
     # scikit-learn's validation, which its own estimators call too.
     "_check_sample_weight": {"reduce/estimators/base.py"},
 }

@@ -73,6 +73,9 @@ def test_every_source_offers_every_member(tmp_path: Path, form: str) -> None:
     assert pickle.loads(pickle.dumps(source)).digest == source.digest
 
 
+FILES = ("content", "real", "real_files")
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_stand_in_is_the_same_in_all_but_its_blocks(tmp_path: Path, form: str) -> None:
     class Told(StandIn):
@@ -81,11 +84,16 @@ def test_a_stand_in_is_the_same_in_all_but_its_blocks(tmp_path: Path, form: str)
 
     source = FORMS[form](tmp_path)
     stand_in = Told(source)
-    for name in members(base, "Source") - {"blocks", "only", "within", "describe", "reading", "values_of"}:
+    for name in members(base, "Source") - {"blocks", "values_of", "only", "within", "reading", "describe", *FILES}:
         assert getattr(stand_in, name) == getattr(source, name), name
     assert stand_in.describe() == source.describe()
     assert stand_in.reading(64, 100, carry=True) == source.reading(64, 100, carry=True)
     assert stand_in.within(Reading(piece=1)).digest == source.digest
+    assert list(stand_in.real_files()) == list(source.real_files())
+    assert list(stand_in.real([str(tmp_path)])) == list(source.real([str(tmp_path)]))
+    assert [stand_in.content(i) for i in range(len(source.files))] == [
+        source.content(i) for i in range(len(source.files))
+    ]
     assert stand_in.only([0] if source.files else []).digest == source.only([0] if source.files else []).digest
     assert Told in type(stand_in).__mro__
     assert members(base, "Source") - {"blocks"} <= members(base, "StandIn") | {

@@ -388,3 +388,41 @@ def test_a_large_row_group_streams_in_little_memory(tmp_path: Path) -> None:
     rows, grown = map(int, ran.stdout.split())
     assert rows == 500_000
     assert grown < 27 << 10  # KiB
+
+
+# Counts that disagree
+
+
+def varint(value: int) -> bytes:
+    """A zigzag number as Thrift's compact protocol writes it."""
+    value, found = value << 1, b""
+    while value > 127:
+        found, value = found + bytes([value & 127 | 128]), value >> 7
+    return found + bytes([value])
+
+
+def test_case_f08_a_footer_whose_counts_disagree_is_refused(tmp_path: Path) -> None:
+    """Each number of rows in the footer in turn is made half of what it is: of the file, a group, a column."""
+    path, rows, half = tmp_path / "x.parquet", 777_774, 388_887
+    pq.write_table(pa.table({"a": np.arange(rows) * 1.0, "b": np.arange(rows) * 1.0}), path, row_group_size=rows)
+    whole, places = path.read_bytes(), []
+    at = whole.find(varint(rows), len(whole) - 2000)
+    while at >= 0:
+        places.append(at)
+        at = whole.find(varint(rows), at + 1)
+    assert len(places) >= 4
+    refused = 0
+    for at in places:
+        path.write_bytes(whole[:at] + varint(half) + whole[at + len(varint(rows)) :])
+        if [pq.read_metadata(path).num_rows, *counts(path)] == [rows] * 4:
+            continue  # a number of the statistics
+        with pytest.raises(DataError, match=r"expected \d+ .*x\.parquet.*damaged"):
+            Dataset.from_parquet(path)
+        refused += 1
+    assert refused == 4
+
+
+def counts(path: Path) -> list[int]:
+    """Rows of the only row group, values of its columns."""
+    group = pq.read_metadata(path).row_group(0)
+    return [group.num_rows, *(group.column(i).num_values for i in range(group.num_columns))]
