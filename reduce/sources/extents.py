@@ -159,6 +159,11 @@ class Extents:
     def __post_init__(self) -> None:
         self.varying = [name for name, type_ in self.types.items() if fixed_row(type_) is None]
 
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns whose rows differ."""
+        return pa.schema([pa.field(name, self.types[name]) for name in self.varying])
+
     def add(self, path: str, size: int, metadata: pq.FileMetaData) -> None:
         """Take in the footer of a file of ``size`` bytes."""
         leaves = leaves_of(metadata) if self.varying else []

@@ -386,9 +386,8 @@ def plan(
     )
     columns = source.columns(carry=True)
     expected = {name: schema.field(name).type for name in columns}
-    extents, vector = Extents(expected), layout.column if isinstance(layout, SparkVector) else None
-
-    dense = True
+    vector = layout.column if isinstance(layout, SparkVector) else None
+    extents, dense = Extents(expected), True
 
     def infos() -> Iterator[FileInfo]:
         nonlocal dense
@@ -411,8 +410,7 @@ def plan(
         layout = replace(layout, sparse=not dense)
     with parquet_errors(listing.root):
         found = extents.look(listing.store.filesystem.open_input_file, read_footer, remote=listing.store.remote)
-    varying = pa.schema([pa.field(name, expected[name]) for name in extents.varying])
-    return replace(source, files=files, layout=layout, varying=varying, extents=found)
+    return replace(source, files=files, layout=layout, varying=extents.schema, extents=found)
 
 
 def _keys(listing: Listing, used: Sequence[str]) -> tuple[Mapping[str, PartitionValue], ...]:
