@@ -52,9 +52,9 @@ from eigenmill.jobs.reduction.build import cleaning_of, filters_of, layout_of
 from eigenmill.reduce import Dataset
 from eigenmill.reduce import load as load_reduction
 from eigenmill.reduce.engines.base import Progress
-from eigenmill.reduce.errors import ConfigError
+from eigenmill.reduce.errors import ChangedInputError, ConfigError, OutputError
 from eigenmill.reduce.estimators.base import Estimator
-from eigenmill.reduce.sources import apart
+from eigenmill.reduce.sources import apart, seen
 from eigenmill.reduce.storage import files, places
 from eigenmill.reduce.storage.digest import digest_of, sha256_of
 
@@ -71,6 +71,7 @@ def run(source: RecipeFile, progress: Progress | None = None) -> CompactReport:
     files.make_directory(*places.resolve(place))
     with source.blame("input"):
         data = _dataset(recipe.input, recipe.label)
+    _refuse_rewritten(place, data)
     with source.blame("model"):
         start = _start(recipe.model, recipe.input)
     with _samples(recipe, start, data, place) as samples:
@@ -125,6 +126,16 @@ def _refuse_overlap(source: RecipeFile) -> None:
     with source.blame("output"):
         for each, path in written.items():
             apart.refuse(read, {each: path}, holds=holds)
+
+
+def _refuse_rewritten(place: Path, data: Dataset) -> None:
+    """Refuse rows that the steps here were not made of, though their digests are equal."""
+    fs, path = places.resolve(place / f".{data.source.digest[:16]}.seen.json")
+    try:
+        seen.check(data.source, fs, path)
+    except ChangedInputError as error:
+        raise OutputError(f"expected {place} to be made of this input; {error}, in another output.path") from error
+    seen.write(fs, path, seen.absolute_files(data.source))
 
 
 def _dataset(given: spec.Rows, label: str, **other: object) -> Dataset:
@@ -330,6 +341,7 @@ def _score_test_rows(
     if test.filters is not None or "filters" in test.model_fields_set:
         other["filters"] = filters_of(test.filters)
     data = _dataset(recipe.input, recipe.label, **other)
+    _refuse_rewritten(place, data)
     first = place / "stages" / f"00-{recipe.steps[0].step}.model"
     batches = recipe.output.batches
     label = recipe.label

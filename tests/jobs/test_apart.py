@@ -59,7 +59,7 @@ JOBS: list[tuple[str, dict[str, str]]] = [
     ("data", {"features": "up/data/out"}),
     ("linked", {"features": "features"}),
     ("data", {"features": "round"}),
-    ("data", {"report": "/dev/null", "model": "new"}),
+    ("data", {"report": "pipe", "model": "new"}),
 ]
 
 
@@ -69,6 +69,7 @@ def test_case_f04_outputs_that_are_inputs_are_refused(
 ) -> None:
     os.symlink(".", place / "up")
     os.symlink("round", place / "round")
+    os.mkfifo(place / "pipe")  # not a device: where it were not refused, a test run by root would replace it
     (place / "linked").mkdir()
     os.symlink("../features", place / "linked/f")
     before = tree(place / "data")
@@ -174,3 +175,19 @@ def test_case_b11_an_equal_file_of_another_day_counts(tmp_path: Path, eigenmill:
     )
     found = json.loads(eigenmill("update", tmp_path / "model", tmp_path / "2", "--json").stdout)
     assert (found["files"], found["rows"], found["total_rows"]) == (1, 3, 6)
+
+
+def test_case_f03_a_recipe_does_not_take_steps_made_of_other_rows(place: Path, eigenmill: Call) -> None:
+    pytest.importorskip("torch")
+    conf = place / "recipe.yaml"
+    conf.write_text(
+        f"input: {{path: {place}/data, columns: [x0, x1, x2, x3]}}\nlabel: x4\n"
+        "model: {task: regression, hidden: [3]}\nsteps: [{step: train, epochs: 1}, {step: quantize}]\n"
+        f"output: {{path: {place}/compact}}\n"
+    )
+    eigenmill("compress", conf, "--quiet")
+    before = (place / "compact/model.emill").read_bytes()
+    eigenmill("compress", conf, "--quiet")
+    rewrite(place / "data/a.parquet")
+    assert "changed last" in message(eigenmill("compress", conf, "--json", code=exits.BAD_OUTPUT))
+    assert (place / "compact/model.emill").read_bytes() == before
