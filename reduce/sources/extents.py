@@ -12,6 +12,7 @@ Who reads within a budget checks the last two as it reads (:mod:`eigenmill.reduc
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Protocol
@@ -19,6 +20,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eigenmill.reduce.errors import DataError
 from eigenmill.reduce.sources.pages import DICTIONARY_PAGE, Page, longest_value, pages
 from eigenmill.reduce.sources.pieces import WHOLE, piece_rows
 
@@ -206,7 +208,8 @@ class Extents:
                 group, leaves = metadata.row_group(number), leaves_of(metadata)
                 names = [what.removeprefix("of ")] if what.startswith("of ") else self._suspects(group, leaves)
                 for name in names:
-                    self._take(name, column_extent(group, indices_of(leaves, name), self.types[name], file, most))
+                    with contextlib.suppress(DataError):  # whoever reads the column says what is wrong
+                        self._take(name, column_extent(group, indices_of(leaves, name), self.types[name], file, most))
         return self.found
 
     def _suspects(self, group: pq.RowGroupMetaData, leaves: Sequence[str]) -> list[str]:
