@@ -29,7 +29,7 @@ from eigenmill.reduce.sources.arrow import field_of, numbers, plain, weights_fie
 from eigenmill.reduce.sources.catalog import FileInfo, Files, Fragment, Fragments
 from eigenmill.reduce.sources.discovery import Listing, PartitionValue, join
 from eigenmill.reduce.sources.filters import RowFilter, constant, row_filter
-from eigenmill.reduce.sources.footers import Footer, all_dense, count, info_of, miscounted, read_footer
+from eigenmill.reduce.sources.footers import Footer, all_dense, info_of, miscounted, read_footer
 from eigenmill.reduce.sources.layouts import LaidOut, Layout, SparkVector, Vector, Wanted, choose
 from eigenmill.reduce.storage import links
 from eigenmill.reduce.storage.digest import digest_of
@@ -365,6 +365,7 @@ def plan(
     )
     columns = source.columns(carry=True)
     expected = {name: schema.field(name).type for name in columns}
+    flat = {name for name, kind in expected.items() if not pa.types.is_nested(kind)}
     vector = layout.column if isinstance(layout, SparkVector) else None
 
     dense = True
@@ -375,11 +376,9 @@ def plan(
         every = _ahead(digesting, listing.files, READERS[listing.store.remote])
         for (relative, footer), hint in zip(every, listing.hints or repeat(""), strict=False):
             path = join(listing.root, relative)
-            found = _schema(footer, path)
-            _agree(found, expected, path, first_path)
+            _agree(_schema(footer, path), expected, path, first_path)
             with parquet_errors(path):
-                count(footer.metadata, found, columns, path)
-                info = info_of(footer, relative, columns, layout.columns[-1] if layout.sparse else None)
+                info = info_of(footer, relative, path, columns, flat, layout.columns[-1] if layout.sparse else None)
                 info = replace(info, hint=hint, content=footer.content)
                 dense = dense and (vector is None or all_dense(footer.metadata, vector))
             yield info
