@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eigenmill.reduce.errors import DataError
+from eigenmill.reduce.errors import DataError, EigenmillError
 from eigenmill.reduce.sources.catalog import FileInfo, RowGroups
+from eigenmill.reduce.sources.extents import leaves_of
 from eigenmill.reduce.sources.layouts import DENSE
 from eigenmill.reduce.storage.digest import digest_of_bytes
 
 TAIL = 64 << 10
 """Bytes read from a file's end to get its footer, and digested with it; a longer footer costs a second read."""
+
+
+@contextmanager
+def parquet_errors(where: str) -> Iterator[None]:
+    """Turns what pyarrow raises on damaged, truncated or forbidden files into a DataError about ``where``."""
+    try:
+        yield
+    except (EigenmillError, MemoryError):
+        raise
+    except (OSError, pa.ArrowException) as error:
+        found = " ".join(str(error).split())
+        raise DataError(
+            f"expected a readable Parquet file, found an error in {where}: {found}; check that the file is "
+            "complete and that you may read it, or write it again"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -104,7 +121,7 @@ def info_of(
         DataError: numbers of rows or values disagree.
     """
     metadata, wanted = footer.metadata, set(columns)
-    leaves, groups = _leaves(metadata), [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    leaves, groups = leaves_of(metadata), [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     found = [(i, leaf) for i, leaf in enumerate(leaves) if leaf in wanted or leaf.split(".", 1)[0] in wanted]
     _count(metadata, groups, found, flat, path)
     read = [i for i, _ in found]
@@ -119,21 +136,10 @@ def info_of(
     return FileInfo(relative, footer.size, footer.digest, rows, encoded, values)
 
 
-def _leaves(metadata: pq.FileMetaData) -> list[str]:
-    """Paths of the leaf columns; none in a file without row groups.
-
-    Not from ``metadata.schema``: that and the metadata refer to each other, and stay until the garbage is collected.
-    """
-    if not metadata.num_row_groups:
-        return []
-    group = metadata.row_group(0)
-    return [group.column(i).path_in_schema for i in range(group.num_columns)]
-
-
 def all_dense(metadata: pq.FileMetaData, column: str) -> bool:
     """Whether the statistics say that every Spark vector of the column is dense."""
     for group in range(metadata.num_row_groups):
-        leaf = _leaves(metadata).index(f"{column}.type")
+        leaf = leaves_of(metadata).index(f"{column}.type")
         chunk = metadata.row_group(group).column(leaf)
         known = chunk.statistics
         if known is None:
