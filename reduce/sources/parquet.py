@@ -39,7 +39,7 @@ from eigenmill.reduce.sources.extents import (
     row_extent,
 )
 from eigenmill.reduce.sources.filters import RowFilter, constant, row_filter
-from eigenmill.reduce.sources.footers import Footer, all_dense, count, info_of, miscounted, parquet_errors, read_footer
+from eigenmill.reduce.sources.footers import Footer, all_dense, info_of, miscounted, parquet_errors, read_footer
 from eigenmill.reduce.sources.layouts import LaidOut, Layout, Scalars, SparkVector, Vector, Wanted, choose
 from eigenmill.reduce.sources.origins import FileOrigin, locate
 from eigenmill.reduce.sources.pieces import Gathered, check, piece_rows
@@ -386,6 +386,7 @@ def plan(
     )
     columns = source.columns(carry=True)
     expected = {name: schema.field(name).type for name in columns}
+    flat = {name for name, kind in expected.items() if not pa.types.is_nested(kind)}
     vector = layout.column if isinstance(layout, SparkVector) else None
     extents, dense = Extents(expected), True
 
@@ -395,11 +396,9 @@ def plan(
         every = _ahead(digesting, listing.files, READERS[listing.store.remote])
         for (relative, footer), hint in zip(every, listing.hints or repeat(""), strict=False):
             path = join(listing.root, relative)
-            found = _schema(footer, path)
-            _agree(found, expected, path, first_path)
+            _agree(_schema(footer, path), expected, path, first_path)
             with parquet_errors(path):
-                count(footer.metadata, found, columns, path)
-                info = info_of(footer, relative, columns, layout.columns[-1] if layout.sparse else None)
+                info = info_of(footer, relative, path, columns, flat, layout.columns[-1] if layout.sparse else None)
                 info = replace(info, hint=hint, content=footer.content)
                 extents.add(path, footer.size, footer.metadata)
                 dense = dense and (vector is None or all_dense(footer.metadata, vector))
