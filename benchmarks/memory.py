@@ -1,6 +1,7 @@
 """Memory: the peak resident set of eigenmill's whole job, seen from outside the process.
 
-    python -m benchmarks.memory                 # n and 10 n rows; row groups of 600 MB (20 GB of disk)
+    python -m benchmarks.memory                 # n and 10 n rows; row groups of 600 MB (20 GB of disk); the promise
+    python -m benchmarks.memory --only promise  # planned and measured, for shapes that are hard to plan
     python -m benchmarks.memory --only growth --layout scalar
     python -m benchmarks.memory --huge          # 20.9 GB, fitted and written within memory="1GiB" (slow)
     python -m benchmarks.memory --side floor    # the same for the floor, which promises nothing
@@ -21,6 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import promise
 from benchmarks.data import CACHE, LAYOUTS, Spec, make
 from benchmarks.measure import MB, measure, warm_up
 
@@ -90,13 +92,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=3, help="runs of each size whose medians give the growth")
     parser.add_argument("--layout", action="append", choices=LAYOUTS, help="default: scalar and list")
-    parser.add_argument("--only", choices=("growth", "tall"))
+    parser.add_argument("--only", choices=("growth", "tall", "promise"))
     parser.add_argument("--huge", action="store_true", help="the 20.9 GB data set instead; default layout: scalar")
     parser.add_argument("--huge-rows", type=int, default=HUGE_ROWS)
     parser.add_argument("--side", choices=("eigenmill", "floor"), default="eigenmill")
     parser.add_argument("--clean", action="store_true", help="delete each data set after its run")
     parser.add_argument("--cache", type=Path, default=CACHE)
     args = parser.parse_args(argv)
+    if not args.huge and args.only in (None, "promise"):
+        promise.table()
+    if args.only == "promise":
+        return
     bench = Bench(args.side, args.workers, args.cache, args.clean)
     print(f"| {args.side}, {args.workers} workers | layout | rows | GB | memory= | seconds | peak MB |")
     print("|---|---|---:|---:|---|---:|---:|", flush=True)

@@ -47,6 +47,8 @@ class Format:
     """Columns for every row of a leaf of wide data: merging d x l states stays cheap, and all workers busy."""
     block_bytes: int = 64 << 20
     """Most bytes of a dense block, in float64: every thread holds one."""
+    widened_bytes: int = 256 << 20
+    """Most bytes that a transform makes of a whole block, in float64; wider rows are made a lower block at a time."""
     max_height: int = 8192
     """Most rows of a block: products of so many keep BLAS busy, and their float32 sums keep their digits."""
     min_height: int = 16
@@ -140,6 +142,8 @@ class Format:
     """Parts that an output has between these bounds: enough for the tasks of a small cluster."""
     group_bytes: int = 8 << 20
     """A row group ends at so many bytes of features, or of carried columns: what a reader holds at a time."""
+    carried_bytes: int = 64 << 20
+    """A block ends early with so many bytes of carried columns: of 8 KB a row and more, no full block fits."""
     group_rows: int = 1_000_000
     """Most rows of a row group, for few narrow features."""
     partition_bytes: int = 128 << 20
@@ -157,6 +161,10 @@ class Format:
         """Rows of one block: the largest power of two up to ``max_height`` whose dense float64 form is small enough."""
         fit = max(self.block_bytes // (8 * max(n_features, 1)), self.min_height)
         return min(self.max_height, 1 << (fit.bit_length() - 1))
+
+    def widened_height(self, rows: int, n_features: int) -> int:
+        """Rows of a block of so many rows that a transform to so many columns makes at a time."""
+        return rows if 8 * rows * n_features <= self.widened_bytes else min(rows, self.block_height(n_features))
 
     def far(self, dtype: np.dtype[Any]) -> float:
         """Deviations up to which squares stay within the range of float32 or float64."""

@@ -183,7 +183,7 @@ class Plan:
         """The plan once the number of components is known, after the fit: then what is written is known as well."""
         known = replace(self.method, components=Bound.exact(k))
         fitting = tuple(scan for scan in self.scans if scan.name != "write")
-        output, writing = written(known, self.data, self.place, self.sink, fitting)
+        output, writing = written(known, self.data, self.place, self.sink, fitting, keep_state=self.keep_state)
         return replace(self, method=known, components=known.components, output=output, scans=(*fitting, *writing))
 
     def misses(self, outcome: Outcome) -> list[str]:
@@ -276,7 +276,7 @@ def plan_of(
     fitting = tuple(
         Scan.of(stage, data, place, Work(stage.products, decoded, dtype.name), encoded) for stage in method.stages
     )
-    output, writing = written(method, data, place, sink, fitting)
+    output, writing = written(method, data, place, sink, fitting, keep_state=keep_state)
     scans = (*fitting, *writing)
     return Plan(
         rows=data.n_rows,
@@ -303,7 +303,7 @@ def plan_of(
 
 
 def written(
-    method: Method, data: Matrix, place: Place, sink: Sink | None, fitting: Sequence[Scan]
+    method: Method, data: Matrix, place: Place, sink: Sink | None, fitting: Sequence[Scan], *, keep_state: bool = False
 ) -> tuple[Output | None, tuple[Scan, ...]]:
     """(what is written, the scan that writes it) of the features; nothing without a ``sink``."""
     if sink is None:
@@ -317,6 +317,8 @@ def written(
     output = Output(Bound(n * k.least * item, n * k.most * item, parts.rule), parts, files)
     # The fitted model's own numbers, those of its transform, and these once more in the precision of the blocks.
     held = 3 * sum(value.nbytes for value in vars(model).values() if isinstance(value, np.ndarray))
+    if keep_state:
+        held += max(scan.memory.tree + scan.memory.states for scan in fitting)
     features = data.then(model)
     writing = sink.writing(features)
     memory, peak = place.memory(writing, features, held)

@@ -31,6 +31,8 @@ from eigenmill.reduce.sources.matrix import Matrix
 
 DECODE = 0.6e9
 """Decoded bytes per second and thread."""
+GROWTH = 32 << 20
+"""Bytes that a process comes to hold between its plan and its last scan: modules and what the allocator keeps."""
 ENCODE = 0.15e9
 """Bytes of features written per second and thread."""
 
@@ -42,7 +44,7 @@ class Place:
     Attributes:
         threads: of the process.
         limit: bytes that a process may use, or None.
-        process: bytes that this one holds before it reads, but for those of sessions that run.
+        process: bytes that this one will hold when it reads, but for those of sessions that run.
         cluster: the cluster, or None.
         here: whether it is this process.
     """
@@ -58,7 +60,7 @@ class Place:
         if isinstance(engine, Cluster):
             return cls(engine.workers * engine.threads, engine.memory, 0, engine, here=False)
         here = engine.spare(0) is not None
-        return cls(engine.workers, engine.memory_limit(), LEDGER.held(), engine.cluster, here)
+        return cls(engine.workers, engine.memory_limit(), LEDGER.held() + GROWTH, engine.cluster, here)
 
     def memory(self, work: Task, data: Matrix, held: int = 0, kept: int = 0) -> tuple[Memory, int]:
         """(peak of a scan by what takes it, peak in bytes).

@@ -85,7 +85,9 @@ def plan(found: Plan) -> RenderableType:
         ],
     )
     names = [
-        f for f in Memory.__dataclass_fields__ if f != "workers" and any(getattr(s.memory, f) for s in found.scans)
+        f
+        for f in Memory.__dataclass_fields__
+        if f not in ("workers", "column") and any(getattr(s.memory, f) for s in found.scans)
     ]
     times = [] if once else ["times"]
     heads = ("scan", *times, "reads", "time", "workers", *names, "peak")

@@ -20,11 +20,10 @@ from eigenmill.reduce.errors import ConfigError, DoesNotFitError
 from eigenmill.reduce.output.sink import Writing
 from eigenmill.reduce.passes.base import Pass
 from eigenmill.reduce.sources.catalog import row_counts
+from eigenmill.reduce.sources.extents import SKEW, Reading
 from eigenmill.reduce.sources.matrix import Matrix
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-PAGE = (1 << 20) + (128 << 10)
-"""Bytes that one column chunk holds while it streams: a data page of Parquet's usual size and a read buffer."""
 GIVING = 64 << 20
 """Bytes that rows take on their way to who has asked for them."""
 RESERVE = 112 << 20
@@ -78,7 +77,7 @@ def give_back() -> None:
 
 @dataclass(frozen=True)
 class Memory:
-    """The peak of one scan in bytes, by what takes it."""
+    """The peak of one scan in bytes, by what takes it; ``column`` takes most of what is decoded, if it is known."""
 
     workers: int
     process: int
@@ -87,6 +86,7 @@ class Memory:
     decoding: int
     tree: int
     finalize: int
+    column: str = ""
 
     @property
     def scan(self) -> int:
@@ -109,49 +109,76 @@ def estimate(work: Work, data: Matrix, workers: int, *, process: int | None = No
         process: what the process holds before it reads, by default what this one holds now.
     """
     process = resident() if process is None else process
-    source = data.source
+    source, format = data.source, data.format
     d, leaves = len(source.names), plan_leaves(data)
-    format = data.format
-    height, largest = format.block_height(d), max((rows for rows, _ in row_counts(data.fragments)), default=0)
-    rows = min(height, largest)
+    largest = max((rows for rows, _ in row_counts(data.fragments)), default=0)
     workers = max(min(workers, work.parts if isinstance(work, Writing) else len(leaves)), 1)
-    block, row = rows * d * data.dtype.itemsize, float(d * source.dtype.itemsize)
-    low = format.max_height if source.sparse else None
-    if data.sparse:
-        low = work.sparse_height if isinstance(work, Pass) else None
-    if low is not None:
-        # A block of sparse rows, twice while it is split, and the piece of it that may have to be made dense.
-        rows, row = min(low, largest), sparse_row(data)
-        block = int(2 * rows * row) + block
-    decoding = 0
-    if source.files:
-        group = int(largest * row)
-        # Measured: Arrow holds pages compressed, decompressed and decoded, and the last batch while it makes the next.
-        decoding = int(4 * block + 2.5 * min(group, source.stored_columns * PAGE))
-    blocks = 2 * block + sum(min(rows, format.block_height(len(t.names))) * len(t.names) * 8 for t in data.transforms)
+    height = read_height(data, work)
+    rows, dense = min(height, largest), min(format.block_height(d), largest) * d * data.dtype.itemsize
+    found = read_by(work, data)
+    if source.sparse:
+        csr = sparse_block(data, height, largest)
+        # As it comes, by columns, and without the thick ones; and the piece of it that may have to be made dense.
+        blocks, decoding = 3 * csr + 2 * dense, csr + 2 * found.piece
+    else:
+        blocks, decoding = 2 * dense, 4 * dense + 2 * found.piece if source.files else 0
+    decoding += found.pages + found.pages // 8
+    blocks += 2 * found.carried + transformed(data, rows)
     if not isinstance(work, Pass):
         given = GIVING if work is None else work.memory
-        return Memory(workers, process, 0, blocks - block + given, decoding, 0, 0)
+        return Memory(workers, process, 0, int(blocks - dense + given), int(decoding), 0, 0, found.column)
     state, scratch, final = work.sizes(rows, data.n_rows)
     # The counter's own nodes, and those that wait for leaves still running, which are at most 4 per worker behind.
     waiting = workers * math.ceil(math.log2(4 * workers)) if workers > 1 else 0
     pending = min(math.ceil(math.log2(len(leaves) + 1)) + waiting, len(leaves))
-    return Memory(workers, process, state, blocks + scratch, decoding, pending * state, final)
+    return Memory(workers, process, state, int(blocks + scratch), int(decoding), pending * state, final, found.column)
 
 
-def sparse_row(data: Matrix) -> float:
-    """Bytes of a sparse row on average: its values and two indices for each."""
-    stored = replace(data, transforms=()).stored
-    return stored / max(data.n_rows, 1) * (data.source.dtype.itemsize + 16) + 16
+def read_by(work: Work, data: Matrix) -> Reading:
+    """What reading takes beside dense features."""
+    largest = max((rows for rows, _ in row_counts(data.fragments)), default=0)
+    carry = isinstance(work, Writing) or (isinstance(work, Pass) and work.carries)
+    return data.source.reading(read_height(data, work), largest, carry=carry)
+
+
+def within(work: Work, data: Matrix) -> Matrix:
+    """The same data, which refuse to decode more at a time than was planned."""
+    return replace(data, source=data.source.within(read_by(work, data)))
+
+
+def read_height(data: Matrix, work: Work) -> int:
+    """Rows of a block as it is read."""
+    low = data.format.max_height if data.source.sparse else None
+    if data.sparse:
+        low = work.sparse_height if isinstance(work, Pass) else None
+    return data.format.block_height(len(data.source.names)) if low is None else low
+
+
+def transformed(data: Matrix, rows: int) -> int:
+    """Bytes of what transforms make of a block of so many rows: in float64, and as it is handed on."""
+    sizes = [rows * len(data.source.names) * 8]
+    for step in data.transforms:
+        rows = data.format.widened_height(rows, len(step.names))
+        sizes.append(rows * len(step.names) * (8 + step.dtype.itemsize))
+    return sum(sizes[1:])
+
+
+def sparse_block(data: Matrix, height: int, largest: int) -> int:
+    """Bytes of a block of ``height`` sparse rows out of at most ``largest``: values, indices and ends."""
+    d, source = len(data.source.names), data.source
+    rows = min(height, largest)
+    values = min(min(largest, SKEW * height) * source.row_values, rows * d)
+    return int(values * (source.dtype.itemsize + (4 if values < 1 << 31 else 8)) + 8 * rows)
 
 
 def refusal(need: Memory, data: Matrix, memory: int) -> DoesNotFitError:
     """The error for a scan of ``data`` that needs more than ``memory`` with one worker."""
+    most = f", most of the decoding for column {need.column!r}" if need.column else ""
     return DoesNotFitError(
         f"expected a plan within memory={format_bytes(memory)}, found that one worker needs {format_bytes(need.peak)} "
         f"({format_bytes(need.process)} held by the process, {format_bytes(need.states)} state, "
         f"{format_bytes(need.blocks)} block, {format_bytes(need.decoding)} decoding, "
         f"{format_bytes(need.tree)} merge tree, {format_bytes(need.finalize)} to finalize) "
-        f"for {data.n_features} features; give memory='{format_bytes(need.peak * 1.02).replace(' ', '')}', "
+        f"for {data.n_features} features{most}; give memory='{format_bytes(need.peak * 1.02).replace(' ', '')}', "
         "choose fewer columns, or write smaller row groups"
     )

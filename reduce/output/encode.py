@@ -67,7 +67,12 @@ class Encoding:
     @property
     def group_rows(self) -> int:
         """Most rows of a row group."""
-        return min(max(self.format.group_bytes // self.row_bytes, 1), self.format.group_rows)
+        return group_rows(self.row_bytes, self.format)
+
+
+def group_rows(row_bytes: int, format: Format) -> int:
+    """Most rows of a row group whose features take so many bytes a row."""
+    return min(max(format.group_bytes // max(row_bytes, 1), 1), format.group_rows)
 
 
 def _parquet_writer(encoding: Encoding, file: BinaryIO) -> pq.ParquetWriter:

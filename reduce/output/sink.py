@@ -39,6 +39,7 @@ from eigenmill.reduce.output import directory as output
 from eigenmill.reduce.output import encode, partition
 from eigenmill.reduce.output.encode import Encoding, Layout
 from eigenmill.reduce.output.manifest import FORMAT, VERSION, Manifest, PartRecord, read_at, read_manifest
+from eigenmill.reduce.output.needs import Writing, needed
 from eigenmill.reduce.output.parts import Part, plan_parts
 from eigenmill.reduce.output.versions import ASIDE, Versions, follow_foreign_links
 from eigenmill.reduce.rows.blocks import NO_COLUMNS, Block
@@ -56,19 +57,6 @@ COMPRESSIONS = ("zstd", "snappy", "lz4", "gzip", "none")
 
 
 # What a user asks for
-
-
-@dataclass(frozen=True)
-class Writing:
-    """What a write takes.
-
-    Attributes:
-        parts: as many as may be written at once.
-        memory: bytes that writing one of them takes at most, the block and long carried values apart (an estimate).
-    """
-
-    parts: int
-    memory: int
 
 
 @dataclass(frozen=True)
@@ -136,14 +124,9 @@ class Sink:
             n_features: as many features of it, by default its own.
         """
         k, itemsize = data.n_features if n_features is None else n_features, np.dtype(self.dtype or data.dtype).itemsize
-        format = data.format
-        parts = plan_parts(data.fragments, k, itemsize, self.part_bytes, format)
-        largest = max((part.rows for part in parts), default=0) * k * itemsize
-        gathered = format.partition_bytes if self.partition_by else format.group_bytes
-        carried = format.group_bytes if len(data.carried) else 0
+        parts = plan_parts(data.fragments, k, itemsize, self.part_bytes, data.format)
         local = places.is_local(places.resolve(self.path, self.filesystem)[0])
-        spool = 0 if local else min(largest, 2 * files.IN_FLIGHT)
-        return Writing(len(parts), 3 * min(largest, gathered) + carried + spool + (8 << 20))
+        return needed(data, parts, k, itemsize, by_columns=self.layout == "columns", by=self.partition_by, local=local)
 
     def check(self, data: Matrix, *, other: bool = False) -> None:
         """Refuses before the work what :meth:`open` or the write would refuse after it.

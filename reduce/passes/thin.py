@@ -67,10 +67,12 @@ class Thin:
     def sums(self, weights: F64, *, squares: bool = False) -> Entries:
         """The columns that are not all 0, and their sums, or those of squares; ``weights`` (h,)."""
         X, data = self.thin, self.thin.data.astype(np.float64)
+        if squares:
+            data *= data
         seen = np.flatnonzero(X.indptr[1:] != X.indptr[:-1])
         found, starts = np.zeros(len(seen)), np.append(X.indptr[seen], X.indptr[-1:])
         _sparsetools.csr_matvecs(
-            len(seen), self.rows, 1, starts, X.indices, data**2 if squares else data, weights, found
+            len(seen), self.rows, 1, starts, X.indices, data, weights, found
         )  # fmt: skip
         if not len(self.at):
             return seen, found

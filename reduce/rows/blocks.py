@@ -195,7 +195,11 @@ class Block:
 
 def dense_slices(block: Block, format: Format) -> Iterator[Block]:
     """A sparse block in pieces low enough to be made dense."""
-    height = format.block_height(block.n_features)
+    return slices(block, format.block_height(block.n_features))
+
+
+def slices(block: Block, height: int) -> Iterator[Block]:
+    """A block in pieces of ``height`` rows."""
     for a in range(0, block.rows, height):
         b = min(a + height, block.rows)
         yield replace(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from eigenmill.reduce.format import FORMAT_1, Format
-from eigenmill.reduce.rows.blocks import F64, NO_COLUMNS, Block, Floats, dense_slices
+from eigenmill.reduce.rows.blocks import F64, NO_COLUMNS, Block, Floats, dense_slices, slices
 from eigenmill.reduce.rows.cleaning import DROP, FILL, MEAN, Resolved, mend
 from eigenmill.reduce.storage.digest import digest_of, tagged
 
@@ -77,13 +77,18 @@ class Transform(ABC):
 
 
 def applied(block: Block, transforms: Sequence[Transform], format: Format) -> Iterator[Block]:
-    """The block after all transforms, in lower blocks from where one would make many sparse rows dense."""
+    """The block after all transforms, in lower blocks from where one would make many rows dense, or far wider."""
     for i, transform in enumerate(transforms):
         if block.sparse and not transform.takes(block):
             for piece in dense_slices(block, format):
                 for later in transforms[i:]:
                     piece = later(piece)
                 yield piece
+            return
+        height = format.widened_height(block.rows, len(transform.names))
+        if height < block.rows:
+            for piece in slices(block, height):
+                yield from applied(piece, transforms[i:], format)
             return
         block = transform(block)
     yield block
@@ -327,7 +332,9 @@ class Reconstruct(Transform):
 
     def __call__(self, block: Block) -> Block:
         z = block.dense(np.float64, name="reduced")
-        return block.with_matrix((z @ self.basis + self.mean).astype(self.dtype, copy=False))
+        y = z @ self.basis
+        y += self.mean
+        return block.with_matrix(y.astype(self.dtype, copy=False))
 
 
 @tagged("Residual", "project basis")

@@ -19,6 +19,7 @@ import pyarrow as pa
 from eigenmill.reduce.format import FORMAT_1, Format
 from eigenmill.reduce.rows.blocks import NO_COLUMNS, Block, Workspace
 from eigenmill.reduce.sources.catalog import FileInfo, Fragment, total_rows
+from eigenmill.reduce.sources.extents import Reading
 
 
 class NumberedNames(Sequence[str]):
@@ -113,6 +114,19 @@ class Source(ABC):
         """Numbers stored: the entries of sparse rows, else n d."""
         return total_rows(self.fragments) * len(self.names)
 
+    @property
+    def row_values(self) -> float:
+        """Numbers of a sparse row, on average."""
+        return self.values / max(total_rows(self.fragments), 1)
+
+    def reading(self, height: int, rows: int, *, carry: bool) -> Reading:
+        """What reading blocks of ``height`` rows takes, at most, out of fragments of so many ``rows``."""
+        return Reading()
+
+    def within(self, allowed: Reading) -> Source:
+        """The same source, which refuses to decode more at a time than is ``allowed``."""
+        return self
+
     def only(self, files: Sequence[int]) -> Source:
         """The same source over some of its files, by their numbers."""
         return self
@@ -179,6 +193,16 @@ class StandIn(Source):
     @property
     def values(self) -> int:
         return self.source.values
+
+    @property
+    def row_values(self) -> float:
+        return self.source.row_values
+
+    def reading(self, height: int, rows: int, *, carry: bool) -> Reading:
+        return self.source.reading(height, rows, carry=carry)
+
+    def within(self, allowed: Reading) -> Source:
+        return self.source.within(allowed)
 
     def only(self, files: Sequence[int]) -> Source:
         return self.source.only(files)

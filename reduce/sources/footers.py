@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eigenmill.reduce.errors import DataError
+from eigenmill.reduce.errors import DataError, EigenmillError
 from eigenmill.reduce.sources.catalog import FileInfo, RowGroups
+from eigenmill.reduce.sources.extents import leaves_of
 from eigenmill.reduce.sources.layouts import DENSE
 from eigenmill.reduce.storage.digest import digest_of_bytes
 
 TAIL = 64 << 10
 """Bytes read from a file's end to get its footer, and digested with it; a longer footer costs a second read."""
+
+
+@contextmanager
+def parquet_errors(where: str) -> Iterator[None]:
+    """Turns what pyarrow raises on damaged, truncated or forbidden files into a DataError about ``where``."""
+    try:
+        yield
+    except (EigenmillError, MemoryError):
+        raise
+    except (OSError, pa.ArrowException) as error:
+        found = " ".join(str(error).split())
+        raise DataError(
+            f"expected a readable Parquet file, found an error in {where}: {found}; check that the file is "
+            "complete and that you may read it, or write it again"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -62,21 +79,23 @@ def read_footer(file: pa.NativeFile, path: str) -> Footer:
     return Footer(size, tail, end[:-length] if length < len(end) else b"")
 
 
-def count(metadata: pq.FileMetaData, schema: pa.Schema, columns: Sequence[str], path: str) -> None:
+def _count(
+    metadata: pq.FileMetaData,
+    groups: Sequence[pq.RowGroupMetaData],
+    read: Sequence[tuple[int, str]],
+    flat: Collection[str],
+    path: str,
+) -> None:
     """Refuse a file whose row groups do not have the rows of the file, or whose columns not those of their group."""
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     rows = sum(group.num_rows for group in groups)
     if rows != metadata.num_rows or any(group.num_rows < 0 for group in groups):
         raise miscounted(path, f"{metadata.num_rows} rows in its row groups, as the file says", f"{rows}")
-    leaves, wanted = _leaves(metadata), set(columns)
-    read = [(i, leaf) for i, leaf in enumerate(leaves) if leaf in wanted or leaf.split(".", 1)[0] in wanted]
-    flat = {name for name in wanted if not pa.types.is_nested(schema.field(name).type)}
     for number, group in enumerate(groups):
         expected = group.num_rows
         for i, leaf in read:
             found = group.column(i).num_values
             # A list has a value for each element, and one if it is empty.
-            if found != expected if leaf in flat else found < expected:
+            if found != expected and (found < expected or leaf in flat):
                 raise miscounted(f"{path}, row group {number}, column {leaf!r}", f"{expected} values", f"{found}")
 
 
@@ -85,11 +104,27 @@ def miscounted(where: str, expected: str, found: str) -> DataError:
     return DataError(f"expected {expected}, found {found} in {where}; the file is damaged: write it again")
 
 
-def info_of(footer: Footer, relative: str, columns: Sequence[str], counted: str | None) -> FileInfo:
-    """What is known of a file by its footer; the values of the column ``counted`` are counted."""
+def info_of(
+    footer: Footer, relative: str, path: str, columns: Sequence[str], flat: Collection[str], counted: str | None
+) -> FileInfo:
+    """What is known of a file by its footer.
+
+    Args:
+        footer: of the file.
+        relative: its path below the root.
+        path: its full path, for messages.
+        columns: those that are read.
+        flat: those of them that have one value in every row.
+        counted: the column whose values are counted.
+
+    Raises:
+        DataError: numbers of rows or values disagree.
+    """
     metadata, wanted = footer.metadata, set(columns)
-    leaves, groups = _leaves(metadata), [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    read = [i for i, leaf in enumerate(leaves) if leaf in wanted or leaf.split(".", 1)[0] in wanted]
+    leaves, groups = leaves_of(metadata), [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    found = [(i, leaf) for i, leaf in enumerate(leaves) if leaf in wanted or leaf.split(".", 1)[0] in wanted]
+    _count(metadata, groups, found, flat, path)
+    read = [i for i, _ in found]
     if len(read) == len(leaves):
         encoded = footer.size - len(footer.tail)
     else:
@@ -101,21 +136,10 @@ def info_of(footer: Footer, relative: str, columns: Sequence[str], counted: str 
     return FileInfo(relative, footer.size, footer.digest, rows, encoded, values)
 
 
-def _leaves(metadata: pq.FileMetaData) -> list[str]:
-    """Paths of the leaf columns; none in a file without row groups.
-
-    Not from ``metadata.schema``: that and the metadata refer to each other, and stay until the garbage is collected.
-    """
-    if not metadata.num_row_groups:
-        return []
-    group = metadata.row_group(0)
-    return [group.column(i).path_in_schema for i in range(group.num_columns)]
-
-
 def all_dense(metadata: pq.FileMetaData, column: str) -> bool:
     """Whether the statistics say that every Spark vector of the column is dense."""
     for group in range(metadata.num_row_groups):
-        leaf = _leaves(metadata).index(f"{column}.type")
+        leaf = leaves_of(metadata).index(f"{column}.type")
         chunk = metadata.row_group(group).column(leaf)
         known = chunk.statistics
         if known is None:

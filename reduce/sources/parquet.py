@@ -18,19 +18,31 @@ from itertools import repeat
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eigenmill.reduce.errors import ChangedInputError, ConfigError, DataError, EigenmillError, SchemaError
+from eigenmill.reduce.errors import ChangedInputError, ConfigError, DataError, SchemaError
 from eigenmill.reduce.format import FORMAT_1, Format, current
 from eigenmill.reduce.rows.blocks import F64, Block, Origin, Workspace
 from eigenmill.reduce.sources.arrow import field_of, numbers, plain, weights_field
 from eigenmill.reduce.sources.catalog import FileInfo, Files, Fragment, Fragments
 from eigenmill.reduce.sources.discovery import Listing, PartitionValue, join
+from eigenmill.reduce.sources.extents import (
+    PAGE,
+    Extent,
+    Extents,
+    Reading,
+    fixed_row,
+    indices_of,
+    leaves_of,
+    reading,
+    row_extent,
+)
 from eigenmill.reduce.sources.filters import RowFilter, constant, row_filter
-from eigenmill.reduce.sources.footers import Footer, all_dense, count, info_of, miscounted, read_footer
-from eigenmill.reduce.sources.layouts import LaidOut, Layout, SparkVector, Vector, Wanted, choose
+from eigenmill.reduce.sources.footers import Footer, all_dense, info_of, miscounted, parquet_errors, read_footer
+from eigenmill.reduce.sources.layouts import LaidOut, Layout, Scalars, SparkVector, Vector, Wanted, choose
+from eigenmill.reduce.sources.origins import FileOrigin, locate
+from eigenmill.reduce.sources.pieces import Gathered, check, piece_rows
 from eigenmill.reduce.storage import links
 from eigenmill.reduce.storage.digest import digest_of
 from eigenmill.reduce.storage.files import digest_file
@@ -48,44 +60,6 @@ READERS = (4, 32)
 """Threads that read footers, of a local disk and of a store: they wait for that more than they compute."""
 
 
-@contextmanager
-def parquet_errors(where: str) -> Iterator[None]:
-    """Turns what pyarrow raises on damaged, truncated or forbidden files into a DataError about ``where``."""
-    try:
-        yield
-    except (EigenmillError, MemoryError):
-        raise
-    except (OSError, pa.ArrowException) as error:
-        found = " ".join(str(error).split())
-        raise DataError(
-            f"expected a readable Parquet file, found an error in {where}: {found}; check that the file is "
-            "complete and that you may read it, or write it again"
-        ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class FileOrigin(Origin):
-    """A place in a run of row groups, ``first`` rows after its start; ``kept`` are those a filter left."""
-
-    spans: tuple[tuple[int, int], ...] = ()
-    first: int = 0
-    kept: npt.NDArray[np.intp] | None = None
-
-    def at(self, offset: int = 0) -> str:
-        return locate(
-            self.path, self.spans, self.first + (offset if self.kept is None else int(self.kept[offset]))
-        ).at()
-
-
-def locate(path: str, spans: Sequence[tuple[int, int]], position: int) -> Origin:
-    """Row ``position`` of consecutive row groups, given as pairs of index and rows."""
-    for group, rows in spans:
-        if position < rows:
-            return Origin(path, group, position)
-        position -= rows
-    return Origin(path, None, position)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ParquetSource(LaidOut):
     """Parquet files of one schema. Small and picklable: descriptions only, no open files.
@@ -101,6 +75,9 @@ class ParquetSource(LaidOut):
         keys: per file, the hive keys that ``carried`` or ``where`` need.
         listed: whether the files are all that directories or patterns hold.
         format: by which the rows are cut. It travels, so that a worker cuts as the planner did.
+        varying: those of the columns whose rows may differ in their bytes.
+        extents: what decoding such columns takes, and columns of large pages. It does not travel.
+        allowed: what may be decoded at a time, when that is bounded.
     """
 
     store: Store = field(repr=False)
@@ -113,6 +90,9 @@ class ParquetSource(LaidOut):
     keys: tuple[Mapping[str, PartitionValue], ...] = ()
     listed: bool = False
     format: Format = FORMAT_1
+    varying: pa.Schema = field(default_factory=lambda: pa.schema([]), compare=False, repr=False)
+    extents: Mapping[str, Extent] = field(default_factory=dict, compare=False, repr=False)
+    allowed: Reading | None = field(default=None, compare=False, repr=False)
 
     @property
     def stored_columns(self) -> int:
@@ -125,13 +105,38 @@ class ParquetSource(LaidOut):
         values = self.files.values if isinstance(self.files, Files) else [f.values for f in self.files]
         return min(sum(map(int, values)), super().values)
 
+    @property
+    def row_values(self) -> float:
+        """Numbers of a sparse row, the mean of the row group that has most."""
+        known = self.extents.get(self.layout.columns[-1])
+        return super().row_values if known is None else known.values
+
+    def within(self, allowed: Reading) -> ParquetSource:
+        return replace(self, allowed=allowed)
+
+    def reading(self, height: int, rows: int, *, carry: bool) -> Reading:
+        names, dense = self.columns(carry=carry), set() if self.sparse else {*self.layout.columns}
+        extents = {n: self.extents.get(n) or self._extent(n, rows) for n in names if n not in dense}
+        found = reading(extents, self.carried.names if carry else (), height, rows, self.format.carried_bytes)
+        large = {name: self.extents[name].pages for name in dense & self.extents.keys()}
+        usual = (len(dense) - len(large)) * PAGE, rows * len(self.names) * self.dtype.itemsize
+        return replace(
+            found, pages=found.pages + sum(large.values()) + (2 * min(usual) if len(large) < len(dense) else 0)
+        )
+
+    def _extent(self, name: str, rows: int) -> Extent:
+        """Of a column whose rows are alike."""
+        row = self._fixed(name)
+        return Extent(row, row, 2 * min(PAGE, int(rows * row)))
+
     @cached_property
     def fragments(self) -> Sequence[Fragment]:
         """Files without rows have none."""
         return Fragments(self.files, self.format.leaf_rows(len(self.names)))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("fragments", "digest")}
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("fragments", "digest")}
+        return {**kept, "extents": {}}
 
     @cached_property
     def digest(self) -> str:
@@ -164,16 +169,48 @@ class ParquetSource(LaidOut):
             ChangedInputError: the file is not the planned one.
             DataError: it cannot be read, or its rows are not what they should be.
         """
-        step = height
-        if isinstance(self.layout, Vector) and self.where is None and not (carry and len(self.carried)):
+        return self._stream(fragment, height, workspace, carry=carry)
+
+    def _keys(self, file: int) -> Mapping[str, PartitionValue]:
+        return self.keys[file] if self.keys else {}
+
+    def _step(
+        self, height: int, columns: Sequence[str], file: pa.NativeFile, metadata: pq.FileMetaData, groups: Sequence[int]
+    ) -> int:
+        """Rows that are decoded at a time for blocks of ``height`` rows: fewer where rows are long."""
+        if isinstance(self.layout, Vector) and self.where is None and not {*columns} & {*self.carried.names}:
             fit = max(PIECE // (self.layout.dtype.itemsize * max(self.layout.width, 1)), 1)
-            step = min(height, 1 << (fit.bit_length() - 1))
-        pieces = self._stream(fragment, step, workspace, carry=carry)
-        return pieces if height % step or height == step else joined(pieces, height, workspace)
+            return min(height, 1 << (fit.bit_length() - 1))
+        row, leaves = 0.0, list[str]()
+        for name in columns:
+            if name in self.varying.names:
+                leaves, type_ = leaves or leaves_of(metadata), self.varying.field(name).type
+                at = indices_of(leaves, name)
+                row += max(row_extent(metadata.row_group(g), at, type_, file).row for g in groups)
+            elif name not in self.layout.columns:
+                row += self._fixed(name)
+        return piece_rows(height, row)
+
+    def _fixed(self, name: str) -> float:
+        """Bytes of a row of a column whose rows are alike."""
+        schema = self.carried if name in self.carried.names else self.where.schema if self.where else pa.schema([])
+        return (fixed_row(schema.field(name).type) if name in schema.names else None) or 8.0
+
+    def _gathered(
+        self, height: int, step: int, metadata: pq.FileMetaData, groups: Sequence[int], workspace: Workspace
+    ) -> Gathered | None:
+        """What puts pieces of ``step`` rows together; None where they are blocks themselves."""
+        if height == step or height % step:
+            return None
+        by_rows, values = not isinstance(self.layout, Scalars), 0
+        if self.sparse:
+            last = indices_of(leaves_of(metadata), self.layout.columns[-1])[-1]
+            values = sum(metadata.row_group(g).column(last).num_values for g in groups)
+        return Gathered(height, self.format.carried_bytes, workspace, by_rows=by_rows, values=values)
 
     def _stream(self, fragment: Fragment, height: int, workspace: Workspace, *, carry: bool) -> Iterator[Block]:
-        """The fragment as blocks of ``height`` rows, as Arrow decodes them."""
-        planned, keys = self.files[fragment.file], self.keys[fragment.file] if self.keys else {}
+        """The fragment as blocks of ``height`` rows, decoded as many at a time as their bytes allow."""
+        planned, keys, columns = self.files[fragment.file], self._keys(fragment.file), self.columns(carry=carry)
         path = join(self.root, planned.path)
         with self._open(path, planned) as (file, footer):
             groups: Sequence[int] = range(fragment.start, fragment.stop)
@@ -181,17 +218,18 @@ class ParquetSource(LaidOut):
                 groups = self.where.surviving(footer.tail, keys, range(fragment.start, fragment.stop))
             if not groups:
                 return
-            spans = tuple((group, planned.rows[group]) for group in groups)
-            columns = self.columns(carry=carry)
+            spans, metadata = tuple((group, planned.rows[group]) for group in groups), footer.metadata
+            step = self._step(height, columns, file, metadata, groups)
+            gathered = self._gathered(height, step, metadata, groups, workspace)
             with parquet_errors(path):
                 reader = pq.ParquetFile(
                     file,
-                    metadata=footer.metadata,
+                    metadata=metadata,
                     pre_buffer=False,
                     buffer_size=READ if self.store.remote else min(READ, max(READS // len(columns), LEAST_READ)),
                     page_checksum_verification=True,
                 )
-                batches = reader.iter_batches(height, row_groups=list(groups), columns=list(columns), use_threads=False)
+                batches = reader.iter_batches(step, row_groups=list(groups), columns=list(columns), use_threads=False)
             done, asis = 0, None
             while done < sum(rows for _, rows in spans):
                 start = locate(path, spans, done)
@@ -205,10 +243,14 @@ class ParquetSource(LaidOut):
                     asis = batch.schema.names == list(columns)
                 if not asis:
                     batch = batch.select(columns)  # files have an order of their own, and "a.b" comes along with "a"
-                origin = FileOrigin(path, start.row_group, start.row, spans, done)
-                done += batch.num_rows
+                if self.allowed is not None:
+                    check(batch, () if self.sparse else self.layout.columns, self.allowed.piece, start)
+                origin, rows = FileOrigin(path, start.row_group, start.row, spans, done), batch.num_rows
+                done += rows
                 block = self._block(batch, origin, keys, workspace, carry=carry)
                 del batch  # and below the block: their memory is what the next batch is decoded into
+                if gathered is not None:
+                    block = gathered.take(rows, block)
                 if block is not None:
                     yield block
                 del block
@@ -216,6 +258,8 @@ class ParquetSource(LaidOut):
                 more = next(batches, None)
             if more is not None and more.num_rows:
                 raise miscounted(path, f"{done} rows in the row groups {list(groups)}, as the file says", "more")
+            if gathered is not None and (block := gathered.whole()) is not None:
+                yield block
 
     def values_of(self, carried: str, fragment: Fragment) -> Iterator[tuple[pa.Array, str]]:
         planned, keys = self.files[fragment.file], self.keys[fragment.file] if self.keys else {}
@@ -227,18 +271,21 @@ class ParquetSource(LaidOut):
         with self._open(path, planned) as (file, footer), parquet_errors(path):
             reader = pq.ParquetFile(file, metadata=footer.metadata, pre_buffer=False, buffer_size=READ)
             groups = list(range(fragment.start, fragment.stop))
-            for batch in reader.iter_batches(row_groups=groups, columns=list(wanted), use_threads=False):
+            rows = self._step(1 << 16, list(wanted), file, footer.metadata, groups)
+            for batch in reader.iter_batches(rows, row_groups=groups, columns=list(wanted), use_threads=False):
                 if self.where is not None:
                     batch = batch.filter(pa.array(self.where.keeps(batch, keys)))
                 yield batch.column(carried), origin.at()
 
-    def columns(self, *, carry: bool) -> tuple[str, ...]:
-        """The columns to read from the files; those of the layout come first."""
+    def columns(self, *, carry: bool, filtered: bool = False) -> tuple[str, ...]:
+        """The columns to read from the files, or those that are needed once rows are ``filtered``.
+
+        Those of the layout come first.
+        """
         carried = [n for n in self.carried.names if not (self.keys and n in self.keys[0])] if carry else []
         weights = [] if self.weights is None else [self.weights]
-        return tuple(
-            dict.fromkeys([*self.layout.columns, *weights, *(self.where.columns if self.where else ()), *carried])
-        )
+        where = () if self.where is None or filtered else self.where.columns
+        return tuple(dict.fromkeys([*self.layout.columns, *weights, *where, *carried]))
 
     def _block(
         self,
@@ -254,6 +301,7 @@ class ParquetSource(LaidOut):
             if not mask.any():
                 return None
             if not mask.all():
+                batch = batch.select(self.columns(carry=carry, filtered=True))
                 batch = batch.filter(pa.array(mask))
                 origin = replace(origin, kept=np.flatnonzero(mask))
         carried = None
@@ -290,33 +338,6 @@ class ParquetSource(LaidOut):
             if footer.digest != planned.digest:
                 raise _changed(path, "another footer")
             yield opened, footer
-
-
-def joined(pieces: Iterator[Block], height: int, workspace: Workspace) -> Iterator[Block]:
-    """Dense rows without carried columns in blocks of ``height`` rows, in a buffer of the workspace."""
-    first: Block | None = None
-    weights: list[F64] = []
-    done = 0
-
-    def whole() -> Block:
-        assert first is not None
-        return replace(first, X=X[:done], weights=np.concatenate(weights) if weights else None)
-
-    for piece in pieces:
-        if first is None:
-            first, done, weights = piece, 0, []
-            X = workspace.array("joined", (height, piece.n_features), piece.X.dtype)
-        if X.dtype != piece.X.dtype:  # whole numbers until the first gap
-            X = X.astype(np.promote_types(X.dtype, piece.X.dtype))
-        X[done : done + piece.rows] = piece.X
-        done += piece.rows
-        if piece.weights is not None:
-            weights.append(piece.weights)
-        if done == height:
-            yield whole()
-            first = None
-    if first is not None:
-        yield whole()
 
 
 def _changed(path: str, found: str) -> ChangedInputError:
@@ -365,9 +386,9 @@ def plan(
     )
     columns = source.columns(carry=True)
     expected = {name: schema.field(name).type for name in columns}
+    flat = {name for name, kind in expected.items() if not pa.types.is_nested(kind)}
     vector = layout.column if isinstance(layout, SparkVector) else None
-
-    dense = True
+    extents, dense = Extents(expected), True
 
     def infos() -> Iterator[FileInfo]:
         nonlocal dense
@@ -375,19 +396,20 @@ def plan(
         every = _ahead(digesting, listing.files, READERS[listing.store.remote])
         for (relative, footer), hint in zip(every, listing.hints or repeat(""), strict=False):
             path = join(listing.root, relative)
-            found = _schema(footer, path)
-            _agree(found, expected, path, first_path)
+            _agree(_schema(footer, path), expected, path, first_path)
             with parquet_errors(path):
-                count(footer.metadata, found, columns, path)
-                info = info_of(footer, relative, columns, layout.columns[-1] if layout.sparse else None)
+                info = info_of(footer, relative, path, columns, flat, layout.columns[-1] if layout.sparse else None)
                 info = replace(info, hint=hint, content=footer.content)
+                extents.add(path, footer.size, footer.metadata)
                 dense = dense and (vector is None or all_dense(footer.metadata, vector))
             yield info
 
     files = Files(infos())
     if isinstance(layout, SparkVector):
         layout = replace(layout, sparse=not dense)
-    return replace(source, files=files, layout=layout)
+    with parquet_errors(listing.root):
+        found = extents.look(listing.store.filesystem.open_input_file, read_footer, remote=listing.store.remote)
+    return replace(source, files=files, layout=layout, varying=extents.schema, extents=found)
 
 
 def _keys(listing: Listing, used: Sequence[str]) -> tuple[Mapping[str, PartitionValue], ...]:

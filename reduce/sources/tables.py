@@ -15,6 +15,7 @@ from eigenmill.reduce.format import Format, current
 from eigenmill.reduce.rows.blocks import F64, Block, Origin, Workspace
 from eigenmill.reduce.sources.arrow import field_of, numbers, weights_field
 from eigenmill.reduce.sources.catalog import Fragment
+from eigenmill.reduce.sources.extents import SKEW, Reading
 from eigenmill.reduce.sources.layouts import DENSE, LaidOut, Layout, SparkVector, Wanted, choose
 from eigenmill.reduce.storage.digest import digest_of, digest_of_bytes
 
@@ -54,6 +55,12 @@ class TableSource(LaidOut):
         column = self.table.column(self.layout.columns[-1])
         values = pc.struct_field(column, "values") if isinstance(self.layout, SparkVector) else column
         return pc.sum(pc.list_value_length(values)).as_py() or 0
+
+    def reading(self, height: int, rows: int, *, carry: bool) -> Reading:
+        # Slices of the table take nothing, but what lies across its chunks is copied.
+        held = self.table.select(self.carried.names).nbytes if carry and len(self.carried) else 0
+        mean = held / max(self.table.num_rows, 1)
+        return Reading(carried=int(min(held, SKEW * height * mean)))
 
     @cached_property
     def digest(self) -> str:

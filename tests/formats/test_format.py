@@ -39,7 +39,7 @@ from eigenmill.reduce.passes.thin import thin_rows
 from eigenmill.reduce.passes.tsqr import TsqrPass
 from eigenmill.reduce.rows.blocks import Block, Workspace
 from eigenmill.reduce.rows.cleaning import Cleaning
-from eigenmill.reduce.rows.transforms import ModelInput, Project
+from eigenmill.reduce.rows.transforms import ModelInput, Project, applied
 from eigenmill.reduce.sources.catalog import FileInfo, Files, RowGroups
 from eigenmill.reduce.sources.discovery import Store
 from eigenmill.reduce.sources.layouts import Vector
@@ -99,6 +99,30 @@ def sparse_heights(format: Format, place: Path) -> Any:
     names = data.feature_names
     pass_ = sketch.SketchPass(Intake(names, F64, data.cleaning.resolve(names), format), np.zeros((100_000, 1)))
     return pass_.sparse_height, heights(3, 20_000)(format, place)
+
+
+def widened(format: Format, place: Path) -> Any:
+    """Heights in which a block of 8,192 rows of two columns comes to have 4,096 and 5,000."""
+    block, input = Block(np.zeros((8192, 2))), Cleaning().resolve(["a", "b"])
+
+    class Noted(Project):
+        def __call__(self, block: Block) -> Block:
+            return block
+
+    def step(k: int) -> Noted:
+        names = [f"z{j}" for j in range(k)]
+        model = ModelInput(["a", "b"], np.dtype(np.float64), input, format)
+        return Noted(model, np.zeros(2), np.zeros((2, 1)), names)
+
+    return [[piece.rows for piece in applied(block, [step(k)], format)] for k in (4096, 5000)]
+
+
+def long_texts(format: Format, place: Path) -> Any:
+    """Heights of blocks that carry texts of 100,000 bytes."""
+    table = pa.table({"x": np.zeros(1024), "text": pa.array(["a" * 100_000]).take(pa.array(np.zeros(1024, np.int64)))})
+    pq.write_table(table, place / "texts.parquet")
+    data = Dataset.from_parquet(place / "texts.parquet", columns=["x"], carry=["text"], format=format)
+    return [block.rows for block in data.blocks(data.fragments[0], Workspace(), carry=True)]
 
 
 def table_digest(format: Format, place: Path) -> Any:
@@ -475,6 +499,7 @@ CASES: dict[str, Case] = {
         5, cut(40_000, 30_000, 1_500), ([10000, 10000, 10000], [9000, 9000, 9000, 3000], [18000, 12000, 18000, 12000])
     ),
     "block_bytes": Case(32 << 20, heights(2_000, 5_000), [4096, 98, 806]),
+    "widened_bytes": Case(512 << 20, widened, [[8192], [1024] * 8]),
     "max_height": Case(4096, sparse_heights, (8192, [8192, 8192, 3616])),
     "min_height": Case(32, heights(600_000, 40), [16, 16, 8]),
     "digest_rows": Case(1 << 15, table_digest, True),
@@ -524,6 +549,7 @@ CASES: dict[str, Case] = {
     "part_most": Case(64 << 20, parts(1_000, 2_200), (65, 34000)),
     "parts": Case(32, parts(1_000, 1_000), (63, 16000)),
     "group_bytes": Case(4 << 20, groups_of(512, 5_000), [[4096, 904]]),
+    "carried_bytes": Case(32 << 20, long_texts, [704, 320]),
     "group_rows": Case(1 << 19, groups_of(1, 1_000_100), [[1_000_000, 100]]),
     "partition_bytes": Case(64 << 20, rounds, [32768, 1024]),
     "zstd_level": Case(9, compressed, [True] * 4),

@@ -22,6 +22,7 @@ from eigenmill.reduce.rows.transforms import Align, Transform
 from eigenmill.reduce.sources import base
 from eigenmill.reduce.sources.base import Source, StandIn
 from eigenmill.reduce.sources.catalog import total_rows
+from eigenmill.reduce.sources.extents import Reading
 
 X = np.array([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0], [4.0, 0.0, 5.0], [0.0, 0.0, 6.0]])
 
@@ -83,9 +84,11 @@ def test_a_stand_in_is_the_same_in_all_but_its_blocks(tmp_path: Path, form: str)
 
     source = FORMS[form](tmp_path)
     stand_in = Told(source)
-    for name in members(base, "Source") - {"blocks", "values_of", "only", "describe", *FILES}:
+    for name in members(base, "Source") - {"blocks", "values_of", "only", "within", "reading", "describe", *FILES}:
         assert getattr(stand_in, name) == getattr(source, name), name
     assert stand_in.describe() == source.describe()
+    assert stand_in.reading(64, 100, carry=True) == source.reading(64, 100, carry=True)
+    assert stand_in.within(Reading(piece=1)).digest == source.digest
     assert list(stand_in.real_files()) == list(source.real_files())
     assert list(stand_in.real([str(tmp_path)])) == list(source.real([str(tmp_path)]))
     assert [stand_in.content(i) for i in range(len(source.files))] == [

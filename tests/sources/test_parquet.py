@@ -22,7 +22,7 @@ from eigenmill.reduce.dataset import Dataset
 from eigenmill.reduce.errors import ChangedInputError, DataError, SchemaError
 from eigenmill.reduce.format import FORMAT_1
 from eigenmill.reduce.rows.blocks import Workspace
-from eigenmill.reduce.sources import footers, parquet
+from eigenmill.reduce.sources import footers
 from eigenmill.reduce.sources.catalog import FileInfo, Fragments
 from tests.support.formats import other
 from tests.support.tables import columns
@@ -323,7 +323,7 @@ def test_a_file_without_permission(files: Path) -> None:
 
 
 def test_memory_errors_stay_memory_errors() -> None:
-    with pytest.raises(MemoryError), parquet.parquet_errors("here"):
+    with pytest.raises(MemoryError), footers.parquet_errors("here"):
         raise pa.lib.ArrowMemoryError("too much")
 
 

@@ -29,7 +29,7 @@ from eigenmill.reduce.engines.base import (
 from eigenmill.reduce.engines.checkpoint import Checkpoint
 from eigenmill.reduce.engines.ledger import LEDGER
 from eigenmill.reduce.engines.local.kept import Kept
-from eigenmill.reduce.engines.memory import Work, estimate, parse_bytes, refusal
+from eigenmill.reduce.engines.memory import Work, estimate, parse_bytes, refusal, within
 from eigenmill.reduce.engines.tasks import Watch, fold_tasks, rows_tasks, write_tasks
 from eigenmill.reduce.engines.threads import run_tasks
 from eigenmill.reduce.errors import ConfigError, DoesNotFitError
@@ -118,6 +118,7 @@ class LocalSession(Session):
 
     def run(self, pass_: Pass[S, R], data: Matrix, *, tree: Tree[S] | None = None) -> R:
         with self._claimed(pass_, data) as (workers, room):
+            data = data if self._claim is None else within(pass_, data)
             if self._kept is not None and data.source.files and (room or self.engine.disk or self._kept.bytes):
                 data = self._kept.over(data, room)
             keep, tree = tree is not None, Tree() if tree is None else tree
@@ -126,7 +127,9 @@ class LocalSession(Session):
                 return pass_.finalize(tree.total(pass_, keep=keep))
 
     def write(self, data: Matrix, sink: Sink) -> Manifest:
-        with self._claimed(sink.writing(data), data) as (workers, _):
+        writing = sink.writing(data)
+        with self._claimed(writing, data) as (workers, _):
+            data = data if self._claim is None else within(writing, data)
             job = sink.open(data)
             rows = sum(part.rows for part in job.pending)
             with told_scan(self.engine.progress, "write", rows) as advance, one_blas_thread():
