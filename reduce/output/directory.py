@@ -158,8 +158,10 @@ def keep_input(source: Source, fs: pafs.FileSystem, directory: str) -> None:
 # Going on
 
 
-def check_input(source: Source, fs: pafs.FileSystem, directory: str) -> None:
-    """Refuses another input than the one that an output was begun with."""
+def check_input(source: Source, fs: pafs.FileSystem, directory: str, *, begun: bool) -> None:
+    """Refuses another input than the one that an output was begun with; a run that has only begun may not say yet."""
+    if begun and not files.exists(fs, f"{directory}/{seen.NAME}"):
+        keep_input(source, fs, directory)
     try:
         seen.check(source, fs, f"{directory}/{seen.NAME}")
     except ChangedInputError as error:

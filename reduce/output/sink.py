@@ -459,7 +459,7 @@ def _plain(schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
 
 def _go_on(fs: pafs.FileSystem, job: WriteJob, found: output.Found, source: Source) -> WriteJob:
     """The job as it stands on disk; every finished file is read and compared with its record."""
-    output.check_input(source, fs, job.directory)
+    output.check_input(source, fs, job.directory, begun=found.state == "begun")
     if found.state == "finished":
         manifest = read_at(fs, job.directory)
         output.check_listing(fs, job.directory, manifest.parts, (), job.ending)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import logging
 import os
 import re
@@ -315,7 +316,7 @@ def _remove(fs: pafs.FileSystem, folder: str) -> None:
 
 # Waiting
 
-_held: weakref.WeakSet[Any] = weakref.WeakSet()
+_held: weakref.WeakSet[io.BufferedWriter] = weakref.WeakSet()
 
 
 def _let_go() -> None:

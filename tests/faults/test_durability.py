@@ -32,11 +32,11 @@ ARRAYS = {"a": np.arange(12.0).reshape(3, 4)}
 def order(found: FileEvents, *, chains: bool = False) -> list[str]:
     """Files in the order in which they got their names, ``-`` before those that were removed; digests as ``*``.
 
-    Probes are left out, and what belongs to chains unless it is asked for.
+    Probes are left out, hints beside outputs, and what belongs to chains unless it is asked for.
     """
     signs = {"rename": "", "remove": "-"}
     named = [(what, name) for what, name in found.named(*signs) if chains or FOLDER not in name.split("/")]
-    named = [(what, name) for what, name in named if ".probe." not in name]
+    named = [(what, name) for what, name in named if ".probe." not in name and not name.endswith("seen.json")]
     return [signs[what] + re.sub(r"-[0-9a-f]{16}(?=[./])", "-*", name) for what, name in named]
 
 

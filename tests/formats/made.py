@@ -110,8 +110,14 @@ def of_jobs(get: Get) -> dict[str, Any]:
     }
     fitted = get("jobs.fitted", "Fitted")("key", "model", ["id"], "w", [["a", "<", 3]])
     return {"Fitted": fitted} | {
-        f"daily {name}": get("jobs.daily_records", name)(*values).as_json() for name, values in records.items()
+        f"daily {name}": of_first_version(get("jobs.daily_records", name)(*values).as_json())
+        for name, values in records.items()
     }
+
+
+def of_first_version(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as ba05dba writes it: without a digest of its own."""
+    return {name: value for name, value in record.items() if name != "digest"} | {"version_of_format": 1}
 
 
 STATES = ("Moments", "GramState", "RowsState", "SketchState", "TsqrState", "Counted", "Resolved")

@@ -71,14 +71,12 @@ def test_case_d04_overwriting_on_a_store(eigenmill: Any, job: Path, store: Any, 
     assert contents(store) == before
 
 
-def test_case_d04_a_late_file_on_a_store(tmp_path: Path, store: Any) -> None:
-    """The features of its day cannot be replaced there, so the model does not learn of it."""
+def test_case_d04_days_on_a_store_without_a_conditional_put(tmp_path: Path, store: Any) -> None:
+    """Two runs at once could not be told apart there, so none begins."""
     write_day(tmp_path, DAYS[0], 0)
     source = config(tmp_path, output={"path": "memory://out"})
-    daily.run_day(source, DAYS[0])
     before = contents(store)
-    write_day(tmp_path, DAYS[0], 9, name="b")
-    with pytest.raises(OutputError, match="overwriting needs a local file system"):
+    with pytest.raises(OutputError, match=r"so that two at once are told apart, which is refused here: .*obstore"):
         daily.fit(source, DAYS[0])
     assert contents(store) == before
 
