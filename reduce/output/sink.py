@@ -154,7 +154,7 @@ class Sink:
         if found.state != "nothing" and theirs and not places.is_local(fs):
             raise _cannot_overwrite(fs, path)
         if not theirs and not self.overwrite:
-            output.check_input(data.source, fs, path)
+            output.check_input(data.source, fs, path, begun=False)
 
     def _check_partition(self, data: Matrix, carried: pa.Schema) -> None:
         if self.partition_by is None:
