@@ -52,7 +52,7 @@ PIECE, IN_FLIGHT = 4 << 20, 32 << 20
 
 HOST = re.sub("[^0-9A-Za-z]", "", socket.gethostname())[:32] or "host"
 """This host's name in characters that no separator of a temporary name uses."""
-_ATTEMPT = re.compile(r"\.(?P<host>[0-9A-Za-z]+)-\d+-[0-9a-f]{8}\.tmp$")
+_ATTEMPT = re.compile(r"\.(?P<host>[0-9A-Za-z]+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,6 +433,8 @@ def _remove_abandoned(path: str) -> bool:
         return False
     with contextlib.suppress(OSError):  # gone meanwhile, locked by a living writer, or not ours to touch
         if name["host"] != HOST and time.time() - os.lstat(path).st_mtime < SILENT_SECONDS:
+            return False
+        if name["host"] == HOST and os.path.exists(f"/proc/{name['pid']}"):  # where locks do nothing
             return False
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:

@@ -60,4 +60,7 @@ def test_a_recipe(folder: Path, tmp_path: Path) -> None:
     holds_after_power_failure(found)
     trained = ["deep/out/stages/00-train-*.checkpoint"] * 2
     written = ["stages/00-train.model", "stages/00-train.json", "stages/01-quantize.model", "stages/01-quantize.json"]
-    assert order(found) == [*trained, *(f"deep/out/{name}" for name in (*written, "model.emill", "report.json"))]
+    assert [name for name in order(found) if not name.endswith("seen.json")] == [
+        *trained,
+        *(f"deep/out/{name}" for name in (*written, "model.emill", "report.json")),
+    ]
