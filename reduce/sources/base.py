@@ -9,6 +9,7 @@ The cut is part of every result, so it depends on the files, the number of colum
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
@@ -202,7 +203,9 @@ class StandIn(Source):
         return self.source.reading(height, rows, carry=carry)
 
     def within(self, allowed: Reading) -> Source:
-        return self.source.within(allowed)
+        bounded = copy.copy(self)  # what stands in stays: it tells, keeps or replaces blocks
+        bounded.source = self.source.within(allowed)
+        return bounded
 
     def only(self, files: Sequence[int]) -> Source:
         return self.source.only(files)
