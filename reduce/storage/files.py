@@ -52,7 +52,7 @@ PIECE, IN_FLIGHT = 4 << 20, 32 << 20
 
 HOST = re.sub("[^0-9A-Za-z]", "", socket.gethostname())[:32] or "host"
 """This host's name in characters that no separator of a temporary name uses."""
-_ATTEMPT = re.compile(r"\.(?P<host>[0-9A-Za-z]+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp$")
+_ATTEMPT = re.compile(r"\.(?P<host>[0-9A-Za-z]+)-\d+-[0-9a-f]{8}\.tmp$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,17 +432,30 @@ def _remove_abandoned(path: str) -> bool:
     if name is None:
         return False
     with contextlib.suppress(OSError):  # gone meanwhile, locked by a living writer, or not ours to touch
-        if name["host"] != HOST and time.time() - os.lstat(path).st_mtime < SILENT_SECONDS:
-            return False
-        if name["host"] == HOST and os.path.exists(f"/proc/{name['pid']}"):  # where locks do nothing
+        young = time.time() - os.lstat(path).st_mtime < SILENT_SECONDS
+        if name["host"] != HOST and young:
             return False
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if young and not _excluded(path):
+                return False
             os.unlink(path)
             return True
         finally:
             os.close(handle)
+    return False
+
+
+def _excluded(path: str) -> bool:
+    """Whether the lock that is held on a file keeps others out; on some file systems locks do nothing."""
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
     return False
 
 

@@ -262,6 +262,19 @@ def test_clean_takes_the_temporaries_of_the_dead_only(tmp_path):
     assert files.clean(LOCAL, str(tmp_path)) == [str(tmp_path / "sub" / other)]
 
 
+def test_clean_leaves_the_young_where_locks_do_nothing(tmp_path, monkeypatch):
+    """Then nobody can say whether a writer lives; a process of the same number may be another one."""
+    with monkeypatch.context() as patch:
+        patch.setattr(files.fcntl, "flock", lambda *_: None)
+        with files.draft(LOCAL, str(tmp_path / "x")) as made:
+            made.file.write(b"half")
+            (temporary,) = tmp_path.iterdir()
+            assert files.clean(LOCAL, str(tmp_path)) == []
+            os.utime(temporary, (0, 0))
+            assert files.clean(LOCAL, str(tmp_path)) == [str(temporary)]
+            temporary.write_bytes(b"")  # for the draft to end
+
+
 def test_a_temporary_taken_before_its_lock_is_made_anew(tmp_path, monkeypatch):
     lock, seen = files._lock, []
 
