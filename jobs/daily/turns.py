@@ -27,6 +27,9 @@ class Turn:
     def step(self) -> None:
         """Take the next number, before something is changed.
 
+        The record's attempt, drawn at random, tells it from that of another run: on a store equal bytes would count as
+        one request that came twice.
+
         Raises:
             ConflictError: another run has taken it.
         """

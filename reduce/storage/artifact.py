@@ -245,7 +245,7 @@ class _Found:
         generation = chain.Generation(number) if number else chain.NONE
         top = f"{directory}/{_MODEL}"
         try:
-            generation = chain.head(fs, directory)
+            generation = chain.read(fs, directory, number) if number else chain.NONE
             if generation is chain.NONE and not files.exists(fs, top):
                 return cls(fs, directory, generation)
             digest = str(_read_model(fs, _where(directory, generation, _MODEL))["digest"])

@@ -2,7 +2,7 @@
 
 ::
 
-    _generations/00000002.json                    a record: its number, the one before, an attempt and its files
+    _generations/00000002.json                    a record: its number, what it replaces, an attempt and its files
     _generations/00000002-6f1c0a52b9d4e873/...    the files of that attempt, written before its record; those of the
                                                   first generation may lie in the directory itself
     _generations/lock                             waiting, on local file systems
@@ -117,11 +117,23 @@ def read(fs: pafs.FileSystem, directory: str, number: int) -> Generation:
             f"expected {where} to be {FORMAT} of version {VERSION}, found another; restore it, or use the eigenmill "
             "that wrote it"
         )
-    named = held.get("files")
-    if digest != plain.digest(held) or held.get("number") != number or not isinstance(named, dict):
+    try:
+        found = Generation(number, held["attempt"], _entries(held["files"]), held["replaces"])
+        whole = digest == plain.digest(held) and held["number"] == number and _known(found)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        whole = False
+    if not whole:
         raise ArtifactError(f"expected {where} to be as it was written, found other content: it is damaged; restore it")
-    entries = {name: files.WrittenFile(int(size), str(sha256)) for name, (size, sha256) in named.items()}
-    return Generation(number, str(held["attempt"]), entries, str(held["replaces"]))
+    return found
+
+
+def _entries(named: Any) -> dict[str, files.WrittenFile]:
+    return {name: files.WrittenFile(int(size), str(sha256)) for name, (size, sha256) in named.items()}
+
+
+def _known(found: Generation) -> bool:
+    """Whether a record names nothing outside of its directory."""
+    return bool(found.attempt == "" or _ATTEMPT.fullmatch(found.attempt)) and all(map(_NAME.fullmatch, found.files))
 
 
 def read_bytes(fs: pafs.FileSystem, directory: str, generation: Generation, name: str) -> bytes:

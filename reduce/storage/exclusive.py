@@ -24,6 +24,17 @@ from eigenmill.reduce.storage.places import is_local
 RETRY_SECONDS = 30.0
 """How long a store that does not answer is asked again."""
 ADVICE = "use a local file system, or S3, Google Cloud or Azure with obstore (pip install 'eigenmill[s3]')"
+USUAL: dict[str, dict[str, object]] = {
+    "s3": {"role_arn": "", "tls_ca_file_path": ""},
+    "gcs": {"endpoint_override": "", "access_token": "", "target_service_account": ""},
+    "abfs": {
+        "blob_storage_authority": ".blob.core.windows.net",
+        "blob_storage_scheme": "https",
+        "dfs_storage_authority": ".dfs.core.windows.net",
+        "dfs_storage_scheme": "https",
+    },
+}
+"""Settings of pyarrow's file systems that obstore is not given, and the values with which both mean one store."""
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -165,8 +176,15 @@ def _conditional(fs: pafs.FileSystem, path: str) -> tuple[Any, Any, Any]:
 
 
 def _options(fs: pafs.FileSystem) -> dict[str, Any]:
-    """What obstore calls the settings of a pyarrow file system; those that are not given come from the environment."""
+    """What obstore calls the settings of a pyarrow file system; those that are not given come from the environment.
+
+    Raises:
+        UnableError: it has a setting that is not known there: another store might answer.
+    """
     told: dict[str, Any] = fs.__reduce__()[1][0]
+    strange = [name for name, usual in USUAL[fs.type_name].items() if told.get(name, usual) != usual]
+    if strange:
+        raise UnableError(f"expected a store without the setting {strange[0]}, which obstore is not given; {ADVICE}")
     names = {
         "s3": {"access_key": "access_key_id", "secret_key": "secret_access_key", "session_token": "session_token"}
         | {

@@ -21,7 +21,7 @@ KNOWN = {
         "reduce/sources/base.py": 2,
         "reduce/storage/array_file.py": 6,
         "reduce/storage/artifact.py": 16,
-        "reduce/storage/chain.py": 1,
+        "reduce/storage/chain.py": 2,
         "reduce/storage/files.py": 4,
         "reduce/storage/long_lists.py": 11,
         "reduce/storage/plain.py": 7,
