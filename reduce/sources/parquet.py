@@ -181,13 +181,13 @@ class ParquetSource(LaidOut):
         if isinstance(self.layout, Vector) and self.where is None and not {*columns} & {*self.carried.names}:
             fit = max(PIECE // (self.layout.dtype.itemsize * max(self.layout.width, 1)), 1)
             return min(height, 1 << (fit.bit_length() - 1))
-        row, leaves = 0.0, list[str]()
-        for name in columns:
-            if name in self.varying.names:
-                leaves, type_ = leaves or leaves_of(metadata), self.varying.field(name).type
-                at = indices_of(leaves, name)
+        row, varying, dense = 0.0, {*self.varying.names}, {*self.layout.columns}
+        leaves = leaves_of(metadata) if varying else []
+        for name in columns:  # in order: sums are rounded
+            if name in varying:
+                at, type_ = indices_of(leaves, name), self.varying.field(name).type
                 row += max(row_extent(metadata.row_group(g), at, type_, file).row for g in groups)
-            elif name not in self.layout.columns:
+            elif name not in dense:
                 row += self._fixed(name)
         return piece_rows(height, row)
 
@@ -230,6 +230,8 @@ class ParquetSource(LaidOut):
                     page_checksum_verification=True,
                 )
                 batches = reader.iter_batches(step, row_groups=list(groups), columns=list(columns), use_threads=False)
+            dense = set() if self.sparse else {*self.layout.columns}
+            planned_for = [name for name in columns if name not in dense]
             done, asis = 0, None
             while done < sum(rows for _, rows in spans):
                 start = locate(path, spans, done)
@@ -244,7 +246,7 @@ class ParquetSource(LaidOut):
                 if not asis:
                     batch = batch.select(columns)  # files have an order of their own, and "a.b" comes along with "a"
                 if self.allowed is not None:
-                    check(batch, () if self.sparse else self.layout.columns, self.allowed.piece, start)
+                    check(batch, planned_for, self.allowed.piece, start)
                 origin, rows = FileOrigin(path, start.row_group, start.row, spans, done), batch.num_rows
                 done += rows
                 block = self._block(batch, origin, keys, workspace, carry=carry)

@@ -31,13 +31,13 @@ def piece_rows(height: int, row: float) -> int:
     return min(height, 1 << (fit.bit_length() - 1))
 
 
-def check(batch: pa.RecordBatch, dense: Collection[str], most: int, start: Origin) -> None:
-    """Refuse rows that take more than the ``most`` bytes that were planned, ``dense`` features apart.
+def check(batch: pa.RecordBatch, columns: Collection[str], most: int, start: Origin) -> None:
+    """Refuse rows of which these columns take more than the ``most`` bytes that were planned.
 
     Raises:
         DoesNotFitError: always when it refuses; it names the column that takes most.
     """
-    sizes = {name: batch.column(name).nbytes for name in batch.schema.names if name not in dense}
+    sizes = {name: batch.column(name).nbytes for name in columns}
     found = sum(sizes.values())
     if found > most + WHOLE:
         name = max(sizes, key=lambda name: sizes[name])
