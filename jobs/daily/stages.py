@@ -276,8 +276,7 @@ def _day(source: DailyFile, day: str) -> Dataset:
 
 def _check_seen(place: Place, data: Dataset) -> None:
     """Refuse files of equal size and footer that are others than those the model has seen."""
-    fs, directory = places.resolve(place.path("model"))
-    seen.check(data.source, fs, f"{directory}/{seen.NAME}")
+    seen.check(data.source, seen.of_model(place.path("model")))
 
 
 def _listed(data: Dataset) -> list[list[Any]]:

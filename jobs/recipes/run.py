@@ -132,7 +132,7 @@ def _refuse_rewritten(place: Path, data: Dataset) -> None:
     """Refuse rows that the steps here were not made of, though their digests are equal."""
     fs, path = places.resolve(place / f".{data.source.digest[:16]}.seen.json")
     try:
-        seen.check(data.source, fs, path)
+        seen.check(data.source, seen.read(fs, path))
     except ChangedInputError as error:
         raise OutputError(f"expected {place} to be made of this input; {error}, in another output.path") from error
     seen.write(fs, path, seen.absolute_files(data.source))

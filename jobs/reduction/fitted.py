@@ -7,7 +7,7 @@ It also says how the job read its input (weights, filters, carried columns), whi
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from eigenmill.reduce.estimators.record import fingerprint
 from eigenmill.reduce.estimators.saving import names_to_json, save
 from eigenmill.reduce.rows.cleaning import MEAN, Resolved
 from eigenmill.reduce.sources import seen
+from eigenmill.reduce.sources.catalog import FileInfo
 from eigenmill.reduce.storage import places, plain
 from eigenmill.reduce.storage.artifact import has_model, load_beside
 from eigenmill.reduce.storage.digest import digest_of, items_of, tag_of, tagged
@@ -66,6 +67,7 @@ def save_fitted(
     state: bool = False,
     overwrite: bool = False,
     replacing: str | None = None,
+    seen_files: Iterable[FileInfo] = (),
 ) -> str:
     """Save a model with its ``job.json``, both at once; returns the model's digest, which the file names."""
 
@@ -73,7 +75,9 @@ def save_fitted(
         return {NAME: {"format": FORMAT, **dict(items_of(replace(fitted, model=digest)))}}
 
     record = model.state() if state else None
-    return save(model.snapshot(), record, path, overwrite=overwrite, replacing=replacing, beside=beside)
+    return save(
+        model.snapshot(), record, path, overwrite=overwrite, replacing=replacing, beside=beside, seen_files=seen_files
+    )
 
 
 def load_fitted(path: str) -> Fitted:
@@ -116,9 +120,8 @@ def found_model(job: Job, data: Dataset, key: str) -> Estimator | None:
         return None
     model, fitted = load(path), _noted(path)
     if (fitted.key, fitted.model) == (key, model.digest_):
-        fs, directory = places.resolve(path)
         try:
-            seen.check(data.source, fs, f"{directory}/{seen.NAME}", ArtifactError)
+            seen.check(data.source, seen.of_model(path))
         except ChangedInputError as error:
             if job.output.overwrite:
                 return None

@@ -35,7 +35,6 @@ from eigenmill.reduce.engines.base import Engine, Progress
 from eigenmill.reduce.engines.kinds import Cluster
 from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.estimators.fitted import Snapshot
-from eigenmill.reduce.estimators.saving import keep_seen
 from eigenmill.reduce.plan import Plan
 from eigenmill.reduce.sources import apart, seen
 from eigenmill.reduce.storage import files, places, secrets
@@ -238,23 +237,23 @@ def _scan_records(scans: Sequence[MeasuredScan]) -> list[ScanRecord]:
 def _save(ready: Prepared, model: Estimator) -> str:
     """Save the model, and with it which job it belongs to; returns the model's digest."""
     output, spec = ready.job.output, ready.job.input
-    path, inputs = str(output.model), list(seen.absolute_files(ready.data.source))
-    keep_seen(path, inputs, beside=True)
     filters = spec.model_dump(mode="json")["filters"]
     fitted = Fitted(ready.key, carry=list(spec.carry), weights=spec.weights, filters=filters)
-    digest = save_fitted(model, path, fitted, state=output.state, overwrite=output.overwrite)
-    keep_seen(path, inputs)
-    return digest
+    inputs = seen.absolute_files(ready.data.source)
+    return save_fitted(
+        model, str(output.model), fitted, state=output.state, overwrite=output.overwrite, seen_files=inputs
+    )
 
 
 def _known_by(ready: Prepared) -> seen.Known:
     """By what the input is known to be the one that model and features were made of."""
-    found = []
-    for path in (ready.job.output.model, ready.job.output.features):
-        if path is not None:
-            fs, directory = places.resolve(path)
-            found.append(seen.check(ready.data.source, fs, f"{directory}/{seen.NAME}"))
-    return seen.weakest(found)
+    output, marks = ready.job.output, []
+    if output.model is not None:
+        marks.append(seen.of_model(output.model))
+    if output.features is not None:
+        fs, directory = places.resolve(output.features)
+        marks.append(seen.read(fs, f"{directory}/{seen.NAME}"))
+    return seen.weakest(seen.check(ready.data.source, each) for each in marks)
 
 
 def _begun(work: str | None) -> bool:

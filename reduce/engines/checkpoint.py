@@ -84,7 +84,7 @@ class Checkpoint:
             return False
         saved: Tree[Any] = Tree()
         try:
-            seen.check(self.source, self.fs, self.seen, ArtifactError)
+            seen.check(self.source, seen.read(self.fs, self.seen, ArtifactError))
             arrays, meta = load_arrays(self.path, filesystem=self.fs)
             restore_tree(arrays, meta, self.kind, saved)
         except ChangedInputError as error:

@@ -17,7 +17,6 @@ from eigenmill.reduce.passes.base import to_arrays
 from eigenmill.reduce.sources import seen
 from eigenmill.reduce.sources.base import NumberedNames
 from eigenmill.reduce.sources.catalog import FileInfo
-from eigenmill.reduce.storage import places
 from eigenmill.reduce.storage.about import versions
 from eigenmill.reduce.storage.artifact import Beside, save_model
 from eigenmill.reduce.storage.long_lists import Mapped
@@ -31,10 +30,13 @@ def save(
     overwrite: bool = False,
     replacing: str | None = None,
     beside: Beside | None = None,
+    seen_files: Iterable[FileInfo] = (),
 ) -> str:
     """Write a model to the directory ``path``, with ``record`` as its state if given; returns its digest.
 
-    ``overwrite``, ``replacing`` and ``beside`` are those of :func:`eigenmill.reduce.storage.artifact.save_model`.
+    ``overwrite``, ``replacing`` and ``beside`` are those of :func:`eigenmill.reduce.storage.artifact.save_model`. What
+    tells the files that the model was fitted to from others is committed with it: those of ``record``, or without one
+    ``seen_files``, by their full paths.
     """
     arrays: dict[str, Any] = dict(found.arrays)
     arrays.update({f"quality.{k}": v for k, v in to_arrays(found.quality).items()})
@@ -62,9 +64,8 @@ def save(
         }
         if changes := record.format.changes():
             state_meta["constants"] = changes
-    if record is not None:
-        keep_seen(path, record.files, beside=True)
-    digest = save_model(
+    kept = seen.record(seen_files if record is None else record.files)
+    return save_model(
         path,
         found.kind,
         found.parameters,
@@ -74,20 +75,8 @@ def save(
         state_meta=state_meta,
         overwrite=overwrite,
         replacing=replacing,
-        beside=beside,
+        beside=beside if not kept else lambda digest: {seen.NAME: kept, **({} if beside is None else beside(digest))},
     )
-    if record is not None:
-        keep_seen(path, record.files)
-    return digest
-
-
-def keep_seen(path: str | os.PathLike[str], files: Iterable[FileInfo], *, beside: bool = False) -> None:
-    """Keep beside a model what tells the files that it was fitted to, by their full paths, from others.
-
-    Before it is saved, ``beside`` what is known of the files of the model that is there.
-    """
-    fs, directory = places.resolve(path)
-    seen.write(fs, f"{directory}/{seen.NAME}", files, beside=beside)
 
 
 def _row(file: FileInfo) -> list[object]:

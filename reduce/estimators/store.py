@@ -27,7 +27,6 @@ from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.rows.cleaning import Resolved
 from eigenmill.reduce.sources import seen
 from eigenmill.reduce.sources.catalog import FileInfo, Files
-from eigenmill.reduce.storage import places
 from eigenmill.reduce.storage.about import versions
 from eigenmill.reduce.storage.artifact import Loaded, load_model, load_state
 
@@ -119,8 +118,7 @@ def _restore_record(path: str | os.PathLike[str], names: Sequence[str]) -> State
         policy = from_arrays(Resolved, arrays["policy"])
         dtype = np.dtype(meta["dtype"])
         listed = (FileInfo(p, int(s), g, tuple(map(int, rows)), int(e)) for p, s, g, rows, e in meta["files"])
-        fs, directory = places.resolve(path)
-        files = Files(seen.marked(listed, seen.read(fs, f"{directory}/{seen.NAME}", ArtifactError)))
+        files = Files(seen.marked(listed, seen.of_model(path)))
         format = Format.of(meta.get("constants", {}))
         pass_ = PASSES[meta["solver"]](Intake(names, dtype, policy, format))
         tree: Tree[Any] = Tree()

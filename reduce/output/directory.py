@@ -163,7 +163,7 @@ def check_input(source: Source, fs: pafs.FileSystem, directory: str, *, begun: b
     if begun and not files.exists(fs, f"{directory}/{seen.NAME}"):
         keep_input(source, fs, directory)
     try:
-        seen.check(source, fs, f"{directory}/{seen.NAME}")
+        seen.check(source, seen.read(fs, f"{directory}/{seen.NAME}"))
     except ChangedInputError as error:
         raise OutputError(
             f"expected {directory} to be of this input; {error}, or choose another path, or write with overwrite=True"

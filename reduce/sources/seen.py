@@ -2,7 +2,7 @@
 
 Digests know a file by its path, size and footer. The footer of a file of up to :data:`TAIL` bytes is digested with all
 that lies before it, so that such a file is compared by content. Of a larger one two things more are known, which lie
-beside what was made of it, in a ``_seen.json``, and are fed to no digest:
+beside what was made of it, in a ``_seen.json``, and are fed to no digest; a model commits its own with itself:
 
 - ``hint``: what changes when a file is written again: its time of change, or its ETag or version;
 - ``content``: the SHA-256 of all its bytes, where ``verify="content"`` has asked for it.
@@ -14,25 +14,24 @@ hint differs its content is compared, and where that was not kept the file count
 from __future__ import annotations
 
 import datetime
-import logging
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from pyarrow import fs as pafs
 
-from eigenmill.reduce.errors import ChangedInputError, OutputError
+from eigenmill.reduce.errors import ArtifactError, ChangedInputError, OutputError
 from eigenmill.reduce.sources.base import Source
 from eigenmill.reduce.sources.catalog import FileInfo
 from eigenmill.reduce.sources.discovery import join
 from eigenmill.reduce.sources.footers import TAIL
-from eigenmill.reduce.storage import files, plain
+from eigenmill.reduce.storage import files, long_lists, places, plain
+from eigenmill.reduce.storage.artifact import load_beside
+from eigenmill.reduce.storage.places import Location
 
-log = logging.getLogger("eigenmill")
 NAME, FORMAT, VERSION = "_seen.json", "eigenmill-seen", 1
 LISTS = (("files",),)
-OPEN = "at one of two times"
-"""In place of a hint, where a stop has left two: no file has it."""
 Known = Literal["footer", "hint", "content"]
 ORDER: tuple[Known, ...] = ("footer", "hint", "content")
 """By what a file is known, the weakest first."""
@@ -97,23 +96,17 @@ def absolute_files(source: Source) -> Iterator[FileInfo]:
     return (replace(f, path=join(source.root, f.path)) for f in source.files)
 
 
-def write(fs: pafs.FileSystem, path: str, seen: Iterable[FileInfo], *, beside: bool = False) -> None:
-    """Keep hint and content of files, which have their full paths; nothing where there are none.
-
-    Args:
-        fs: the file system.
-        path: of the record.
-        seen: the files.
-        beside: keep what is there too, for as long as it is open whether it or what is new will stand.
-    """
-    there = _rows(fs, path, OutputError)
+def record(seen: Iterable[FileInfo]) -> dict[str, Any]:
+    """Hint and content of files, which have their full paths, as JSON; nothing where there are none."""
     rows = [[file.path, file.hint, file.content] for file in seen]
-    if beside:
-        new = set(map(tuple, rows))
-        rows += [row for row in there if tuple(row) not in new]
-    if rows and rows != there:
-        value = {"format": FORMAT, "version": VERSION, "files": rows}
-        files.write_json(fs, path, {**value, "digest": plain.digest(value)})
+    value = {"format": FORMAT, "version": VERSION, "files": rows}
+    return {**value, "digest": plain.digest(value)} if rows else {}
+
+
+def write(fs: pafs.FileSystem, path: str, seen: Iterable[FileInfo]) -> None:
+    """Keep hint and content of files, which have their full paths; nothing where there are none."""
+    if value := record(seen):
+        files.write_json(fs, path, value)
 
 
 def read(fs: pafs.FileSystem, path: str, refusal: plain.Refusal = OutputError) -> Marks:
@@ -122,18 +115,25 @@ def read(fs: pafs.FileSystem, path: str, refusal: plain.Refusal = OutputError) -
     Raises:
         refusal: it is damaged.
     """
-    marks = dict[str, tuple[str, str]]()
-    for name, hint, content in _rows(fs, path, refusal):
-        if marks.setdefault(name, (hint, content)) != (hint, content):
-            marks[name] = (OPEN, "")
-    return marks
-
-
-def _rows(fs: pafs.FileSystem, path: str, refusal: plain.Refusal) -> list[list[str]]:
     try:
-        value = files.read_lists(fs, path, LISTS, refusal)
+        return _marks(files.read_lists(fs, path, LISTS, refusal), path, refusal)
     except FileNotFoundError:
-        return []
+        return {}
+
+
+def of_model(path: Location) -> Marks:
+    """What is known of the files that the model saved at ``path`` was fitted to; nothing where it does not say.
+
+    Raises:
+        ArtifactError: it is damaged.
+    """
+    content, where = load_beside(path, NAME), places.below(places.absolute(path), NAME)
+    if content is None:
+        return {}
+    return _marks(long_lists.parse(io.BytesIO(content).read, where, ArtifactError, LISTS), where, ArtifactError)
+
+
+def _marks(value: Any, path: str, refusal: plain.Refusal) -> Marks:
     stated = value.pop("digest", None) if isinstance(value, dict) else None
     form = (value.get("format"), value.get("version")) if isinstance(value, dict) else None
     if form != (FORMAT, VERSION) or stated != plain.digest(value):
@@ -141,18 +141,16 @@ def _rows(fs: pafs.FileSystem, path: str, refusal: plain.Refusal) -> list[list[s
             f"expected {path} to say which files were seen, with its digest, found other content; the file is damaged "
             "or of a newer eigenmill: restore it, or remove it to know the files by size and footer alone"
         )
-    return list(value["files"])
+    return {name: (hint, content) for name, hint, content in value["files"]}
 
 
-def check(source: Source, fs: pafs.FileSystem, path: str, refusal: plain.Refusal = OutputError) -> Known:
-    """By what the files of ``source`` are known to be those of a record, which was made of files of equal digests.
+def check(source: Source, marks: Marks) -> Known:
+    """By what the files of ``source`` are known to be those of ``marks``, which are of files of equal digests.
 
     Raises:
         ChangedInputError: a file is another one.
     """
-    if not source.files:
-        return "content"
-    marks, found = read(fs, path, refusal), set[Known]()
+    found = set[Known]()
     for number, now in enumerate(source.files):
         full = join(source.root, now.path)
         hint, content = marks.get(full, ("", ""))
@@ -168,4 +166,17 @@ def marked(rows: Iterable[FileInfo], marks: Marks) -> Iterable[FileInfo]:
         yield replace(file, hint=hint, content=content)
 
 
-__all__ = ["NAME", "Known", "Marks", "absolute_files", "check", "known_by", "marked", "read", "weakest", "write"]
+__all__ = [
+    "NAME",
+    "Known",
+    "Marks",
+    "absolute_files",
+    "check",
+    "known_by",
+    "marked",
+    "of_model",
+    "read",
+    "record",
+    "weakest",
+    "write",
+]

@@ -35,7 +35,7 @@ FORMAT, VERSION = "eigenmill-model", 1
 
 _FILE = re.compile(r"(arrays|state)-[0-9a-f]{16}\.safetensors")
 _MODEL = "model.json"
-_VIEW = re.compile(_FILE.pattern + r"|job\.json")
+_VIEW = re.compile(_FILE.pattern + r"|job\.json|_seen\.json")
 """Names in a model's directory that go when no file of the model has them any longer."""
 T = TypeVar("T")
 LISTS = (("state", "meta", "files"),)
@@ -362,7 +362,7 @@ def load_beside(path: str | os.PathLike[str], name: str, filesystem: Any = None)
         if generation is not chain.NONE:
             return chain.read_bytes(fs, directory, generation, name) if name in generation.files else None
         with contextlib.suppress(FileNotFoundError):
-            return files.read_bytes(fs, f"{directory}/{name}", files.MAX_JSON, ArtifactError)
+            return files.read_bytes(fs, f"{directory}/{name}", files.MAX_LISTS, ArtifactError)
         return None
 
     return _holding(fs, directory, read)

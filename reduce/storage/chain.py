@@ -44,7 +44,7 @@ FORMAT, VERSION = "eigenmill-generation", 1
 TOLD_SECONDS = 30.0
 """How often it is said that a lock is waited for."""
 _RECORD, _ATTEMPT = re.compile(r"(\d{8})\.json"), re.compile(r"(\d{8})-[0-9a-f]{16}")
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_NAME = re.compile(r"\w[\w.-]*")
 
 
 class ConflictError(OutputError):
@@ -143,7 +143,7 @@ def read_bytes(fs: pafs.FileSystem, directory: str, generation: Generation, name
         ArtifactError: it is damaged. FileNotFoundError: it is not there, or no longer.
     """
     where, entry = generation.path(directory, name), generation.files[name]
-    content = files.read_bytes(fs, where, files.MAX_JSON, ArtifactError)
+    content = files.read_bytes(fs, where, files.MAX_LISTS, ArtifactError)
     if files.measured(content) != entry:
         raise ArtifactError(
             f"expected {where} to have {entry.bytes} bytes and the digest {entry.sha256[:12]}, found others: it is "
