@@ -99,6 +99,23 @@ def load_fitted(path: str) -> Fitted:
     return Fitted(**{names[name]: each for name, each in value.items()})
 
 
+def open_fitted(path: str) -> tuple[Estimator, Fitted]:
+    """The model saved at ``path``, and what its ``job.json`` says.
+
+    Raises:
+        ArtifactError: either is damaged, or the file is of another model: its weights and filters would be wrong.
+    """
+    while True:
+        model, fitted = load(path), load_fitted(path)
+        if fitted.model in ("", model.digest_):
+            return model, fitted
+        if load(path).digest_ == model.digest_:  # else both have been replaced between the two reads
+            raise ArtifactError(
+                f"expected {places.below(path, NAME)} to be of the model there ({str(model.digest_)[:12]}), found "
+                f"that of {fitted.model[:12]}; restore it, or run the job again"
+            )
+
+
 def _noted(path: str) -> Fitted:
     """What is known of the job that fitted the model at ``path``; a damaged note costs a fit, which makes it again."""
     try:
@@ -180,4 +197,4 @@ def _same_policy(wanted: Resolved, learnt: Resolved, *, limits: bool) -> bool:
     return bool(fills) and digest_of([wanted.low, wanted.high]) == digest_of([learnt.low, learnt.high])
 
 
-__all__ = ["Fitted", "fit_key", "found_model", "load_fitted", "save_fitted", "seen_digest"]
+__all__ = ["Fitted", "fit_key", "found_model", "load_fitted", "open_fitted", "save_fitted", "seen_digest"]

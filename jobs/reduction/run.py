@@ -37,7 +37,7 @@ from eigenmill.reduce.estimators.base import Estimator
 from eigenmill.reduce.estimators.fitted import Snapshot
 from eigenmill.reduce.plan import Plan
 from eigenmill.reduce.sources import apart, seen
-from eigenmill.reduce.storage import files, places, secrets
+from eigenmill.reduce.storage import exclusive, files, places, secrets
 from eigenmill.reduce.storage.artifact import has_model
 
 
@@ -273,7 +273,10 @@ def _refuse_places(ready: Prepared, fitted: bool) -> None:
     """Refuse before the fit, and not after it, what cannot be written."""
     output = ready.job.output
     if output.model is not None:
-        files.check_writable(*places.resolve(output.model))
+        fs, path = places.resolve(output.model)
+        files.check_writable(fs, path)
+        if not fitted and has_model(output.model):
+            exclusive.require(fs, path, "replace the model in")
     if output.report is not None:
         fs, path = places.resolve(output.report)
         files.check_writable(fs, files.split(path)[0])

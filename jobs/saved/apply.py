@@ -11,7 +11,7 @@ import numpy as np
 
 from eigenmill.jobs.daily.drift import Alignment
 from eigenmill.jobs.daily.records import Version
-from eigenmill.jobs.reduction.fitted import load_fitted, save_fitted
+from eigenmill.jobs.reduction.fitted import load_fitted, open_fitted, save_fitted
 from eigenmill.jobs.reduction.results import Applied, Reconstruction, Update
 from eigenmill.reduce import Dataset, Sink, StandardScaler, load
 from eigenmill.reduce.engines.base import Engine
@@ -55,7 +55,7 @@ def transform(
         options: as of :class:`eigenmill.Sink`.
     """
     apart.refuse({"INPUT": path, "MODEL": model_path}, {"--out": out})
-    model, fitted = load(model_path), load_fitted(model_path)
+    model, fitted = open_fitted(model_path)
     filters = None if all_rows else fitted.reading()["filters"]
     data = read_input(model, path, carry=fitted.carry if carry is None else list(carry), filters=filters)
     named = isinstance(model, StandardScaler) and options.get("layout") == "columns"
@@ -194,7 +194,7 @@ def update(
     """
     apart.refuse({"INPUT": path}, {"MODEL": model_path})
     with changing(model_path, "update"):
-        model, fitted = load(model_path), load_fitted(model_path)
+        model, fitted = open_fitted(model_path)
         before = model.snapshot()
         if not before.has_state:
             raise ConfigError(

@@ -57,14 +57,20 @@ def contents(store: Any) -> dict[str, bytes]:
     return {name: store.cat_file(name) for name in store.find("/")}
 
 
-def test_case_d04_overwriting_on_a_store(eigenmill: Any, job: Path, store: Any, scans: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("which", "said"),
+    [("features", "overwriting needs a local file system"), ("model", "so that two at once are told apart")],
+)
+def test_case_d04_overwriting_on_a_store(
+    eigenmill: Any, job: Path, store: Any, scans: list[str], which: str, said: str
+) -> None:
     """Exit code 5 while the model is still the old one."""
-    at = ["--set", "output.features=memory://out/features", "--set", "output.model=memory://out/model"]
+    at = ["--set", f"output.{which}=memory://out/{which}"]
     eigenmill("reduce", job, *at)
     before = contents(store)
     scans.clear()
     again = [*at, "--set", "reduce.components=3", "--set", "output.overwrite=true"]
-    assert "overwriting needs a local file system" in " ".join(eigenmill("reduce", job, *again, code=5).stderr.split())
+    assert said in " ".join(eigenmill("reduce", job, *again, code=5).stderr.split())
     assert contents(store) == before
     assert not scans
     eigenmill("reduce", job, *at, "--set", "output.overwrite=true")

@@ -14,6 +14,7 @@ from eigenmill.jobs.reduction.config import read_job
 from eigenmill.jobs.reduction.run import run
 from eigenmill.reduce import load
 from eigenmill.reduce.errors import OutputError
+from eigenmill.reduce.storage.chain import FOLDER
 from tests.jobs.conftest import job_text, write_vectors
 from tests.jobs.days import DAYS
 from tests.support.trees import tree
@@ -101,6 +102,18 @@ def test_the_model_of_another_input(two_jobs: Any, tmp_path: Path, noted: bool) 
     report = run(read_job(two_jobs[0], "job.yaml", ["output.overwrite=true"]))
     assert report.fitted
     assert models(tmp_path / "a") == right
+
+
+@pytest.mark.parametrize("command", ["update", "transform"])
+def test_the_note_of_another_model(two_jobs: Any, tmp_path: Path, command: str, eigenmill: Any) -> None:
+    """Whole and valid, in a directory from before there were chains: its weights and filters are not the model's."""
+    shutil.rmtree(tmp_path / "a/out/model" / FOLDER)
+    swap(tmp_path / "a/out/model/job.json", tmp_path / "b/out/model/job.json")
+    before = tree(tmp_path / "a")
+    out = ["--out", tmp_path / "new"] if command == "transform" else []
+    result = eigenmill(command, tmp_path / "a/out/model", tmp_path / "b/data", *out, code=6)
+    assert "job.json to be of the model there" in " ".join(result.stderr.split())
+    assert tree(tmp_path / "a") == before
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
