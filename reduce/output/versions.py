@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -33,7 +32,7 @@ SUCCESS = "_SUCCESS"
 _VERSION = re.compile(r"\..+\.v\d{6,}")
 _EXCHANGE = 2
 _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
-"""What a system says that does not know how to exchange, or has no locks on directories."""
+"""What a system says that does not know how to exchange."""
 
 
 @dataclass(frozen=True)
@@ -213,11 +212,7 @@ def _locked(directory: str) -> Iterator[None]:
     """Waits for others that replace something in a directory, as far as its file system has locks."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in (*_CANNOT, errno.ENOLCK, errno.EBADF):
-                raise
+        files.lock(handle)
         yield
     finally:
         os.close(handle)

@@ -161,12 +161,13 @@ class _Saving:
             chain.show(self.fs, self.directory, _VIEW)
             return True
         notes = found.notes() if self.notes is None and found.digest == self.model["digest"] else self.notes or {}
+        in_place = self._placed(found, notes)
         try:
-            self._commit(found, notes)
+            self._commit(found, notes, in_place=in_place)
         except chain.ConflictError:
             return False
         except exclusive.UnableError:
-            if not self._in_place(found, notes):
+            if not in_place:
                 raise
             return True  # a new model: nothing was there that two could have changed at once
         chain.show(self.fs, self.directory, _VIEW)
@@ -192,8 +193,8 @@ class _Saving:
                 files.remove(self.fs, f"{self.directory}/{name}")
         return True
 
-    def _in_place(self, found: _Found, notes: Mapping[str, bytes]) -> bool:
-        """Whether the files in the directory itself are to hold: those of a new model, and all that is beside it."""
+    def _placed(self, found: _Found, notes: Mapping[str, bytes]) -> bool:
+        """Puts what is beside a new model into the directory itself; whether all files there may hold as they are."""
         if found.generation is not chain.NONE or found.digest != self.model["digest"]:
             return False
         paths = {f"{self.directory}/{name}": content for name, content in notes.items()}
@@ -202,12 +203,12 @@ class _Saving:
             for path, content in paths.items()
         )
 
-    def _commit(self, found: _Found, notes: Mapping[str, bytes]) -> None:
+    def _commit(self, found: _Found, notes: Mapping[str, bytes], *, in_place: bool) -> None:
         written = {
             entry["file"]: files.WrittenFile(entry["bytes"], entry["sha256"])
             for entry in (self.model[part] for part in self.held)
         }
-        with chain.attempt(self.fs, self.directory, found.generation, in_place=self._in_place(found, notes)) as attempt:
+        with chain.attempt(self.fs, self.directory, found.generation, in_place=in_place) as attempt:
             self._publish(attempt.path)
             for name, content in notes.items():
                 written[name] = attempt.write(name, [content])

@@ -45,8 +45,8 @@ OBJECT_STORES = ("s3", "gcs", "abfs")
 
 SHOWN_SECONDS = 30.0
 """How long a store may take to show a new object."""
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-"""What file systems without locks answer."""
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
+"""What file systems answer that have no locks, or none on what is open for reading."""
 PIECE, IN_FLIGHT = 4 << 20, 32 << 20
 """Bytes that an upload reads at a time; bytes that a store may send in the background before they are waited for."""
 
@@ -152,7 +152,7 @@ def create_temporary(parent: str, name: str) -> tuple[BinaryIO, str]:
         # Unbuffered: the encoder writes whole pages. Mode 0o666 leaves the decision to the umask.
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            _lock(handle)
+            lock(handle)
             if os.fstat(handle).st_nlink:  # else a cleaner came between creation and lock
                 return cast(BinaryIO, os.fdopen(handle, "w+b", buffering=0)), temporary
         except BaseException:
@@ -163,8 +163,8 @@ def create_temporary(parent: str, name: str) -> tuple[BinaryIO, str]:
         os.close(handle)
 
 
-def _lock(handle: int) -> None:
-    """Waits for the lock, which a cleaner holds for a moment at most; some file systems know no locks."""
+def lock(handle: int) -> None:
+    """Waits for the lock on an open file or directory, which ends with its process; some file systems know no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
     except OSError as error:

@@ -19,6 +19,7 @@ KNOWN = {
         "reduce/output/manifest.py": 7,
         "reduce/scan.py": 1,
         "reduce/sources/base.py": 2,
+        "reduce/sources/seen.py": 2,
         "reduce/storage/array_file.py": 6,
         "reduce/storage/artifact.py": 16,
         "reduce/storage/chain.py": 2,

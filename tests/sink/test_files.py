@@ -276,7 +276,7 @@ def test_clean_leaves_the_young_where_locks_do_nothing(tmp_path, monkeypatch):
 
 
 def test_a_temporary_taken_before_its_lock_is_made_anew(tmp_path, monkeypatch):
-    lock, seen = files._lock, []
+    lock, seen = files.lock, []
 
     def slow(handle):
         if not seen:
@@ -284,7 +284,7 @@ def test_a_temporary_taken_before_its_lock_is_made_anew(tmp_path, monkeypatch):
             seen[0].unlink()
         lock(handle)
 
-    monkeypatch.setattr(files, "_lock", slow)
+    monkeypatch.setattr(files, "lock", slow)
     files.write_bytes(LOCAL, str(tmp_path / "x"), b"x")
     assert len(seen) == 1
     assert (tmp_path / "x").read_bytes() == b"x"
