@@ -27,19 +27,14 @@ from typing import Any, TypeVar
 from pyarrow import fs as pafs
 
 from eigenmill.reduce.errors import ArtifactError, EigenmillError, OutputError
-from eigenmill.reduce.storage import chain, exclusive, files, places, plain, tensors
-from eigenmill.reduce.storage.digest import sha256_of, size_and_sha256
-from eigenmill.reduce.storage.tensors import Array, damaged, expect
+from eigenmill.reduce.storage import chain, exclusive, files, places, plain
+from eigenmill.reduce.storage.model_record import FILE, FORMAT, VERSION, entry_of, publish, read_listed, read_record
+from eigenmill.reduce.storage.tensors import Array, damaged
 
-FORMAT, VERSION = "eigenmill-model", 1
-
-_FILE = re.compile(r"(arrays|state)-[0-9a-f]{16}\.safetensors")
 _MODEL = "model.json"
-_VIEW = re.compile(_FILE.pattern + r"|job\.json|_seen\.json")
+_VIEW = re.compile(FILE.pattern + r"|job\.json|_seen\.json")
 """Names in a model's directory that go when no file of the model has them any longer."""
 T = TypeVar("T")
-LISTS = (("state", "meta", "files"),)
-"""Where a model has a long list: the files that its state has seen, read and written one by one."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +98,13 @@ def save_model(
         ArtifactError: a value cannot be saved.
     """
     fs, directory = places.resolve(path, filesystem)
-    listed, held = {"arrays": _entry("arrays", arrays)}, {"arrays": arrays}
+    listed, held = {"arrays": entry_of("arrays", arrays)}, {"arrays": arrays}
     if states is not None:
         held["state"] = {f"{state}/{name}": a for state, inner in states.items() for name, a in inner.items()}
         if any("/" in state for state in states):
             raise ArtifactError(f"expected state names without '/', found {sorted(states)}; rename the states")
         empty = sorted(state for state, inner in states.items() if not inner)
-        listed["state"] = {**_entry("state", held["state"]), "meta": dict(state_meta or {}), "empty": empty}
+        listed["state"] = {**entry_of("state", held["state"]), "meta": dict(state_meta or {}), "empty": empty}
     model = {
         "format": FORMAT,
         "version": VERSION,
@@ -175,7 +170,7 @@ class _Saving:
 
     def _publish(self, path: Callable[[str], str]) -> None:
         for part, arrays in self.held.items():
-            _publish_listed(self.fs, path(self.model[part]["file"]), arrays, self.model[part])
+            publish(self.fs, path(self.model[part]["file"]), arrays, self.model[part])
 
     def _first(self) -> bool:
         """Saves into a directory without a model, unless another one is first."""
@@ -189,7 +184,7 @@ class _Saving:
         """Removes what killed attempts have left."""
         listed = [self.model[part]["file"] for part in self.held]
         for name in files.names(self.fs, self.directory):
-            if _FILE.fullmatch(name) and name not in listed:
+            if FILE.fullmatch(name) and name not in listed:
                 files.remove(self.fs, f"{self.directory}/{name}")
         return True
 
@@ -249,7 +244,7 @@ class _Found:
             generation = chain.read(fs, directory, number) if number else chain.NONE
             if generation is chain.NONE and not files.exists(fs, top):
                 return cls(fs, directory, generation)
-            digest = str(_read_model(fs, _where(directory, generation, _MODEL))["digest"])
+            digest = str(read_record(fs, _where(directory, generation, _MODEL))["digest"])
             sha256 = _digested(fs, top) if generation is chain.NONE else generation.files[_MODEL].sha256
             return cls(fs, directory, generation, digest, sha256)
         except (ArtifactError, FileNotFoundError, KeyError) as error:
@@ -278,7 +273,7 @@ class _Found:
         """The files beside the model that are whole."""
         found = {}
         for name in self.generation.files:
-            if name != _MODEL and not _FILE.fullmatch(name):
+            if name != _MODEL and not FILE.fullmatch(name):
                 with contextlib.suppress(ArtifactError, FileNotFoundError):
                     found[name] = chain.read_bytes(self.fs, self.directory, self.generation, name)
         return found
@@ -373,7 +368,7 @@ def _load(fs: pafs.FileSystem, directory: str, part: str) -> tuple[dict[str, Any
     def read(generation: chain.Generation) -> tuple[dict[str, Any], dict[str, Array]]:
         where = _where(directory, generation, _MODEL)
         try:
-            model = _read_model(fs, where)
+            model = read_record(fs, where)
         except FileNotFoundError:
             if generation is not chain.NONE:
                 raise
@@ -382,7 +377,7 @@ def _load(fs: pafs.FileSystem, directory: str, part: str) -> tuple[dict[str, Any
         entry = model[part]
         if entry is None:
             raise ArtifactError(f"expected a state in {where}, found none; save the model with state=True")
-        return model, _read_listed(fs, _where(directory, generation, entry["file"]), entry)
+        return model, read_listed(fs, _where(directory, generation, entry["file"]), entry)
 
     return _holding(fs, directory, read)
 
@@ -418,81 +413,6 @@ def _check_view(fs: pafs.FileSystem, directory: str, generation: chain.Generatio
             f"expected {top} to be a model that {directory}/{chain.FOLDER} records, found another: a record is gone, "
             "or something else has written the model; restore the directory, or save again with overwrite=True"
         )
-
-
-def _read_model(fs: pafs.FileSystem, where: str) -> dict[str, Any]:
-    """The record of a model, checked. Raises FileNotFoundError when it is absent."""
-    model = files.read_lists(fs, where, LISTS, ArtifactError)
-    if not isinstance(model, dict) or (model.get("format"), model.get("version")) != (FORMAT, VERSION):
-        found = [model.get("format"), model.get("version")] if isinstance(model, dict) else type(model).__name__
-        raise ArtifactError(
-            f"expected {where} to be {FORMAT} of version {VERSION}, found {found!r:.80}; "
-            "load it with the eigenmill that saved it"
-        )
-    fields: dict[str, type | tuple[type, ...]] = {"format": str, "version": int, "kind": str, "digest": str}
-    fields |= {"parameters": dict, "meta": dict, "arrays": dict, "state": (dict, type(None))}
-    expect(model, fields, where)
-    content = {name: value for name, value in model.items() if name != "digest"}
-    if model["digest"] != plain.digest(content):
-        raise damaged(f"{where} to have the digest {model['digest']:.80}", "another")
-    for part in ("arrays", "state"):
-        entry = model[part]
-        if entry is not None:
-            fields = {"file": str, "bytes": int, "sha256": str, "table": dict}
-            fields |= {"meta": dict, "empty": list} if part == "state" else {}
-            expect(entry, fields, where)
-            match = _FILE.fullmatch(entry["file"])
-            if not match or match[1] != part or entry["file"] != _file_name(part, entry["sha256"]):
-                raise damaged(f"the file {part}-<sha256> in {where}", f"{entry['file']!r:.80}")
-            for name, about in entry["table"].items():
-                expect(about, {"dtype": str, "shape": list}, where)
-                tensors.size_of(about["dtype"], about["shape"], f"{name!r:.40} in {where}")
-    if model["state"] is not None and not all(isinstance(name, str) for name in model["state"]["empty"]):
-        raise damaged(f"names of states in {where}", f"{model['state']['empty']!r:.80}")
-    return model
-
-
-# Files that model.json lists
-
-
-def _file_name(part: str, sha256: str) -> str:
-    return f"{part}-{sha256[:16]}.safetensors"
-
-
-def _entry(part: str, arrays: Mapping[str, Array]) -> dict[str, Any]:
-    """What model.json says of a file of arrays."""
-    size, digest = size_and_sha256(tensors.chunks(arrays, {}))
-    header = tensors.header_of(arrays, {})
-    table = {name: {"dtype": about["dtype"], "shape": about["shape"]} for name, about in header.items()}
-    return {"file": _file_name(part, digest), "bytes": size, "sha256": digest, "table": table}
-
-
-def _publish_listed(fs: pafs.FileSystem, path: str, arrays: Mapping[str, Array], entry: Mapping[str, Any]) -> None:
-    """Publishes a file of arrays, unless ``path`` is whole already and what ``entry`` says."""
-    if files.exists(fs, path):
-        with files.storage_errors(path, "read"):
-            found = files.digest_file(fs, path)
-        if (found.bytes, found.sha256) == (entry["bytes"], entry["sha256"]):
-            return
-    tensors.publish(fs, path, arrays, {})
-
-
-def _read_listed(fs: pafs.FileSystem, path: str, entry: Mapping[str, Any]) -> dict[str, Array]:
-    """The arrays of a file that model.json describes. Raises FileNotFoundError when it is absent."""
-    with tensors.opened(fs, path) as file:
-        size = os.fstat(file.fileno()).st_size if places.is_local(fs) else file.size()
-        if size != entry["bytes"]:
-            raise damaged(f"{path} to have {entry['bytes']} bytes", f"{size}")
-        if sha256_of(tensors.pieces(file)) != entry["sha256"]:
-            raise damaged(f"{path} to have the digest {entry['sha256']:.80}", "another")
-        file.seek(0)
-        header, _ = tensors.read_header(file, size, path)
-        table = {
-            name: {"dtype": a["dtype"], "shape": a["shape"]} for name, a in header.items() if name != "__metadata__"
-        }
-        if table != entry["table"]:
-            raise damaged(f"{path} to hold the arrays that model.json lists", "others")
-        return tensors.read_arrays(file, header, path)
 
 
 __all__ = [

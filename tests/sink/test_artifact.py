@@ -116,7 +116,7 @@ def test_another_model_is_refused_or_replaced(tmp_path):
 
 def test_a_model_that_changes_while_it_is_loaded(tmp_path, monkeypatch):
     save(tmp_path / "m")
-    read, changed = artifact._read_model, []
+    read, changed = artifact.read_record, []
 
     def slow(fs, where):
         model = read(fs, where)
@@ -125,7 +125,7 @@ def test_a_model_that_changes_while_it_is_loaded(tmp_path, monkeypatch):
             save(tmp_path / "m", arrays={"x": np.ones(2)}, overwrite=True)
         return model
 
-    monkeypatch.setattr(artifact, "_read_model", slow)
+    monkeypatch.setattr(artifact, "read_record", slow)
     same(load_model(tmp_path / "m").arrays, {"x": np.ones(2)})
 
 
