@@ -6,10 +6,7 @@ changes. Under format 1 that is a literal; under the other value of the case it 
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import json
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -21,22 +18,15 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
 
-import eigenmill.reduce
-from eigenmill.reduce import PCA, ConfigError, DataError, Dataset, Sink, StandardScaler, connect, load
+from eigenmill.reduce import PCA, ConfigError, DataError, Dataset, Sink, StandardScaler, connect
 from eigenmill.reduce.engines.base import plan_leaves
-from eigenmill.reduce.errors import ArtifactError, OutputError
 from eigenmill.reduce.estimators import panels, sketch, spectrum
-from eigenmill.reduce.estimators.bounds import by_start, by_trace
-from eigenmill.reduce.estimators.krylov import Krylov, Ritz, orthonormal
-from eigenmill.reduce.estimators.nystrom import nystroem
 from eigenmill.reduce.estimators.solver import Shape, choose
-from eigenmill.reduce.estimators.spectrum import Spectrum, of_gram, orient
-from eigenmill.reduce.format import CURRENT, FORMAT_1, VERSION, Format
+from eigenmill.reduce.format import FORMAT_1, Format
 from eigenmill.reduce.output import encode, partition
-from eigenmill.reduce.passes.gram import Gram, GramPass
+from eigenmill.reduce.passes.gram import GramPass
 from eigenmill.reduce.passes.intake import Intake, Moments
 from eigenmill.reduce.passes.thin import thin_rows
-from eigenmill.reduce.passes.tsqr import TsqrPass
 from eigenmill.reduce.rows.blocks import Block, Workspace
 from eigenmill.reduce.rows.cleaning import Cleaning
 from eigenmill.reduce.rows.transforms import ModelInput, Project, applied
@@ -45,7 +35,23 @@ from eigenmill.reduce.sources.discovery import Store
 from eigenmill.reduce.sources.layouts import Vector
 from eigenmill.reduce.sources.matrix import Matrix
 from eigenmill.reduce.sources.parquet import ParquetSource
-from tests.support.formats import other
+from tests.formats.spectrum_cases import (
+    after_deflation,
+    bounds_by_start,
+    bounds_by_trace,
+    cholesky,
+    kept_blocks,
+    left_out,
+    left_over,
+    parted_again,
+    rank,
+    refined_svd,
+    refined_widths,
+    signs,
+    single,
+    solved,
+    starts,
+)
 
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
 EPS = float(np.finfo(np.float64).eps)
@@ -264,151 +270,6 @@ def refused_above(format: Format, place: Path) -> Any:
     return told, cut(30_000, 30_000, 5_000)(format, place)
 
 
-# The iteration
-
-
-def starts(format: Format, place: Path) -> Any:
-    """Gaussian vectors for 20 and 80 components, and for a share."""
-    return [PCA(k)._wanted(10_000, 0, format).width for k in (20, 80, 0.9)]
-
-
-def refined_widths(fit: Callable[[Format], Any]) -> Callable[[Format, Path], Any]:
-    """Directions that the scan of a refinement turns."""
-
-    def told(format: Format, place: Path) -> Any:
-        widths, real = [], TsqrPass.start
-
-        def spy(self: Any) -> Any:
-            widths.append(self.weights.shape[1])
-            return real(self)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(TsqrPass, "start", spy)
-            fit(format)
-        return widths
-
-    return told
-
-
-def _kept(format: Format) -> None:
-    X = np.random.default_rng(0).normal(size=(420, 400))
-    PCA(120, solver="sketch", refine=True, tol=None, max_scans=3).fit(Dataset.from_numpy(X, format=format))
-
-
-def _refined(format: Format) -> None:
-    """Two values, the smaller one just above and just below 1e4 times the noise of four columns."""
-    H = np.kron(np.eye(4), [[1.0], [-1.0]])
-    for small in (7e-6, 5e-6):
-        X = H * [1.0, small, 0.0, 0.0]
-        PCA(2, solver="gram", refine=True).fit(Dataset.from_numpy(X, format=format))
-
-
-def unit(d: int, *columns: dict[int, float]) -> Any:
-    found = np.zeros((d, len(columns)))
-    for j, column in enumerate(columns):
-        for i, value in column.items():
-            found[i, j] = value
-    return found
-
-
-def cholesky(format: Format, place: Path) -> Any:
-    """Sign of the first direction, which Householder's QR turns and Cholesky's does not, at two condition numbers."""
-    return [
-        float(np.sign(orthonormal(unit(9, {0: 0.6, 1: 0.8}, {2: small}), 1, format)[0][0, 0]))
-        for small in (1.1e-6, 0.9e-6)
-    ]
-
-
-def after_deflation(format: Format, place: Path) -> Any:
-    """Directions that are left of two with 40 and 24 times the rounding of what they were parted from."""
-    krylov = Krylov(unit(9, {0: 1.0}, {1: 1.0}), 1, format)
-    krylov.absorb(unit(9, {0: 1.0, 2: 40 * EPS}, {1: 1.0, 3: 24 * EPS}))
-    return krylov.block.shape[1]
-
-
-def parted_again(format: Format, place: Path) -> Any:
-    """How often directions are parted from the basis, for a second one that is 250 and 260 times smaller."""
-
-    class Counted(Krylov):
-        parted = 0
-
-        def _project(self, vectors: Any, basis: Any) -> Any:
-            self.parted += 1
-            return super()._project(vectors, basis)
-
-    told = []
-    for times in (250, 260):
-        krylov = Counted(unit(9, {0: 1.0}, {1: 1.0}), 1, format)
-        krylov.absorb(unit(9, {0: 5.0, 2: 1.0}, {1: 5.0, 3: 1 / times}))
-        assert krylov.block.shape[1] == 2
-        told.append(krylov.parted)
-    return told
-
-
-def left_out(format: Format, place: Path) -> Any:
-    """Exponent of how far an error swells through the smallest direction that is kept, of 1, 2e-8 and 1e-8."""
-    krylov = Krylov(unit(9, {0: 1.0}, {1: 1.0}, {2: 1.0}), 1, format)
-    krylov.absorb(unit(9, {0: 1.0}, {1: 2e-8}, {2: 1e-8}))
-    krylov.extend()
-    return f"{nystroem(krylov).swell:.3g}"
-
-
-# What is said of a spectrum
-
-
-def bounds_by_start(format: Format, place: Path) -> Any:
-    found = by_start(np.array([100.0, 30.0, 10.0, 3.0, 1.0]), 50, 8, 6, format)
-    return [f"{value:.9e}" for value in found]
-
-
-def bounds_by_trace(format: Format, place: Path) -> Any:
-    theta = np.linspace(100.0, 50.0, 20)
-    ritz = Ritz(theta, np.eye(20), np.diag(np.linspace(2.0, 20.0, 20)))
-    return f"{by_trace(ritz, 20, float(theta.sum()) + 10.0, format).sum():.9e}"
-
-
-def gram_of(values: Any, gross: float = 0.0) -> Gram:
-    d = len(values)
-    zeros = np.zeros(d)
-    return Gram(Moments.empty(d), 100.0, zeros, zeros, np.diag(values), np.asarray(values) + gross / d, 9, 2)
-
-
-def rank(values: Any, gross: float = 0.0) -> Callable[[Format, Path], Any]:
-    def told(format: Format, place: Path) -> Any:
-        return of_gram(gram_of(values, gross), None, F64, centred=True, k=None, format=format).rank
-
-    return told
-
-
-def solved(format: Format, place: Path) -> Any:
-    """Vectors that are made for 33 and 34 of 100."""
-    gram = lambda: gram_of(np.arange(100.0, 0.0, -1.0))  # noqa: E731
-    return [of_gram(gram(), None, F64, centred=True, k=k, format=format).vectors.shape[1] for k in (33, 34)]
-
-
-def left_over(format: Format, place: Path) -> Any:
-    """Whether a rest of 15 and 17 eps of a total of 1 over 4 columns is noise."""
-    told = []
-    for rest in (15 * EPS, 17 * EPS):
-        pca = PCA(1)
-        pca.mean_ = np.zeros(4)
-        pca._set_spectrum(Spectrum(np.array([1 - rest]), np.eye(4)[:, :1], 1.0, 4, 0.0, 0.0), 9.0, np.ones(1), format)
-        told.append(pca.noise_variance_ == 0)
-    return told
-
-
-def single(format: Format, place: Path) -> Any:
-    """Residuals of float32 products that count as rounding, beside an eigenvalue of 1."""
-    intake = Intake(("x",), F32, Cleaning().resolve(("x",)), format)
-    setting = sketch.Setting(9.0, np.zeros(1), None, True, 1.0, np.zeros(1), None, 1.0, 2.0, 1)
-    return float(sketch._single(intake, setting, 1.0)).hex()
-
-
-def signs(format: Format, place: Path) -> Any:
-    """Which of two entries decides the sign, for entries that are 5e-7 and 2e-6 apart."""
-    return [float(np.sign(orient(np.array([[1.0], [-1.0 - apart]]), format)[0, 0])) for apart in (5e-7, 2e-6)]
-
-
 # Files
 
 
@@ -523,7 +384,7 @@ CASES: dict[str, Case] = {
         ([30, 100, 135], 359999),
     ),
     "start_share": Case(5, starts, [30, 100, 135]),
-    "kept_share": Case(9, refined_widths(_kept), [132]),
+    "kept_share": Case(9, refined_widths(kept_blocks), [132]),
     "singular": Case(1e-5, cholesky, [1.0, -1.0]),
     "deflate": Case(20 * EPS, after_deflation, 1),
     "faint": Case(300, parted_again, [1, 2]),
@@ -544,7 +405,7 @@ CASES: dict[str, Case] = {
     "single_noise": Case(5.0, single, "0x1.0000000000000p-21"),
     "tie": Case(1e-7, signs, [1.0, -1.0]),
     "subset_share": Case(2, solved, [33, 100]),
-    "refine_above": Case(2e4, refined_widths(_refined), [2, 4]),
+    "refine_above": Case(2e4, refined_widths(refined_svd), [2, 4]),
     "part_least": Case(4 << 20, parts(100, 100), (5, 21000)),
     "part_most": Case(64 << 20, parts(1_000, 2_200), (65, 34000)),
     "parts": Case(32, parts(1_000, 1_000), (63, 16000)),
@@ -568,91 +429,3 @@ def test_each_constant_is_noticed(name: str, tmp_path: Path) -> None:
 
 def test_every_constant_has_a_case() -> None:
     assert list(CASES) == [field.name for field in fields(Format)]
-
-
-# The way of the value
-
-
-def test_whoever_may_be_given_a_format_is_given_one() -> None:
-    """A default is for tests: in the program each call passes on the format that it works by."""
-    trees = {path: ast.parse(path.read_text()) for path in sorted(Path(eigenmill.reduce.__path__[0]).rglob("*.py"))}
-    places: dict[str, int] = {}
-    for tree in trees.values():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef) and node.name != "__init__" and _defaults(node.args):
-                places[node.name] = [each.arg for each in (*node.args.args, *node.args.kwonlyargs)].index("format")
-            elif isinstance(node, ast.ClassDef):
-                fields = [each for each in node.body if isinstance(each, ast.AnnAssign)]
-                names = [ast.unparse(each.target) for each in fields]
-                if any(_is_format_1(each.value) for each in fields):
-                    places[node.name] = names.index("format")
-                for each in node.body:
-                    if isinstance(each, ast.FunctionDef) and each.name == "__init__" and _defaults(each.args):
-                        places[node.name] = [arg.arg for arg in each.args.args[1:]].index("format")
-    assert {"Intake", "ModelInput", "Encoding", "Shape", "Krylov", "iterate", "upper_bounds", "of_gram"} <= set(places)
-    without = [
-        f"{path.name}: {ast.unparse(call)}"
-        for path, tree in trees.items()
-        for call in ast.walk(tree)
-        if isinstance(call, ast.Call)
-        and (name := getattr(call.func, "id", getattr(call.func, "attr", ""))) in places
-        and len(call.args) <= places[name]
-        and not any(keyword.arg in ("format", None) for keyword in call.keywords)
-    ]
-    assert without == ["linear.py: Shape(1, 1, 1, False)"], "which asks only whether the solver's name is known"
-
-
-def _defaults(given: ast.arguments) -> bool:
-    return any(map(_is_format_1, (*given.defaults, *given.kw_defaults)))
-
-
-def _is_format_1(value: ast.expr | None) -> bool:
-    return isinstance(value, ast.Name) and value.id == "FORMAT_1"
-
-
-def test_it_travels_as_what_differs() -> None:
-    assert pickle.loads(pickle.dumps(FORMAT_1)) == FORMAT_1 == CURRENT
-    changed = other(leaf_bytes=5, tie=0.5)
-    assert pickle.loads(pickle.dumps(changed)) == changed
-    assert changed.changes() == {"leaf_bytes": 5, "tie": 0.5}
-    assert len(pickle.dumps(FORMAT_1)) < 100
-    assert FORMAT_1.version == VERSION == 1
-
-
-@pytest.mark.parametrize(
-    "changes", [{"version": VERSION + 1}, {"unheard_of": 3}, {"leaf_bytes": "3"}, {"leaf_bytes": True}, {"tie": 1}]
-)
-def test_a_newer_or_strange_format_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ArtifactError, match=r"expected constants of a format up to 1, found .*; use the eigen"):
-        Format.of(changes)
-
-
-def test_a_state_goes_on_by_its_own_format_only(tmp_path: Path) -> None:
-    X = np.random.default_rng(0).normal(size=(300, 5))
-    small = other(leaf_bytes=1, gram_panel=2)
-    for name, format in (("first", FORMAT_1), ("small", small)):
-        model = PCA(2).fit(Dataset.from_numpy(X, format=format), keep_state=True)
-        model.save(tmp_path / name, state=True)
-    stored = {name: json.loads((tmp_path / name / "model.json").read_text()) for name in ("first", "small")}
-    assert "constants" not in stored["first"]["state"]["meta"]
-    assert stored["small"]["state"]["meta"]["constants"] == small.changes()
-    whole = PCA(2).fit(Dataset.from_numpy(np.concatenate([X, X]), format=small))
-    went_on = load(tmp_path / "small").partial_fit(Dataset.from_numpy(X, format=small))
-    np.testing.assert_allclose(went_on.singular_values_, whole.singular_values_, rtol=1e-12)
-    with pytest.raises(ConfigError, match=r"expected data of the format .* found the constants .*; fit all data again"):
-        load(tmp_path / "first").partial_fit(Dataset.from_numpy(X, format=small))
-    with pytest.raises(ConfigError, match="expected data of the format"):
-        load(tmp_path / "small").partial_fit(Dataset.from_numpy(X))
-
-
-def test_an_output_of_another_format_is_another_job(tmp_path: Path) -> None:
-    data = {f: Dataset.from_numpy(np.eye(8), format=f) for f in (FORMAT_1, other(group_rows=3))}
-    first, small = (Sink(tmp_path / str(i)).open(each) for i, each in enumerate(data.values()))
-    assert first.key != small.key
-    assert "constants" not in json.loads((tmp_path / "0/_job.json").read_text())
-    assert json.loads((tmp_path / "1/_job.json").read_text())["constants"] == {"group_rows": 3}
-    assert Sink(tmp_path / "1").open(data[other(group_rows=3)]).key == small.key
-    with pytest.raises(OutputError, match="an unfinished output of another job"):
-        Sink(tmp_path / "1").open(data[FORMAT_1])
-    done = data[other(group_rows=3)].to_parquet(tmp_path / "1")
-    assert done.key == small.key
