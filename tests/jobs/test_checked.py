@@ -21,12 +21,6 @@ from tests.jobs.days import DAYS, config, write_day
 from tests.support.trees import tree
 
 
-@pytest.fixture
-def tmp_path(space: Path) -> Path:
-    """In memory where there is room: every file is synced."""
-    return space
-
-
 ROOT = Path(__file__).parents[2]
 
 
