@@ -20,7 +20,6 @@ from tests.jobs.conftest import write_vectors
 from tests.jobs.days import DAYS, config, write_day
 from tests.support.trees import tree
 
-
 ROOT = Path(__file__).parents[2]
 
 
