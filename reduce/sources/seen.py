@@ -139,7 +139,7 @@ def _marks(value: Any, path: str, refusal: plain.Refusal) -> Marks:
     if form != (FORMAT, VERSION) or stated != plain.digest(value):
         raise refusal(
             f"expected {path} to say which files were seen, with its digest, found other content; the file is damaged "
-            "or of a newer eigenmill: restore it, or remove it to know the files by size and footer alone"
+            "or of a newer eigenmill: restore it"
         )
     return {name: (hint, content) for name, hint, content in value["files"]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eigenmill.reduce import PCA, Dataset, connect, load
-from eigenmill.reduce.errors import ChangedInputError, ConfigError, OutputError
+from eigenmill.reduce.errors import ArtifactError, ChangedInputError, ConfigError, OutputError
+from eigenmill.reduce.storage.chain import FOLDER
 from tests.conftest import in_memory
 from tests.sources.made_files import CHANGES, changed, footer, put, rows
 
@@ -91,6 +93,9 @@ def test_a_state_without_a_record_is_known_by_footers_and_says_so(
     put(tmp_path / "data/a.parquet", rows(0))
     model = fitted(tmp_path)
     os.unlink(tmp_path / "model/_seen.json")
+    with pytest.raises(ArtifactError, match=r"_seen\.json"):  # what was committed is not absent
+        load(tmp_path / "model").partial_fit(str(tmp_path / "data"))
+    shutil.rmtree(tmp_path / "model" / FOLDER)  # as of before there were records
     touch(tmp_path / "data/a.parquet")
     put(tmp_path / "data/b.parquet", rows(1)[:9])
     model.partial_fit(str(tmp_path / "data"))
